@@ -1,0 +1,129 @@
+//! What can stop the daemon from starting, as a sentence for the person who typed the command and a status
+//! for the script that did.
+//!
+//! Errors of a single connection are not here: they end that connection and are a [`crate::relay::Ending`].
+
+use std::fmt;
+use std::io;
+
+/// A failure of the whole process. Its `Display` is the sentence the user reads.
+#[derive(Debug)]
+pub enum Error {
+    /// The command line as a whole makes no sense.
+    Usage(String),
+    /// One option has a value that cannot be used.
+    Value {
+        /// The option as it is typed, for example `--connect-timeout`.
+        option: String,
+        /// What was given.
+        given: String,
+        /// What would have been accepted.
+        wants: String,
+    },
+    /// Something was asked for that only root may do.
+    Privilege(String),
+    /// A firewall command failed.
+    Firewall {
+        /// The command with its arguments.
+        command: String,
+        /// How it ended, for example `exit status: 2`.
+        status: String,
+        /// What it wrote to its standard error.
+        said: String,
+    },
+    /// A system call failed.
+    Sys {
+        /// What was being done, for example `listening on 0.0.0.0:80`.
+        doing: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A file could not be created or written.
+    File {
+        /// Its path.
+        path: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Another process has what is needed, for example the port.
+    Taken(String),
+    /// A part of tproxy itself did not do its work.
+    Failed(String),
+}
+
+impl Error {
+    /// A bad value of an option, in the order of the sentence: option, what was given, what is wanted.
+    pub fn value(option: impl Into<String>, given: impl Into<String>, wants: impl Into<String>) -> Error {
+        Error::Value { option: option.into(), given: given.into(), wants: wants.into() }
+    }
+
+    /// A failed system call, with what it was for.
+    pub fn sys(doing: impl Into<String>, source: impl Into<io::Error>) -> Error {
+        Error::Sys { doing: doing.into(), source: source.into() }
+    }
+
+    /// A file that could not be created or written.
+    pub fn file(path: impl Into<String>, source: impl Into<io::Error>) -> Error {
+        Error::File { path: path.into(), source: source.into() }
+    }
+
+    /// The exit status, after sysexits(3).
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Error::Usage(_) | Error::Value { .. } => 64,
+            Error::Taken(_) => 69,
+            Error::Failed(_) => 70,
+            Error::Sys { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 77,
+            Error::Sys { .. } | Error::Firewall { .. } => 71,
+            Error::File { .. } => 73,
+            Error::Privilege(_) => 77,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Usage(sentence) | Error::Privilege(sentence) | Error::Taken(sentence) | Error::Failed(sentence) => {
+                f.write_str(sentence)
+            }
+            Error::Value { option, given, wants } => write!(f, "{option}: '{given}' given, {wants} wanted"),
+            Error::Firewall { command, status, said } => {
+                write!(f, "`{command}` failed ({status}): {}", said.trim().replace('\n', "; "))
+            }
+            Error::Sys { doing, source } => write!(f, "{doing}: {source}"),
+            Error::File { path, source } => write!(f, "{path}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Sys { source, .. } | Error::File { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_value_names_the_option_what_was_given_and_what_is_wanted() {
+        let error = Error::value("--drain", "soon", "a number of seconds");
+        assert_eq!(error.to_string(), "--drain: 'soon' given, a number of seconds wanted");
+        assert_eq!(error.exit_status(), 64);
+    }
+
+    #[test]
+    fn a_failed_firewall_command_keeps_its_words_on_one_line() {
+        let error = Error::Firewall {
+            command: "iptables-restore".into(),
+            status: "exit status: 2".into(),
+            said: "a\nb\n".into(),
+        };
+        assert_eq!(error.to_string(), "`iptables-restore` failed (exit status: 2): a; b");
+    }
+}

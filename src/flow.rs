@@ -1,0 +1,402 @@
+//! One direction of a relay.
+//!
+//! ```text
+//!             source                                        sink
+//!   small   recv ──────────► shared buffer ──────────► send
+//!   stream  splice ────────► lent pipe ──────────────► splice
+//!   blocked                  pipe, or a copy in memory   (held until the sink takes it)
+//!
+//!   Open ── end of source ──► Ended ── all delivered, end passed on ──► Shut
+//! ```
+//!
+//! A flow holds bytes only when the sink could not take them, reads only when it holds none, and so needs a pipe only
+//! for as long as bytes are under way. Readiness is sticky: an event sets it, EAGAIN clears it. The socket is
+//! edge-triggered, so clearing without that proof would wait for ever.
+
+use std::io::{self, ErrorKind};
+
+use crate::pipe::{Fill, Pipe, Pool, USEFUL_SIZE};
+
+/// A connected, non-blocking stream socket, as far as a flow uses it.
+pub trait Socket {
+    /// Reads; zero bytes are the end.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Writes.
+    fn send(&self, bytes: &[u8]) -> io::Result<usize>;
+    /// Tells the peer that nothing more will come.
+    fn finish(&self) -> io::Result<()>;
+    /// Bytes sent that the peer has not acknowledged.
+    fn unacknowledged(&self) -> io::Result<usize>;
+}
+
+/// A pipe between two sockets of type `S`.
+pub trait Conduit<S> {
+    /// Bytes in it.
+    fn held(&self) -> usize;
+    /// Moves up to `max` bytes in; only called when it is empty.
+    fn fill(&mut self, from: &S, max: usize) -> io::Result<Fill>;
+    /// Moves bytes out; `None` when the sink takes nothing now.
+    fn drain(&mut self, to: &S) -> io::Result<Option<usize>>;
+    /// Puts bytes from memory in; less than all when they do not fit.
+    fn store(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+/// Where pipes come from and go to.
+pub trait Lender {
+    /// The pipes.
+    type Pipe;
+    /// An empty pipe, if one is to be had.
+    fn lend(&mut self) -> Option<Self::Pipe>;
+    /// Takes a pipe back, empty or not.
+    fn give_back(&mut self, pipe: Self::Pipe);
+}
+
+impl<S: std::os::fd::AsFd> Conduit<S> for Pipe {
+    fn held(&self) -> usize {
+        Pipe::held(self)
+    }
+    fn fill(&mut self, from: &S, max: usize) -> io::Result<Fill> {
+        Pipe::fill(self, from, max)
+    }
+    fn drain(&mut self, to: &S) -> io::Result<Option<usize>> {
+        Pipe::drain(self, to)
+    }
+    fn store(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Pipe::store(self, bytes)
+    }
+}
+
+impl Lender for Pool {
+    type Pipe = Pipe;
+    fn lend(&mut self) -> Option<Pipe> {
+        Pool::lend(self)
+    }
+    fn give_back(&mut self, pipe: Pipe) {
+        Pool::give_back(self, pipe);
+    }
+}
+
+/// What all flows of a worker share.
+#[derive(Debug)]
+pub struct Kit<L> {
+    /// Small messages pass through here.
+    pub buffer: Box<[u8]>,
+    /// Pipes.
+    pub pool: L,
+    /// Cleared for good when the kernel refuses to splice these sockets.
+    pub splice_works: bool,
+}
+
+impl<L> Kit<L> {
+    /// A kit with the usual buffer.
+    pub fn new(pool: L) -> Kit<L> {
+        Kit { buffer: vec![0; SMALL].into_boxed_slice(), pool, splice_works: true }
+    }
+}
+
+/// Size in bytes of the shared buffer. What fits is a message and cheaper to copy; a read that fills it is taken for a
+/// stream and spliced from then on.
+const SMALL: usize = 16 * 1024;
+
+/// Bytes asked for in one splice: a pipe's worth.
+const CHUNK: usize = USEFUL_SIZE;
+
+/// Bytes that one flow may move in a turn before the others get theirs.
+const BUDGET: usize = 512 * 1024;
+
+/// A socket with what is known of it.
+#[derive(Debug)]
+pub struct Side<S> {
+    /// The socket.
+    pub socket: S,
+    /// Not proven to be dry.
+    pub can_read: bool,
+    /// Not proven to be full.
+    pub can_write: bool,
+    /// The peer has sent its end (`EPOLLRDHUP`): no further edge will tell of it.
+    pub hung_up: bool,
+    /// Urgent data came in. A splice stops before it for ever (`tcp_read_sock`, net/ipv4/tcp.c), and a short read is
+    /// no proof of dryness.
+    pub urgent: bool,
+}
+
+impl<S> Side<S> {
+    /// A socket of which nothing is known yet.
+    pub fn new(socket: S) -> Side<S> {
+        Side { socket, can_read: false, can_write: false, hung_up: false, urgent: false }
+    }
+}
+
+/// Where a flow is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Ended,
+    Shut,
+}
+
+/// Bytes taken from the source and not yet by the sink.
+#[derive(Debug)]
+enum Held<P> {
+    Nothing,
+    Pipe(P),
+    /// No pipe was to be had.
+    Memory {
+        bytes: Box<[u8]>,
+        sent: usize,
+    },
+}
+
+/// One direction.
+#[derive(Debug)]
+pub struct Flow<P> {
+    held: Held<P>,
+    moved: u64,
+    stage: Stage,
+    /// The source is a stream: splice.
+    stream: bool,
+}
+
+/// What became of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pumped {
+    /// Nothing can be done before the next event.
+    Waiting,
+    /// The budget is spent and there may be more: no event will come for it.
+    Again,
+    /// All is delivered, and the end as well.
+    Over,
+}
+
+/// Which socket failed.
+#[derive(Debug)]
+pub enum Fault {
+    /// The one read from.
+    Source(io::Error),
+    /// The one written to.
+    Sink(io::Error),
+}
+
+/// What to do with the end of the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtEnd {
+    /// Tell the sink.
+    PassOn,
+    /// Nothing: the sink is going to be closed or reset at once.
+    Keep,
+}
+
+impl<P> Flow<P> {
+    /// A flow in which nothing has moved yet.
+    pub fn new() -> Flow<P> {
+        Flow { held: Held::Nothing, moved: 0, stage: Stage::Open, stream: false }
+    }
+
+    /// Bytes delivered to the sink's kernel so far.
+    pub fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether the source has ended and all is delivered.
+    pub fn is_over(&self) -> bool {
+        self.stage == Stage::Shut
+    }
+
+    /// Ends the flow where it stands; what it holds is lost.
+    pub fn abandon<L: Lender<Pipe = P>>(&mut self, pool: &mut L) {
+        if let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing) {
+            pool.give_back(pipe);
+        }
+        self.stage = Stage::Shut;
+    }
+
+    /// Moves bytes until the source is dry, the sink full or the budget spent.
+    pub fn pump<S, L>(
+        &mut self,
+        source: &mut Side<S>,
+        sink: &mut Side<S>,
+        kit: &mut Kit<L>,
+        at_end: AtEnd,
+    ) -> Result<Pumped, Fault>
+    where
+        S: Socket,
+        P: Conduit<S>,
+        L: Lender<Pipe = P>,
+    {
+        let before = self.moved;
+        loop {
+            self.deliver(sink, kit)?;
+            if !matches!(self.held, Held::Nothing) {
+                return Ok(Pumped::Waiting);
+            }
+            match self.stage {
+                Stage::Open => {}
+                Stage::Ended => {
+                    if at_end == AtEnd::PassOn {
+                        sink.socket.finish().map_err(Fault::Sink)?;
+                    }
+                    self.stage = Stage::Shut;
+                    return Ok(Pumped::Over);
+                }
+                Stage::Shut => return Ok(Pumped::Over),
+            }
+            if !source.can_read || !sink.can_write {
+                return Ok(Pumped::Waiting);
+            }
+            let turn = self.moved - before;
+            if turn >= BUDGET as u64 {
+                return Ok(Pumped::Again);
+            }
+            self.take(source, sink, kit, turn)?;
+        }
+    }
+
+    /// Gives the sink what is held.
+    fn deliver<S, L>(&mut self, sink: &mut Side<S>, kit: &mut Kit<L>) -> Result<(), Fault>
+    where
+        S: Socket,
+        P: Conduit<S>,
+        L: Lender<Pipe = P>,
+    {
+        while sink.can_write {
+            let sent = match &mut self.held {
+                Held::Nothing => return Ok(()),
+                Held::Pipe(pipe) => pipe.drain(&sink.socket).map_err(Fault::Sink)?,
+                Held::Memory { bytes, sent } => {
+                    let count = unless_blocked(sink.socket.send(&bytes[*sent..])).map_err(Fault::Sink)?;
+                    *sent += count.unwrap_or(0);
+                    count
+                }
+            };
+            match sent {
+                Some(count) => self.moved += count as u64,
+                None => sink.can_write = false,
+            }
+            let empty = match &self.held {
+                Held::Nothing => true,
+                Held::Pipe(pipe) => pipe.held() == 0,
+                Held::Memory { bytes, sent } => *sent == bytes.len(),
+            };
+            if empty && let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing) {
+                kit.pool.give_back(pipe);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes more from the source, one way or the other; `turn` bytes have been moved in this turn already.
+    fn take<S, L>(&mut self, source: &mut Side<S>, sink: &mut Side<S>, kit: &mut Kit<L>, turn: u64) -> Result<(), Fault>
+    where
+        S: Socket,
+        P: Conduit<S>,
+        L: Lender<Pipe = P>,
+    {
+        if self.stream
+            && kit.splice_works
+            && !source.urgent
+            && let Some(pipe) = kit.pool.lend()
+        {
+            return self.splice(pipe, source, kit, turn);
+        }
+        self.copy(source, sink, kit)
+    }
+
+    fn splice<S, L>(&mut self, mut pipe: P, source: &mut Side<S>, kit: &mut Kit<L>, turn: u64) -> Result<(), Fault>
+    where
+        P: Conduit<S>,
+        L: Lender<Pipe = P>,
+    {
+        match pipe.fill(&source.socket, CHUNK) {
+            Ok(Fill::Took(_)) => {
+                self.held = Held::Pipe(pipe);
+                return Ok(());
+            }
+            Ok(Fill::Dry) => {
+                source.can_read = false;
+                // Less than a message's worth since the last event: what comes next may be a message.
+                self.stream = turn >= SMALL as u64;
+            }
+            Ok(Fill::Eof) => self.stage = Stage::Ended,
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+                log::warn!("splice does not work here ({error}): copying from now on");
+                kit.splice_works = false;
+            }
+            Err(error) => {
+                kit.pool.give_back(pipe);
+                return Err(Fault::Source(error));
+            }
+        }
+        kit.pool.give_back(pipe);
+        Ok(())
+    }
+
+    fn copy<S, L>(&mut self, source: &mut Side<S>, sink: &mut Side<S>, kit: &mut Kit<L>) -> Result<(), Fault>
+    where
+        S: Socket,
+        P: Conduit<S>,
+        L: Lender<Pipe = P>,
+    {
+        let count = match unless_blocked(source.socket.receive(&mut kit.buffer)).map_err(Fault::Source)? {
+            None => {
+                source.can_read = false;
+                return Ok(());
+            }
+            Some(0) => {
+                self.stage = Stage::Ended;
+                return Ok(());
+            }
+            Some(count) => count,
+        };
+        self.stream = count == kit.buffer.len();
+        if !self.stream && !source.hung_up && !source.urgent {
+            // A short read has emptied the socket, and whatever comes after it comes with an event of its own. Only
+            // the end of the stream may have been announced before.
+            source.can_read = false;
+        }
+        let mut sent = 0;
+        while sent < count {
+            match unless_blocked(sink.socket.send(&kit.buffer[sent..count])).map_err(Fault::Sink)? {
+                Some(more) => sent += more,
+                None => {
+                    sink.can_write = false;
+                    self.moved += sent as u64;
+                    self.hold::<S, L>(&kit.buffer[sent..count], &mut kit.pool);
+                    return Ok(());
+                }
+            }
+        }
+        self.moved += sent as u64;
+        Ok(())
+    }
+
+    /// Keeps what the sink did not take: in a pipe, which costs no memory of ours, or else in memory.
+    fn hold<S, L>(&mut self, rest: &[u8], pool: &mut L)
+    where
+        P: Conduit<S>,
+        L: Lender<Pipe = P>,
+    {
+        if let Some(mut pipe) = pool.lend() {
+            if matches!(pipe.store(rest), Ok(count) if count == rest.len()) {
+                self.held = Held::Pipe(pipe);
+                return;
+            }
+            pool.give_back(pipe);
+        }
+        self.held = Held::Memory { bytes: rest.into(), sent: 0 };
+    }
+}
+
+impl<P> Default for Flow<P> {
+    fn default() -> Flow<P> {
+        Flow::new()
+    }
+}
+
+/// `None` for "would block".
+fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
+    match result {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}

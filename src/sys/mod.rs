@@ -1,0 +1,9 @@
+//! The system floor: raw system calls, one concern a file. The only place where `unsafe` may stand.
+#![allow(unsafe_code)]
+
+pub mod account;
+pub mod channel;
+pub mod process;
+pub mod services;
+pub mod sockopt;
+pub mod splice;

@@ -1,0 +1,89 @@
+//! Socket options, and making the sockets that need them.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener};
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::sys::socket::sockopt::{
+    Ip6tOriginalDst, Ipv6V6Only, KeepAlive, Linger, OobInline, OriginalDst, ReuseAddr, ReusePort, TcpNoDelay,
+};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, getsockopt, listen,
+    setsockopt, socket,
+};
+
+/// Where the client wanted to go before the kernel redirected it: netfilter's `SO_ORIGINAL_DST`, which has an option
+/// of its own for IPv6 (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
+///
+/// Errors: ENOENT when connection tracking does not know the connection, ENOPROTOOPT when it is not loaded.
+pub fn original_destination(socket: impl AsFd, family: IpAddr) -> io::Result<SocketAddr> {
+    match family {
+        IpAddr::V4(_) => {
+            let address = SockaddrIn::from(getsockopt(&socket, OriginalDst)?);
+            Ok(SocketAddr::V4(SocketAddrV4::from(address)))
+        }
+        IpAddr::V6(_) => {
+            let address = SockaddrIn6::from(getsockopt(&socket, Ip6tOriginalDst)?);
+            Ok(SocketAddr::V6(SocketAddrV6::from(address)))
+        }
+    }
+}
+
+/// Whether a new listener may stand beside one that already listens on the same port (`SO_REUSEPORT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// The port must be free.
+    Nobody,
+    /// Listeners that a dead guardian left in the hands of its workers may still be there.
+    Orphans,
+}
+
+/// A listening, non-blocking socket. IPv6 sockets take IPv6 only, so that each family has its own. `TCP_NODELAY` and
+/// `SO_KEEPALIVE` are set here once: accepted sockets inherit them.
+pub fn listener(address: SocketAddr, beside: Beside) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, ReuseAddr, &true)?;
+    setsockopt(&socket, TcpNoDelay, &true)?;
+    setsockopt(&socket, KeepAlive, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, Ipv6V6Only, &true)?;
+    }
+    if beside == Beside::Orphans {
+        setsockopt(&socket, ReusePort, &true)?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    // Whoever takes over from this process one day must be able to bind beside it.
+    setsockopt(&socket, ReusePort, &true)?;
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// What an outgoing socket needs: no Nagle delay, and a dead peer noticed.
+pub fn prepare_outgoing(socket: impl AsFd) -> io::Result<()> {
+    setsockopt(&socket, TcpNoDelay, &true)?;
+    setsockopt(&socket, KeepAlive, &true)?;
+    Ok(())
+}
+
+/// Makes the coming close send RST and throw away what is unsent (`SO_LINGER` of zero seconds, socket(7)).
+pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
+    setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    Ok(())
+}
+
+/// Puts urgent data in its place in the stream, where a relay can carry it (tcp(7)).
+pub fn urgent_inline(socket: impl AsFd) -> io::Result<()> {
+    setsockopt(&socket, OobInline, &true)?;
+    Ok(())
+}
+
+/// Bytes sent but not yet acknowledged by the peer (`SIOCOUTQ`, tcp(7)).
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (= TIOCOUTQ) writes one int through the pointer, which is valid for the length of the call; the
+    // descriptor is borrowed and so open.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    nix::errno::Errno::result(result)?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
