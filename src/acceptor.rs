@@ -1,0 +1,144 @@
+//! Accepting: in bounded batches, never spinning, never giving up on the listening socket.
+
+use std::io;
+use std::net::SocketAddr;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+
+use crate::deadline::Tick;
+use crate::logging::Limiter;
+use crate::wake::Wake;
+
+/// Connections accepted in one turn of the loop before the established ones get theirs.
+const BATCH: usize = 64;
+
+/// Ticks to wait after the kernel had no descriptor or memory for another connection.
+const PAUSE: Tick = 10;
+
+/// The listening sockets of a worker.
+#[derive(Debug)]
+pub struct Acceptor {
+    doors: Vec<Door>,
+    paused_until: Option<Tick>,
+    limiter: Limiter,
+    /// How often accepting was paused.
+    pub pauses: u64,
+}
+
+#[derive(Debug)]
+struct Door {
+    listener: TcpListener,
+    /// Not proven to have nobody waiting.
+    ready: bool,
+}
+
+impl Acceptor {
+    /// Takes over listening sockets, which are non-blocking.
+    pub fn new(listeners: Vec<std::net::TcpListener>) -> Acceptor {
+        let doors =
+            listeners.into_iter().map(|listener| Door { listener: TcpListener::from_std(listener), ready: false });
+        Acceptor { doors: doors.collect(), paused_until: None, limiter: Limiter::new(), pauses: 0 }
+    }
+
+    /// Asks for events.
+    pub fn register(&mut self, registry: &Registry) -> io::Result<()> {
+        for (number, door) in self.doors.iter_mut().enumerate() {
+            registry.register(&mut door.listener, Token::from(Wake::Listener(number as u32)), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    /// Somebody is waiting at this door.
+    pub fn rung(&mut self, number: u32) {
+        if let Some(door) = self.doors.get_mut(number as usize) {
+            door.ready = true;
+        }
+    }
+
+    /// Whether clients may be waiting that can be let in now; no further event will tell of them.
+    pub fn has_work(&self, now: Tick) -> bool {
+        !self.is_paused(now) && self.doors.iter().any(|door| door.ready)
+    }
+
+    /// When a pause ends in which clients may be waiting.
+    pub fn pause_ends(&self) -> Option<Tick> {
+        self.paused_until.filter(|_| self.doors.iter().any(|door| door.ready))
+    }
+
+    fn is_paused(&self, now: Tick) -> bool {
+        self.paused_until.is_some_and(|until| now < until)
+    }
+
+    /// A connection has ended, and with it the reason for a pause.
+    pub fn resume(&mut self) {
+        self.paused_until = None;
+    }
+
+    /// The next clients: at most a batch of them, and no more than there is `room` for.
+    pub fn accept(&mut self, room: usize, now: Tick, mut admit: impl FnMut(TcpStream, SocketAddr)) {
+        if self.is_paused(now) {
+            return;
+        }
+        self.paused_until = None;
+        let mut left = BATCH.min(room);
+        for number in 0..self.doors.len() {
+            while left > 0 && self.doors[number].ready {
+                match self.doors[number].listener.accept() {
+                    Ok((stream, peer)) => {
+                        left -= 1;
+                        admit(stream, peer);
+                    }
+                    Err(error) => {
+                        if !self.survive(number, &error, now) {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Classifies a failed accept(2). `false` when accepting has to pause.
+    fn survive(&mut self, number: usize, error: &io::Error, now: Tick) -> bool {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN) => {
+                self.doors[number].ready = false;
+                true
+            }
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                self.paused_until = Some(now.saturating_add(PAUSE));
+                self.pauses += 1;
+                if let Some(more) = self.limiter.pass() {
+                    log::warn!("accepting pauses: {error}; clients wait until a connection ends{more}");
+                }
+                false
+            }
+            // Trouble of that one connection, which is gone; accept(2) lists them.
+            _ => {
+                log::debug!("accept: {error}");
+                true
+            }
+        }
+    }
+
+    /// Clients wait because all places are taken.
+    pub fn full(&mut self, places: usize) {
+        if self.doors.iter().any(|door| door.ready)
+            && let Some(more) = self.limiter.pass()
+        {
+            self.pauses += 1;
+            log::warn!("all {places} places are taken: new clients wait until a connection ends{more}");
+        }
+    }
+
+    /// Closes the doors.
+    pub fn close(&mut self) {
+        self.doors.clear();
+    }
+
+    /// Whether the doors are closed.
+    pub fn is_closed(&self) -> bool {
+        self.doors.is_empty()
+    }
+}

@@ -1,0 +1,126 @@
+//! One line per connection at its end: in the file of `-l`, else in the log.
+
+use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+use time::OffsetDateTime;
+
+use crate::error::Error;
+use crate::logging::Limiter;
+use crate::relay::Route;
+
+/// Bytes gathered before they are written; a turn of the loop writes what there is anyway.
+const GATHER: usize = 16 * 1024;
+
+/// Where the lines go.
+#[derive(Debug)]
+pub struct Journal {
+    file: Option<File>,
+    lines: String,
+    limiter: Limiter,
+}
+
+/// What there is to say of a connection. Its `Display` is the line, its fields in the order that the man page gives.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    /// Number of the connection, unique in one run of the daemon's worker.
+    pub id: u64,
+    /// Its four addresses.
+    pub route: &'a Route,
+    /// Bytes delivered to the upstream and to the client.
+    pub moved: (u64, u64),
+    /// Milliseconds from accept to end.
+    pub lasted: u64,
+    /// How it ended.
+    pub ending: &'a dyn fmt::Display,
+}
+
+impl fmt::Display for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Entry { id, route, moved: (up, down), lasted, ending } = self;
+        let Route { client, original, local, upstream } = route;
+        let (seconds, thousandths) = (lasted / 1000, lasted % 1000);
+        write!(f, "#{id} {client} {original} {local} {upstream} {up} {down} {seconds}.{thousandths:03} {ending}")
+    }
+}
+
+/// Opens the file of `-l` for appending, readable by its owner's group only.
+pub fn open(path: &Path) -> Result<File, Error> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = File::options().append(true).create(true).mode(0o640).open(path);
+    file.map_err(|error| Error::file(path.display().to_string(), error))
+}
+
+impl Journal {
+    /// Writes to `file`, or to the log when there is none.
+    pub fn new(file: Option<File>) -> Journal {
+        Journal { file, lines: String::with_capacity(GATHER + 512), limiter: Limiter::new() }
+    }
+
+    /// Goes on in another file.
+    pub fn reopen(&mut self, file: File) {
+        self.flush();
+        self.file = Some(file);
+    }
+
+    /// Adds a line.
+    pub fn write(&mut self, entry: &Entry<'_>) {
+        if self.file.is_none() {
+            log::info!("{entry}");
+            return;
+        }
+        let now = OffsetDateTime::now_utc();
+        let (date, time) = (now.date(), now.time());
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            self.lines,
+            "{}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z {entry}",
+            date.year(),
+            u8::from(date.month()),
+            date.day(),
+            time.hour(),
+            time.minute(),
+            time.second(),
+            time.millisecond(),
+        );
+        if self.lines.len() >= GATHER {
+            self.flush();
+        }
+    }
+
+    /// Hands the gathered lines to the kernel.
+    pub fn flush(&mut self) {
+        let Some(file) = &mut self.file else { return };
+        if self.lines.is_empty() {
+            return;
+        }
+        if let Err(error) = file.write_all(self.lines.as_bytes())
+            && let Some(more) = self.limiter.pass()
+        {
+            log::warn!("access log: {error}; lines are lost{more}");
+        }
+        self.lines.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::Endpoint;
+    use std::net::SocketAddr;
+
+    #[test]
+    fn the_fields_stand_in_their_documented_order() {
+        let endpoint = |text: &str| Endpoint::from(text.parse::<SocketAddr>().unwrap());
+        let route = Route {
+            client: endpoint("10.1.0.2:51234"),
+            original: Endpoint::UNKNOWN,
+            local: endpoint("10.3.0.1:40000"),
+            upstream: endpoint("[fd00::3]:80"),
+        };
+        let entry = Entry { id: 42, route: &route, moved: (78, 1024), lasted: 1_012, ending: &"finished" };
+        assert_eq!(entry.to_string(), "#42 10.1.0.2:51234 - 10.3.0.1:40000 [fd00::3]:80 78 1024 1.012 finished");
+    }
+}

@@ -1,0 +1,204 @@
+//! What our processes say to each other: messages of one fixed size each, checked field by field on arrival. A child
+//! that was taken over can send any bytes; it gets no further than a message that means something or none.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::endpoint::Endpoint;
+
+/// The most addresses of a name that are kept.
+pub const ADDRESSES: usize = 16;
+
+/// Bytes of the longest host name (RFC 1035, 2.3.4).
+pub const NAME: usize = 253;
+
+/// Bytes of every message.
+pub const SIZE: usize = 512;
+
+const ENDPOINT: usize = 18;
+
+/// A message as it travels.
+pub type Bytes = [u8; SIZE];
+
+/// From the guardian to a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// The upstream has these addresses now.
+    Addresses(Vec<SocketAddr>),
+    /// The access log goes on in the file whose descriptor comes along.
+    AccessLog,
+}
+
+/// From a worker to the guardian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// The worker takes connections.
+    Ready,
+    /// No address of the upstream could be reached: look its name up again.
+    Unreachable,
+    /// The worker takes no new connections any more: somebody else must.
+    Leaving,
+}
+
+/// From the guardian to the resolver: which addresses has this name?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The name.
+    pub name: String,
+}
+
+/// From the resolver to the guardian.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The name has these addresses, at least one.
+    Addresses(Vec<IpAddr>),
+    /// It could not be resolved; why, in words.
+    Failed(String),
+}
+
+impl Order {
+    /// For sending.
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Order::Addresses(list) => put_addresses(1, list.iter().copied()),
+            Order::AccessLog => put(2, 0, &[]),
+        }
+    }
+
+    /// `None` when it means nothing.
+    pub fn decode(bytes: &[u8]) -> Option<Order> {
+        match *bytes.first()? {
+            1 => take_addresses(bytes).map(Order::Addresses),
+            2 => Some(Order::AccessLog),
+            _ => None,
+        }
+    }
+}
+
+impl Word {
+    /// For sending.
+    pub fn encode(self) -> Bytes {
+        let kind = match self {
+            Word::Ready => 1,
+            Word::Unreachable => 2,
+            Word::Leaving => 3,
+        };
+        put(kind, 0, &[])
+    }
+
+    /// `None` when it means nothing.
+    pub fn decode(bytes: &[u8]) -> Option<Word> {
+        match (bytes.len(), *bytes.first()?) {
+            (SIZE, 1) => Some(Word::Ready),
+            (SIZE, 2) => Some(Word::Unreachable),
+            (SIZE, 3) => Some(Word::Leaving),
+            _ => None,
+        }
+    }
+}
+
+impl Question {
+    /// For sending; a name that is too long is cut, and will not be found.
+    pub fn encode(&self) -> Bytes {
+        put_text(1, &self.name, NAME)
+    }
+
+    /// `None` when it means nothing.
+    pub fn decode(bytes: &[u8]) -> Option<Question> {
+        take_text(bytes).map(|name| Question { name })
+    }
+}
+
+impl Answer {
+    /// For sending.
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Answer::Addresses(list) => put_addresses(1, list.iter().map(|ip| SocketAddr::new(*ip, 1))),
+            Answer::Failed(why) => put_text(2, why, 200),
+        }
+    }
+
+    /// `None` when it means nothing.
+    pub fn decode(bytes: &[u8]) -> Option<Answer> {
+        match *bytes.first()? {
+            1 => {
+                let list = take_addresses(bytes)?;
+                (!list.is_empty()).then(|| Answer::Addresses(list.iter().map(SocketAddr::ip).collect()))
+            }
+            2 => take_text(bytes).map(Answer::Failed),
+            _ => None,
+        }
+    }
+}
+
+fn put(kind: u8, count: u8, content: &[u8]) -> Bytes {
+    let mut bytes = [0; SIZE];
+    (bytes[0], bytes[1]) = (kind, count);
+    bytes[2..2 + content.len()].copy_from_slice(content);
+    bytes
+}
+
+fn put_addresses(kind: u8, list: impl Iterator<Item = SocketAddr>) -> Bytes {
+    let mut content = Vec::with_capacity(ADDRESSES * ENDPOINT);
+    for address in list.take(ADDRESSES) {
+        content.extend_from_slice(&Endpoint::from(address).to_bytes());
+    }
+    put(kind, (content.len() / ENDPOINT) as u8, &content)
+}
+
+fn take_addresses(bytes: &[u8]) -> Option<Vec<SocketAddr>> {
+    let count = usize::from(*bytes.get(1)?);
+    if bytes.len() != SIZE || count > ADDRESSES {
+        return None;
+    }
+    let list = bytes[2..].chunks_exact(ENDPOINT).take(count);
+    list.map(|chunk| Some(Endpoint::from_bytes(chunk.try_into().ok()?).socket_addr())).collect()
+}
+
+fn put_text(kind: u8, text: &str, most: usize) -> Bytes {
+    let end = (0..=text.len().min(most)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    put(kind, end as u8, &text.as_bytes()[..end])
+}
+
+fn take_text(bytes: &[u8]) -> Option<String> {
+    let count = usize::from(*bytes.get(1)?);
+    if bytes.len() != SIZE {
+        return None;
+    }
+    let text = std::str::from_utf8(&bytes[2..2 + count]).ok()?;
+    Some(text.chars().filter(|c| !c.is_control()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_line() {
+        let list: Vec<SocketAddr> = vec!["10.0.0.1:80".parse().unwrap(), "[fd00::1]:80".parse().unwrap()];
+        for order in [Order::Addresses(list.clone()), Order::Addresses(vec![]), Order::AccessLog] {
+            assert_eq!(Order::decode(&order.encode()), Some(order));
+        }
+        for word in [Word::Ready, Word::Unreachable, Word::Leaving] {
+            assert_eq!(Word::decode(&word.encode()), Some(word));
+        }
+        let question = Question { name: "a".repeat(NAME) };
+        assert_eq!(Question::decode(&question.encode()), Some(question));
+        let ips: Vec<IpAddr> = list.iter().map(SocketAddr::ip).collect();
+        for answer in [Answer::Addresses(ips), Answer::Failed("no such name".into())] {
+            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        }
+    }
+
+    #[test]
+    fn bytes_that_mean_nothing_are_nothing() {
+        assert_eq!(Word::decode(&[]), None);
+        assert_eq!(Word::decode(&[1]), None);
+        assert_eq!(Word::decode(&[9; SIZE]), None);
+        assert_eq!(Order::decode(&[1, 255]), None);
+        let mut crowd = [0; SIZE];
+        (crowd[0], crowd[1]) = (1, 255);
+        assert_eq!(Answer::decode(&crowd), None);
+        crowd[1] = 0;
+        assert_eq!(Answer::decode(&crowd), None);
+    }
+}

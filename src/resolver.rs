@@ -1,0 +1,49 @@
+//! The resolver process: looks up one name after the other, and may block on it for as long as the name servers do.
+
+use std::net::{IpAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::message::{ADDRESSES, Answer, Question, SIZE};
+use crate::sys::channel::{Channel, Received};
+
+/// Looks a name up in whatever way the host is set up for (getaddrinfo(3)): each address once, in the order of
+/// preference.
+///
+/// Errors: what the resolver library says, in words.
+pub fn look_up(name: &str) -> Result<Vec<IpAddr>, String> {
+    let found = (name, 0).to_socket_addrs().map_err(|error| error.to_string())?;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for ip in found.map(|address| address.ip()) {
+        if !addresses.contains(&ip) && addresses.len() < ADDRESSES {
+            addresses.push(ip);
+        }
+    }
+    if addresses.is_empty() { Err("the name has no address".into()) } else { Ok(addresses) }
+}
+
+/// Answers questions until the other end of the line is closed.
+pub fn run(line: &Channel) {
+    let mut buffer = [0; SIZE];
+    loop {
+        match line.receive(&mut buffer) {
+            Ok(Received::Message(count, _)) => {
+                let Some(Question { name }) = Question::decode(&buffer[..count]) else { continue };
+                let answer = match look_up(&name) {
+                    Ok(addresses) => Answer::Addresses(addresses),
+                    Err(why) => Answer::Failed(why),
+                };
+                if line.send(&answer.encode(), None).is_err() {
+                    return;
+                }
+            }
+            Ok(Received::Nothing) => {
+                let mut wait = [PollFd::new(line.as_fd(), PollFlags::POLLIN)];
+                // An interrupted wait is followed by another look, like a finished one.
+                let _ = poll(&mut wait, PollTimeout::NONE);
+            }
+            Ok(Received::Closed) | Err(_) => return,
+        }
+    }
+}

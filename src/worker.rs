@@ -1,0 +1,321 @@
+//! The event loop that relays. One thread, no privileges needed, nothing that blocks.
+
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+
+use crate::acceptor::Acceptor;
+use crate::config::Config;
+use crate::deadline::{TICK, Tick, ticks};
+use crate::dialer::Dialer;
+use crate::error::Error;
+use crate::journal::{self, Journal};
+use crate::logging;
+use crate::message::{Order, SIZE, Word};
+use crate::pipe::Pool;
+use crate::switchboard::Switchboard;
+use crate::sys::channel::{Channel, Received};
+use crate::sys::process;
+use crate::upstream::Upstream;
+use crate::wake::Wake;
+
+/// Events taken from the kernel at once.
+const EVENTS: usize = 1024;
+
+/// Descriptors that are not a connection's or a pipe's: listeners, log, lines, epoll, and some to spare.
+const RESERVE: u64 = 64;
+
+/// Pipes that one worker may have. A user's quota (`fs.pipe-user-pages-soft`, 16,384 pages unless set) is good for
+/// 1,024 of them.
+const PIPES: u64 = 1000;
+
+/// Ticks in which a worker that stops still lets in who was redirected before the rules were removed.
+const LAST_CALL: Tick = 2;
+
+/// How many connections and pipes the descriptors allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Connections, each with two descriptors.
+    pub places: usize,
+    /// Pipes, each with two descriptors.
+    pub pipes: usize,
+}
+
+impl Capacity {
+    /// Divides `descriptors` among connections and pipes; `wanted` bounds the connections.
+    pub fn plan(descriptors: u64, wanted: Option<usize>) -> Capacity {
+        let free = descriptors.saturating_sub(RESERVE);
+        let pipes = PIPES.min(free / 8);
+        let most = ((free - 2 * pipes) / 2).clamp(1, 1_000_000) as usize;
+        Capacity { places: wanted.unwrap_or(most).min(most), pipes: pipes as usize }
+    }
+}
+
+/// What a worker starts with.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// Listening, non-blocking sockets.
+    pub listeners: Vec<TcpListener>,
+    /// The upstream as it is known now.
+    pub upstream: Upstream,
+    /// The file of `-l`.
+    pub access_log: Option<File>,
+    /// The line to the guardian; `None` for a process that does without.
+    pub guardian: Option<Channel>,
+    /// How much it may take on.
+    pub capacity: Capacity,
+}
+
+/// What the worker is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Serving,
+    /// Still accepting, for a moment; then draining until the second time, if there is one.
+    LastCall(Tick, Option<Tick>),
+    /// Not accepting any more.
+    Draining(Option<Tick>),
+}
+
+struct Worker<'a> {
+    config: &'a Config,
+    poll: Poll,
+    signals: SignalFd,
+    guardian: Option<Channel>,
+    /// Whether there never was a guardian.
+    alone: bool,
+    acceptor: Acceptor,
+    switchboard: Switchboard,
+    course: Course,
+    dump_from: Option<u32>,
+    capacity: Capacity,
+}
+
+/// Serves until told to stop.
+///
+/// Errors: what went wrong while setting up, or a loop that cannot go on.
+pub fn run(start: Start<'_>) -> Result<(), Error> {
+    let mut worker = Worker::new(start).map_err(|error| Error::sys("setting up the event loop", error))?;
+    worker.say(Word::Ready);
+    worker.serve().map_err(|error| Error::sys("waiting for events", error))
+}
+
+impl<'a> Worker<'a> {
+    fn new(start: Start<'a>) -> io::Result<Worker<'a>> {
+        let Start { config, listeners, upstream, access_log, guardian, capacity } = start;
+        let alone = guardian.is_none();
+        let own = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT];
+        // From the terminal SIGINT reaches the guardian as well, which then does what is to be done.
+        let signals = process::signals(if alone { &own } else { &own[..3] })?;
+        let poll = Poll::new()?;
+        let mut acceptor = Acceptor::new(listeners);
+        let registry = poll.registry();
+        registry.register(&mut SourceFd(&signals.as_raw_fd()), Token::from(Wake::Signals), Interest::READABLE)?;
+        if let Some(line) = &guardian {
+            registry.register(&mut SourceFd(&line.as_raw_fd()), Token::from(Wake::Line(0)), Interest::READABLE)?;
+        }
+        acceptor.register(registry)?;
+        let service = config.service.clone();
+        let patience = service.patience;
+        let switchboard = Switchboard::new(
+            Dialer::new(service, upstream, capacity.places),
+            patience,
+            capacity.places,
+            Pool::new(capacity.pipes),
+            Journal::new(access_log),
+            registry.try_clone()?,
+        );
+        let course = Course::Serving;
+        Ok(Worker { config, poll, signals, guardian, alone, acceptor, switchboard, course, dump_from: None, capacity })
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let timeout = self.timeout();
+            if let Err(error) = self.poll.poll(&mut events, timeout)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                return Err(error);
+            }
+            self.switchboard.tell_time();
+            for event in &events {
+                match Wake::from(event.token()) {
+                    Wake::Relay(key, end) => self.switchboard.event(key, end, event),
+                    Wake::Listener(number) => self.acceptor.rung(number),
+                    Wake::Signals => self.take_signals()?,
+                    Wake::Line(_) => self.take_orders(),
+                }
+            }
+            self.accept();
+            self.switchboard.run_queue();
+            self.switchboard.expire();
+            self.notice();
+            if let Some(first) = self.dump_from {
+                self.dump_from = self.switchboard.log_connections(first);
+            }
+            self.switchboard.journal().flush();
+            if self.is_done() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How long nothing happens unless an event comes.
+    fn timeout(&self) -> Option<Duration> {
+        let now = self.switchboard.time();
+        let room = self.switchboard.room() > 0;
+        if self.switchboard.has_work() || self.dump_from.is_some() || (room && self.acceptor.has_work(now)) {
+            return Some(Duration::ZERO);
+        }
+        let course = match self.course {
+            Course::Serving | Course::Draining(None) => None,
+            Course::LastCall(until, _) | Course::Draining(Some(until)) => Some(until.saturating_sub(now)),
+        };
+        let pause = self.acceptor.pause_ends().map(|until| until.saturating_sub(now));
+        let wait = [self.switchboard.wait(), course, pause].into_iter().flatten().min()?;
+        Some(TICK * wait.max(1))
+    }
+
+    fn accept(&mut self) {
+        let now = self.switchboard.time();
+        let room = self.switchboard.room();
+        if room == 0 {
+            return self.acceptor.full(self.capacity.places);
+        }
+        let switchboard = &mut self.switchboard;
+        self.acceptor.accept(room, now, |client, peer| switchboard.admit(client, peer));
+    }
+
+    /// Acts on what the turn brought.
+    fn notice(&mut self) {
+        if std::mem::take(&mut self.switchboard.freed) {
+            self.acceptor.resume();
+        }
+        if std::mem::take(&mut self.switchboard.unreachable) {
+            self.say(Word::Unreachable);
+        }
+    }
+
+    fn say(&mut self, word: Word) {
+        // A guardian that does not read has worse trouble than a lost word, and a dead one is noticed elsewhere.
+        if let Some(line) = &self.guardian
+            && let Err(error) = line.send(&word.encode(), None)
+        {
+            log::debug!("telling the guardian: {error}");
+        }
+    }
+
+    fn take_orders(&mut self) {
+        let mut buffer = [0; SIZE];
+        while let Some(line) = &self.guardian {
+            match line.receive(&mut buffer) {
+                Ok(Received::Message(count, file)) => match (Order::decode(&buffer[..count]), file) {
+                    (Some(Order::Addresses(list)), _) => self.switchboard.dialer().readdress(list),
+                    (Some(Order::AccessLog), Some(file)) => self.switchboard.journal().reopen(File::from(file)),
+                    _ => log::debug!("an order that means nothing"),
+                },
+                Ok(Received::Nothing) => return,
+                Ok(Received::Closed) | Err(_) => {
+                    log::warn!("the guardian is gone: serving on without it; the rules stay until the next start");
+                    self.guardian = None;
+                }
+            }
+        }
+    }
+
+    fn take_signals(&mut self) -> io::Result<()> {
+        while let Some(signal) = process::next_signal(&self.signals)? {
+            match signal {
+                Signal::SIGTERM | Signal::SIGINT => self.stop(),
+                Signal::SIGHUP if self.alone => self.reopen(),
+                Signal::SIGHUP => self.retire(),
+                Signal::SIGUSR1 => {
+                    self.switchboard.log_counters(self.acceptor.pauses);
+                    self.dump_from = Some(0);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The first time, ends in an orderly way; the second time, at once.
+    fn stop(&mut self) {
+        let now = self.switchboard.time();
+        if matches!(self.course, Course::LastCall(..) | Course::Draining(Some(_))) {
+            log::info!("stopping at once, {} connections are reset", self.switchboard.len());
+            self.switchboard.close_all();
+            self.course = Course::Draining(Some(now));
+            return;
+        }
+        let (seconds, open) = (self.config.drain.as_secs(), self.switchboard.len());
+        log::info!("stopping: {open} connections have {seconds} seconds to end");
+        self.say(Word::Leaving);
+        let last_call = now.saturating_add(LAST_CALL);
+        self.course = Course::LastCall(last_call, Some(last_call.saturating_add(ticks(self.config.drain))));
+    }
+
+    /// Another worker takes over: ends with the last connection.
+    fn retire(&mut self) {
+        if self.course == Course::Serving {
+            self.say(Word::Leaving);
+            log::info!("retiring: {} connections are served to their end", self.switchboard.len());
+            self.course = Course::LastCall(self.switchboard.time().saturating_add(LAST_CALL), None);
+        }
+    }
+
+    fn reopen(&mut self) {
+        logging::reopen();
+        let Some(path) = &self.config.access_log else { return };
+        match journal::open(path) {
+            Ok(file) => self.switchboard.journal().reopen(file),
+            Err(error) => log::error!("the access log stays the old one: {error}"),
+        }
+    }
+
+    /// Follows the course of stopping. Whether it has come to its end.
+    fn is_done(&mut self) -> bool {
+        let now = self.switchboard.time();
+        if let Course::LastCall(until, then) = self.course
+            && until <= now
+        {
+            self.acceptor.close();
+            self.course = Course::Draining(then);
+        }
+        let Course::Draining(until) = self.course else { return false };
+        if until.is_some_and(|until| until <= now) && !self.switchboard.is_empty() {
+            log::info!("{} connections had not ended in time and are reset", self.switchboard.len());
+            self.switchboard.close_all();
+            self.switchboard.journal().flush();
+        }
+        if self.switchboard.is_empty() {
+            self.switchboard.log_counters(self.acceptor.pauses);
+        }
+        self.switchboard.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_enough_for_all_connections_and_pipes() {
+        for descriptors in [100, 1024, 4096, 20_000, 1_048_576] {
+            let Capacity { places, pipes } = Capacity::plan(descriptors, None);
+            assert!((2 * places + 2 * pipes) as u64 + RESERVE <= descriptors, "{descriptors}");
+            assert!(places > 0 && pipes > 0);
+        }
+        assert_eq!(Capacity::plan(20_000, Some(10)).places, 10);
+        assert_eq!(Capacity::plan(1024, Some(100_000)), Capacity::plan(1024, None));
+    }
+}
