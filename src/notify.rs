@@ -1,0 +1,33 @@
+//! Telling the service manager (sd_notify(3)).
+
+use std::ffi::OsString;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// Where the service manager listens, if there is one.
+#[derive(Debug)]
+pub struct Notifier(Option<OsString>);
+
+impl Notifier {
+    /// From `NOTIFY_SOCKET`: a path, or an abstract name that begins with `@`.
+    pub fn from_environment() -> Notifier {
+        Notifier(std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()))
+    }
+
+    /// Sends one or more `NAME=VALUE` lines. That nobody listens there is not our trouble.
+    pub fn tell(&self, what: &str) {
+        let Some(socket) = &self.0 else { return };
+        let sent = UnixDatagram::unbound().and_then(|from| {
+            let to = match socket.as_bytes() {
+                [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+                _ => SocketAddr::from_pathname(socket)?,
+            };
+            from.set_nonblocking(true)?;
+            from.send_to_addr(what.as_bytes(), &to)
+        });
+        if let Err(error) = sent {
+            log::warn!("NOTIFY_SOCKET: {error}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The file that says which process the daemon is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+/// A file with the id of this process. It is removed when the value goes, unless another process has written its own
+/// id meanwhile.
+#[derive(Debug)]
+pub struct PidFile(PathBuf);
+
+impl PidFile {
+    /// Writes the file, in one piece: a reader sees the old one or the new one.
+    pub fn write(path: &Path) -> Result<PidFile, Error> {
+        let failed = |error| Error::file(path.display().to_string(), error);
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        fs::write(&new, format!("{}\n", std::process::id())).map_err(failed)?;
+        fs::rename(&new, path).map_err(failed)?;
+        Ok(PidFile(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let ours = fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == std::process::id().to_string());
+        if ours && let Err(error) = fs::remove_file(&self.0) {
+            log::warn!("{}: {error}", self.0.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_goes_with_its_process_only() {
+        let path = std::env::temp_dir().join(format!("tproxy-pidfile-{}", std::process::id()));
+        let file = PidFile::write(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(file);
+        assert!(!path.exists());
+        let file = PidFile::write(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(file);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+        fs::remove_file(&path).unwrap();
+    }
+}

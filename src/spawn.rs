@@ -1,0 +1,128 @@
+//! Children of the guardian: forked, named, and without anything of their parent that they do not need.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::logging;
+use crate::resolver;
+use crate::sys::account::{self, Account};
+use crate::sys::channel::Channel;
+use crate::sys::process::{self, Forked};
+use crate::upstream::Upstream;
+use crate::worker::{self, Capacity, Start};
+
+/// The name of a worker process. A new guardian knows workers that have lost theirs by it.
+pub const WORKER: &str = "tproxy-worker";
+
+/// The name of the resolver process.
+const RESOLVER: &str = "tproxy-resolver";
+
+/// A child and the line to it.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id.
+    pub pid: Pid,
+    /// Our end of the line.
+    pub line: Channel,
+}
+
+/// What a worker is started with. Its copy of the descriptors is made by the fork.
+#[derive(Debug, Clone, Copy)]
+pub struct Outfit<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// The listening sockets, which stay the guardian's too.
+    pub listeners: &'a [TcpListener],
+    /// The upstream as it is known now.
+    pub upstream: &'a Upstream,
+    /// The file of `-l`.
+    pub access_log: Option<&'a File>,
+    /// How much it may take on.
+    pub capacity: Capacity,
+}
+
+/// Starts a worker.
+pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
+    let keep = |line: &Channel| {
+        let listeners = outfit.listeners.iter().map(AsRawFd::as_raw_fd);
+        listeners.chain(outfit.access_log.map(AsRawFd::as_raw_fd)).chain([line.as_raw_fd()]).collect()
+    };
+    child(WORKER, keep, |line| {
+        become_harmless(outfit.config.user)?;
+        let cloned = outfit.listeners.iter().map(TcpListener::try_clone).collect::<Result<_, _>>();
+        let access_log = outfit.access_log.map(File::try_clone).transpose();
+        let copy = |error| Error::sys("duplicating a descriptor", error);
+        worker::run(Start {
+            config: outfit.config,
+            listeners: cloned.map_err(copy)?,
+            upstream: outfit.upstream.clone(),
+            access_log: access_log.map_err(copy)?,
+            guardian: Some(line),
+            capacity: outfit.capacity,
+        })
+    })
+}
+
+/// Starts the resolver.
+pub fn resolver(user: Option<Account>) -> Result<Child, Error> {
+    let keep = |line: &Channel| vec![line.as_raw_fd()];
+    child(RESOLVER, keep, |line| {
+        become_harmless(user)?;
+        process::obey(&[Signal::SIGTERM]).map_err(|error| Error::sys("setting the signal mask", error))?;
+        resolver::run(&line);
+        Ok(())
+    })
+}
+
+/// Runs `task` in a child of its own, which ends with it: status 0 when it succeeded. Its failure goes to the log.
+pub fn errand(task: impl FnOnce() -> Result<(), Error>) -> Result<Pid, Error> {
+    match process::fork_here().map_err(|error| Error::sys("fork", error))? {
+        Forked::Parent(pid) => Ok(pid),
+        Forked::Child => process::leave(match task() {
+            Ok(()) => 0,
+            Err(error) => {
+                log::error!("{error}");
+                error.exit_status()
+            }
+        }),
+    }
+}
+
+fn child(
+    name: &'static str,
+    keep: impl FnOnce(&Channel) -> Vec<RawFd>,
+    task: impl FnOnce(Channel) -> Result<(), Error>,
+) -> Result<Child, Error> {
+    let (ours, theirs) = Channel::pair().map_err(|error| Error::sys("socketpair", error))?;
+    match process::fork_here().map_err(|error| Error::sys("fork", error))? {
+        Forked::Parent(pid) => Ok(Child { pid, line: ours }),
+        Forked::Child => {
+            process::set_name(name);
+            logging::disconnect();
+            let closed = process::close_others(&keep(&theirs)).map_err(|error| Error::sys("close_range", error));
+            logging::become_process(name);
+            let result = closed.and_then(|()| task(theirs));
+            process::leave(match result {
+                Ok(()) => 0,
+                Err(error) => {
+                    log::error!("{error}");
+                    error.exit_status()
+                }
+            })
+        }
+    }
+}
+
+/// Gives up what privileges there are. A process for which that fails must not go on.
+fn become_harmless(user: Option<Account>) -> Result<(), Error> {
+    if let Some(user) = user {
+        account::become_account(user).map_err(|error| Error::sys("giving up root", error))?;
+    }
+    account::no_new_privileges().map_err(|error| Error::sys("PR_SET_NO_NEW_PRIVS", error))
+}
