@@ -66,7 +66,7 @@ impl Guardian {
         let source = signals.as_raw_fd();
         poll.registry().register(&mut SourceFd(&source), Token::from(Wake::Signals), Interest::READABLE)?;
         Ok(Guardian {
-            names: Names::new(config.user),
+            names: Names::new(),
             poll,
             signals,
             notifier: Notifier::from_environment(),
@@ -88,9 +88,9 @@ impl Guardian {
     pub fn start_worker(&mut self) -> Result<(), Error> {
         let child = spawn::worker(Outfit {
             config: &self.config,
-            listeners: &self.listeners,
+            listeners: &mut self.listeners,
             upstream: &self.upstream,
-            access_log: self.access_log.as_ref(),
+            access_log: &mut self.access_log,
             capacity: self.capacity,
         })?;
         self.watch(&child)?;
@@ -179,7 +179,7 @@ impl Guardian {
     fn ask_for_upstream(&mut self) {
         let Some(name) = self.config.service.name().map(str::to_owned) else { return };
         let before = self.names.resolver().map(|child| child.pid);
-        match self.names.ask(&name) {
+        match self.names.ask(&self.config, &name) {
             Ok(Some(hung)) => self.kill(hung.pid),
             Ok(None) => {}
             Err(error) => return log::error!("the resolver: {error}"),

@@ -7,6 +7,9 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
+use crate::sys::process;
+
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use syslog::{Facility, Severity};
 
@@ -68,9 +71,10 @@ pub fn become_process(process: &'static str) {
     });
 }
 
-/// Stops writing to standard error; the shell that started us has its prompt back.
-pub fn leave_stderr() {
-    with_state(|state| state.stderr = state.syslog.is_none());
+/// Lets go of the terminal and writes to syslog only: the shell that started us has its prompt back.
+pub fn leave_terminal() -> Result<(), Error> {
+    with_state(|state| state.stderr = false);
+    process::silence_stdio().map_err(|error| Error::sys("/dev/null", error))
 }
 
 /// Connects to syslog again: SIGHUP.

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use crate::config::Config;
 use crate::error::Error;
 use crate::logging::Limiter;
 use crate::message::{Answer, Question, SIZE};
 use crate::spawn::{self, Child};
-use crate::sys::account::Account;
 use crate::sys::channel::Received;
 
 /// A name is looked up again after this time. getaddrinfo(3) does not tell how long an answer holds.
@@ -21,7 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// One name at a time, followed over time.
 #[derive(Debug)]
 pub struct Names {
-    user: Option<Account>,
     resolver: Option<Child>,
     asked: Option<Instant>,
     next: Instant,
@@ -31,8 +30,8 @@ pub struct Names {
 
 impl Names {
     /// Starts no process yet: the first question does.
-    pub fn new(user: Option<Account>) -> Names {
-        Names { user, resolver: None, asked: None, next: Instant::now(), pause: FIRST_PAUSE, limiter: Limiter::new() }
+    pub fn new() -> Names {
+        Names { resolver: None, asked: None, next: Instant::now(), pause: FIRST_PAUSE, limiter: Limiter::new() }
     }
 
     /// The resolver process, if one is running.
@@ -63,7 +62,7 @@ impl Names {
 
     /// Asks for `name` if it is time to and no question is open. A new resolver is started when there is none, or when
     /// the old one has not answered for too long; the old one comes back then.
-    pub fn ask(&mut self, name: &str) -> Result<Option<Child>, Error> {
+    pub fn ask(&mut self, config: &Config, name: &str) -> Result<Option<Child>, Error> {
         if Instant::now() < self.due() {
             return Ok(None);
         }
@@ -72,7 +71,7 @@ impl Names {
             log::warn!("the resolver has not answered for {} seconds and is replaced", PATIENCE.as_secs());
         }
         if self.resolver.is_none() {
-            self.resolver = Some(spawn::resolver(self.user)?);
+            self.resolver = Some(spawn::resolver(config)?);
         }
         if let Some(resolver) = &self.resolver {
             let question = Question { name: name.to_owned() };
@@ -119,5 +118,11 @@ impl Names {
         if let Some(more) = self.limiter.pass() {
             log::warn!("cannot resolve '{name}': {why}; trying again{more}");
         }
+    }
+}
+
+impl Default for Names {
+    fn default() -> Names {
+        Names::new()
     }
 }

@@ -32,37 +32,33 @@ pub struct Child {
     pub line: Channel,
 }
 
-/// What a worker is started with. Its copy of the descriptors is made by the fork.
-#[derive(Debug, Clone, Copy)]
+/// What a worker is started with. The fork gives it descriptors of its own, which it takes out of here for good; in the
+/// guardian all stays in its place.
+#[derive(Debug)]
 pub struct Outfit<'a> {
     /// The configuration.
     pub config: &'a Config,
-    /// The listening sockets, which stay the guardian's too.
-    pub listeners: &'a [TcpListener],
+    /// The listening sockets.
+    pub listeners: &'a mut Vec<TcpListener>,
     /// The upstream as it is known now.
     pub upstream: &'a Upstream,
     /// The file of `-l`.
-    pub access_log: Option<&'a File>,
+    pub access_log: &'a mut Option<File>,
     /// How much it may take on.
     pub capacity: Capacity,
 }
 
 /// Starts a worker.
 pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
-    let keep = |line: &Channel| {
-        let listeners = outfit.listeners.iter().map(AsRawFd::as_raw_fd);
-        listeners.chain(outfit.access_log.map(AsRawFd::as_raw_fd)).chain([line.as_raw_fd()]).collect()
-    };
+    let listeners = outfit.listeners.iter().map(AsRawFd::as_raw_fd);
+    let keep = listeners.chain(outfit.access_log.iter().map(AsRawFd::as_raw_fd)).collect();
     child(WORKER, keep, |line| {
         become_harmless(outfit.config.user)?;
-        let cloned = outfit.listeners.iter().map(TcpListener::try_clone).collect::<Result<_, _>>();
-        let access_log = outfit.access_log.map(File::try_clone).transpose();
-        let copy = |error| Error::sys("duplicating a descriptor", error);
         worker::run(Start {
             config: outfit.config,
-            listeners: cloned.map_err(copy)?,
+            listeners: std::mem::take(outfit.listeners),
             upstream: outfit.upstream.clone(),
-            access_log: access_log.map_err(copy)?,
+            access_log: outfit.access_log.take(),
             guardian: Some(line),
             capacity: outfit.capacity,
         })
@@ -70,10 +66,12 @@ pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
 }
 
 /// Starts the resolver.
-pub fn resolver(user: Option<Account>) -> Result<Child, Error> {
-    let keep = |line: &Channel| vec![line.as_raw_fd()];
-    child(RESOLVER, keep, |line| {
-        become_harmless(user)?;
+pub fn resolver(config: &Config) -> Result<Child, Error> {
+    child(RESOLVER, Vec::new(), |line| {
+        become_harmless(config.user)?;
+        if !config.foreground {
+            logging::leave_terminal()?;
+        }
         process::obey(&[Signal::SIGTERM]).map_err(|error| Error::sys("setting the signal mask", error))?;
         resolver::run(&line);
         Ok(())
@@ -96,7 +94,7 @@ pub fn errand(task: impl FnOnce() -> Result<(), Error>) -> Result<Pid, Error> {
 
 fn child(
     name: &'static str,
-    keep: impl FnOnce(&Channel) -> Vec<RawFd>,
+    mut keep: Vec<RawFd>,
     task: impl FnOnce(Channel) -> Result<(), Error>,
 ) -> Result<Child, Error> {
     let (ours, theirs) = Channel::pair().map_err(|error| Error::sys("socketpair", error))?;
@@ -104,8 +102,9 @@ fn child(
         Forked::Parent(pid) => Ok(Child { pid, line: ours }),
         Forked::Child => {
             process::set_name(name);
+            keep.push(theirs.as_raw_fd());
             logging::disconnect();
-            let closed = process::close_others(&keep(&theirs)).map_err(|error| Error::sys("close_range", error));
+            let closed = process::close_others(&keep).map_err(|error| Error::sys("close_range", error));
             logging::become_process(name);
             let result = closed.and_then(|()| task(theirs));
             process::leave(match result {

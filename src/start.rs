@@ -99,8 +99,7 @@ fn guard(config: Config, report: Option<OwnedFd>) -> Result<(), Error> {
     };
     if !guardian.is_stopping() {
         if let Some(report) = report {
-            process::silence_stdio().map_err(|error| Error::sys("/dev/null", error))?;
-            logging::leave_stderr();
+            logging::leave_terminal()?;
             tell_shell(&report, 0);
         }
         guardian.notifier.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
@@ -146,10 +145,13 @@ fn resolve(guardian: &mut Guardian) -> Result<HashMap<String, Vec<IpAddr>>, Erro
             known.insert(name, addresses);
         }
     }
-    guardian.upstream = Upstream::new(literal(&guardian.config).into_iter().collect());
-    if let Some(addresses) = guardian.config.service.name().and_then(|name| known.get(name)) {
-        guardian.readdress(addresses.clone());
-    }
+    let found = guardian.config.service.name().and_then(|name| known.get(name));
+    guardian.upstream = match (&guardian.config.service.destination, found) {
+        (Destination::Host { port, .. }, Some(ips)) => {
+            Upstream::new(ips.iter().map(|ip| SocketAddr::new(*ip, *port)).collect())
+        }
+        _ => Upstream::new(literal(&guardian.config).into_iter().collect()),
+    };
     Ok(known)
 }
 
@@ -163,7 +165,7 @@ impl LookUp<'_> {
     fn wait(&mut self) -> Result<Option<Vec<IpAddr>>, Error> {
         self.guardian.names.forget();
         while !self.guardian.is_stopping() {
-            if let Some(hung) = self.guardian.names.ask(self.name)? {
+            if let Some(hung) = self.guardian.names.ask(&self.guardian.config, self.name)? {
                 process::send_signal(hung.pid, Signal::SIGKILL).map_err(|error| Error::sys("kill", error))?;
             }
             self.guardian.await_answer()?;

@@ -104,6 +104,9 @@ struct Worker<'a> {
 /// Errors: what went wrong while setting up, or a loop that cannot go on.
 pub fn run(start: Start<'_>) -> Result<(), Error> {
     let mut worker = Worker::new(start).map_err(|error| Error::sys("setting up the event loop", error))?;
+    if !worker.config.foreground {
+        logging::leave_terminal()?;
+    }
     worker.say(Word::Ready);
     worker.serve().map_err(|error| Error::sys("waiting for events", error))
 }
