@@ -1,0 +1,221 @@
+//! Address families, and the values of `-s` and `-d` in a MATCH: addresses, networks and host names.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::error::Error;
+
+/// An address family. Each has its own tables, its own tools and its own half of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4, `iptables`.
+    V4,
+    /// IPv6, `ip6tables`.
+    V6,
+}
+
+impl Family {
+    /// Both, in the order in which they are worked on and printed.
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    pub fn of(address: &IpAddr) -> Family {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        })
+    }
+}
+
+/// The value of one `-s` or `-d`: a comma list, perhaps negated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peers {
+    /// A `!` stood before the option.
+    pub negated: bool,
+    items: Vec<Item>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Item {
+    Network(Family, String),
+    Name(String),
+}
+
+const WANTED: &str = "addresses such as 10.1.2.3, 10.0.0.0/8 or fd00::/8, or host names, separated by commas";
+
+impl Peers {
+    /// Reads a comma list. `option` is the tproxy option that holds the MATCH, for the error's sentence.
+    pub fn parse(option: &str, value: &str, negated: bool) -> Result<Peers, Error> {
+        let items = value
+            .split(',')
+            .map(|item| Item::parse(item).ok_or_else(|| Error::value(option, item, WANTED)))
+            .collect::<Result<Vec<_>, _>>()?;
+        if negated && items.len() > 1 {
+            return Err(Error::value(option, format!("! {value}"), "a single address after '!' (as in iptables)"));
+        }
+        Ok(Peers { negated, items })
+    }
+
+    /// The host names in the list, as typed.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Name(name) => Some(name.as_str()),
+            Item::Network(..) => None,
+        })
+    }
+
+    /// Whether the list may hold for packets of this family: a name may, until it is resolved.
+    pub fn may_be(&self, family: Family) -> bool {
+        self.items.iter().any(|item| match item {
+            Item::Network(of, _) => *of == family,
+            Item::Name(_) => true,
+        })
+    }
+
+    /// What iptables of this family is to be given, each address once. Sorted within a name: an answer that
+    /// comes in another order (round robin) must not look like another rule.
+    pub fn concrete(&self, family: Family, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Vec<String> {
+        let mut found: Vec<String> = Vec::new();
+        for item in &self.items {
+            match item {
+                Item::Network(of, text) if *of == family => found.push(text.clone()),
+                Item::Network(..) => {}
+                Item::Name(name) => {
+                    let mut addresses = lookup(name);
+                    addresses.sort_unstable();
+                    found.extend(addresses.iter().filter(|a| Family::of(a) == family).map(IpAddr::to_string));
+                }
+            }
+        }
+        let mut once: Vec<String> = Vec::new();
+        for address in found {
+            if !once.contains(&address) {
+                once.push(address);
+            }
+        }
+        once
+    }
+}
+
+impl Item {
+    fn parse(text: &str) -> Option<Item> {
+        let (address, mask) = match text.split_once('/') {
+            Some((address, mask)) => (address, Some(mask)),
+            None => (text, None),
+        };
+        let network = |family| Some(Item::Network(family, text.to_string()));
+        if address.parse::<Ipv4Addr>().is_ok() {
+            return if mask.is_none_or(|m| is_mask::<Ipv4Addr>(m, 32)) { network(Family::V4) } else { None };
+        }
+        if address.parse::<Ipv6Addr>().is_ok() {
+            return if mask.is_none_or(|m| is_mask::<Ipv6Addr>(m, 128)) { network(Family::V6) } else { None };
+        }
+        (mask.is_none() && is_host_name(text)).then(|| Item::Name(text.to_string()))
+    }
+}
+
+/// A mask is a prefix length or written like an address.
+fn is_mask<A: std::str::FromStr>(mask: &str, longest: u8) -> bool {
+    let digits = !mask.is_empty() && mask.bytes().all(|b| b.is_ascii_digit());
+    digits && mask.parse::<u8>().is_ok_and(|length| length <= longest) || mask.parse::<A>().is_ok()
+}
+
+/// The last label needs a letter: `10` and `10.1` are short forms of addresses to some programs and `0.0.0.10`
+/// to the C library, never what was meant.
+fn is_host_name(text: &str) -> bool {
+    let label = |l: &str| {
+        !l.is_empty()
+            && l.len() <= 63
+            && !l.starts_with('-')
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let bare = text.strip_suffix('.').unwrap_or(text);
+    bare.len() <= 253
+        && bare.split('.').all(label)
+        && bare.rsplit('.').next().is_some_and(|last| last.bytes().any(|b| b.is_ascii_alphabetic()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lookup(name: &str) -> Vec<IpAddr> {
+        match name {
+            "moose" => vec!["10.0.0.9".parse().unwrap(), "10.0.0.2".parse().unwrap(), "fd00::1".parse().unwrap()],
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn addresses_networks_masks_and_names_are_taken() {
+        let table: &[(&str, bool, bool)] = &[
+            ("10.1.2.3", true, false),
+            ("10.0.0.0/8", true, false),
+            ("10.0.0.0/255.0.0.0", true, false),
+            ("0.0.0.0/0", true, false),
+            ("::/0", false, true),
+            ("fd00::/8", false, true),
+            ("fe80::/ffc0::", false, true),
+            ("moose", true, true),
+            ("cow.example.com.", true, true),
+            ("3com.example", true, true),
+            ("10.1.2.3,fd00::1", true, true),
+        ];
+        for (text, v4, v6) in table {
+            let peers = Peers::parse("-R", text, false).unwrap();
+            assert_eq!((peers.may_be(Family::V4), peers.may_be(Family::V6)), (*v4, *v6), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_neither_address_nor_name_is_refused() {
+        for text in [
+            "",
+            ",",
+            "10",
+            "10.1",
+            "10/8",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "::/129",
+            "fe80::1%eth0",
+            "256.1.1.1",
+            "moose/24",
+            "a,,b",
+            "-j",
+            "a b",
+            "[::1]",
+            "!10.0.0.1",
+            "a..b",
+        ] {
+            let error = Peers::parse("--redirect", text, false).unwrap_err();
+            assert_eq!(error.exit_status(), 64, "{text}");
+            assert!(error.to_string().starts_with("--redirect: '"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_cannot_be_negated() {
+        assert!(Peers::parse("-R", "10.0.0.1", true).is_ok());
+        let error = Peers::parse("-R", "10.0.0.1,10.0.0.2", true).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "-R: '! 10.0.0.1,10.0.0.2' given, a single address after '!' (as in iptables) wanted"
+        );
+    }
+
+    #[test]
+    fn names_become_the_addresses_of_the_family_sorted_and_once() {
+        let peers = Peers::parse("-R", "10.0.0.2,moose,fd00::/8", false).unwrap();
+        assert_eq!(peers.names().collect::<Vec<_>>(), ["moose"]);
+        assert_eq!(peers.concrete(Family::V4, &lookup), ["10.0.0.2", "10.0.0.9"]);
+        assert_eq!(peers.concrete(Family::V6, &lookup), ["fd00::1", "fd00::/8"]);
+    }
+}

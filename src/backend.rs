@@ -1,0 +1,226 @@
+//! The tools that hold the tables: where they are, and which of their two kinds is in use.
+//!
+//! iptables comes as `nft` and as `legacy`, which write to different tables in the same kernel. Traffic goes through
+//! both, but an administrator looks at one, so ours go where the administrator's are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::address::Family;
+use crate::chains::{Table, change};
+use crate::command::run;
+use crate::dump::{Owner, read};
+use crate::error::Error;
+
+/// Where the tools are looked for, in this order. Fixed: a PATH from outside has no say in what root runs.
+pub const DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
+
+/// The time limit of one run: more than the tool itself waits for the lock of the tables.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a change is tried when somebody else changes the same rules meanwhile.
+const TRIES: usize = 3;
+
+/// One pair of tools.
+#[derive(Clone, Debug)]
+struct Backend {
+    restore: PathBuf,
+    save: PathBuf,
+}
+
+/// The tools of one family.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    family: Family,
+    chosen: Backend,
+    /// The other kind, in which an earlier run may have left rules.
+    other: Option<Backend>,
+    /// Whether the other kind is legacy, which can be asked cheaply whether it holds anything.
+    other_is_legacy: bool,
+    version: String,
+}
+
+/// The name of a tool, for example `ip6tables-legacy-restore`.
+pub fn tool(family: Family, kind: &str, verb: &str) -> String {
+    let program = match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    };
+    format!("{program}{kind}-{verb}")
+}
+
+impl Tools {
+    /// Finds the tools of a family, and chooses between the kinds. None if there are none.
+    pub fn find(directories: &[&str], family: Family) -> Result<Option<Tools>, Error> {
+        let Some(default) = Backend::find(directories, family, "") else { return Ok(None) };
+        let version = default.version()?;
+        let is_nft = version.contains("nf_tables");
+        let other = Backend::find(directories, family, if is_nft { "-legacy" } else { "-nft" });
+        if is_nft
+            && let Some(legacy) = &other
+            && legacy_holds(family, "nat")
+            && legacy.has_nat_rules()?
+        {
+            let version = legacy.version()?;
+            return Ok(Some(Tools {
+                family,
+                chosen: legacy.clone(),
+                other: Some(default),
+                other_is_legacy: false,
+                version: format!("{version}, because its nat table is in use"),
+            }));
+        }
+        Ok(Some(Tools { family, chosen: default, other, other_is_legacy: is_nft, version }))
+    }
+
+    /// Which tool was chosen, with its version.
+    pub fn description(&self) -> String {
+        format!("{} ({})", self.chosen.restore.display(), self.version)
+    }
+
+    /// The owner's part of the tables.
+    pub fn read(&self, owner: &Owner) -> Result<Vec<Table>, Error> {
+        Ok(read(&self.chosen.save()?, owner))
+    }
+
+    /// Makes the owner's part be `target` and nothing else, in one transaction.
+    pub fn replace(&self, owner: &Owner, target: &[Table]) -> Result<(), Error> {
+        self.chosen.replace(owner, target).map(drop)
+    }
+
+    /// Removes the owner's part, also from the tables of the other kind, and returns how many chains there were.
+    pub fn remove(&self, owner: &Owner) -> Result<usize, Error> {
+        let here = self.chosen.replace(owner, &[]).or_else(if_missing);
+        let there = self.purge_other(owner);
+        Ok(here? + there?)
+    }
+
+    /// Removes what an earlier run left in the tables of the other kind.
+    pub fn purge_other(&self, owner: &Owner) -> Result<usize, Error> {
+        match &self.other {
+            Some(other) if !self.other_is_legacy || legacy_holds(self.family, "") => {
+                other.replace(owner, &[]).or_else(if_missing)
+            }
+            _ => Ok(0),
+        }
+    }
+}
+
+impl Backend {
+    fn find(directories: &[&str], family: Family, kind: &str) -> Option<Backend> {
+        let path = |verb| {
+            let name = tool(family, kind, verb);
+            directories.iter().map(|directory| Path::new(directory).join(&name)).find(|path| path.exists())
+        };
+        Some(Backend { restore: path("restore")?, save: path("save")? })
+    }
+
+    /// What it says about itself, without its name: `v1.8.9 (nf_tables)`.
+    fn version(&self) -> Result<String, Error> {
+        let said = run(&self.restore, &["--version"], "", LIMIT)?;
+        Ok(said.trim().split_once(' ').map_or_else(|| said.trim().to_string(), |(_, version)| version.to_string()))
+    }
+
+    fn has_nat_rules(&self) -> Result<bool, Error> {
+        let save = self.save()?;
+        let nat = save.lines().skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT");
+        Ok(nat.into_iter().any(|line| line.starts_with("-A ")))
+    }
+
+    /// All tables. iptables-save takes no `-w`: it reads without the lock.
+    fn save(&self) -> Result<String, Error> {
+        run(&self.save, &[], "", LIMIT)
+    }
+
+    /// Reads, works out the difference and feeds it. Rules are deleted by their text and never by their number, so
+    /// that a change made by others in between can make it fail, and then it is tried again, but cannot make it
+    /// delete a rule of theirs. Returns how many chains there were.
+    fn replace(&self, owner: &Owner, target: &[Table]) -> Result<usize, Error> {
+        let mut current = read(&self.save()?, owner);
+        let chains = current.iter().map(|table| table.chains.len()).sum();
+        for tried in 1.. {
+            let text = change(&current, target);
+            if text.is_empty() || current == target {
+                break;
+            }
+            let Err(error) = run(&self.restore, &["--noflush", "-w", "10"], &text, LIMIT) else { break };
+            let found = read(&self.save()?, owner);
+            if tried == TRIES || found == current {
+                return Err(error);
+            }
+            current = found;
+        }
+        Ok(chains)
+    }
+}
+
+/// Whether the kernel has legacy tables in this network namespace: any, or one of that name. Asking the tool
+/// instead would create them. `thread-self`, since a thread may be in another namespace than its process.
+fn legacy_holds(family: Family, table: &str) -> bool {
+    let names = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| table.is_empty() || name == table))
+}
+
+/// Where the kernel has no such tables there is nothing to remove.
+fn if_missing(error: Error) -> Result<usize, Error> {
+    if is_missing(&error) { Ok(0) } else { Err(error) }
+}
+
+/// Whether an error of the tools means that the kernel lacks the tables of the family.
+pub fn is_missing(error: &Error) -> bool {
+    const SIGNS: [&str; 7] = [
+        "Table does not exist",
+        "unable to initialize table",
+        "can't initialize",
+        "Failed to initialize nft",
+        "Could not fetch rule set generation id",
+        "TABLE_ADD failed",
+        "CHAIN_ADD failed",
+    ];
+    match error {
+        Error::Firewall { said, .. } => {
+            SIGNS.iter().any(|sign| said.contains(sign)) && !said.to_lowercase().contains("permission denied")
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(said: &str) -> Error {
+        Error::Firewall { command: "x".into(), status: "exit status: 1".into(), said: said.into() }
+    }
+
+    #[test]
+    fn missing_tables_are_told_from_other_failures() {
+        let table = [
+            ("ip6tables-restore: unable to initialize table 'nat'", true),
+            ("modprobe: x\niptables: can't initialize iptables table `nat': Table does not exist", true),
+            ("iptables-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument", true),
+            ("Could not fetch rule set generation id: Permission denied (you must be root)", false),
+            ("Couldn't load match `bogus':No such file or directory", false),
+            ("", false),
+        ];
+        for (said, missing) in table {
+            assert_eq!(is_missing(&failure(said)), missing, "{said}");
+        }
+        assert!(!is_missing(&Error::Failed("Table does not exist".into())));
+    }
+
+    #[test]
+    fn tools_are_named_after_family_and_kind() {
+        assert_eq!(tool(Family::V4, "", "save"), "iptables-save");
+        assert_eq!(tool(Family::V6, "-legacy", "restore"), "ip6tables-legacy-restore");
+    }
+
+    #[test]
+    fn without_tools_there_are_none() {
+        assert!(Tools::find(&["/nonexistent"], Family::V4).unwrap().is_none());
+    }
+}

@@ -1,0 +1,240 @@
+//! What stands in the tables, as data: the chains of ours and the jumps to them. The same value is planned, fed
+//! to iptables-restore, read back from iptables-save, compared and removed.
+
+/// How the name of every chain of ours begins.
+pub const PREFIX: &str = "tproxy.";
+
+/// The tables that hold chains of ours, in the order in which they are filled: what the nat table lets through
+/// to the filter table must find its rules there.
+pub const TABLES: [&str; 2] = ["filter", "nat"];
+
+/// Our part of one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// `nat` or `filter`.
+    pub name: &'static str,
+    /// Our chains.
+    pub chains: Vec<Chain>,
+    /// The jumps to them from chains that are not ours.
+    pub jumps: Vec<Jump>,
+}
+
+/// A chain of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name, with [`PREFIX`].
+    pub name: String,
+    /// Its rules in order.
+    pub rules: Vec<Rule>,
+}
+
+/// A rule, without the `-A CHAIN` before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What is written after the chain's name, quoted for iptables-restore.
+    pub text: String,
+    /// How many rules iptables makes of it.
+    pub copies: usize,
+}
+
+/// A rule in a chain that is not ours which leads to one of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jump {
+    /// The chain that it stands in.
+    pub from: String,
+    /// Its place there, counted from 1.
+    pub at: usize,
+    /// Whether nothing but jumps to chains of tproxy stands before it.
+    pub at_head: bool,
+    /// The rule.
+    pub text: String,
+}
+
+impl Table {
+    /// A table with nothing of ours in it.
+    pub fn new(name: &'static str) -> Table {
+        Table { name, chains: Vec::new(), jumps: Vec::new() }
+    }
+}
+
+impl Rule {
+    /// A rule from words that are not quoted yet.
+    pub fn new<W: AsRef<str>>(words: &[W], copies: usize) -> Rule {
+        Rule { text: words.iter().map(|word| quote(word.as_ref())).collect::<Vec<_>>().join(" "), copies }
+    }
+}
+
+/// The table of that name.
+pub fn table<'a>(tables: &'a [Table], name: &str) -> Option<&'a Table> {
+    tables.iter().find(|table| table.name == name)
+}
+
+/// The exact input for `iptables-restore --noflush` that makes `to` out of `from`, the rest of the tables staying
+/// as it is. From nothing it is a clean installation, to nothing a removal.
+///
+/// In each table chains are filled first and hooked last; what goes is unhooked first. A removal starts with the
+/// nat table, for a redirect without its proxy hurts most.
+pub fn change(from: &[Table], to: &[Table]) -> String {
+    let mut order = TABLES;
+    if to.is_empty() {
+        order.reverse();
+    }
+    let mut text = String::new();
+    for name in order {
+        let (old, new) = (table(from, name), table(to, name));
+        if old.is_some() || new.is_some() {
+            let nothing = Table::new(name);
+            change_table(&mut text, old.unwrap_or(&nothing), new.unwrap_or(&nothing));
+        }
+    }
+    text
+}
+
+fn change_table(text: &mut String, old: &Table, new: &Table) {
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    line(format!("*{}", new.name));
+    // With --noflush, to declare a chain is to create it, or to empty it.
+    for chain in &new.chains {
+        line(format!(":{} - [0:0]", chain.name));
+    }
+    for jump in &old.jumps {
+        line(format!("-D {} {}", jump.from, jump.text));
+    }
+    let unwanted = || old.chains.iter().filter(|chain| !new.chains.iter().any(|kept| kept.name == chain.name));
+    // All are emptied before the first is deleted, since one may lead to another.
+    for chain in unwanted() {
+        line(format!("-F {}", chain.name));
+    }
+    for chain in unwanted() {
+        line(format!("-X {}", chain.name));
+    }
+    for chain in &new.chains {
+        for rule in &chain.rules {
+            line(format!("-A {} {}", chain.name, rule.text));
+        }
+    }
+    for jump in &new.jumps {
+        let place = if jump.at > 1 { format!("{} ", jump.at) } else { String::new() };
+        line(format!("-I {} {place}{}", jump.from, jump.text));
+    }
+    line("COMMIT".to_string());
+}
+
+/// A word as iptables-restore reads it: in double quotes, with a backslash before quotes and backslashes, unless it
+/// is plain.
+pub fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.,:/=+@%!".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_string();
+    }
+    format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// The words of a rule, read as iptables-restore does: a quote ends a word, a backslash counts within quotes only.
+pub fn unquote(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut quoted = false;
+    let mut letters = line.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' if quoted => word.extend(letters.next()),
+            '"' if quoted => {
+                quoted = false;
+                words.push(std::mem::take(&mut word));
+            }
+            '"' => quoted = true,
+            ' ' | '\t' if !quoted => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            other => word.push(other),
+        }
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(texts: &[&str]) -> Vec<Rule> {
+        texts.iter().map(|text| Rule { text: text.to_string(), copies: 1 }).collect()
+    }
+
+    fn jump(from: &str, at: usize, at_head: bool) -> Jump {
+        Jump { from: from.into(), at, at_head, text: "-p tcp -j tproxy.1".into() }
+    }
+
+    fn nat(texts: &[&str], jumps: Vec<Jump>) -> Vec<Table> {
+        vec![Table { name: "nat", chains: vec![Chain { name: "tproxy.1".into(), rules: rules(texts) }], jumps }]
+    }
+
+    #[test]
+    fn words_are_quoted_only_where_iptables_restore_needs_it() {
+        let table = [
+            ("--dport", "--dport"),
+            ("!", "!"),
+            ("10.0.0.0/8,fd00::1", "10.0.0.0/8,fd00::1"),
+            ("eth+", "eth+"),
+            ("", "\"\""),
+            ("a b", "\"a b\""),
+            ("a\"b\\", "\"a\\\"b\\\\\""),
+            ("it's", "\"it's\""),
+            ("#", "\"#\""),
+            ("ünï", "\"ünï\""),
+        ];
+        for (word, quoted) in table {
+            assert_eq!(quote(word), quoted);
+        }
+    }
+
+    #[test]
+    fn every_list_of_words_survives_quoting_and_reading() {
+        let letters: Vec<char> = "ab-!\"\\' \t#$`;é=".chars().collect();
+        let mut seed: u64 = 42;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % below
+        };
+        for _ in 0..5000 {
+            let mut word = || (0..random(6)).map(|_| letters[random(letters.len())]).collect::<String>();
+            let words = [word(), word(), word()];
+            assert_eq!(unquote(&Rule::new(&words, 1).text), words);
+        }
+    }
+
+    #[test]
+    fn a_change_unhooks_and_drops_what_is_old_and_hooks_what_is_new_last() {
+        let mut old = nat(&["-j RETURN"], vec![jump("PREROUTING", 4, false), jump("PREROUTING", 6, false)]);
+        old[0].chains.push(Chain { name: "tproxy.1.out".into(), rules: rules(&["-j tproxy.1"]) });
+        let new = nat(&["-p tcp -j RETURN"], vec![jump("PREROUTING", 1, true), jump("OUTPUT", 3, false)]);
+        assert_eq!(
+            change(&old, &new),
+            "*nat\n:tproxy.1 - [0:0]\n\
+             -D PREROUTING -p tcp -j tproxy.1\n-D PREROUTING -p tcp -j tproxy.1\n\
+             -F tproxy.1.out\n-X tproxy.1.out\n\
+             -A tproxy.1 -p tcp -j RETURN\n\
+             -I PREROUTING -p tcp -j tproxy.1\n-I OUTPUT 3 -p tcp -j tproxy.1\nCOMMIT\n"
+        );
+    }
+
+    #[test]
+    fn a_removal_starts_with_nat_and_an_installation_ends_with_it() {
+        let mut both = nat(&[], vec![jump("PREROUTING", 1, true)]);
+        both.push(Table::new("filter"));
+        assert_eq!(
+            change(&both, &[]),
+            "*nat\n-D PREROUTING -p tcp -j tproxy.1\n-F tproxy.1\n-X tproxy.1\nCOMMIT\n*filter\nCOMMIT\n"
+        );
+        assert!(change(&[], &both).starts_with("*filter\nCOMMIT\n*nat\n"));
+        assert_eq!(change(&[], &[]), "");
+    }
+}

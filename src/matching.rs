@@ -1,0 +1,360 @@
+//! A MATCH: what the user typed for `-R`, `-X` and `--reject`, which is what iptables(8) takes between the chain
+//! and `-j`. It is split like a shell would, cleared of everything that is not a match, and its host names are
+//! found, so that what reaches iptables-restore is only ever a match.
+
+use std::net::IpAddr;
+
+use crate::address::{Family, Peers};
+use crate::error::Error;
+
+/// The protocols that a relay takes, for [`Match::parse`].
+pub const RELAYED: &[&str] = &["tcp"];
+
+/// Long options of iptables that are no match: commands, targets, and what speaks to iptables itself.
+const FORBIDDEN: &[&str] = &[
+    "append",
+    "check",
+    "delete",
+    "delete-chain",
+    "exact",
+    "flush",
+    "goto",
+    "help",
+    "insert",
+    "ipv4",
+    "ipv6",
+    "jump",
+    "line-numbers",
+    "list",
+    "list-rules",
+    "modprobe",
+    "new-chain",
+    "numeric",
+    "policy",
+    "rename-chain",
+    "replace",
+    "set-counters",
+    "table",
+    "verbose",
+    "version",
+    "wait",
+    "wait-interval",
+    "zero",
+];
+
+/// Options of match modules whose whole name is the beginning of a forbidden one. getopt_long(3) prefers the
+/// whole name, but only once the module is loaded.
+const OF_MODULES: &[(&str, &[&str])] = &[("pol", &["policy"]), ("set", &["recent", "set"])];
+
+const ONLY_A_MATCH: &str = "only what stands between the chain and -j in iptables(8)";
+
+/// Keeps a rule within one line of iptables-restore, which reads at most 10240 characters.
+const LONGEST: usize = 4096;
+
+/// A MATCH that was found good, with its host names still to be resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    option: String,
+    text: String,
+    protocol: String,
+    source: Option<Peers>,
+    destination: Option<Peers>,
+    rest: Vec<String>,
+}
+
+/// A MATCH with addresses only: the words for each family that it holds for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    protocol: String,
+    v4: Option<Words>,
+    v6: Option<Words>,
+}
+
+/// The words of a match for one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// The words, not quoted, starting with `-p`.
+    pub words: Vec<String>,
+    /// How many rules iptables makes of them: one per combination of a source and a destination.
+    pub rules: usize,
+}
+
+impl Match {
+    /// Checks a MATCH as typed. `option` is the tproxy option that brought it, for the error's sentence;
+    /// `protocols` are those that it may name, the first being the one meant when it names none.
+    pub fn parse(option: &str, text: &str, protocols: &[&str]) -> Result<Match, Error> {
+        if text.chars().any(char::is_control) || text.len() > LONGEST {
+            let wants = format!("one line of at most {LONGEST} characters without control characters");
+            return Err(Error::value(option, text.escape_debug().to_string(), wants));
+        }
+        let words = shell_words::split(text).map_err(|_| Error::value(option, text, "every quote closed"))?;
+        if words.is_empty() {
+            return Err(Error::value(option, text, "a match, for example '--dport 80' (all of tcp is '-p tcp')"));
+        }
+        let found = Reader::new(option, text, protocols, words).read()?;
+        if !Family::BOTH.iter().any(|family| found.peers().all(|peers| peers.may_be(*family))) {
+            return Err(Error::value(option, text, "source and destination of one address family"));
+        }
+        Ok(found)
+    }
+
+    /// The text as typed.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The host names in it, which [`Match::resolve`] will ask for.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        for name in self.peers().flat_map(Peers::names) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// Replaces the host names by their addresses. Pure: `lookup` is asked, nothing else is.
+    ///
+    /// A family for which a name has no address is left out. It is an error when a name has none at all, when no
+    /// family is left, and when a negated name has several (iptables cannot say "none of these").
+    pub fn resolve(&self, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Result<Resolved, Error> {
+        let failed = |why: String| Error::Failed(format!("{} '{}': {why}", self.option, self.text));
+        if let Some(name) = self.names().into_iter().find(|name| lookup(name).is_empty()) {
+            return Err(failed(format!("{name} has no address")));
+        }
+        let v4 = self.words(Family::V4, lookup).map_err(failed)?;
+        let v6 = self.words(Family::V6, lookup).map_err(failed)?;
+        if v4.is_none() && v6.is_none() {
+            return Err(failed("source and destination have no address family in common".to_string()));
+        }
+        Ok(Resolved { protocol: self.protocol.clone(), v4, v6 })
+    }
+
+    fn peers(&self) -> impl Iterator<Item = &Peers> {
+        self.source.iter().chain(&self.destination)
+    }
+
+    fn words(&self, family: Family, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Result<Option<Words>, String> {
+        let mut found = Words { words: vec!["-p".into(), self.protocol.clone()], rules: 1 };
+        for (flag, peers) in [("-s", &self.source), ("-d", &self.destination)] {
+            let Some(peers) = peers else { continue };
+            let addresses = peers.concrete(family, lookup);
+            if addresses.is_empty() {
+                return Ok(None);
+            }
+            if peers.negated {
+                if addresses.len() > 1 {
+                    let names = peers.names().collect::<Vec<_>>().join(",");
+                    let all = addresses.join(", ");
+                    return Err(format!("'! {flag} {names}' cannot be one rule, for it has several addresses: {all}"));
+                }
+                found.words.push("!".into());
+            }
+            found.rules *= addresses.len();
+            found.words.extend([flag.to_string(), addresses.join(",")]);
+        }
+        found.words.extend(self.rest.iter().cloned());
+        Ok(Some(found))
+    }
+}
+
+impl Resolved {
+    /// The protocol that it matches.
+    pub fn protocol(&self) -> &str {
+        &self.protocol
+    }
+
+    /// The words for this family, if it holds for it.
+    pub fn words(&self, family: Family) -> Option<&Words> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        }
+    }
+}
+
+/// What a word that starts with a dash asks for.
+enum Flag {
+    Source,
+    Destination,
+    Protocol,
+    /// A one-letter option that takes a value.
+    Valued(char),
+    /// `-f`, which takes none.
+    Alone,
+    /// Any other long option: whether it takes values is known only to iptables.
+    Long,
+}
+
+/// Goes through the words once, each judged by where it stands.
+struct Reader<'a> {
+    protocols: &'a [&'a str],
+    modules: Vec<String>,
+    words: std::vec::IntoIter<String>,
+    named_protocol: bool,
+    negated: bool,
+    value_may_follow: bool,
+    found: Match,
+}
+
+impl<'a> Reader<'a> {
+    fn new(option: &str, text: &str, protocols: &'a [&'a str], words: Vec<String>) -> Reader<'a> {
+        let found = Match {
+            option: option.to_string(),
+            text: text.to_string(),
+            protocol: protocols.first().unwrap_or(&"tcp").to_string(),
+            source: None,
+            destination: None,
+            rest: Vec::new(),
+        };
+        let modules = words.iter().map(|w| w.trim_start_matches("--match=").trim_start_matches("-m").to_string());
+        Reader {
+            protocols,
+            modules: modules.collect(),
+            words: words.into_iter(),
+            named_protocol: false,
+            negated: false,
+            value_may_follow: false,
+            found,
+        }
+    }
+
+    fn read(mut self) -> Result<Match, Error> {
+        while let Some(word) = self.words.next() {
+            if word == "!" && !self.negated {
+                self.negated = true;
+            } else if word.starts_with('-') {
+                self.option(&word)?;
+            } else if self.negated {
+                return Err(self.refused(&format!("! {word}"), "an option after '!'"));
+            } else if self.value_may_follow {
+                self.found.rest.push(word);
+            } else {
+                return Err(self.refused(&word, "an option before the value"));
+            }
+        }
+        if self.negated {
+            return Err(self.refused("!", "an option after '!'"));
+        }
+        Ok(self.found)
+    }
+
+    fn option(&mut self, word: &str) -> Result<(), Error> {
+        let (flag, value) = self.flag(word).ok_or_else(|| self.refused(word, ONLY_A_MATCH))?;
+        let negated = std::mem::take(&mut self.negated);
+        self.value_may_follow = false;
+        match flag {
+            Flag::Protocol => self.protocol(word, value, negated),
+            Flag::Source | Flag::Destination => {
+                let value = self.value(word, value)?;
+                let peers = Peers::parse(&self.found.option, &value, negated)?;
+                let place =
+                    if matches!(flag, Flag::Source) { &mut self.found.source } else { &mut self.found.destination };
+                if place.replace(peers).is_some() {
+                    return Err(self.refused(word, "each of -s and -d only once"));
+                }
+                Ok(())
+            }
+            Flag::Valued(letter) => {
+                let value = self.value(word, value)?;
+                self.keep(negated, [format!("-{letter}"), value]);
+                Ok(())
+            }
+            Flag::Alone => {
+                self.keep(negated, [word.to_string()]);
+                Ok(())
+            }
+            Flag::Long => {
+                self.keep(negated, [word.to_string()]);
+                self.value_may_follow = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Normal form, since iptables-restore itself misreads `-ieth0` (1.8.9 takes it for an interface `-ieth0`).
+    fn keep<const N: usize>(&mut self, negated: bool, words: [String; N]) {
+        self.found.rest.extend(negated.then(|| "!".to_string()));
+        self.found.rest.extend(words);
+    }
+
+    /// The option a word stands for, with the value attached to it. Every word with a dash is judged, also one that
+    /// could be a value, for nobody but iptables knows which options take one. None: not part of a match.
+    fn flag(&self, word: &str) -> Option<(Flag, Option<String>)> {
+        if let Some(long) = word.strip_prefix("--") {
+            let (name, value) = match long.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_string())),
+                None => (long, None),
+            };
+            return Some((self.long(name)?, value));
+        }
+        let mut letters = word.chars().skip(1);
+        let letter = letters.next()?;
+        let attached: String = letters.collect();
+        let value = (!attached.is_empty()).then_some(attached);
+        match letter {
+            's' => Some((Flag::Source, value)),
+            'd' => Some((Flag::Destination, value)),
+            'p' => Some((Flag::Protocol, value)),
+            'i' | 'o' | 'm' => Some((Flag::Valued(letter), value)),
+            // In a cluster such as `-fjACCEPT` the rest would be options again.
+            'f' if value.is_none() => Some((Flag::Alone, None)),
+            _ => None,
+        }
+    }
+
+    /// getopt_long(3) takes any beginning of a long name, so a beginning of a forbidden one is as bad as the whole.
+    fn long(&self, name: &str) -> Option<Flag> {
+        let begins = |whole: &str| whole.starts_with(name);
+        if FORBIDDEN.iter().any(|whole| begins(whole)) && !self.is_of_module(name) {
+            return None;
+        }
+        Some(match () {
+            () if begins("source") || begins("src") => Flag::Source,
+            () if begins("destination") || begins("dst") => Flag::Destination,
+            () if begins("protocol") => Flag::Protocol,
+            () => Flag::Long,
+        })
+    }
+
+    fn is_of_module(&self, name: &str) -> bool {
+        let named = |module: &&str| self.modules.iter().any(|given| given == module);
+        OF_MODULES.iter().any(|(option, modules)| *option == name && modules.iter().any(named))
+    }
+
+    fn protocol(&mut self, word: &str, value: Option<String>, negated: bool) -> Result<(), Error> {
+        let value = self.value(word, value)?;
+        let name = match value.to_ascii_lowercase().as_str() {
+            "6" => "tcp".to_string(),
+            "17" => "udp".to_string(),
+            other => other.to_string(),
+        };
+        if negated || !self.protocols.contains(&name.as_str()) {
+            let given = format!("{}-p {value}", if negated { "! " } else { "" });
+            let why = if self.protocols == RELAYED { " (a relay takes tcp)" } else { "" };
+            return Err(self.refused(&given, &format!("-p {}{why}", self.protocols.join(" or -p "))));
+        }
+        if std::mem::replace(&mut self.named_protocol, true) {
+            return Err(self.refused(word, "-p only once"));
+        }
+        self.found.protocol = name;
+        Ok(())
+    }
+
+    /// The value of an option that must have one: attached to it, or the next word.
+    fn value(&mut self, word: &str, attached: Option<String>) -> Result<String, Error> {
+        attached
+            .or_else(|| self.words.next())
+            .filter(|value| !value.is_empty() && value != "!" && !value.starts_with('-'))
+            .ok_or_else(|| self.refused(word, "a value after it"))
+    }
+
+    fn refused(&self, given: &str, wants: &str) -> Error {
+        Error::value(&self.found.option, given, wants)
+    }
+}
+
+#[cfg(test)]
+#[path = "matching_tests.rs"]
+mod tests;
