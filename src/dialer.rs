@@ -134,11 +134,11 @@ impl Dialer {
         let mut tried = attempts;
         while let Some(address) = self.candidate(route, tried) {
             tried += 1;
+            if self.is_ourselves(address) {
+                self.tell_loop(route.client, "would be relayed to our own listening port");
+                return Err(Ending::Loop);
+            }
             match self.connect(address) {
-                Ok((_, local)) if self.is_ourselves(local, address) => {
-                    self.tell_loop(route.client, "would be relayed to our own listening port");
-                    return Err(Ending::Loop);
-                }
                 Ok((socket, local)) => {
                     let upstream = Endpoint::from(address);
                     let hash = self.outgoing.hash(local, upstream);
@@ -167,11 +167,11 @@ impl Dialer {
         Ok((socket, local.into()))
     }
 
-    /// A connection to one of this host's own addresses leaves from that address (ip-route(8), table local), so both
-    /// ends of it are the same.
-    fn is_ourselves(&self, local: Endpoint, address: SocketAddr) -> bool {
+    /// Whether connecting there would reach our own listening socket. Asked before connecting: a connection that is
+    /// closed again has reached our backlog already. Only for our own port the routing table is asked.
+    fn is_ourselves(&self, address: SocketAddr) -> bool {
         let bound = self.service.bind.is_none_or(|ip| ip.is_unspecified() || ip == address.ip());
-        address.port() == self.service.port && local.ip() == address.ip() && bound
+        address.port() == self.service.port && bound && sockopt::is_local(address)
     }
 
     /// The upstream of this relay has answered.

@@ -57,7 +57,9 @@ impl Firewall {
     pub fn install(&mut self, set: &RuleSet) -> Result<(), Error> {
         let owner = Owner::Instance(set.name.clone());
         let living = self.installed.as_ref() == Some(&set.name);
-        let before = if living { self.read(&owner)? } else { vec![Vec::new(); self.sides.len()] };
+        // Also read when it is not to be put back: tables that cannot be read are better found before any is touched.
+        let found = self.read(&owner)?;
+        let before = if living { found } else { vec![Vec::new(); self.sides.len()] };
         match self.sides.iter().map(|side| side.install(set, &owner)).collect::<Result<Vec<_>, _>>() {
             Ok(references) => {
                 for (side, reference) in self.sides.iter_mut().zip(references) {
@@ -131,7 +133,13 @@ impl Firewall {
         if trouble.is_empty() {
             return error;
         }
-        Error::Failed(format!("{error}; nor could the former rules be put back: {}", trouble.join("; ")))
+        let trouble = format!("nor could the former rules be put back: {}", trouble.join("; "));
+        match error {
+            Error::Firewall { command, status, said } => {
+                Error::Firewall { command, status, said: format!("{}; {trouble}", said.trim()) }
+            }
+            other => Error::Failed(format!("{other}; {trouble}")),
+        }
     }
 }
 

@@ -93,19 +93,11 @@ impl Guardian {
             access_log: &mut self.access_log,
             capacity: self.capacity,
         })?;
-        self.watch(&child)?;
+        child.watch(self.poll.registry())?;
         self.worker = Some(child);
         self.worker_is_ready = false;
         self.respawn.started(Instant::now());
         Ok(())
-    }
-
-    /// Wants to be told what this child says.
-    pub fn watch(&self, child: &Child) -> Result<(), Error> {
-        let token = Token::from(Wake::Line(child.pid.as_raw() as u32));
-        let source = child.line.as_raw_fd();
-        let registered = self.poll.registry().register(&mut SourceFd(&source), token, Interest::READABLE);
-        registered.map_err(|error| Error::sys("epoll_ctl", error))
     }
 
     /// Guards until the daemon has stopped.
@@ -178,17 +170,11 @@ impl Guardian {
 
     fn ask_for_upstream(&mut self) {
         let Some(name) = self.config.service.name().map(str::to_owned) else { return };
-        let before = self.names.resolver().map(|child| child.pid);
-        match self.names.ask(&self.config, &name) {
+        let asked = self.names.ask(&self.config, &name, self.poll.registry());
+        match asked {
             Ok(Some(hung)) => self.kill(hung.pid),
             Ok(None) => {}
-            Err(error) => return log::error!("the resolver: {error}"),
-        }
-        let resolver = self.names.resolver();
-        if let Some(child) = resolver.filter(|child| Some(child.pid) != before)
-            && let Err(error) = self.watch(child)
-        {
-            log::error!("the resolver: {error}");
+            Err(error) => log::error!("the resolver: {error}"),
         }
     }
 

@@ -114,7 +114,8 @@ impl Log for Logger {
 impl State {
     fn write(&mut self, level: Level, text: fmt::Arguments<'_>) {
         let State { process, pid, stderr, syslog, line } = self;
-        if *stderr {
+        // A shell that waits for a daemon wants to know of trouble only.
+        if *stderr && (syslog.is_none() || level <= Level::Warn) {
             line.clear();
             // Writing to a String cannot fail; standard error that is closed is nobody's concern.
             let _ = writeln!(line, "{process}[{pid}]: {text}");

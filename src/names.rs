@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use mio::Registry;
+
 use crate::config::Config;
 use crate::error::Error;
 use crate::logging::Limiter;
@@ -62,7 +64,7 @@ impl Names {
 
     /// Asks for `name` if it is time to and no question is open. A new resolver is started when there is none, or when
     /// the old one has not answered for too long; the old one comes back then.
-    pub fn ask(&mut self, config: &Config, name: &str) -> Result<Option<Child>, Error> {
+    pub fn ask(&mut self, config: &Config, name: &str, registry: &Registry) -> Result<Option<Child>, Error> {
         if Instant::now() < self.due() {
             return Ok(None);
         }
@@ -71,7 +73,9 @@ impl Names {
             log::warn!("the resolver has not answered for {} seconds and is replaced", PATIENCE.as_secs());
         }
         if self.resolver.is_none() {
-            self.resolver = Some(spawn::resolver(config)?);
+            let resolver = spawn::resolver(config)?;
+            resolver.watch(registry)?;
+            self.resolver = Some(resolver);
         }
         if let Some(resolver) = &self.resolver {
             let question = Question { name: name.to_owned() };

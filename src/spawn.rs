@@ -4,6 +4,8 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
 
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -15,6 +17,7 @@ use crate::sys::account::{self, Account};
 use crate::sys::channel::Channel;
 use crate::sys::process::{self, Forked};
 use crate::upstream::Upstream;
+use crate::wake::Wake;
 use crate::worker::{self, Capacity, Start};
 
 /// The name of a worker process. A new guardian knows workers that have lost theirs by it.
@@ -30,6 +33,16 @@ pub struct Child {
     pub pid: Pid,
     /// Our end of the line.
     pub line: Channel,
+}
+
+impl Child {
+    /// Wants to be told what this child says, under its process id.
+    pub fn watch(&self, registry: &Registry) -> Result<(), Error> {
+        let token = Token::from(Wake::Line(self.pid.as_raw() as u32));
+        let source = self.line.as_raw_fd();
+        let registered = registry.register(&mut SourceFd(&source), token, Interest::READABLE);
+        registered.map_err(|error| Error::sys("epoll_ctl", error))
+    }
 }
 
 /// What a worker is started with. The fork gives it descriptors of its own, which it takes out of here for good; in the

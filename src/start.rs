@@ -165,7 +165,8 @@ impl LookUp<'_> {
     fn wait(&mut self) -> Result<Option<Vec<IpAddr>>, Error> {
         self.guardian.names.forget();
         while !self.guardian.is_stopping() {
-            if let Some(hung) = self.guardian.names.ask(&self.guardian.config, self.name)? {
+            let Guardian { names, config, poll, .. } = &mut *self.guardian;
+            if let Some(hung) = names.ask(config, self.name, poll.registry())? {
                 process::send_signal(hung.pid, Signal::SIGKILL).map_err(|error| Error::sys("kill", error))?;
             }
             self.guardian.await_answer()?;

@@ -1,7 +1,7 @@
 //! Socket options, and making the sockets that need them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::sys::socket::sockopt::{
@@ -66,6 +66,17 @@ pub fn prepare_outgoing(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this is an address of this host: then the kernel would send from that very address (ip-route(8), table
+/// local). A datagram socket asks without sending anything.
+pub fn is_local(address: SocketAddr) -> bool {
+    let from = SocketAddr::new(if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) }, 0);
+    let probe = UdpSocket::bind(from).and_then(|probe| {
+        probe.connect(address)?;
+        probe.local_addr()
+    });
+    address.ip().is_loopback() || probe.is_ok_and(|local| local.ip() == address.ip())
+}
+
 /// Makes the coming close send RST and throw away what is unsent (`SO_LINGER` of zero seconds, socket(7)).
 pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
@@ -86,4 +97,16 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
     nix::errno::Errno::result(result)?;
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_addresses_are_told_from_others() {
+        assert!(is_local("127.0.0.1:80".parse().unwrap()));
+        assert!(is_local("127.9.9.9:80".parse().unwrap()));
+        assert!(!is_local("192.0.2.1:80".parse().unwrap()));
+    }
 }
