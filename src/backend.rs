@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::address::Family;
-use crate::chains::{Table, change};
+use crate::chains::{Table, change, unhook};
 use crate::command::run;
 use crate::dump::{Owner, read};
 use crate::error::Error;
@@ -89,6 +89,16 @@ impl Tools {
         self.chosen.replace(owner, target).map(drop)
     }
 
+    /// Takes the owner's jumps away and leaves its chains.
+    pub fn unhook(&self, owner: &Owner) -> Result<(), Error> {
+        let found = match self.read(owner) {
+            Err(error) if is_missing(&error) => return Ok(()),
+            found => found?,
+        };
+        let text = unhook(&found);
+        if text.is_empty() { Ok(()) } else { self.chosen.feed(&text) }
+    }
+
     /// Removes the owner's part, also from the tables of the other kind, and returns how many chains there were.
     pub fn remove(&self, owner: &Owner) -> Result<usize, Error> {
         let here = self.chosen.replace(owner, &[]).or_else(if_missing);
@@ -133,6 +143,10 @@ impl Backend {
         run(&self.save, &[], "", LIMIT)
     }
 
+    fn feed(&self, text: &str) -> Result<(), Error> {
+        run(&self.restore, &["--noflush", "-w", "10"], text, LIMIT).map(drop)
+    }
+
     /// Reads, works out the difference and feeds it. Rules are deleted by their text and never by their number, so
     /// that a change made by others in between can make it fail, and then it is tried again, but cannot make it
     /// delete a rule of theirs. Returns how many chains there were.
@@ -144,7 +158,7 @@ impl Backend {
             if text.is_empty() || current == target {
                 break;
             }
-            let Err(error) = run(&self.restore, &["--noflush", "-w", "10"], &text, LIMIT) else { break };
+            let Err(error) = self.feed(&text) else { break };
             let found = read(&self.save()?, owner);
             if tried == TRIES || found == current {
                 return Err(error);

@@ -90,6 +90,18 @@ pub fn change(from: &[Table], to: &[Table]) -> String {
     text
 }
 
+/// The exact input that takes the jumps away and leaves the chains. The kernel goes on translating connections that
+/// were redirected: with the last rule that needs it, connection tracking itself is switched off in the namespace
+/// (`nf_ct_netns_put`, net/netfilter/nf_conntrack_proto.c).
+pub fn unhook(from: &[Table]) -> String {
+    let mut text = String::new();
+    for table in from.iter().filter(|table| !table.jumps.is_empty()) {
+        let deleted: String = table.jumps.iter().map(|jump| format!("-D {} {}\n", jump.from, jump.text)).collect();
+        text.push_str(&format!("*{}\n{deleted}COMMIT\n", table.name));
+    }
+    text
+}
+
 fn change_table(text: &mut String, old: &Table, new: &Table) {
     let mut line = |line: String| {
         text.push_str(&line);

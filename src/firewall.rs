@@ -72,6 +72,15 @@ impl Firewall {
         }
     }
 
+    /// Takes the jumps to the rules of an instance away: no new connection meets them, and those that did before stay
+    /// translated until [`Firewall::remove`].
+    pub fn unhook(&mut self, name: &str) -> Result<(), Error> {
+        let owner = Owner::Instance(name.to_string());
+        let tools = self.sides.iter().filter_map(|side| side.tools.as_ref());
+        let results: Vec<_> = tools.map(|tools| tools.unhook(&owner)).collect();
+        results.into_iter().collect()
+    }
+
     /// Removes the rules of an instance, whoever put them in. Where nothing is, nothing happens.
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
         self.remove_all(&Owner::Instance(name.to_string()))?;

@@ -106,6 +106,7 @@ impl Guardian {
         while !self.is_done() {
             self.turn(&mut events, None)?;
         }
+        self.remove_rules();
         Ok(())
     }
 
@@ -340,12 +341,16 @@ impl Guardian {
         }
     }
 
-    /// The first time removes the rules, then lets the workers end; the second time makes them end at once.
+    /// The first time unhooks the rules, then lets the workers end; the second time makes them end at once.
     fn stop(&mut self) {
         if self.stopping.is_none() {
             log::info!("stopping");
             self.notifier.tell("STOPPING=1");
-            self.remove_rules();
+            if let Some(keeper) = &mut self.keeper
+                && let Err(error) = keeper.unhook()
+            {
+                log::error!("the rules could not be unhooked: {error}");
+            }
             self.names.dismiss();
             self.listeners.clear();
             self.stopping = Some(Instant::now() + self.config.drain + GRACE);
@@ -354,7 +359,7 @@ impl Guardian {
     }
 
     fn remove_rules(&mut self) {
-        if let Some(mut keeper) = self.keeper.take()
+        if let Some(keeper) = self.keeper.take()
             && let Err(error) = keeper.remove()
         {
             log::error!("the rules could not be removed: {error}; `tproxy --flush` removes them");

@@ -101,12 +101,17 @@ impl Keeper {
         true
     }
 
-    /// Removes the rules.
-    pub fn remove(&mut self) -> Result<(), Error> {
+    /// Takes the redirection away from new connections; those that were redirected go on.
+    pub fn unhook(&mut self) -> Result<(), Error> {
         if let Some(pid) = self.errand.take() {
             process::wait_for(pid);
         }
-        self.firewall.remove(&self.set.name)
+        self.firewall.unhook(&self.set.name)
+    }
+
+    /// Removes the rules.
+    pub fn remove(mut self) -> Result<(), Error> {
+        self.unhook().and_then(|()| self.firewall.remove(&self.set.name))
     }
 }
 

@@ -96,7 +96,9 @@ impl RuleSet {
         let chain = format!("{PREFIX}{}", self.name);
         let tcp = lines.iter().all(|(line, _)| line.matching.protocol() == "tcp");
         let jump = |from: &str, to: &str| {
-            let words: &[&str] = if tcp { &["-p", "tcp", "-j", to] } else { &["-j", to] };
+            // A connection from before the rules is not ours: where they are the first to need connection tracking, its
+            // next packet is taken for a new connection (nf_conntrack_tcp_loose), but it carries no SYN.
+            let words: &[&str] = if tcp { &["-p", "tcp", "--syn", "-j", to] } else { &["-j", to] };
             Jump { from: from.to_string(), at: 1, at_head: true, text: Rule::new(words, 1).text }
         };
         let mut table = Table::new(name);
@@ -154,11 +156,7 @@ fn filter_rules(lines: &[(&Line, &Words)]) -> Vec<Rule> {
     }
     rules.extend(lines.iter().filter_map(|(line, words)| match line.action {
         Action::Exempt => Some(ending(words, &["-j", "RETURN"])),
-        Action::Reject => {
-            let open = ["-m", "conntrack", "!", "--ctstate", "ESTABLISHED,RELATED"];
-            let refuse = ["-j", "REJECT", "--reject-with", "tcp-reset"];
-            Some(ending(words, &[open.as_slice(), refuse.as_slice()].concat()))
-        }
+        Action::Reject => Some(ending(words, &["-j", "REJECT", "--reject-with", "tcp-reset"])),
         Action::Redirect { .. } => None,
     }));
     rules
@@ -212,13 +210,13 @@ mod tests {
 :tproxy.12970 - [0:0]
 -A tproxy.12970 -p tcp -s 10.9.0.0/16 -j RETURN
 -A tproxy.12970 -p tcp -d 10.2.0.5 --dport 80 -m comment --comment "a \"b\"" -j REDIRECT --to-ports 12970
--I PREROUTING -p tcp -j tproxy.12970
+-I PREROUTING -p tcp --syn -j tproxy.12970
 COMMIT
 # ip6tables-restore --noflush
 *nat
 :tproxy.12970 - [0:0]
 -A tproxy.12970 -p tcp -d fd00:2::5 --dport 80 -m comment --comment "a \"b\"" -j REDIRECT --to-ports 12970
--I PREROUTING -p tcp -j tproxy.12970
+-I PREROUTING -p tcp --syn -j tproxy.12970
 COMMIT
 "#
         );
@@ -233,8 +231,8 @@ COMMIT
 -A tproxy.12970 -p tcp --dport 80 -j REDIRECT --to-ports 12970
 -A tproxy.12970.out -m owner --uid-owner 65534 -j RETURN
 -A tproxy.12970.out -j tproxy.12970
--I PREROUTING -p tcp -j tproxy.12970
--I OUTPUT -p tcp -j tproxy.12970.out
+-I PREROUTING -p tcp --syn -j tproxy.12970
+-I OUTPUT -p tcp --syn -j tproxy.12970.out
 COMMIT
 ";
         assert_eq!(set.restore_text(Family::V4), wanted);
@@ -258,11 +256,11 @@ COMMIT
 -A tproxy.12970 -i lo -j RETURN
 -A tproxy.12970 -p tcp --dport 12970 -m conntrack --ctstate DNAT -j RETURN
 -A tproxy.12970 -p tcp -s 10.9.0.1 -j RETURN
--A tproxy.12970 -p tcp ! -s 10.0.0.0/8 --dport 80 -m conntrack ! --ctstate ESTABLISHED,RELATED -j REJECT --reject-with tcp-reset
+-A tproxy.12970 -p tcp ! -s 10.0.0.0/8 --dport 80 -j REJECT --reject-with tcp-reset
 -A tproxy.12970.out -j tproxy.12970
--I INPUT -p tcp -j tproxy.12970
--I FORWARD -p tcp -j tproxy.12970
--I OUTPUT -p tcp -j tproxy.12970.out
+-I INPUT -p tcp --syn -j tproxy.12970
+-I FORWARD -p tcp --syn -j tproxy.12970
+-I OUTPUT -p tcp --syn -j tproxy.12970.out
 COMMIT
 *nat
 :tproxy.12970 - [0:0]
@@ -271,8 +269,8 @@ COMMIT
 -A tproxy.12970 -p tcp ! -s 10.0.0.0/8 --dport 80 -j RETURN
 -A tproxy.12970 -p tcp -d 10.2.0.5 --dport 80 -j REDIRECT --to-ports 12970
 -A tproxy.12970.out -j tproxy.12970
--I PREROUTING -p tcp -j tproxy.12970
--I OUTPUT -p tcp -j tproxy.12970.out
+-I PREROUTING -p tcp --syn -j tproxy.12970
+-I OUTPUT -p tcp --syn -j tproxy.12970.out
 COMMIT
 "
         );
@@ -302,9 +300,9 @@ COMMIT
 :tproxy.12970 - [0:0]
 -A tproxy.12970 -i lo -j RETURN
 -A tproxy.12970 -p tcp -s 10.9.0.1 -j RETURN
--A tproxy.12970 -p tcp --dport 80 -m conntrack ! --ctstate ESTABLISHED,RELATED -j REJECT --reject-with tcp-reset
--I INPUT -p tcp -j tproxy.12970
--I FORWARD -p tcp -j tproxy.12970
+-A tproxy.12970 -p tcp --dport 80 -j REJECT --reject-with tcp-reset
+-I INPUT -p tcp --syn -j tproxy.12970
+-I FORWARD -p tcp --syn -j tproxy.12970
 COMMIT
 "
         );

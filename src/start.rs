@@ -105,6 +105,9 @@ fn guard(config: Config, report: Option<OwnedFd>) -> Result<(), Error> {
         guardian.notifier.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
     }
     let served = guardian.serve();
+    if served.is_err() {
+        guardian.abandon();
+    }
     drop(pidfile);
     log::info!("stopped");
     served
