@@ -131,9 +131,10 @@ impl Guardian {
         Ok(())
     }
 
-    /// Waits for the resolver, before there is anything to guard.
-    pub fn await_answer(&mut self) -> Result<(), Error> {
-        let timeout = self.names.due().saturating_duration_since(Instant::now());
+    /// Waits for the resolver, at most until `limit`, before there is anything to guard.
+    pub fn await_answer(&mut self, limit: Option<Instant>) -> Result<(), Error> {
+        let due = limit.map_or(self.names.due(), |limit| limit.min(self.names.due()));
+        let timeout = due.saturating_duration_since(Instant::now());
         match self.names.resolver() {
             Some(child) => wait_readable(&[child.line.as_fd(), self.signals.as_fd()], timeout)?,
             None => wait_readable(&[self.signals.as_fd()], timeout)?,

@@ -87,7 +87,7 @@ fn alone(config: &Config) -> Result<(), Error> {
 
 fn guard(config: Config, report: Option<OwnedFd>) -> Result<(), Error> {
     let mut guardian = Guardian::new(config).map_err(|error| Error::sys("setting up the guardian", error))?;
-    let pidfile = match start(&mut guardian) {
+    let pidfile = match start(&mut guardian, report.is_some()) {
         Ok(pidfile) => pidfile,
         Err(error) => {
             guardian.abandon();
@@ -119,8 +119,8 @@ fn tell_shell(report: &OwnedFd, status: u8) {
 }
 
 /// The steps. Ends early, and well, when a signal to stop comes meanwhile.
-fn start(guardian: &mut Guardian) -> Result<Option<PidFile>, Error> {
-    let known = resolve(guardian)?;
+fn start(guardian: &mut Guardian, shell_waits: bool) -> Result<Option<PidFile>, Error> {
+    let known = resolve(guardian, shell_waits.then(|| Instant::now() + SHELL_WAITS))?;
     if guardian.is_stopping() {
         return Ok(None);
     }
@@ -138,13 +138,15 @@ fn start(guardian: &mut Guardian) -> Result<Option<PidFile>, Error> {
 }
 
 /// Resolves all names of the command line, one after the other, until each has an address.
-fn resolve(guardian: &mut Guardian) -> Result<HashMap<String, Vec<IpAddr>>, Error> {
+fn resolve(
+    guardian: &mut Guardian,
+    mut terminal_until: Option<Instant>,
+) -> Result<HashMap<String, Vec<IpAddr>>, Error> {
     let mut names: Vec<String> = guardian.config.names_in_rules().into_iter().map(str::to_owned).collect();
     names.extend(guardian.config.service.name().map(str::to_owned));
     let mut known = HashMap::new();
     for name in names {
-        let mut look_up = LookUp { guardian, name: &name };
-        if let Some(addresses) = look_up.wait()? {
+        if let Some(addresses) = wait_for_name(guardian, &name, &mut terminal_until)? {
             known.insert(name, addresses);
         }
     }
@@ -158,27 +160,29 @@ fn resolve(guardian: &mut Guardian) -> Result<HashMap<String, Vec<IpAddr>>, Erro
     Ok(known)
 }
 
-struct LookUp<'a> {
-    guardian: &'a mut Guardian,
-    name: &'a str,
-}
-
-impl LookUp<'_> {
-    /// `None` when the daemon was told to stop instead.
-    fn wait(&mut self) -> Result<Option<Vec<IpAddr>>, Error> {
-        self.guardian.names.forget();
-        while !self.guardian.is_stopping() {
-            let Guardian { names, config, poll, .. } = &mut *self.guardian;
-            if let Some(hung) = names.ask(config, self.name, poll.registry())? {
-                process::send_signal(hung.pid, Signal::SIGKILL).map_err(|error| Error::sys("kill", error))?;
-            }
-            self.guardian.await_answer()?;
-            if let Some(addresses) = self.guardian.names.answer(self.name) {
-                return Ok(Some(addresses));
-            }
+/// Asks for a name until it has an answer; `None` when the daemon was told to stop instead. A shell does not wait so
+/// long, and whoever reads what it wrote must not either: the terminal is left then.
+fn wait_for_name(
+    guardian: &mut Guardian,
+    name: &str,
+    terminal_until: &mut Option<Instant>,
+) -> Result<Option<Vec<IpAddr>>, Error> {
+    guardian.names.forget();
+    while !guardian.is_stopping() {
+        if terminal_until.is_some_and(|until| until <= Instant::now()) {
+            logging::leave_terminal()?;
+            *terminal_until = None;
         }
-        Ok(None)
+        let Guardian { names, config, poll, .. } = &mut *guardian;
+        if let Some(hung) = names.ask(config, name, poll.registry())? {
+            process::send_signal(hung.pid, Signal::SIGKILL).map_err(|error| Error::sys("kill", error))?;
+        }
+        guardian.await_answer(*terminal_until)?;
+        if let Some(addresses) = guardian.names.answer(name) {
+            return Ok(Some(addresses));
+        }
     }
+    Ok(None)
 }
 
 /// The address of an upstream that was not given by name.
