@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::config::{self, Command, Config, Destination};
+use crate::daemon::resolver;
+use crate::daemon::start;
 use crate::error::Error;
-use crate::firewall::Firewall;
 use crate::options;
-use crate::resolver;
-use crate::rule::{self, Family};
-use crate::start;
+use crate::rules::firewall::Firewall;
+use crate::rules::rule::{self, Family};
 use crate::sys::account;
 
 /// Does what the command line asks for. Returns the exit status.

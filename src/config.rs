@@ -8,13 +8,13 @@ use getopts::Matches;
 use ipnet::IpNet;
 use syslog::Facility;
 
-use crate::deadline::{Tick, ticks};
 use crate::error::Error;
 use crate::options;
-use crate::relay::Patience;
-use crate::rule::{Action, Family, Line, Match, RELAYED, RuleSet};
+use crate::rules::rule::{Action, Family, Line, Match, RELAYED, RuleSet};
 use crate::sys::account::{self, Account};
 use crate::sys::services;
+use crate::traffic::deadline::{Tick, ticks};
+use crate::traffic::relay::Patience;
 
 /// What the command line asks for.
 #[derive(Debug)]

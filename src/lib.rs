@@ -1,40 +1,22 @@
 //! tproxy: takes TCP connections that the kernel redirected to a local port and relays them elsewhere.
-pub mod acceptor;
-pub mod address;
-pub mod backend;
-pub mod chains;
-pub mod command;
-pub mod command_line;
-pub mod config;
-pub mod deadline;
-pub mod dialer;
-pub mod drift;
-pub mod dump;
-pub mod endpoint;
-pub mod error;
-pub mod firewall;
-pub mod flow;
-pub mod guardian;
-pub mod journal;
-pub mod keeper;
-pub mod logging;
-pub mod matching;
-pub mod message;
-pub mod names;
-pub mod notify;
-pub mod options;
-pub mod orphans;
-pub mod pidfile;
-pub mod pipe;
-pub mod relay;
-pub mod resolver;
-pub mod respawn;
-pub mod rule;
-pub mod spawn;
-pub mod start;
-pub mod switchboard;
+//!
+//! The floors, ground first; a module uses its own folder and what stands above it in this list, never what stands
+//! below.
+
 pub mod sys;
-pub mod table;
-pub mod upstream;
-pub mod wake;
-pub mod worker;
+
+pub mod error;
+
+pub mod options;
+
+pub mod logging;
+
+pub mod rules;
+
+pub mod traffic;
+
+pub mod config;
+
+pub mod daemon;
+
+pub mod command_line;

@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use tproxy::firewall::Firewall;
-use tproxy::rule::{Action, Family, Line, Match, RELAYED, RuleSet};
+use tproxy::rules::firewall::Firewall;
+use tproxy::rules::rule::{Action, Family, Line, Match, RELAYED, RuleSet};
 
 const TO: Action = Action::Redirect { port: 12970 };
 

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
+use crate::daemon::spawn;
 use crate::error::Error;
-use crate::firewall::Firewall;
-use crate::rule::RuleSet;
-use crate::spawn;
+use crate::rules::firewall::Firewall;
+use crate::rules::rule::RuleSet;
 use crate::sys::process;
 
 /// How often the rules are compared with what they should be.

@@ -1,6 +1,6 @@
 //! Reading what iptables-save writes: only the part that is ours, or anybody's jump to it.
 
-use crate::chains::{Chain, Jump, PREFIX, Rule, TABLES, Table, unquote};
+use crate::rules::chains::{Chain, Jump, PREFIX, Rule, TABLES, Table, unquote};
 
 /// Whose chains are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]

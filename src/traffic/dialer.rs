@@ -10,11 +10,11 @@ use std::net::SocketAddr;
 use mio::net::TcpStream;
 
 use crate::config::{Destination, Service};
-use crate::endpoint::Endpoint;
 use crate::logging::Limiter;
-use crate::relay::{Ending, Route};
 use crate::sys::sockopt;
-use crate::upstream::Upstream;
+use crate::traffic::endpoint::Endpoint;
+use crate::traffic::relay::{Ending, Route};
+use crate::traffic::upstream::Upstream;
 
 /// What decides about new connections.
 #[derive(Debug)]

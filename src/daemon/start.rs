@@ -18,18 +18,18 @@ use mio::Events;
 use nix::sys::signal::Signal;
 
 use crate::config::{Config, Destination};
+use crate::daemon::guardian::Guardian;
+use crate::daemon::keeper::Keeper;
+use crate::daemon::orphans::{Holder, holders};
+use crate::daemon::pidfile::PidFile;
+use crate::daemon::worker::{self, Capacity, Start};
 use crate::error::Error;
-use crate::guardian::Guardian;
-use crate::journal;
-use crate::keeper::Keeper;
 use crate::logging;
-use crate::orphans::{Holder, holders};
-use crate::pidfile::PidFile;
-use crate::rule::Family;
+use crate::rules::rule::Family;
 use crate::sys::process::{self, Detached, Report};
 use crate::sys::sockopt::{self, Beside};
-use crate::upstream::Upstream;
-use crate::worker::{self, Capacity, Start};
+use crate::traffic::journal;
+use crate::traffic::upstream::Upstream;
 
 /// How long the shell waits for a daemon whose names do not resolve yet.
 const SHELL_WAITS: Duration = Duration::from_secs(30);
@@ -79,7 +79,7 @@ fn alone(config: &Config) -> Result<(), Error> {
     let access_log = config.access_log.as_deref().map(journal::open).transpose()?;
     let pidfile = config.pidfile.as_deref().map(PidFile::write).transpose()?;
     log_ready(config, &listeners, &upstream, capacity);
-    crate::notify::Notifier::from_environment().tell("READY=1");
+    crate::daemon::notify::Notifier::from_environment().tell("READY=1");
     let served = worker::run(Start { config, listeners, upstream, access_log, guardian: None, capacity });
     drop(pidfile);
     served

@@ -4,8 +4,8 @@
 
 use std::net::IpAddr;
 
-use crate::address::{Family, Peers};
 use crate::error::Error;
+use crate::rules::address::{Family, Peers};
 
 /// The protocols that a relay takes, for [`Match::parse`].
 pub const RELAYED: &[&str] = &["tcp"];

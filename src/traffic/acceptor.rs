@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 
-use crate::deadline::Tick;
 use crate::logging::Limiter;
-use crate::wake::Wake;
+use crate::traffic::deadline::Tick;
+use crate::traffic::wake::Wake;
 
 /// Connections accepted in one turn of the loop before the established ones get theirs.
 const BATCH: usize = 64;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use mio::Registry;
 
 use crate::config::Config;
+use crate::daemon::message::{Answer, Question, SIZE};
+use crate::daemon::spawn::{self, Child};
 use crate::error::Error;
 use crate::logging::Limiter;
-use crate::message::{Answer, Question, SIZE};
-use crate::spawn::{self, Child};
 use crate::sys::channel::Received;
 
 /// A name is looked up again after this time. getaddrinfo(3) does not tell how long an answer holds.

@@ -9,16 +9,16 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use crate::deadline::{Deadlines, TICK, Tick};
-use crate::dialer::{Dialed, Dialer};
-use crate::flow::{Kit, Side, Socket};
-use crate::journal::{Entry, Journal};
 use crate::logging::Limiter;
-use crate::pipe::{Pipe, Pool};
-use crate::relay::{Ending, Patience, Relay, Route, Step};
 use crate::sys::sockopt;
-use crate::table::Table;
-use crate::wake::{End, Key, Wake};
+use crate::traffic::deadline::{Deadlines, TICK, Tick};
+use crate::traffic::dialer::{Dialed, Dialer};
+use crate::traffic::flow::{Kit, Side, Socket};
+use crate::traffic::journal::{Entry, Journal};
+use crate::traffic::pipe::{Pipe, Pool};
+use crate::traffic::relay::{Ending, Patience, Relay, Route, Step};
+use crate::traffic::table::Table;
+use crate::traffic::wake::{End, Key, Wake};
 
 /// A relay of real sockets through real pipes.
 pub type TcpRelay = Relay<TcpStream, Pipe>;

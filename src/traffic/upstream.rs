@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::message::ADDRESSES;
+use crate::daemon::message::ADDRESSES;
 
 /// The addresses, as they were last resolved.
 #[derive(Debug, Clone, Default)]

@@ -10,15 +10,15 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::config::Config;
+use crate::daemon::resolver;
+use crate::daemon::worker::{self, Capacity, Start};
 use crate::error::Error;
 use crate::logging;
-use crate::resolver;
 use crate::sys::account::{self, Account};
 use crate::sys::channel::Channel;
 use crate::sys::process::{self, Forked};
-use crate::upstream::Upstream;
-use crate::wake::Wake;
-use crate::worker::{self, Capacity, Start};
+use crate::traffic::upstream::Upstream;
+use crate::traffic::wake::Wake;
 
 /// The name of a worker process. A new guardian knows workers that have lost theirs by it.
 pub const WORKER: &str = "tproxy-worker";

@@ -16,20 +16,20 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
 use crate::config::{Config, Destination, Fail};
+use crate::daemon::keeper::{Keeper, Stance};
+use crate::daemon::message::{Order, SIZE, Word};
+use crate::daemon::names::Names;
+use crate::daemon::notify::Notifier;
+use crate::daemon::respawn::{Respawn, Verdict};
+use crate::daemon::spawn::{self, Child, Outfit};
+use crate::daemon::worker::Capacity;
 use crate::error::Error;
-use crate::journal;
-use crate::keeper::{Keeper, Stance};
 use crate::logging;
-use crate::message::{Order, SIZE, Word};
-use crate::names::Names;
-use crate::notify::Notifier;
-use crate::respawn::{Respawn, Verdict};
-use crate::spawn::{self, Child, Outfit};
 use crate::sys::channel::Received;
 use crate::sys::process;
-use crate::upstream::Upstream;
-use crate::wake::Wake;
-use crate::worker::Capacity;
+use crate::traffic::journal;
+use crate::traffic::upstream::Upstream;
+use crate::traffic::wake::Wake;
 
 /// How much longer than `--drain` a worker may take to end.
 const GRACE: Duration = Duration::from_secs(5);

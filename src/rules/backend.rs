@@ -7,11 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::address::Family;
-use crate::chains::{Table, change, unhook};
-use crate::command::run;
-use crate::dump::{Owner, read};
 use crate::error::Error;
+use crate::rules::address::Family;
+use crate::rules::chains::{Table, change, unhook};
+use crate::rules::command::run;
+use crate::rules::dump::{Owner, read};
 
 /// Where the tools are looked for, in this order. Fixed: a PATH from outside has no say in what root runs.
 pub const DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];

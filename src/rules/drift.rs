@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::chains::{Chain, Jump, Rule, TABLES, Table, table};
+use crate::rules::chains::{Chain, Jump, Rule, TABLES, Table, table};
 
 /// What differs between the rules as they were left and as they are, one short sentence each.
 pub fn differences(left: &[Table], found: &[Table]) -> Vec<String> {

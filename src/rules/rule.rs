@@ -8,9 +8,9 @@
 
 use std::collections::BTreeSet;
 
-pub use crate::address::Family;
-use crate::chains::{Chain, Jump, PREFIX, Rule, Table, change};
-pub use crate::matching::{Match, RELAYED, Resolved, Words};
+pub use crate::rules::address::Family;
+use crate::rules::chains::{Chain, Jump, PREFIX, Rule, Table, change};
+pub use crate::rules::matching::{Match, RELAYED, Resolved, Words};
 
 /// What happens to the traffic that a line matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::io;
 
-use crate::deadline::Tick;
-use crate::endpoint::Endpoint;
-use crate::flow::{AtEnd, Conduit, Fault, Flow, Kit, Lender, Pumped, Side, Socket};
-use crate::wake::End;
+use crate::traffic::deadline::Tick;
+use crate::traffic::endpoint::Endpoint;
+use crate::traffic::flow::{AtEnd, Conduit, Fault, Flow, Kit, Lender, Pumped, Side, Socket};
+use crate::traffic::wake::End;
 
 /// How a relay ended.
 #[derive(Debug)]

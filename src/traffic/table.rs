@@ -1,6 +1,6 @@
 //! Slots that are let, given back and let again, each with a generation so that an old key opens nothing.
 
-use crate::wake::{GENERATIONS, Key};
+use crate::traffic::wake::{GENERATIONS, Key};
 
 /// A table of at most a fixed number of values. Its memory is reserved at once and touched only as far as it is used,
 /// so letting a slot never allocates.

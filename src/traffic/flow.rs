@@ -15,7 +15,7 @@
 
 use std::io::{self, ErrorKind};
 
-use crate::pipe::{Fill, Pipe, Pool, USEFUL_SIZE};
+use crate::traffic::pipe::{Fill, Pipe, Pool, USEFUL_SIZE};
 
 /// A connected, non-blocking stream socket, as far as a flow uses it.
 pub trait Socket {

@@ -11,20 +11,20 @@ use mio::{Events, Interest, Poll, Token};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
-use crate::acceptor::Acceptor;
 use crate::config::Config;
-use crate::deadline::{TICK, Tick, ticks};
-use crate::dialer::Dialer;
+use crate::daemon::message::{Order, SIZE, Word};
 use crate::error::Error;
-use crate::journal::{self, Journal};
 use crate::logging;
-use crate::message::{Order, SIZE, Word};
-use crate::pipe::Pool;
-use crate::switchboard::Switchboard;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::process;
-use crate::upstream::Upstream;
-use crate::wake::Wake;
+use crate::traffic::acceptor::Acceptor;
+use crate::traffic::deadline::{TICK, Tick, ticks};
+use crate::traffic::dialer::Dialer;
+use crate::traffic::journal::{self, Journal};
+use crate::traffic::pipe::Pool;
+use crate::traffic::switchboard::Switchboard;
+use crate::traffic::upstream::Upstream;
+use crate::traffic::wake::Wake;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;

@@ -3,13 +3,13 @@
 //! Each family is one run of iptables-restore, however many rules there are. Nothing stays half installed, and the
 //! rules of others are never rewritten: chains of ours are replaced as a whole and jumps to them deleted one by one.
 
-use crate::address::Family;
-use crate::backend::{DIRECTORIES, Tools, is_missing, tool};
-use crate::chains::{Table, table};
-use crate::drift::differences;
-use crate::dump::Owner;
 use crate::error::Error;
-use crate::rule::RuleSet;
+use crate::rules::address::Family;
+use crate::rules::backend::{DIRECTORIES, Tools, is_missing, tool};
+use crate::rules::chains::{Table, table};
+use crate::rules::drift::differences;
+use crate::rules::dump::Owner;
+use crate::rules::rule::RuleSet;
 
 /// The firewall of this host, seen from one instance.
 #[derive(Debug)]
@@ -233,7 +233,7 @@ fn unlike(planned: &[Table], found: &[Table]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chains::{Chain, Jump, Rule};
+    use crate::rules::chains::{Chain, Jump, Rule};
 
     fn nat(copies: &[usize], at_head: bool) -> Vec<Table> {
         let rules = copies.iter().map(|copies| Rule { text: "-j RETURN".into(), copies: *copies }).collect();
@@ -259,9 +259,9 @@ mod tests {
         assert_eq!(firewall.description(), "no iptables-restore, no ip6tables-restore");
         assert_eq!(firewall.flush_all().unwrap(), 0);
         firewall.remove("1").unwrap();
-        let matching = crate::rule::Match::parse("-R", "-d fd00::1", crate::rule::RELAYED).unwrap();
-        let line = crate::rule::Line {
-            action: crate::rule::Action::Redirect { port: 1 },
+        let matching = crate::rules::rule::Match::parse("-R", "-d fd00::1", crate::rules::rule::RELAYED).unwrap();
+        let line = crate::rules::rule::Line {
+            action: crate::rules::rule::Action::Redirect { port: 1 },
             matching: matching.resolve(&|_| Vec::new()).unwrap(),
         };
         let families = Family::BOTH.to_vec();

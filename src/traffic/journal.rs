@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::error::Error;
 use crate::logging::Limiter;
-use crate::relay::Route;
+use crate::traffic::relay::Route;
 
 /// Bytes gathered before they are written; a turn of the loop writes what there is anyway.
 const GATHER: usize = 16 * 1024;
@@ -108,7 +108,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::Endpoint;
+    use crate::traffic::endpoint::Endpoint;
     use std::net::SocketAddr;
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use nix::unistd::Pid;
 
-use crate::spawn::WORKER;
+use crate::daemon::spawn::WORKER;
 
 /// A process that holds a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::endpoint::Endpoint;
+use crate::traffic::endpoint::Endpoint;
 
 /// The most addresses of a name that are kept.
 pub const ADDRESSES: usize = 16;

@@ -1,0 +1,11 @@
+//! The rules: from a MATCH on the command line to chains in the kernel, and back out again.
+
+pub mod address;
+pub mod backend;
+pub mod chains;
+pub mod command;
+pub mod drift;
+pub mod dump;
+pub mod firewall;
+pub mod matching;
+pub mod rule;

@@ -1,0 +1,14 @@
+//! The data path: from an accepted connection to its line in the log.
+
+pub mod acceptor;
+pub mod deadline;
+pub mod dialer;
+pub mod endpoint;
+pub mod flow;
+pub mod journal;
+pub mod pipe;
+pub mod relay;
+pub mod switchboard;
+pub mod table;
+pub mod upstream;
+pub mod wake;
