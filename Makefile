@@ -1,0 +1,74 @@
+# make            builds tproxy
+# make demo       shows it at work in network namespaces of its own (root)
+# make test       installs what the tests need and runs them all (root)
+# make check      format, lints, documentation, manual page, shell scripts
+# make install    into $(DESTDIR)$(PREFIX); make uninstall takes it out again
+
+PREFIX     = /usr/local
+SBINDIR    = $(PREFIX)/sbin
+MANDIR     = $(PREFIX)/share/man
+UNITDIR    = $(PREFIX)/lib/systemd/system
+SYSCONFDIR = /etc
+
+CARGO      = cargo
+TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
+BINARY     = $(TARGET_DIR)/release/tproxy
+
+# rustup's shell set-up is read at the next login only; a toolchain installed a minute ago shall be found all the same.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+all:
+	$(CARGO) build --release --locked
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+	lint=$$(mandoc -T lint -W warning man/*.8) || { echo "$$lint"; exit 1; }
+	shellcheck scripts/setup scripts/demo scripts/tproxy.init scripts/tproxy.default .ci/run
+
+# Release, because some of the tests measure. TPROXY_MUST_NETNS makes a test fail that could not get its namespaces.
+test: root
+	scripts/setup
+	TPROXY_MUST_NETNS=1 $(CARGO) test --release --locked
+
+demo: root
+	scripts/setup
+	$(CARGO) build --release --locked
+	scripts/demo $(BINARY)
+
+# The OPTIONS section is made from the option table; everything else in the page is written by hand.
+man:
+	TPROXY_BLESS=1 $(CARGO) test --locked -q --test cli man_page
+
+# Builds nothing: whoever installs as root may have no toolchain there.
+install:
+	@test -x $(BINARY) || { echo "there is no $(BINARY) yet: run 'make' first" >&2; exit 1; }
+	install -D -m 755 $(BINARY) $(DESTDIR)$(SBINDIR)/tproxy
+	install -D -m 644 man/tproxy.8 $(DESTDIR)$(MANDIR)/man8/tproxy.8
+	install -d $(DESTDIR)$(SYSCONFDIR)/init.d $(DESTDIR)$(UNITDIR)
+	sed 's|/usr/local/sbin/tproxy|$(SBINDIR)/tproxy|g' scripts/tproxy.init > $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
+	chmod 755 $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
+	sed 's|/usr/local/sbin/tproxy|$(SBINDIR)/tproxy|g' scripts/tproxy.service > $(DESTDIR)$(UNITDIR)/tproxy.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/tproxy.service
+	test -e $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
+		install -D -m 644 scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy
+
+# Stop the daemon before: its rules go when it stops. A default file that was edited stays.
+uninstall:
+	rm -f $(DESTDIR)$(SBINDIR)/tproxy $(DESTDIR)$(MANDIR)/man8/tproxy.8 \
+		$(DESTDIR)$(SYSCONFDIR)/init.d/tproxy $(DESTDIR)$(UNITDIR)/tproxy.service
+	! cmp -s scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
+		rm -f $(DESTDIR)$(SYSCONFDIR)/default/tproxy
+
+clean:
+	$(CARGO) clean
+
+root:
+	@test "$$(id -u)" = 0 || { \
+		echo "This makes network namespaces and firewall rules in them, which takes root:" >&2; \
+		echo "    sudo env PATH=\"\$$PATH\" HOME=\"\$$HOME\" make $(MAKECMDGOALS)" >&2; \
+		echo "Without root, 'cargo test' runs what needs none and names what it skips." >&2; \
+		exit 1; }
+
+.PHONY: all check test demo man install uninstall clean root
