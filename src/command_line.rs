@@ -17,7 +17,7 @@ pub fn run(arguments: &[String]) -> Result<u8, Error> {
     match config::parse(arguments)? {
         Command::Help => print!("{}", options::help()),
         Command::Version => println!("tproxy {}", env!("CARGO_PKG_VERSION")),
-        Command::Flush => flush()?,
+        Command::Flush(name) => flush(name.as_deref())?,
         Command::PrintRules(config) => print!("{}", rules(&config)?),
         Command::Check(config) => check(&config)?,
         Command::Run(config) => return start::run(config),
@@ -25,12 +25,19 @@ pub fn run(arguments: &[String]) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn flush() -> Result<(), Error> {
+fn flush(name: Option<&str>) -> Result<(), Error> {
     if !account::is_root() {
         return Err(Error::Privilege("--flush: rules can be removed by root only".into()));
     }
-    let chains = Firewall::find()?.flush_all()?;
-    println!("{chains} chains removed");
+    let mut firewall = Firewall::find()?;
+    match name {
+        Some(name) => firewall.remove(name)?,
+        None => match firewall.flush_all()? {
+            0 => println!("no rules of tproxy were there"),
+            1 => println!("1 chain removed"),
+            chains => println!("{chains} chains removed"),
+        },
+    }
     Ok(())
 }
 

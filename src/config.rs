@@ -23,8 +23,8 @@ pub enum Command {
     Help,
     /// `--version`.
     Version,
-    /// `--flush`.
-    Flush,
+    /// `--flush`, of the instance of this name or of all.
+    Flush(Option<String>),
     /// `--print-rules`.
     PrintRules(Config),
     /// `--check`.
@@ -159,10 +159,14 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
         return Ok(Command::Version);
     }
     if matches.opt_present("flush") {
-        if arguments.len() > 1 {
-            return Err(Error::Usage("--flush: other arguments given, none wanted".into()));
+        let name = matches.opt_str("listen").map(|text| port("-s", &text)).transpose()?.map(|port| port.to_string());
+        let others = options::OPTIONS
+            .iter()
+            .any(|opt| !["flush", "listen"].contains(&opt.long) && matches.opt_present(opt.long));
+        if others || !matches.free.is_empty() {
+            return Err(Error::Usage("--flush: other arguments given, only -s PORT or none wanted".into()));
         }
-        return Ok(Command::Flush);
+        return Ok(Command::Flush(name));
     }
     let config = config(&matches)?;
     if matches.opt_present("print-rules") {

@@ -124,13 +124,22 @@ pub const OPTIONS: &[Opt] = &[
         "Print exactly what would be fed to iptables-restore and ip6tables-restore, and touch nothing.",
     ),
     flag("", "check", "Check the command line, resolve the names in it, print what would be done, and touch nothing."),
-    flag("", "flush", "Remove all rules that any tproxy ever left in the firewall."),
+    flag(
+        "",
+        "flush",
+        "Remove the rules that a tproxy on the port of -s has left in the firewall, or without -s those of all.",
+    ),
     flag("h", "help", "Print this summary."),
     flag("V", "version", "Print the version."),
 ];
 
 /// The lines of the synopsis.
-const SYNOPSIS: &[&str] = &["[options] -s PORT HOST PORT", "[options] -s PORT -t", "--flush"];
+const SYNOPSIS: &[&str] = &[
+    "[options] -s PORT HOST PORT",
+    "[options] -s PORT -t",
+    "--check | --print-rules [options] -s PORT HOST PORT | -t",
+    "--flush [-s PORT]",
+];
 
 /// Takes a command line apart, without the name of the program.
 ///

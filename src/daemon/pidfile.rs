@@ -12,7 +12,12 @@ pub struct PidFile(PathBuf);
 
 impl PidFile {
     /// Writes the file, in one piece: a reader sees the old one or the new one.
+    ///
+    /// Errors: a daemon that lives has written the file.
     pub fn write(path: &Path) -> Result<PidFile, Error> {
+        if let Some(pid) = living_daemon(path) {
+            return Err(Error::Taken(format!("-P: {}: tproxy is running already as process {pid}", path.display())));
+        }
         let failed = |error| Error::file(path.display().to_string(), error);
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
@@ -29,6 +34,13 @@ impl Drop for PidFile {
             log::warn!("{}: {error}", self.0.display());
         }
     }
+}
+
+/// The daemon that the file speaks of, if it is one and lives.
+fn living_daemon(path: &Path) -> Option<u32> {
+    let pid: u32 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    (pid != std::process::id() && name.trim_end() == "tproxy").then_some(pid)
 }
 
 #[cfg(test)]

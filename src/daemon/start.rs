@@ -1,5 +1,6 @@
 //! Starting: what is done, in this order, before the first connection is redirected.
 //!
+//! - the process id is written to its file
 //! - the names are resolved, however long that takes
 //! - the sockets listen
 //! - the limit of open files is raised
@@ -120,15 +121,15 @@ fn tell_shell(report: &OwnedFd, status: u8) {
 
 /// The steps. Ends early, and well, when a signal to stop comes meanwhile.
 fn start(guardian: &mut Guardian, shell_waits: bool) -> Result<Option<PidFile>, Error> {
+    let pidfile = guardian.config.pidfile.as_deref().map(PidFile::write).transpose()?;
     let known = resolve(guardian, shell_waits.then(|| Instant::now() + SHELL_WAITS))?;
     if guardian.is_stopping() {
-        return Ok(None);
+        return Ok(pidfile);
     }
     let (listeners, orphans) = listen(&guardian.config)?;
     guardian.listeners = listeners;
     guardian.capacity = capacity(&guardian.config)?;
     guardian.access_log = guardian.config.access_log.as_deref().map(journal::open).transpose()?;
-    let pidfile = guardian.config.pidfile.as_deref().map(PidFile::write).transpose()?;
     guardian.start_worker()?;
     wait_for_worker(guardian)?;
     install(guardian, &known)?;
