@@ -33,6 +33,7 @@ pub struct Keeper {
     stance: Stance,
     /// The stance is not known to be in the tables.
     unsettled: bool,
+    unhooked: bool,
     errand: Option<Pid>,
     /// What the running job, or the last one, was told.
     errand_stance: Stance,
@@ -53,6 +54,7 @@ impl Keeper {
             set,
             stance: Stance::Redirecting,
             unsettled: false,
+            unhooked: false,
             errand: None,
             errand_stance: Stance::Redirecting,
             next,
@@ -106,12 +108,14 @@ impl Keeper {
         if let Some(pid) = self.errand.take() {
             process::wait_for(pid);
         }
-        self.firewall.unhook(&self.set.name)
+        self.firewall.unhook(&self.set.name)?;
+        self.unhooked = true;
+        Ok(())
     }
 
     /// Removes the rules.
     pub fn remove(mut self) -> Result<(), Error> {
-        self.unhook().and_then(|()| self.firewall.remove(&self.set.name))
+        if self.unhooked { self.firewall.remove_unhooked(&self.set.name) } else { self.firewall.remove(&self.set.name) }
     }
 }
 
