@@ -1,0 +1,81 @@
+//! The daemon between real machines (network namespaces) with real rules. Needs root; skips loudly without, and
+//! fails instead if TPROXY_MUST_NETNS is 1.
+//!
+//! Every test has its own client, gateway and servers (see `support/netns.rs`), so that they run in parallel.
+
+mod support;
+
+#[path = "netns/endurance.rs"]
+mod endurance;
+#[path = "netns/integrity.rs"]
+mod integrity;
+#[path = "netns/loops.rs"]
+mod loops;
+#[path = "netns/names.rs"]
+mod names;
+#[path = "netns/processes.rs"]
+mod processes;
+#[path = "netns/rule_ownership.rs"]
+mod rule_ownership;
+#[path = "netns/scenarios.rs"]
+mod scenarios;
+#[path = "netns/starting.rs"]
+mod starting;
+#[path = "netns/system_log.rs"]
+mod system_log;
+
+use support::daemon::{Daemon, Launch};
+use support::netns::Lab;
+use support::servers::Server;
+
+/// moose's web server, which clients ask.
+const MOOSE: &str = "10.2.0.5:80";
+/// The same over IPv6.
+const MOOSE6: &str = "[fd00:2::5]:80";
+/// Serialises the tests with load or tight timing.
+static HEAVY: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// The machines with a web server on moose and on cow, each of which answers with its name.
+struct Scene {
+    moose: Option<Server>,
+    cow: Option<Server>,
+    lab: Lab,
+}
+
+impl Scene {
+    /// `None` where there are no namespaces.
+    fn new() -> Option<Scene> {
+        let lab = Lab::new()?;
+        let moose = lab.moose.enter(|| Server::page("[::]:80", "moose"));
+        let cow = lab.cow.enter(|| Server::page("[::]:80", "cow"));
+        Some(Scene { moose: Some(moose), cow: Some(cow), lab })
+    }
+
+    /// tproxy on the gateway, ready; without `-d` in the arguments it would not come to that.
+    fn relay(&self, args: &[&str]) -> Daemon {
+        self.launch(args).ready()
+    }
+
+    /// tproxy on the gateway, not yet started.
+    fn launch(&self, args: &[&str]) -> Launch {
+        Launch::new(args).within(&self.lab.gateway)
+    }
+
+    /// Scenario S1: whoever asks for moose gets the page from cow.
+    fn stand_in(&self) -> Daemon {
+        self.relay(STAND_IN)
+    }
+
+    /// The page that the client gets.
+    fn page(&self, from: &str) -> String {
+        self.lab.client.fetch(from).unwrap_or_else(|error| format!("({error})"))
+    }
+}
+
+/// The command line of scenario S1, in the foreground.
+const STAND_IN: &[&str] = &["-d", "-s", "12970", "-r", "nobody", "-R", "-d moose --dport 80", "cow", "80"];
+
+/// The same as a daemon.
+fn stand_in_detached<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&STAND_IN[1..], more].concat()
+}

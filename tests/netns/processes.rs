@@ -1,0 +1,276 @@
+//! Guardian, worker, resolver: who may do what, and what clients see when one of them dies.
+
+use super::support::daemon::Daemon;
+use super::support::{clients, process, rules, wait};
+use super::{MOOSE, MOOSE6, STAND_IN, Scene, Server, stand_in_detached};
+use nix::sys::signal::Signal;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+#[test]
+fn worker_and_resolver_have_no_privilege_left() {
+    let Some(scene) = Scene::new() else { return };
+    let daemon = scene.stand_in();
+    for pid in [daemon.family.worker(), daemon.family.resolver()] {
+        let field = |name| process::status_field(pid, name);
+        let nobody = "65534 65534 65534 65534";
+        assert_eq!((field("Uid"), field("Gid"), field("Groups")), (nobody.into(), nobody.into(), String::new()));
+        let none = "0000000000000000";
+        assert_eq!((field("CapPrm").as_str(), field("CapEff").as_str()), (none, none));
+        assert_eq!((field("CapInh").as_str(), field("CapAmb").as_str()), (none, none));
+        assert_eq!(field("NoNewPrivs"), "1");
+    }
+}
+
+#[test]
+fn a_replaced_worker_has_no_privilege_left_either() {
+    let Some(scene) = Scene::new() else { return };
+    let daemon = scene.stand_in();
+    let worker = daemon.family.worker();
+    process::signal(worker, Signal::SIGKILL);
+    let next = daemon.family.next_worker(worker);
+    wait::until_true("privileges are dropped", || process::status_field(next, "Uid") == "65534 65534 65534 65534");
+    assert_eq!(process::status_field(next, "CapPrm"), "0000000000000000");
+    assert_eq!(process::status_field(next, "NoNewPrivs"), "1");
+}
+
+#[test]
+fn the_worker_holds_none_of_the_guardians_files() {
+    let Some(scene) = Scene::new() else { return };
+    let daemon = scene.stand_in();
+    for pid in [daemon.family.worker(), daemon.family.resolver()] {
+        let open = process::descriptors(pid);
+        assert!(open.len() < 30, "{pid}: {open:?}");
+        assert!(open.iter().all(|target| !target.contains(".pid") && !target.contains("xtables")), "{open:?}");
+    }
+}
+
+/// Kills, starts again if the guardian is dead, and compares the rules at each step; then stops.
+fn survives(kill: impl Fn(&Daemon) -> Vec<i32>, guardian_dies: bool) {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    rules::add_administrators_rules(gateway);
+    let before = rules::saved(gateway);
+    let mut daemon = scene.stand_in();
+    let running = rules::saved(gateway);
+    for _ in 0..3 {
+        let victims = kill(&daemon);
+        victims.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
+        wait::until_true("the victims are dead", || victims.iter().all(|pid| !process::alive(*pid)));
+        if guardian_dies {
+            let next = scene.stand_in();
+            // The old family's orphans serve what they had, which is nothing, and go.
+            wait::until_true("orphans have gone", || daemon.family.pids().is_empty());
+            daemon = next;
+        }
+        assert_eq!(scene.page(MOOSE), "cow");
+        assert_eq!(rules::saved(gateway), running);
+    }
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(rules::saved(gateway), before);
+    assert_eq!(scene.page(MOOSE), "moose");
+}
+
+#[test]
+fn killing_the_worker_leaves_the_rules_right() {
+    survives(|daemon| vec![daemon.family.worker()], false);
+}
+
+#[test]
+fn killing_the_resolver_leaves_the_rules_right() {
+    survives(|daemon| vec![daemon.family.resolver()], false);
+}
+
+#[test]
+fn killing_the_guardian_and_starting_again_leaves_the_rules_right() {
+    survives(|daemon| vec![daemon.family.guardian()], true);
+}
+
+#[test]
+fn killing_all_three_and_starting_again_leaves_the_rules_right() {
+    survives(|daemon| daemon.family.pids(), true);
+}
+
+#[test]
+fn killing_worker_and_resolver_together_leaves_the_rules_right() {
+    survives(|daemon| vec![daemon.family.worker(), daemon.family.resolver()], false);
+}
+
+#[test]
+fn a_killed_guardians_worker_serves_on_and_says_so() {
+    let Some(scene) = Scene::new() else { return };
+    let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
+    let args = ["-d", "-s", "12970", "-r", "nobody", "-R", "-d moose --dport 7", "cow", "7"];
+    let daemon = scene.relay(&args);
+    let mut old = scene.lab.client.connect("10.2.0.5:7").expect("connect");
+    clients::round_trip(&mut old, b"before").expect("echo");
+    process::signal(daemon.family.guardian(), Signal::SIGKILL);
+    daemon.journal.wait_for("guardian");
+    clients::round_trip(&mut old, b"orphaned").expect("the old connection");
+    let mut new = scene.lab.client.connect("10.2.0.5:7").expect("connect to an orphan");
+    clients::round_trip(&mut new, b"new").expect("a new connection");
+    // The next start takes over; what the orphan serves goes on to its end.
+    let mut next = scene.relay(&args);
+    clients::round_trip(&mut old, b"taken over").expect("the old connection after the take-over");
+    clients::round_trip(&mut new, b"taken over").expect("the orphan's connection after the take-over");
+    let mut third = scene.lab.client.connect("10.2.0.5:7").expect("connect to the next");
+    clients::round_trip(&mut third, b"third").expect("echo");
+    drop((old, new, third));
+    wait::until_true("the orphan ends with its last connection", || daemon.family.pids().is_empty());
+    assert_eq!(next.stop(), 0);
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
+#[test]
+fn flush_after_a_killed_guardian_leaves_no_rule() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    rules::add_administrators_rules(gateway);
+    let before = rules::saved(gateway);
+    let (done, family) = scene.launch(&stand_in_detached(&[])).start();
+    assert_eq!(done.status, 0, "{done:?}");
+    process::signal(family.guardian(), Signal::SIGKILL);
+    assert_eq!(scene.launch(&["--flush"]).run().status, 0);
+    assert_eq!(rules::saved(gateway), before);
+    assert_eq!(scene.page(MOOSE), "moose");
+}
+
+#[test]
+fn a_terminated_worker_drains_and_is_replaced() {
+    let Some(scene) = Scene::new() else { return };
+    let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
+    let daemon = scene.relay(&["-d", "-s", "12970", "-r", "nobody", "-R", "-d moose --dport 7", "cow", "7"]);
+    let mut old = scene.lab.client.connect("10.2.0.5:7").expect("connect");
+    clients::round_trip(&mut old, b"before").expect("echo");
+    let worker = daemon.family.worker();
+    process::signal(worker, Signal::SIGTERM);
+    daemon.family.next_worker(worker);
+    // For a moment the old one still takes whoever knocks at its door, so this connection may be either's.
+    let mut new = scene.lab.client.connect("10.2.0.5:7").expect("connect");
+    clients::round_trip(&mut new, b"new").expect("one of the workers");
+    clients::round_trip(&mut old, b"old").expect("the old worker");
+    drop((old, new));
+    wait::until_true("the old worker goes", || !process::alive(worker));
+    let mut next = scene.lab.client.connect("10.2.0.5:7").expect("connect");
+    clients::round_trip(&mut next, b"next").expect("the new worker");
+}
+
+/// Kills every worker that comes up until `given_up` is true.
+fn no_worker_lives(daemon: &Daemon, given_up: impl Fn() -> bool) {
+    wait::until_within(Duration::from_secs(60), "the guardian gives up", || {
+        daemon.family.named("tproxy-worker").into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));
+        given_up().then_some(())
+    });
+}
+
+#[test]
+fn without_a_worker_that_lives_fail_open_removes_the_redirection() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let before = rules::saved(gateway);
+    let mut daemon = scene.relay(&[&["--fail", "open"], STAND_IN].concat());
+    no_worker_lives(&daemon, || rules::count_of_ours(gateway) == 0);
+    assert_eq!(scene.page(MOOSE), "moose");
+    daemon.stop();
+    assert_eq!(rules::saved(gateway), before);
+}
+
+#[test]
+fn without_a_worker_that_lives_fail_closed_rejects() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let before = rules::saved(gateway);
+    let args = ["-d", "-s", "12970", "-r", "nobody", "--fail", "closed", "-R", "--dport 80", "cow", "80"];
+    let mut daemon = scene.relay(&args);
+    no_worker_lives(&daemon, || rules::saved(gateway).contains("REJECT"));
+    for to in [MOOSE, MOOSE6] {
+        let error = scene.lab.client.connect(to).expect_err("the connection is rejected");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}: at once, with a reset");
+    }
+    daemon.stop();
+    assert_eq!(rules::saved(gateway), before);
+    assert_eq!((scene.page(MOOSE), scene.page(MOOSE6)), ("moose".into(), "moose".into()));
+}
+
+#[test]
+fn redirection_comes_back_when_workers_live_again() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let mut daemon = scene.stand_in();
+    let running = rules::saved(gateway);
+    no_worker_lives(&daemon, || rules::count_of_ours(gateway) == 0);
+    // Nobody kills them any more.
+    wait::until_within(Duration::from_secs(90), "the rules are back", || {
+        (rules::saved(gateway) == running).then_some(())
+    });
+    wait::until_true("cow answers again", || scene.page(MOOSE) == "cow");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_guardian_that_replaced_many_children_has_grown_by_nothing() {
+    let Some(scene) = Scene::new() else { return };
+    let daemon = scene.stand_in();
+    let guardian = daemon.family.guardian();
+    let round = || {
+        let (worker, resolver) = (daemon.family.worker(), daemon.family.resolver());
+        process::signal(worker, Signal::SIGKILL);
+        process::signal(resolver, Signal::SIGKILL);
+        daemon.family.next_worker(worker);
+        wait::until_true("a new resolver", || {
+            daemon.family.named("tproxy-resolver").iter().any(|pid| *pid != resolver)
+        });
+        process::signal(guardian, Signal::SIGHUP);
+    };
+    round();
+    // A child of SIGHUP's may still be looking at the rules.
+    let quiet = || wait::until_true("worker and resolver are all children", || process::children(guardian).len() == 2);
+    quiet();
+    let before = process::descriptor_count(guardian);
+    for _ in 0..5 {
+        round();
+    }
+    quiet();
+    wait::until_true("descriptors return", || process::descriptor_count(guardian) <= before);
+    assert_eq!(scene.page(MOOSE), "cow");
+}
+
+#[test]
+fn a_worker_that_hangs_does_not_prevent_the_stop() {
+    let Some(scene) = Scene::new() else { return };
+    let mut daemon = scene.relay(&[&["--drain", "1"], STAND_IN].concat());
+    process::signal(daemon.family.worker(), Signal::SIGSTOP);
+    daemon.signal(Signal::SIGTERM);
+    wait::until_true("the rules go first", || rules::jumps_to_ours(&scene.lab.gateway) == 0);
+    assert_eq!(scene.page(MOOSE), "moose");
+    daemon.wait();
+    daemon.family.wait_gone();
+}
+
+#[test]
+fn second_termination_of_the_guardian_resets_what_is_left() {
+    let Some(scene) = Scene::new() else { return };
+    let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
+    let mut daemon = scene.relay(&["-d", "-s", "12970", "-r", "nobody", "-R", "-d moose --dport 7", "cow", "7"]);
+    let mut client = scene.lab.client.connect("10.2.0.5:7").expect("connect");
+    clients::round_trip(&mut client, b"before").expect("echo");
+    daemon.signal(Signal::SIGTERM);
+    daemon.journal.wait_for("stopping");
+    clients::round_trip(&mut client, b"draining").expect("echo");
+    daemon.signal(Signal::SIGTERM);
+    clients::expect_reset(&mut client);
+    assert_eq!(daemon.wait(), 0);
+    assert_eq!(daemon.journal.wait_connections(1)[0].ending, "stopped");
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
+#[test]
+fn user_signal_to_the_guardian_dumps_the_workers_connections() {
+    let Some(scene) = Scene::new() else { return };
+    let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
+    let daemon = scene.relay(&["-d", "-s", "12970", "-r", "nobody", "-R", "-d moose --dport 7", "cow", "7"]);
+    let mut client = scene.lab.client.connect("10.2.0.5:7").expect("connect");
+    clients::round_trip(&mut client, b"before").expect("echo");
+    daemon.signal(Signal::SIGUSR1);
+    daemon.journal.wait_for(&client.local_addr().expect("address").to_string());
+}

@@ -1,0 +1,230 @@
+//! Starting as a daemon: what the shell, an init script and systemd are told, and when.
+
+use super::support::daemon::Finished;
+use super::support::process::{self, Family};
+use super::support::{clients, rules, wait};
+use super::{MOOSE, Scene, Server, stand_in_detached};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A directory that goes away with the test.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Directory {
+        let path = std::env::temp_dir().join(process::unique("tproxy-start"));
+        fs::create_dir(&path).expect("directory");
+        Directory(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn started(done: &Finished) {
+    assert_eq!(done.status, 0, "{done:?}");
+}
+
+fn stop(family: &Family, guardian: i32) {
+    process::signal(guardian, Signal::SIGTERM);
+    family.wait_gone();
+}
+
+#[test]
+fn the_shell_gets_its_prompt_when_traffic_flows() {
+    let Some(scene) = Scene::new() else { return };
+    let before = rules::saved(&scene.lab.gateway);
+    let (done, family) = scene.launch(&stand_in_detached(&[])).start();
+    // No waiting between these two lines: that is the claim.
+    let page = scene.page(MOOSE);
+    started(&done);
+    assert_eq!(page, "cow");
+    stop(&family, family.guardian());
+    assert_eq!(rules::saved(&scene.lab.gateway), before);
+}
+
+#[test]
+fn a_start_that_succeeds_says_nothing() {
+    let Some(scene) = Scene::new() else { return };
+    let (done, _family) = scene.launch(&stand_in_detached(&[])).start();
+    assert_eq!((done.status, done.stdout.as_str(), done.stderr.as_str()), (0, "", ""));
+}
+
+#[test]
+fn the_daemon_lets_go_of_its_starter() {
+    let Some(scene) = Scene::new() else { return };
+    let (done, family) = scene.launch(&stand_in_detached(&[])).start();
+    started(&done);
+    for pid in family.pids() {
+        assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).expect("cwd").display().to_string(), "/");
+        let stdin = fs::read_link(format!("/proc/{pid}/fd/0")).expect("stdin");
+        assert_eq!(stdin.display().to_string(), "/dev/null");
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+        let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+        let (session, terminal) = (fields[3], fields[4]);
+        let own = nix::unistd::getsid(None).expect("session").to_string();
+        assert_ne!(session, own, "process {pid} is in the session of its starter");
+        assert_eq!(terminal, "0", "process {pid} has a terminal");
+    }
+}
+
+#[test]
+fn the_pid_file_names_the_guardian_and_goes_with_it() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = Directory::new();
+    let path = directory.file("tproxy.pid");
+    let (done, family) = scene.launch(&stand_in_detached(&["-P", &path])).start();
+    let text = fs::read_to_string(&path).expect("the pid file is there when the start returns");
+    started(&done);
+    let pid: i32 = text.trim_end().parse().expect("a number and a line end");
+    assert_eq!(text, format!("{pid}\n"));
+    assert_eq!(pid, family.guardian());
+    stop(&family, pid);
+    assert!(!fs::exists(&path).expect("stat"), "the pid file is still there");
+}
+
+#[test]
+fn a_pid_file_of_a_dead_daemon_is_no_hindrance() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = Directory::new();
+    let path = directory.file("tproxy.pid");
+    fs::write(&path, "999999\n").expect("write");
+    let (done, family) = scene.launch(&stand_in_detached(&["-P", &path])).start();
+    started(&done);
+    assert_eq!(fs::read_to_string(&path).expect("pid file"), format!("{}\n", family.guardian()));
+}
+
+#[test]
+fn while_the_old_daemon_drains_its_pid_file_forbids_another_start() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = Directory::new();
+    let path = directory.file("tproxy.pid");
+    let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
+    let args = ["-s", "12970", "-r", "nobody", "-P", &path, "-R", "-d moose --dport 7", "cow", "7"];
+    let (done, old) = scene.launch(&args).start();
+    started(&done);
+    let guardian = old.guardian();
+    let mut client = scene.lab.client.connect("10.2.0.5:7").expect("connect");
+    clients::round_trip(&mut client, b"before").expect("echo");
+    process::signal(guardian, Signal::SIGTERM);
+    wait::until_true("the rules go first", || rules::jumps_to_ours(&scene.lab.gateway) == 0);
+    let refused = scene.launch(&args).run();
+    assert_eq!(refused.status, 69, "{refused:?}");
+    assert!(refused.stderr.contains(&guardian.to_string()), "{refused:?}");
+    assert_eq!(fs::read_to_string(&path).expect("the pid file"), format!("{guardian}\n"));
+    drop(client);
+    old.wait_gone();
+    let (done, new) = scene.launch(&args).start();
+    started(&done);
+    assert_eq!(fs::read_to_string(&path).expect("the pid file"), format!("{}\n", new.guardian()));
+}
+
+#[test]
+fn a_port_that_is_taken_is_status_69_and_leaves_no_rule() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let before = rules::saved(gateway);
+    let _other = gateway.enter(|| Server::silent("0.0.0.0:12970"));
+    let (done, family) = scene.launch(&stand_in_detached(&[])).start();
+    assert_eq!(done.status, 69, "{done:?}");
+    assert!(done.stderr.starts_with("tproxy: ") && done.stderr.contains("12970"), "{done:?}");
+    family.wait_gone();
+    assert_eq!(rules::saved(gateway), before);
+}
+
+#[test]
+fn a_failed_start_leaves_no_pid_file() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = Directory::new();
+    let path = directory.file("tproxy.pid");
+    let bad = ["-s", "12970", "-P", &path, "-R", "-m no-such-module", "10.3.0.3", "80"];
+    assert_eq!(scene.launch(&bad).run().status, 71);
+    assert!(!fs::exists(&path).expect("stat"));
+}
+
+#[test]
+fn a_pid_file_that_cannot_be_made_is_status_73() {
+    let Some(scene) = Scene::new() else { return };
+    let (done, family) = scene.launch(&stand_in_detached(&["-P", "/proc/no/such.pid"])).start();
+    assert_eq!(done.status, 73, "{done:?}");
+    assert!(done.stderr.contains("/proc/no/such.pid"), "{done:?}");
+    family.wait_gone();
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
+#[test]
+fn systemd_is_told_ready_when_traffic_flows() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = Directory::new();
+    let path = directory.file("notify");
+    let socket = UnixDatagram::bind(&path).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+    let _daemon = scene.launch(super::STAND_IN).env("NOTIFY_SOCKET", &path).spawn();
+    let mut buffer = [0; 512];
+    let text = loop {
+        let count = socket.recv(&mut buffer).expect("a message from the daemon");
+        let text = String::from_utf8_lossy(&buffer[..count]).to_string();
+        if text.lines().any(|line| line == "READY=1") {
+            break text;
+        }
+    };
+    assert_eq!(scene.page(MOOSE), "cow", "at the moment of {text:?}");
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_status_75_and_the_daemon_keeps_trying() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    gateway.hosts("10.2.0.5 moose\n");
+    let begin = Instant::now();
+    let (done, family) = scene.launch(&stand_in_detached(&[])).start();
+    assert_eq!(done.status, 75, "{done:?}");
+    assert!(done.stderr.contains("cow"), "{done:?}");
+    assert!(begin.elapsed() < Duration::from_secs(40), "waited {:?}", begin.elapsed());
+    assert_eq!(rules::count_of_ours(gateway), 0, "no rule without an upstream");
+    assert_eq!(scene.page(MOOSE), "moose");
+    gateway.hosts("10.2.0.5 moose\n10.3.0.3 cow\n");
+    wait::until_within(Duration::from_secs(60), "the redirection begins", || {
+        (scene.page(MOOSE) == "cow").then_some(())
+    });
+    stop(&family, family.guardian());
+    assert_eq!(rules::count_of_ours(gateway), 0);
+}
+
+#[test]
+fn the_access_log_is_reopened_by_a_daemon_that_has_dropped_its_privileges() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = Directory::new();
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o700)).expect("mode");
+    let (path, old) = (directory.file("access.log"), directory.file("access.log.1"));
+    let (done, family) = scene.launch(&stand_in_detached(&["-l", &path])).start();
+    started(&done);
+    let lines = |path: &str| fs::read_to_string(path).unwrap_or_default().lines().count();
+    assert_eq!(scene.page(MOOSE), "cow");
+    wait::until_true("the first line", || lines(&path) == 1);
+    fs::rename(&path, &old).expect("rename");
+    process::signal(family.guardian(), Signal::SIGHUP);
+    wait::until_true("the file is there again", || fs::exists(&path).expect("stat"));
+    wait::until_true("lines go to the new file", || {
+        assert_eq!(scene.page(MOOSE), "cow");
+        lines(&path) > 0
+    });
+    // A worker that replaces a killed one writes there, too.
+    let worker = family.worker();
+    process::signal(worker, Signal::SIGKILL);
+    family.next_worker(worker);
+    let count = lines(&path);
+    assert_eq!(scene.page(MOOSE), "cow");
+    wait::until_true("a line of the new worker", || lines(&path) > count);
+}

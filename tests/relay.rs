@@ -1,0 +1,35 @@
+//! The relay over loopback: `tproxy -d -b 127.0.0.1 -s PORT HOST PORT`, without rules and without root.
+
+mod support;
+
+#[path = "relay/failures.rs"]
+mod failures;
+#[path = "relay/integrity.rs"]
+mod integrity;
+#[path = "relay/limits.rs"]
+mod limits;
+#[path = "relay/log.rs"]
+mod log;
+#[path = "relay/payload.rs"]
+mod payload;
+#[path = "relay/resources.rs"]
+mod resources;
+#[path = "relay/stopping.rs"]
+mod stopping;
+
+use nix::sys::signal::Signal;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+use support::clients::{self, expect_reset, read_all, reset, round_trip, wait_acknowledged};
+use support::daemon::{Launch, LoopbackRelay, free_port};
+use support::pattern::{Cut, Pattern, sum_of, sum_with_pause};
+use support::servers::{FullServer, Server};
+use support::{process, report, wait};
+
+const MIB: u64 = 1024 * 1024;
+const LOCAL: &str = "127.0.0.1:0";
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}

@@ -1,0 +1,76 @@
+//! The log: one line per connection, files that are opened again, the dump.
+
+use super::*;
+
+#[test]
+fn the_line_of_a_connection_has_its_fields_in_order() {
+    let (server, accepted) = Server::handing_over(LOCAL);
+    let relay = LoopbackRelay::start("", server.address);
+    let mut client = relay.connect();
+    let mut upstream = accepted.recv().expect("upstream");
+    client.write_all(&[1; 78]).expect("write");
+    upstream.read_exact(&mut [0; 78]).expect("read");
+    upstream.write_all(&[2; 1024]).expect("write");
+    client.read_exact(&mut [0; 1024]).expect("read");
+    let outgoing = upstream.peer_addr().expect("peer");
+    drop(upstream);
+    let from = client.local_addr().expect("address");
+    drop(client);
+    let line = relay.daemon.journal.wait_connection_of(from);
+    assert_eq!((line.up, line.down, line.ending.as_str()), (78, 1024, "finished"));
+    assert_eq!(line.local, outgoing.to_string());
+    assert_eq!(line.upstream, server.address.to_string());
+    assert!(line.original == "-" || line.original == relay.address.to_string(), "{line:?}");
+    assert!(line.seconds < 5.0, "{line:?}");
+    assert!(line.before.ends_with("]:") && line.before.starts_with("tproxy"), "{line:?}");
+}
+
+#[test]
+fn every_connection_has_one_line_and_a_number_of_its_own() {
+    let server = Server::page(LOCAL, "page");
+    let relay = LoopbackRelay::start("", server.address);
+    for _ in 0..50 {
+        assert_eq!(clients::fetch(relay.address).expect("fetch"), "page");
+    }
+    let lines = relay.daemon.journal.wait_connections(50);
+    let ids: std::collections::BTreeSet<u64> = lines.iter().map(|line| line.id).collect();
+    assert_eq!((lines.len(), ids.len()), (50, 50));
+    assert!(lines.iter().all(|line| line.ending == "finished"), "{lines:?}");
+}
+
+#[test]
+fn hangup_reopens_the_access_log() {
+    let directory = std::env::temp_dir().join(process::unique("tproxy-log"));
+    std::fs::create_dir(&directory).expect("directory");
+    let (file, old) = (directory.join("access.log"), directory.join("access.log.1"));
+    let server = Server::page(LOCAL, "page");
+    let relay = LoopbackRelay::start(&format!("-l {}", file.display()), server.address);
+    let lines = |path: &std::path::Path| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().map(str::to_string).collect::<Vec<_>>()
+    };
+    clients::fetch(relay.address).expect("fetch");
+    wait::until_true("the first line is in the file", || lines(&file).len() == 1);
+    std::fs::rename(&file, &old).expect("rename");
+    relay.daemon.signal(Signal::SIGHUP);
+    wait::until_true("the file is there again", || file.exists());
+    clients::fetch(relay.address).expect("fetch");
+    wait::until_true("the second line is in the new file", || lines(&file).len() == 1);
+    assert_eq!(lines(&old).len(), 1, "the renamed file has got no more");
+    let text = &lines(&file)[0];
+    let stamp = text.split(' ').next().expect("timestamp");
+    assert!(stamp.len() == 24 && stamp.ends_with('Z') && &stamp[10..11] == "T", "timestamp of {text:?}");
+    assert!(support::journal::ConnectionLine::parse(text).is_some_and(|line| line.ending == "finished"), "{text:?}");
+    std::fs::remove_dir_all(&directory).expect("clean up");
+}
+
+#[test]
+fn user_signal_dumps_counters_and_connections() {
+    let server = Server::echo(LOCAL);
+    let relay = LoopbackRelay::start("", server.address);
+    let mut client = relay.connect();
+    round_trip(&mut client, b"hello").expect("echo");
+    relay.daemon.signal(Signal::SIGUSR1);
+    relay.daemon.journal.wait_for(&client.local_addr().expect("address").to_string());
+    round_trip(&mut client, b"unharmed").expect("echo");
+}

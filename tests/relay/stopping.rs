@@ -1,0 +1,84 @@
+//! Stopping: connections may finish, for a while.
+
+use super::*;
+
+#[test]
+fn termination_lets_connections_finish() {
+    let server = Server::echo(LOCAL);
+    let mut relay = LoopbackRelay::start("", server.address);
+    let mut client = relay.connect();
+    round_trip(&mut client, b"before").expect("echo");
+    relay.daemon.signal(Signal::SIGTERM);
+    wait::until_true("no new connections are taken", || TcpStream::connect(relay.address).is_err());
+    round_trip(&mut client, b"after").expect("the connection still flows");
+    assert!(relay.daemon.running());
+    client.shutdown(Shutdown::Write).expect("half-close");
+    assert_eq!(read_all(&mut client), (Vec::new(), None));
+    assert_eq!(relay.daemon.wait(), 0);
+    let line = relay.daemon.journal.wait_connection_of(client.local_addr().expect("address"));
+    assert_eq!(line.ending, "finished");
+}
+
+#[test]
+fn second_termination_resets_what_is_left() {
+    let server = Server::echo(LOCAL);
+    let mut relay = LoopbackRelay::start("", server.address);
+    let mut client = relay.connect();
+    round_trip(&mut client, b"before").expect("echo");
+    relay.daemon.signal(Signal::SIGTERM);
+    wait::until_true("no new connections are taken", || TcpStream::connect(relay.address).is_err());
+    relay.daemon.signal(Signal::SIGTERM);
+    expect_reset(&mut client);
+    assert_eq!(relay.daemon.wait(), 0);
+    let line = relay.daemon.journal.wait_connection_of(client.local_addr().expect("address"));
+    assert_eq!(line.ending, "stopped");
+}
+
+#[test]
+fn drain_time_over_resets_what_is_left() {
+    let server = Server::echo(LOCAL);
+    let mut relay = LoopbackRelay::start("--drain 1", server.address);
+    let mut client = relay.connect();
+    round_trip(&mut client, b"before").expect("echo");
+    relay.daemon.signal(Signal::SIGTERM);
+    let start = Instant::now();
+    expect_reset(&mut client);
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(700) && took < Duration::from_secs(4), "took {took:?}");
+    assert_eq!(relay.daemon.wait(), 0);
+    let line = relay.daemon.journal.wait_connection_of(client.local_addr().expect("address"));
+    assert_eq!(line.ending, "stopped");
+}
+
+#[test]
+fn termination_without_connections_is_immediate() {
+    let server = Server::echo(LOCAL);
+    let mut relay = LoopbackRelay::start("", server.address);
+    let start = Instant::now();
+    relay.daemon.signal(Signal::SIGTERM);
+    assert_eq!(relay.daemon.wait(), 0);
+    assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn interrupt_stops_like_termination() {
+    let server = Server::echo(LOCAL);
+    let mut relay = LoopbackRelay::start("", server.address);
+    relay.daemon.signal(Signal::SIGINT);
+    assert_eq!(relay.daemon.wait(), 0);
+}
+
+#[test]
+fn clients_in_the_backlog_at_termination_are_served_or_reset_but_never_left_hanging() {
+    let server = Server::page(LOCAL, "page");
+    let mut relay = LoopbackRelay::start("", server.address);
+    let pid = relay.daemon.relaying_pid();
+    process::signal(pid, Signal::SIGSTOP);
+    let clients: Vec<TcpStream> = (0..20).map(|_| relay.connect()).collect();
+    relay.daemon.signal(Signal::SIGTERM);
+    process::signal(pid, Signal::SIGCONT);
+    // The kernel had told them that they are connected.
+    let served = clients.into_iter().filter(|client| clients::ask(client.try_clone().expect("clone")).is_ok()).count();
+    assert_eq!(served, 20, "connections that were established before the stop");
+    assert_eq!(relay.daemon.wait(), 0);
+}

@@ -1,0 +1,44 @@
+//! What the tests share: the daemon as a child that cannot outlive its test, namespaces that are removed even
+//! on panic, servers and clients with the manners (good and bad) that a relay meets, and a look into `/proc`.
+//!
+//! Nothing here sleeps to wait for a thing to be ready: [`wait`] polls with a deadline.
+
+// Each test binary compiles this module for itself and uses its own part of it.
+#![allow(dead_code)]
+
+pub mod clients;
+pub mod daemon;
+pub mod journal;
+pub mod netns;
+pub mod pattern;
+pub mod process;
+pub mod rules;
+pub mod servers;
+pub mod wait;
+
+/// Raises the soft limit of open files to the hard one: thousands of test sockets live in this process.
+pub fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("getrlimit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("setrlimit");
+}
+
+/// Takes a lock that serialises the tests whose timing would suffer from company; a failed test before us
+/// must not fail this one too.
+pub fn alone(lock: &'static std::sync::Mutex<()>) -> std::sync::MutexGuard<'static, ()> {
+    lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A number from the environment, for the few tests whose size can be set.
+pub fn number_from_env(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
+        Err(_) => default,
+    }
+}
+
+/// Writes where `cargo test` does not hide it, even when the test passes: figures and skips.
+pub fn report(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("\n{text}\n").as_bytes());
+}

@@ -1,0 +1,89 @@
+//! The kernel's rules as `iptables-save` and `ip6tables-save` print them, made comparable.
+
+use super::netns::Net;
+
+/// Both families' tables without what changes by itself: comments with dates, and packet counters.
+pub fn saved(net: &Net) -> String {
+    let mut text = String::new();
+    for family in ["iptables", "ip6tables"] {
+        text += &format!("{family}:\n{}", comparable(&net.run(&[&format!("{family}-save")])));
+    }
+    text
+}
+
+/// Drops comments and counters.
+fn comparable(saved: &str) -> String {
+    let lines = saved.lines().filter(|line| !line.starts_with('#'));
+    let mut kept: Vec<String> = lines.map(|line| line.split(" [").next().unwrap_or(line).to_string()).collect();
+    // The order of tables is the order of their creation, which is no property of the rules.
+    kept = order_tables(&kept);
+    kept.join("\n") + "\n"
+}
+
+fn order_tables(lines: &[String]) -> Vec<String> {
+    let mut tables: Vec<Vec<String>> = Vec::new();
+    for line in lines {
+        if line.starts_with('*') || tables.is_empty() {
+            tables.push(Vec::new());
+        }
+        tables.last_mut().expect("a table").push(line.clone());
+    }
+    tables.sort();
+    tables.concat()
+}
+
+/// How many rules of others' chains lead to ours: without one, traffic passes us by.
+pub fn jumps_to_ours(net: &Net) -> usize {
+    let saved = saved(net);
+    saved.lines().filter(|line| line.contains("-j tproxy.") && !line.starts_with("-A tproxy.")).count()
+}
+
+/// How many lines of both families' rules mention tproxy.
+pub fn count_of_ours(net: &Net) -> usize {
+    saved(net).lines().filter(|line| line.contains("tproxy.")).count()
+}
+
+/// Puts an administrator's own rules into nat and filter of both families.
+pub fn add_administrators_rules(net: &Net) {
+    for family in ["iptables", "ip6tables"] {
+        let (host, cidr) =
+            if family == "iptables" { ("10.9.9.9", "10.9.0.0/16") } else { ("fd00:9::9", "fd00:9::/64") };
+        net.run(&[family, "-w", "-t", "nat", "-N", "admin"]);
+        net.run(&[
+            family,
+            "-w",
+            "-t",
+            "nat",
+            "-A",
+            "admin",
+            "-p",
+            "tcp",
+            "-d",
+            host,
+            "--dport",
+            "8080",
+            "-j",
+            "REDIRECT",
+            "--to-ports",
+            "3128",
+        ]);
+        net.run(&[family, "-w", "-t", "nat", "-A", "PREROUTING", "-j", "admin"]);
+        net.run(&[family, "-w", "-t", "nat", "-A", "POSTROUTING", "-s", cidr, "-j", "MASQUERADE"]);
+        net.run(&[family, "-w", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", host, "--dport", "81", "-j", "RETURN"]);
+        net.run(&[family, "-w", "-A", "INPUT", "-p", "tcp", "--dport", "2323", "-j", "DROP"]);
+        net.run(&[
+            family,
+            "-w",
+            "-A",
+            "FORWARD",
+            "-s",
+            cidr,
+            "-m",
+            "comment",
+            "--comment",
+            "the admin's, not tproxy's",
+            "-j",
+            "DROP",
+        ]);
+    }
+}
