@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::config::{self, Command, Config, Destination};
+use crate::config::{self, Command, Config};
 use crate::daemon::resolver;
 use crate::daemon::start;
 use crate::error::Error;
@@ -11,6 +11,7 @@ use crate::options;
 use crate::rules::firewall::Firewall;
 use crate::rules::rule::{self, Family};
 use crate::sys::account;
+use crate::traffic::service::Destination;
 
 /// Does what the command line asks for. Returns the exit status.
 pub fn run(arguments: &[String]) -> Result<u8, Error> {

@@ -1,6 +1,6 @@
 //! From the command line to a checked configuration. Checks values and touches nothing.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::rules::rule::{Action, Family, Line, Match, RELAYED, RuleSet};
 use crate::sys::account::{self, Account};
 use crate::sys::services;
 use crate::traffic::deadline::{Tick, ticks};
-use crate::traffic::relay::Patience;
+use crate::traffic::service::{Destination, Patience, Service};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -36,8 +36,12 @@ pub enum Command {
 /// A whole daemon.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What is redirected, and where to.
+    /// Where redirected connections go.
     pub service: Service,
+    /// The rules that redirect them, in the order of the command line.
+    pub lines: Vec<(Action, Match)>,
+    /// Whether this host's own connections are redirected too.
+    pub output: bool,
     /// Who relays, if not who started it.
     pub user: Option<Account>,
     /// Stay in the foreground.
@@ -58,39 +62,6 @@ pub struct Config {
     pub drain: Duration,
 }
 
-/// One redirection.
-#[derive(Debug, Clone)]
-pub struct Service {
-    /// The port to listen on, which also names the instance.
-    pub port: u16,
-    /// The address to listen on; `None` is all.
-    pub bind: Option<IpAddr>,
-    /// Where to.
-    pub destination: Destination,
-    /// Who is served; empty means everybody.
-    pub allow: Vec<IpNet>,
-    /// The rules, in the order of the command line.
-    pub lines: Vec<(Action, Match)>,
-    /// Whether this host's own connections are redirected too.
-    pub output: bool,
-    /// How long connections may be silent.
-    pub patience: Patience,
-}
-
-/// Where connections are relayed to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Destination {
-    /// Where they were going before they were redirected.
-    Original,
-    /// A host, by name or address, and its port.
-    Host {
-        /// A name or an address.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-}
-
 /// What becomes of traffic for which no worker can be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fail {
@@ -103,31 +74,14 @@ pub enum Fail {
 impl Config {
     /// Whether a single process can do it all: no rules to own, no privileges to shed, no name to follow.
     pub fn needs_no_guardian(&self) -> bool {
-        self.foreground && self.user.is_none() && self.service.lines.is_empty() && self.service.name().is_none()
-    }
-}
-
-impl Service {
-    /// The addresses to listen on.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let wanted = self.bind.map_or(all.to_vec(), |address| vec![address]);
-        wanted.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
-    }
-
-    /// The host name that has to be resolved, if the upstream is not given as an address.
-    pub fn name(&self) -> Option<&str> {
-        match &self.destination {
-            Destination::Host { host, .. } if host.parse::<IpAddr>().is_err() => Some(host),
-            _ => None,
-        }
+        self.foreground && self.user.is_none() && self.lines.is_empty() && self.service.name().is_none()
     }
 }
 
 impl Config {
     /// The host names in the MATCHes, which have to be resolved before the rules can be made.
     pub fn names_in_rules(&self) -> Vec<&str> {
-        self.service.lines.iter().flat_map(|(_, matching)| matching.names()).collect()
+        self.lines.iter().flat_map(|(_, matching)| matching.names()).collect()
     }
 
     /// The rules for listeners of these families; `None` when there are none to own. `lookup` knows the addresses of
@@ -135,15 +89,14 @@ impl Config {
     ///
     /// Errors: a MATCH that comes to nothing with these addresses.
     pub fn rules(&self, families: Vec<Family>, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Result<Option<RuleSet>, Error> {
-        let service = &self.service;
-        if service.lines.is_empty() {
+        if self.lines.is_empty() {
             return Ok(None);
         }
         let line =
             |(action, matching): &(Action, Match)| Ok(Line { action: *action, matching: matching.resolve(lookup)? });
-        let lines = service.lines.iter().map(line).collect::<Result<_, Error>>()?;
+        let lines = self.lines.iter().map(line).collect::<Result<_, Error>>()?;
         let own_uid = self.user.map(|user| user.uid);
-        Ok(Some(RuleSet { name: service.port.to_string(), lines, families, output: service.output, own_uid }))
+        Ok(Some(RuleSet { name: self.service.port.to_string(), lines, families, output: self.output, own_uid }))
     }
 }
 
@@ -176,7 +129,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
         return Ok(Command::Check(config));
     }
     if !account::is_root() {
-        if !config.service.lines.is_empty() {
+        if !config.lines.is_empty() {
             return Err(Error::Privilege("-R and -X: rules can be installed by root only".into()));
         }
         if config.user.is_some() {
@@ -187,19 +140,34 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
 }
 
 fn config(matches: &Matches) -> Result<Config, Error> {
-    let verbose = matches.opt_present("verbose");
-    Ok(Config {
-        service: service(matches)?,
+    let service = service(matches)?;
+    let config = Config {
+        lines: lines(matches, service.port)?,
+        output: matches.opt_present("output"),
+        service,
         user: matches.opt_str("user").map(|name| user(&name)).transpose()?,
         foreground: matches.opt_present("foreground"),
         access_log: path(matches, "l", "access-log")?,
         pidfile: path(matches, "P", "pidfile")?,
         max_connections: matches.opt_str("max-connections").map(|text| connections(&text)).transpose()?,
-        verbose,
+        verbose: matches.opt_present("verbose"),
         facility: facility(matches.opt_str("syslog"))?,
         fail: fail(matches.opt_str("fail"))?,
         drain: Duration::from_secs(seconds(matches, "drain", 0, 30)?),
-    })
+    };
+    if config.output && config.lines.is_empty() {
+        return Err(Error::Usage("-O: given without -R, which says what to redirect".into()));
+    }
+    if let Some(ip) = config.service.bind.filter(|ip| ip.is_loopback())
+        && !config.lines.is_empty()
+    {
+        return Err(Error::value(
+            "-b",
+            ip.to_string(),
+            "an address that redirected connections can reach (the kernel sends them to the address of the interface they come in on)",
+        ));
+    }
+    Ok(config)
 }
 
 fn service(matches: &Matches) -> Result<Service, Error> {
@@ -207,30 +175,17 @@ fn service(matches: &Matches) -> Result<Service, Error> {
         return Err(Error::Usage("-s: not given; the port to listen on is wanted".into()));
     };
     let port = self::port("-s", &listen)?;
-    let service = Service {
+    Ok(Service {
         port,
         bind: matches.opt_str("bind").map(|text| bind(&text)).transpose()?,
         destination: destination(matches)?,
         allow: matches.opt_strs("allow").iter().map(|text| network(text)).collect::<Result<_, _>>()?,
-        lines: lines(matches, port)?,
-        output: matches.opt_present("output"),
         patience: Patience {
             connect: ticks(Duration::from_secs(seconds(matches, "connect-timeout", 1, 10)?)),
             idle: timeout(matches, "idle-timeout", 7440)?,
             fin: timeout(matches, "fin-timeout", 300)?,
         },
-    };
-    if service.output && service.lines.is_empty() {
-        return Err(Error::Usage("-O: given without -R, which says what to redirect".into()));
-    }
-    if service.bind.is_some_and(|ip| ip.is_loopback()) && !service.lines.is_empty() {
-        return Err(Error::value(
-            "-b",
-            service.bind.map(|ip| ip.to_string()).unwrap_or_default(),
-            "an address that redirected connections can reach (the kernel sends them to the address of the interface they come in on)",
-        ));
-    }
-    Ok(service)
+    })
 }
 
 fn destination(matches: &Matches) -> Result<Destination, Error> {

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
-use crate::config::{Config, Destination, Fail};
+use crate::config::{Config, Fail};
 use crate::daemon::keeper::{Keeper, Stance};
 use crate::daemon::message::{Order, SIZE, Word};
 use crate::daemon::names::Names;
@@ -28,6 +28,7 @@ use crate::logging;
 use crate::sys::channel::Received;
 use crate::sys::process;
 use crate::traffic::journal;
+use crate::traffic::service::Destination;
 use crate::traffic::upstream::Upstream;
 use crate::traffic::wake::Wake;
 

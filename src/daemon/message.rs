@@ -4,9 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::traffic::endpoint::Endpoint;
-
-/// The most addresses of a name that are kept.
-pub const ADDRESSES: usize = 16;
+use crate::traffic::upstream::ADDRESSES;
 
 /// Bytes of the longest host name (RFC 1035, 2.3.4).
 pub const NAME: usize = 253;

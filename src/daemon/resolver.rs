@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::daemon::message::{ADDRESSES, Answer, Question, SIZE};
+use crate::daemon::message::{Answer, Question, SIZE};
 use crate::sys::channel::{Channel, Received};
+use crate::traffic::upstream::ADDRESSES;
 
 /// Looks a name up in whatever way the host is set up for (getaddrinfo(3)): each address once, in the order of
 /// preference.

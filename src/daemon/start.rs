@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use mio::Events;
 use nix::sys::signal::Signal;
 
-use crate::config::{Config, Destination};
+use crate::config::Config;
 use crate::daemon::guardian::Guardian;
 use crate::daemon::keeper::Keeper;
 use crate::daemon::orphans::{Holder, holders};
@@ -30,6 +30,7 @@ use crate::rules::rule::Family;
 use crate::sys::process::{self, Detached, Report};
 use crate::sys::sockopt::{self, Beside};
 use crate::traffic::journal;
+use crate::traffic::service::Destination;
 use crate::traffic::upstream::Upstream;
 
 /// How long the shell waits for a daemon whose names do not resolve yet.

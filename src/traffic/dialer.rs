@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 
-use crate::config::{Destination, Service};
 use crate::logging::Limiter;
 use crate::sys::sockopt;
 use crate::traffic::endpoint::Endpoint;
 use crate::traffic::relay::{Ending, Route};
+use crate::traffic::service::{Destination, Service};
 use crate::traffic::upstream::Upstream;
 
 /// What decides about new connections.

@@ -8,6 +8,7 @@ pub mod flow;
 pub mod journal;
 pub mod pipe;
 pub mod relay;
+pub mod service;
 pub mod switchboard;
 pub mod table;
 pub mod upstream;

@@ -6,6 +6,7 @@ use std::io;
 use crate::traffic::deadline::Tick;
 use crate::traffic::endpoint::Endpoint;
 use crate::traffic::flow::{AtEnd, Conduit, Fault, Flow, Kit, Lender, Pumped, Side, Socket};
+use crate::traffic::service::Patience;
 use crate::traffic::wake::End;
 
 /// How a relay ended.
@@ -62,17 +63,6 @@ pub struct Route {
     pub local: Endpoint,
     /// Where we connected.
     pub upstream: Endpoint,
-}
-
-/// How long a relay may be silent, in ticks; `None` is for ever.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// For one address of the upstream to answer.
-    pub connect: Tick,
-    /// With both directions open.
-    pub idle: Option<Tick>,
-    /// With one direction ended, or waiting for the last bytes before a reset.
-    pub fin: Option<Tick>,
 }
 
 /// What a relay needs next.

@@ -16,7 +16,8 @@ use crate::traffic::dialer::{Dialed, Dialer};
 use crate::traffic::flow::{Kit, Side, Socket};
 use crate::traffic::journal::{Entry, Journal};
 use crate::traffic::pipe::{Pipe, Pool};
-use crate::traffic::relay::{Ending, Patience, Relay, Route, Step};
+use crate::traffic::relay::{Ending, Relay, Route, Step};
+use crate::traffic::service::Patience;
 use crate::traffic::table::Table;
 use crate::traffic::wake::{End, Key, Wake};
 

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use crate::daemon::message::ADDRESSES;
+/// The most addresses of a name that are kept.
+pub const ADDRESSES: usize = 16;
 
 /// The addresses, as they were last resolved.
 #[derive(Debug, Clone, Default)]

@@ -69,6 +69,8 @@ pub fn read_all(stream: &mut TcpStream) -> (Vec<u8>, Option<io::ErrorKind>) {
         match stream.read(&mut buffer) {
             Ok(0) => return (all, None),
             Ok(count) => all.extend_from_slice(&buffer[..count]),
+            // A read with a timeout is interrupted when the process is stopped and continued (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return (all, Some(error.kind())),
         }
     }

@@ -103,7 +103,11 @@ pub fn sum_with_pause(from: &mut impl Read, after: u64, pause: Duration) -> io::
             std::thread::sleep(pause);
             paused = true;
         }
-        let count = from.read(&mut buffer)?;
+        let count = match from.read(&mut buffer) {
+            // A read with a timeout is interrupted when the process is stopped and continued (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => result?,
+        };
         if count == 0 {
             return Ok(Sum { bytes, hash: hasher.finalize().into() });
         }
