@@ -247,21 +247,31 @@ fn a_worker_that_hangs_does_not_prevent_the_stop() {
     daemon.family.wait_gone();
 }
 
-#[test]
-fn second_termination_of_the_guardian_resets_what_is_left() {
+/// A connection, a SIGTERM to the guardian, and another one when the log has this text.
+fn second_termination_once(said: &str) {
     let Some(scene) = Scene::new() else { return };
     let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
     let mut daemon = scene.relay(&["-d", "-s", "12970", "-r", "nobody", "-R", "-d moose --dport 7", "cow", "7"]);
     let mut client = scene.lab.client.connect("10.2.0.5:7").expect("connect");
     clients::round_trip(&mut client, b"before").expect("echo");
     daemon.signal(Signal::SIGTERM);
-    daemon.journal.wait_for("stopping");
-    clients::round_trip(&mut client, b"draining").expect("echo");
+    daemon.journal.wait_for(said);
     daemon.signal(Signal::SIGTERM);
     clients::expect_reset(&mut client);
     assert_eq!(daemon.wait(), 0);
     assert_eq!(daemon.journal.wait_connections(1)[0].ending, "stopped");
     assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
+#[test]
+fn second_termination_of_the_guardian_resets_what_is_left() {
+    second_termination_once("seconds to end");
+}
+
+#[test]
+fn two_terminations_in_quick_succession_reset_what_is_left() {
+    // The guardian is still busy with the rules: neither signal may swallow the other.
+    second_termination_once("]: stopping");
 }
 
 #[test]

@@ -30,21 +30,11 @@ fn connect_timeout_resets_the_client() {
 }
 
 #[test]
-fn every_address_of_a_name_is_tried_before_giving_up() {
-    // localhost is ::1 and 127.0.0.1 on most machines; a server on only one of them must be found.
+fn an_upstream_given_by_name_is_reached() {
+    // That every address of a name is tried is shown in a namespace, where the test decides what the name means.
     let server = Server::echo(LOCAL);
     let relay = LoopbackRelay::start_to("", &format!("localhost {}", server.address.port()));
-    round_trip(&mut relay.connect(), b"v4").expect("server on 127.0.0.1");
-    let Ok(probe) = std::net::TcpListener::bind("[::1]:0") else { return };
-    let port = probe.local_addr().expect("address").port();
-    drop(probe);
-    use std::net::ToSocketAddrs;
-    if !("localhost", port).to_socket_addrs().is_ok_and(|mut all| all.any(|address| address.is_ipv6())) {
-        return report("SKIPPED: localhost has no IPv6 address here (half of every_address_of_a_name...)");
-    }
-    let server = Server::echo(&format!("[::1]:{port}"));
-    let relay = LoopbackRelay::start_to("", &format!("localhost {}", server.address.port()));
-    round_trip(&mut relay.connect(), b"v6").expect("server on ::1");
+    round_trip(&mut relay.connect(), b"named").expect("server on 127.0.0.1");
 }
 
 #[test]
