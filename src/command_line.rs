@@ -1,15 +1,15 @@
 //! What each kind of command line leads to.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{self, Command, Config};
-use crate::daemon::resolver;
-use crate::daemon::start;
+use crate::config::ruleset::Known;
+use crate::config::{self, Command, Config, Listen, Target};
+use crate::daemon::{resolver, start};
 use crate::error::Error;
 use crate::options;
 use crate::rules::firewall::Firewall;
-use crate::rules::rule::{self, Family};
+use crate::rules::rule;
 use crate::sys::account;
 use crate::traffic::service::Destination;
 
@@ -19,7 +19,7 @@ pub fn run(arguments: &[String]) -> Result<u8, Error> {
         Command::Help => print!("{}", options::help()),
         Command::Version => println!("tproxy {}", env!("CARGO_PKG_VERSION")),
         Command::Flush(name) => flush(name.as_deref())?,
-        Command::PrintRules(config) => print!("{}", rules(&config)?),
+        Command::PrintRules(config) => print!("{}", rules(&config, &look_up_all(config.names_in_rules())?)?),
         Command::Check(config) => check(&config)?,
         Command::Run(config) => return start::run(config),
     }
@@ -42,31 +42,53 @@ fn flush(name: Option<&str>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The rules as text, with the names resolved now.
-fn rules(config: &Config) -> Result<String, Error> {
-    let mut known: HashMap<String, Vec<IpAddr>> = HashMap::new();
-    for name in config.names_in_rules() {
-        known.insert(name.to_owned(), look_up(name)?);
-    }
-    let families = config.service.addresses().iter().map(|address| Family::of(&address.ip())).collect();
-    let set = config.rules(families, &|name| known.get(name).cloned().unwrap_or_default())?;
+type Addresses = HashMap<String, Vec<IpAddr>>;
+
+fn look_up_all(names: Vec<String>) -> Result<Addresses, Error> {
+    let look_up = |name: String| {
+        let found = resolver::look_up(&name);
+        let found = found.map_err(|why| Error::Failed(format!("cannot resolve '{name}': {why}")))?;
+        Ok((name, found))
+    };
+    names.into_iter().map(look_up).collect()
+}
+
+/// The rules as text, with the addresses that the names have now.
+fn rules(config: &Config, known: &Addresses) -> Result<String, Error> {
+    let addresses = |name: &str| known.get(name).cloned().unwrap_or_default();
+    let listening = |index: usize| config.redirections[index].addresses();
+    let set = config.rules(&Known { addresses: &addresses, listening: &listening })?;
     Ok(set.as_ref().map(rule::print_rules).unwrap_or_default())
 }
 
-fn look_up(name: &str) -> Result<Vec<IpAddr>, Error> {
-    resolver::look_up(name).map_err(|why| Error::Failed(format!("cannot resolve '{name}': {why}")))
-}
-
 fn check(config: &Config) -> Result<(), Error> {
-    let rules = rules(config)?;
-    for address in config.service.addresses() {
-        println!("listen on {address}");
-    }
-    match &config.service.destination {
-        Destination::Original => println!("relay to the original destination"),
-        Destination::Host { host, port } => {
-            for ip in look_up(host)? {
-                println!("relay to {host}:{port} at {}", std::net::SocketAddr::new(ip, *port));
+    let known = look_up_all(config.names())?;
+    let rules = rules(config, &known)?;
+    for redirection in &config.redirections {
+        for address in redirection.addresses() {
+            println!("listen on {address}");
+        }
+        match (&redirection.target, &redirection.listen) {
+            (Target::Relay(service), listen) => {
+                if let Listen::Passed(name) = listen {
+                    println!(
+                        "listen on what is passed{}",
+                        name.as_deref().map(|name| format!(" as {name}")).unwrap_or_default()
+                    );
+                }
+                if service.destination == Destination::Original {
+                    println!("relay to the original destination");
+                }
+            }
+            (Target::Local(Some(port)), _) => println!("redirect to port {port} of this host"),
+            (Target::Local(None), _) => println!("redirect to the same port of this host"),
+            (Target::Kernel(_), _) => {}
+        }
+        let verb = if matches!(redirection.target, Target::Kernel(_)) { "forward" } else { "relay" };
+        for host in redirection.hosts() {
+            let literal = host.name.parse().ok().map(|ip: IpAddr| vec![ip]);
+            for ip in literal.or_else(|| known.get(&host.name).cloned()).unwrap_or_default() {
+                println!("{verb} to {}:{} at {}", host.name, host.port, SocketAddr::new(ip, host.port));
             }
         }
     }

@@ -45,6 +45,15 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A line of a configuration file cannot be used.
+    InFile {
+        /// The file.
+        file: String,
+        /// The line, counted from 1.
+        line: usize,
+        /// Why.
+        error: Box<Error>,
+    },
     /// Another process has what is needed, for example the port.
     Taken(String),
     /// A part of tproxy itself did not do its work.
@@ -67,6 +76,11 @@ impl Error {
         Error::File { path: path.into(), source: source.into() }
     }
 
+    /// The same, found in a line of a file.
+    pub fn in_file(self, file: &str, line: usize) -> Error {
+        Error::InFile { file: file.to_owned(), line, error: Box::new(self) }
+    }
+
     /// The exit status, after sysexits(3).
     pub fn exit_status(&self) -> u8 {
         match self {
@@ -76,6 +90,7 @@ impl Error {
             Error::Sys { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 77,
             Error::Sys { .. } | Error::Firewall { .. } => 71,
             Error::File { .. } => 73,
+            Error::InFile { error, .. } => error.exit_status(),
             Error::Privilege(_) => 77,
         }
     }
@@ -88,6 +103,7 @@ impl fmt::Display for Error {
                 f.write_str(sentence)
             }
             Error::Value { option, given, wants } => write!(f, "{option}: '{given}' given, {wants} wanted"),
+            Error::InFile { file, line, error } => write!(f, "{file}:{line}: {error}"),
             Error::Firewall { command, status, said } => {
                 write!(f, "`{command}` failed ({status}): {}", said.trim().replace('\n', "; "))
             }

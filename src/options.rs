@@ -16,129 +16,251 @@ pub struct Opt {
     pub value: Option<&'static str>,
     /// Whether it may be given more than once.
     pub many: bool,
+    /// What it is about.
+    pub scope: Scope,
     /// What it does, in sentences.
     pub help: &'static str,
 }
 
-const fn flag(short: &'static str, long: &'static str, help: &'static str) -> Opt {
-    Opt { short, long, value: None, many: false, help }
+/// What an option is about, which decides where it may stand in a configuration file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// One redirection.
+    Redirection,
+    /// The whole process.
+    Process,
+    /// What to do at all: the command line only.
+    Command,
 }
 
-const fn one(short: &'static str, long: &'static str, value: &'static str, help: &'static str) -> Opt {
-    Opt { short, long, value: Some(value), many: false, help }
+const fn flag(scope: Scope, short: &'static str, long: &'static str, help: &'static str) -> Opt {
+    Opt { short, long, value: None, many: false, scope, help }
 }
 
-const fn many(short: &'static str, long: &'static str, value: &'static str, help: &'static str) -> Opt {
-    Opt { short, long, value: Some(value), many: true, help }
+const fn one(scope: Scope, short: &'static str, long: &'static str, value: &'static str, help: &'static str) -> Opt {
+    Opt { short, long, value: Some(value), many: false, scope, help }
+}
+
+const fn many(scope: Scope, short: &'static str, long: &'static str, value: &'static str, help: &'static str) -> Opt {
+    Opt { short, long, value: Some(value), many: true, scope, help }
 }
 
 /// All options, in the order in which the documentation shows them.
 pub const OPTIONS: &[Opt] = &[
-    one("s", "listen", "PORT", "Listen on this TCP port, a number from 1 to 65535 or a name from services(5)."),
     one(
+        Scope::Redirection,
+        "s",
+        "listen",
+        "PORT",
+        "Listen on this TCP port, a number from 1 to 65535 or a name from services(5).",
+    ),
+    one(
+        Scope::Redirection,
         "b",
         "bind",
         "ADDRESS",
         "Listen on this address of this host only. The default is all of them, IPv4 and IPv6; 0.0.0.0 leaves IPv6 out, :: leaves IPv4 out.",
     ),
     one(
+        Scope::Process,
         "r",
         "user",
         "USER",
         "Relay as this user, a name or #UID, with its primary group and no other. Needs root. The default is to stay who started it.",
     ),
-    flag("d", "foreground", "Stay in the foreground and log to standard error."),
+    flag(Scope::Command, "d", "foreground", "Stay in the foreground and log to standard error."),
     many(
+        Scope::Redirection,
         "a",
         "allow",
         "SOURCE",
         "Serve clients from this address or network (CIDR) only. May be given more than once. Others are reset.",
     ),
     one(
+        Scope::Process,
         "l",
         "access-log",
         "FILE",
         "Append one line per connection to this file instead of the log. It is opened again on SIGHUP.",
     ),
-    flag("t", "transparent", "Relay each connection to where it was going; HOST and PORT are not needed."),
-    flag("p", "proxy-only", "Relay to HOST and PORT only. This is the default; of -t and -p the last one counts."),
-    one("P", "pidfile", "FILE", "Write the process id of the daemon to this file, and remove it at the end."),
+    one(
+        Scope::Command,
+        "c",
+        "config",
+        "FILE",
+        "Read redirections from this file, each line of it a command line; see tproxy.conf(5).",
+    ),
+    flag(
+        Scope::Redirection,
+        "t",
+        "transparent",
+        "Relay each connection to where it was going; HOST and PORT are not needed.",
+    ),
+    flag(
+        Scope::Redirection,
+        "p",
+        "proxy-only",
+        "Relay to HOST and PORT only. This is the default; of -t and -p the last one counts.",
+    ),
+    one(
+        Scope::Process,
+        "P",
+        "pidfile",
+        "FILE",
+        "Write the process id of the daemon to this file, and remove it at the end.",
+    ),
     many(
+        Scope::Redirection,
         "R",
         "redirect",
         "MATCH",
         "Install a firewall rule that redirects connections which match. May be given more than once. Needs root.",
     ),
     many(
+        Scope::Redirection,
         "X",
         "exempt",
         "MATCH",
-        "Leave connections which match alone. -X and -R are matched in the order in which they are given.",
+        "Leave connections which match alone. -X, --reject and -R are matched in the order in which they are given.",
+    ),
+    many(
+        Scope::Redirection,
+        "",
+        "reject",
+        "MATCH",
+        "Refuse connections which match at once, with a reset, to this host and through it. May be given more than once.",
+    ),
+    one(
+        Scope::Redirection,
+        "",
+        "local",
+        "PORT|same",
+        "Redirect to a service of this host on this port, or on the port that was asked for, and relay nothing.",
     ),
     flag(
+        Scope::Redirection,
+        "",
+        "kernel",
+        "Let the kernel send connections to HOST and PORT (DNAT and MASQUERADE), and relay nothing. Needs forwarding to be switched on.",
+    ),
+    one(
+        Scope::Redirection,
+        "",
+        "proto",
+        "tcp|udp",
+        "The protocol of a MATCH that names none. udp is for --local and --kernel. The default is tcp.",
+    ),
+    flag(
+        Scope::Redirection,
         "O",
         "output",
         "Also redirect connections that this host itself makes, except those of the user given with -r.",
     ),
     one(
+        Scope::Process,
         "m",
         "max-connections",
         "NUMBER",
         "Serve at most this many connections at once. Further clients wait until one ends. The default is what the limit of open files allows.",
     ),
-    flag("v", "verbose", "Log what is only of interest when something is being looked for."),
-    one("", "syslog", "FACILITY", "Log to this facility of syslog(3). The default is daemon."),
     one(
+        Scope::Process,
+        "w",
+        "workers",
+        "NUMBER|auto",
+        "Start this many worker processes, each with its own listening sockets; auto is one per processor. The default is 1.",
+    ),
+    flag(Scope::Process, "v", "verbose", "Log what is only of interest when something is being looked for."),
+    one(Scope::Process, "", "syslog", "FACILITY", "Log to this facility of syslog(3). The default is daemon."),
+    one(
+        Scope::Process,
         "",
         "fail",
         "open|closed",
         "When no worker can be kept alive: open takes the redirection away, so that clients reach whom they wanted to; closed rejects them. The default is open.",
     ),
     one(
+        Scope::Process,
+        "",
+        "upstream-grace",
+        "SECONDS",
+        "When no upstream of a redirection can be reached for this long, do what --fail says until one answers again. 0, the default, is never.",
+    ),
+    one(
+        Scope::Process,
+        "",
+        "verify",
+        "SECONDS",
+        "Compare the rules in the firewall with what they should be this often, and put back what is missing or out of place. 0 is never. The default is 30.",
+    ),
+    one(
+        Scope::Redirection,
+        "",
+        "balance",
+        "first|round-robin|source",
+        "With several upstreams: try the first in order, each in turn, or the same one for the same client address. The default is first.",
+    ),
+    flag(Scope::Redirection, "", "fallback", "When no upstream can be reached, relay to where the client was going."),
+    one(
+        Scope::Redirection,
         "",
         "connect-timeout",
         "SECONDS",
         "Try the next address of the upstream after this time without an answer. The default is 10.",
     ),
     one(
+        Scope::Redirection,
         "",
         "idle-timeout",
         "SECONDS",
         "Reset a connection on which no byte moved for this long. 0 is never. The default is 7440, the least that RFC 5382 allows and two minutes more than two hours.",
     ),
     one(
+        Scope::Redirection,
         "",
         "fin-timeout",
         "SECONDS",
         "Reset a connection of which one direction has ended and the other is silent for this long. 0 is never. The default is 300.",
     ),
     one(
+        Scope::Process,
         "",
         "drain",
         "SECONDS",
         "On SIGTERM let connections go on for this long before they are reset. The default is 30.",
     ),
     flag(
+        Scope::Command,
         "",
         "print-rules",
         "Print exactly what would be fed to iptables-restore and ip6tables-restore, and touch nothing.",
     ),
-    flag("", "check", "Check the command line, resolve the names in it, print what would be done, and touch nothing."),
     flag(
+        Scope::Command,
+        "",
+        "check",
+        "Check the command line, resolve the names in it, print what would be done, and touch nothing.",
+    ),
+    flag(
+        Scope::Command,
         "",
         "flush",
         "Remove the rules that a tproxy on the port of -s has left in the firewall, or without -s those of all.",
     ),
-    flag("h", "help", "Print this summary."),
-    flag("V", "version", "Print the version."),
+    flag(Scope::Command, "h", "help", "Print this summary."),
+    flag(Scope::Command, "V", "version", "Print the version."),
 ];
 
 /// The lines of the synopsis.
 const SYNOPSIS: &[&str] = &[
-    "[options] -s PORT HOST PORT",
+    "[options] -s PORT HOST PORT [HOST PORT ...]",
     "[options] -s PORT -t",
-    "--check | --print-rules [options] -s PORT HOST PORT | -t",
-    "--flush [-s PORT]",
+    "[options] --local PORT|same -R MATCH",
+    "[options] --kernel -R MATCH HOST PORT",
+    "[options] -c FILE",
+    "[options] HOST PORT                 (a socket from inetd or systemd)",
+    "--check | --print-rules ...",
+    "--flush [-s PORT | -c FILE]",
 ];
 
 /// Takes a command line apart, without the name of the program.
@@ -167,6 +289,18 @@ pub fn parse(arguments: &[String]) -> Result<Matches, Error> {
             Fail::UnexpectedArgument(name) => format!("{}: a value given, none wanted", dashed(&name)),
         })
     })
+}
+
+/// A command line that says what the first of `lines` that says it says, for the options of one scope.
+pub fn merge(lines: &[Matches], scope: Scope) -> Vec<String> {
+    let said = |opt: &Opt| {
+        let line = lines.iter().find(|line| line.opt_present(opt.long))?;
+        Some(match line.opt_str(opt.long) {
+            Some(value) => format!("--{}={value}", opt.long),
+            None => format!("--{}", opt.long),
+        })
+    };
+    OPTIONS.iter().filter(|opt| opt.scope == scope).filter_map(said).collect()
 }
 
 fn dashed(name: &str) -> String {

@@ -216,19 +216,8 @@ fn an_option_without_its_value_is_refused() {
 
 #[test]
 fn options_of_later_versions_are_refused() {
-    let later = [
-        &["-f", "http://example.com/"][..],
-        &["-c", "/dev/null"],
-        &["-w", "2"],
-        &["--workers", "2"],
-        &["--kernel"],
-        &["--local", "same"],
-        &["--reject", "-d 10.0.0.1"],
-        &["--via", "http"],
-        &["--proxy-protocol", "v1"],
-        &["--fallback"],
-        &["--no-such-option"],
-    ];
+    let later =
+        [&["-f", "http://example.com/"][..], &["--via", "http"], &["--proxy-protocol", "v1"], &["--no-such-option"]];
     for option in later {
         let args = [option, GOOD].concat();
         let said = refused(&args).stderr;
@@ -243,8 +232,55 @@ fn replacing_urls_is_refused_with_what_to_use_instead() {
 }
 
 #[test]
-fn two_upstreams_are_refused_for_now() {
-    refused(&["-d", "-s", "40123", "127.0.0.1", "80", "127.0.0.1", "81"]);
+fn upstreams_come_in_pairs_and_not_too_many() {
+    refused(&["-d", "-s", "40123", "127.0.0.1", "80", "127.0.0.1"]);
+    let many = ["127.0.0.1", "80"].repeat(9);
+    let said = refused(&[&["-d", "-s", "40123"], many.as_slice()].concat()).stderr;
+    assert!(said.contains("9 upstreams given"), "{said}");
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    let wrong = [
+        (&["--local", "80", "-R", "--dport 80", "-s", "81"][..], "--listen"),
+        (&["--local", "80", "--kernel", "-R", "--dport 80"], "--local"),
+        (&["--local", "80"], "-R"),
+        (&["--local", "80", "-R", "--dport 80", "cow", "80"], "cow 80"),
+        (&["--local", "0", "-R", "--dport 80"], "'0' given"),
+        (&["--kernel", "-R", "--dport 80", "cow"], "HOST PORT"),
+        (&["-s", "40123", "--proto", "udp", "cow", "80"], "tcp"),
+        (&["-s", "40123", "--proto", "sctp", "cow", "80"], "tcp or udp"),
+        (&["-s", "40123", "--balance", "best", "cow", "80"], "round-robin"),
+        (&["-s", "40123", "-w", "0", "cow", "80"], "from 1 to 64"),
+        (&["-c", "/dev/null", "-s", "40123"], "--listen"),
+        (&["-c", "/dev/null", "cow", "80"], "cow 80"),
+        (&["-c", "/dev/null"], "no redirection"),
+    ];
+    for (args, part) in wrong {
+        let said = refused(args).stderr;
+        assert!(said.contains(part), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn an_error_in_a_file_names_file_line_and_option() {
+    let directory = std::env::temp_dir().join(process::unique("tproxy-conf"));
+    fs::create_dir(&directory).expect("directory");
+    let file = directory.join("table.conf");
+    let wrong = [
+        ("-s 1 cow 80\n\n-s 70000 cow 80\n", ":3: -s: '70000' given"),
+        ("# comment\n-s 1 \\\n cow 80 --drain 3\n", ":2: --drain: given with a redirection"),
+        ("-r no-such-user-here\n-s 1 cow 80\n", ":1: -r: 'no-such-user-here' given"),
+        ("-s 1 'cow 80\n", ":1: a quote"),
+        ("-s 1 cow 80\n--check\n", ":2: --check: given in a file"),
+        ("-s 1 cow 80\n-s 1 moose 80\n", ":2: -s: port 1 given twice"),
+    ];
+    for (text, part) in wrong {
+        fs::write(&file, text).expect("file");
+        let said = refused(&["-c", file.to_str().expect("path")]).stderr;
+        assert!(said.contains(&format!("{}{part}", file.display())), "{text:?}: {said}");
+    }
+    fs::remove_dir_all(&directory).expect("clean-up");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! The guardian: keeps the listening sockets and the rules, and sees to it that somebody serves. It touches no payload
 //! and takes no input from the network.
 
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -15,21 +15,19 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
-use crate::config::{Config, Fail};
-use crate::daemon::keeper::{Keeper, Stance};
-use crate::daemon::message::{Order, SIZE, Word};
+use crate::config::Fail;
+use crate::daemon::change::{Reload, Successor};
+use crate::daemon::keeper::Keeper;
+use crate::daemon::local::LocalPorts;
+use crate::daemon::message::{Order, Word};
 use crate::daemon::names::Names;
 use crate::daemon::notify::Notifier;
-use crate::daemon::respawn::{Respawn, Verdict};
-use crate::daemon::spawn::{self, Child, Outfit};
-use crate::daemon::worker::Capacity;
+use crate::daemon::respawn::Verdict;
+use crate::daemon::shift::{self, Shift};
+use crate::daemon::spawn::{Child, hear};
 use crate::error::Error;
-use crate::logging;
-use crate::sys::channel::Received;
+use crate::rules::rule::Gate;
 use crate::sys::process;
-use crate::traffic::journal;
-use crate::traffic::service::Destination;
-use crate::traffic::upstream::Upstream;
 use crate::traffic::wake::Wake;
 
 /// How much longer than `--drain` a worker may take to end.
@@ -38,67 +36,53 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The running guardian.
 #[derive(Debug)]
 pub struct Guardian {
-    pub(crate) config: Config,
     pub(crate) poll: Poll,
     pub(crate) signals: SignalFd,
     pub(crate) notifier: Notifier,
-    pub(crate) listeners: Vec<TcpListener>,
-    pub(crate) upstream: Upstream,
     pub(crate) names: Names,
-    pub(crate) access_log: Option<File>,
-    pub(crate) capacity: Capacity,
     pub(crate) keeper: Option<Keeper>,
-    /// The worker that takes new connections.
-    pub(crate) worker: Option<Child>,
-    pub(crate) worker_is_ready: bool,
+    /// What serves.
+    pub(crate) shift: Shift,
+    /// What is to serve next, while a reload is under way.
+    pub(crate) reload: Option<Reload>,
+    /// The guardian that is to replace this one, while it starts.
+    pub(crate) successor: Option<Successor>,
+    /// The program to start as successor.
+    pub(crate) program: PathBuf,
+    /// The services of this host that are redirected to.
+    pub(crate) local: LocalPorts,
     /// Workers that only serve what they have.
-    leaving: Vec<Child>,
-    respawn: Respawn,
+    pub(crate) leaving: Vec<Child>,
+    /// Redirections none of whose upstreams answer, by number, and since when.
+    unreachable: BTreeMap<u16, Instant>,
+    /// Those of them that are shut for it.
+    dark: BTreeSet<u16>,
     /// Set by the signal to stop: when patience with the workers ends.
     stopping: Option<Instant>,
+    /// Another guardian has taken over the sockets and the rules.
+    relieved: bool,
 }
 
 impl Guardian {
-    /// A guardian with nothing to guard yet.
-    pub fn new(config: Config) -> io::Result<Guardian> {
-        let own = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGCHLD];
-        let signals = process::signals(&own)?;
-        let poll = Poll::new()?;
-        let source = signals.as_raw_fd();
-        poll.registry().register(&mut SourceFd(&source), Token::from(Wake::Signals), Interest::READABLE)?;
-        Ok(Guardian {
-            names: Names::new(),
+    /// A guardian of a shift that has not begun.
+    pub fn new(shift: Shift, names: Names, poll: Poll, signals: SignalFd, program: PathBuf) -> Guardian {
+        Guardian {
             poll,
             signals,
             notifier: Notifier::from_environment(),
-            listeners: Vec::new(),
-            upstream: Upstream::default(),
-            access_log: None,
-            capacity: Capacity { places: 0, pipes: 0 },
+            names,
             keeper: None,
-            worker: None,
-            worker_is_ready: false,
+            shift,
+            reload: None,
+            successor: None,
+            program,
+            local: LocalPorts::default(),
             leaving: Vec::new(),
-            respawn: Respawn::new(),
+            unreachable: BTreeMap::new(),
+            dark: BTreeSet::new(),
             stopping: None,
-            config,
-        })
-    }
-
-    /// Starts a worker on the sockets that are there.
-    pub fn start_worker(&mut self) -> Result<(), Error> {
-        let child = spawn::worker(Outfit {
-            config: &self.config,
-            listeners: &mut self.listeners,
-            upstream: &self.upstream,
-            access_log: &mut self.access_log,
-            capacity: self.capacity,
-        })?;
-        child.watch(self.poll.registry())?;
-        self.worker = Some(child);
-        self.worker_is_ready = false;
-        self.respawn.started(Instant::now());
-        Ok(())
+            relieved: false,
+        }
     }
 
     /// Guards until the daemon has stopped.
@@ -124,32 +108,26 @@ impl Guardian {
         for event in events.iter() {
             match Wake::from(event.token()) {
                 Wake::Signals => self.take_signals()?,
+                Wake::Line(0) => self.hear_successor(),
                 Wake::Line(pid) => self.listen_to(pid),
-                Wake::Listener(_) | Wake::Relay(..) => {}
+                Wake::Listener(_) | Wake::Probe(_) | Wake::Relay(..) => {}
             }
         }
         self.look_at_the_clock();
         Ok(())
     }
 
-    /// Waits for the resolver, at most until `limit`, before there is anything to guard.
-    pub fn await_answer(&mut self, limit: Option<Instant>) -> Result<(), Error> {
-        let due = limit.map_or(self.names.due(), |limit| limit.min(self.names.due()));
-        let timeout = due.saturating_duration_since(Instant::now());
-        match self.names.resolver() {
-            Some(child) => wait_readable(&[child.line.as_fd(), self.signals.as_fd()], timeout)?,
-            None => wait_readable(&[self.signals.as_fd()], timeout)?,
-        }
-        self.take_signals()
-    }
-
     fn next_due(&self) -> Option<Instant> {
-        let name = self.config.service.name().map(|_| self.names.due());
-        let rules = self.keeper.as_ref().and_then(Keeper::due);
-        match self.stopping {
-            Some(until) => Some(until),
-            None => [name, rules, self.respawn.next].into_iter().flatten().min(),
+        if self.stopping.is_some() {
+            return self.stopping;
         }
+        let rules = self.keeper.as_ref().and_then(Keeper::due);
+        let posts = self.shift.posts.iter().filter_map(|post| post.respawn.next);
+        let reload = self.reload.as_ref().map(Reload::due);
+        let grace = self.shift.config.process.upstream_grace;
+        let gates = grace.and_then(|grace| Some(*self.unreachable.values().min()? + grace));
+        let gates = gates.filter(|due| *due > Instant::now());
+        posts.chain([self.names.due(), rules, reload, gates, self.local.due()].into_iter().flatten()).min()
     }
 
     fn look_at_the_clock(&mut self) {
@@ -162,19 +140,24 @@ impl Guardian {
             }
             return;
         }
-        if self.respawn.next.is_some_and(|next| next <= now) {
-            self.respawn_is_due();
+        for post in 0..self.shift.posts.len() {
+            if self.shift.posts[post].respawn.next.is_some_and(|next| next <= now) {
+                self.respawn_is_due(post);
+            }
         }
+        if self.local.due().is_some_and(|due| due <= now) {
+            self.local.look(&self.shift.config);
+        }
+        self.go_on_reloading();
+        self.ask_for_names();
+        self.set_gates();
         if let Some(keeper) = &mut self.keeper {
             keeper.work();
         }
-        self.ask_for_upstream();
     }
 
-    fn ask_for_upstream(&mut self) {
-        let Some(name) = self.config.service.name().map(str::to_owned) else { return };
-        let asked = self.names.ask(&self.config, &name, self.poll.registry());
-        match asked {
+    fn ask_for_names(&mut self) {
+        match self.names.ask(&self.shift.config, self.poll.registry()) {
             Ok(Some(hung)) => self.kill(hung.pid),
             Ok(None) => {}
             Err(error) => log::error!("the resolver: {error}"),
@@ -190,62 +173,92 @@ impl Guardian {
     fn listen_to(&mut self, pid: u32) {
         let is = |child: &Child| child.pid.as_raw() as u32 == pid;
         if self.names.resolver().is_some_and(is) {
-            let name = self.config.service.name().unwrap_or_default().to_owned();
-            if let Some(addresses) = self.names.answer(&name) {
-                self.readdress(addresses);
+            if let Some(name) = self.names.answer() {
+                self.readdress(&name);
             }
             return;
         }
-        let mut buffer = [0; SIZE];
-        loop {
-            let Some(child) = self.worker.iter().chain(&self.leaving).find(|child| is(child)) else { return };
-            // A line that is closed: the worker is about to be reaped, which says it all.
-            let Ok(Received::Message(count, _)) = child.line.receive(&mut buffer) else { return };
-            let serving = self.worker.as_ref().is_some_and(is);
-            match Word::decode(&buffer[..count]) {
-                Some(Word::Ready) if serving => self.worker_is_ready = true,
-                Some(Word::Unreachable) => self.names.hurry(),
-                Some(Word::Leaving) if serving => self.replace_leaving(),
-                _ => {}
+        if let Some(post) = self.shift.posts.iter().position(|post| post.child.as_ref().is_some_and(is)) {
+            while let Some(word) = self.shift.posts[post].child.as_ref().and_then(hear) {
+                match word {
+                    Word::Ready => self.shift.posts[post].ready = true,
+                    Word::Leaving => return self.replace_leaving(post),
+                    Word::Unreachable(line) => self.upstreams_are_unreachable(line),
+                    Word::Reachable(line) => {
+                        self.unreachable.remove(&line);
+                    }
+                }
             }
+        } else if let Some(reload) = &mut self.reload {
+            reload.listen_to(pid);
+        }
+    }
+
+    fn upstreams_are_unreachable(&mut self, line: u16) {
+        self.unreachable.entry(line).or_insert_with(Instant::now);
+        if let Some((_, redirection, _)) = self.shift.config.relayed().nth(line.into()) {
+            redirection.hosts().iter().for_each(|host| self.names.hurry(&host.name));
         }
     }
 
     /// The worker was told by somebody else to stop: it serves what it has, another one takes what comes.
-    fn replace_leaving(&mut self) {
-        self.leaving.extend(self.worker.take());
-        if self.stopping.is_none()
-            && let Err(error) = self.start_worker()
-        {
-            log::error!("starting a worker: {error}");
-            self.worker_died("could not be started");
+    fn replace_leaving(&mut self, post: usize) {
+        self.leaving.extend(self.shift.posts[post].child.take());
+        if self.stopping.is_none() {
+            self.start_worker(post);
         }
     }
 
-    /// The upstream's name has these addresses now.
-    pub fn readdress(&mut self, ips: Vec<IpAddr>) {
-        let Destination::Host { port, .. } = self.config.service.destination else { return };
-        let addresses: Vec<SocketAddr> = ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
-        if addresses == self.upstream.addresses() {
-            return;
+    /// Puts a worker on its place, or what a failure to do so demands.
+    fn start_worker(&mut self, post: usize) {
+        if let Err(error) = self.shift.start_worker(post, &self.names, self.poll.registry()) {
+            log::error!("starting a worker: {error}");
+            self.worker_died(post, "could not be started");
         }
-        let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-        log::info!("the upstream is now {}", list.join(", "));
-        self.upstream.replace(addresses.clone());
-        let order = Order::Addresses(addresses).encode();
-        for child in self.worker.iter().chain(&self.leaving) {
-            if let Err(error) = child.line.send(&order, None) {
+    }
+
+    /// A name has other addresses now: tells the workers, and has rules that hold them replaced.
+    fn readdress(&mut self, name: &str) {
+        let list: Vec<String> = self.names.addresses(name).iter().map(ToString::to_string).collect();
+        log::info!("'{name}' is now {}", list.join(", "));
+        for (line, redirection, _) in self.shift.config.relayed() {
+            for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name == name) {
+                let addresses = shift::addresses(host, &self.names);
+                let order = Order::Addresses { line: line as u16, host: number as u8, addresses };
+                self.tell_workers(&order, None);
+            }
+        }
+        if self.reload.is_none() {
+            self.refresh_rules();
+        }
+    }
+
+    /// Plans the rules anew, and has them installed if they have changed.
+    pub(crate) fn refresh_rules(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        match self.shift.rules(&self.names) {
+            Ok(Some(set)) => keeper.replace(set),
+            Ok(None) => {}
+            Err(error) => log::error!("the rules stay as they are: {error}"),
+        }
+    }
+
+    pub(crate) fn tell_workers(&self, order: &Order, descriptor: Option<BorrowedFd<'_>>) {
+        for child in self.shift.children().chain(&self.leaving) {
+            if let Err(error) = child.line.send(&order.encode(), descriptor) {
                 log::debug!("telling worker {}: {error}", child.pid);
             }
         }
     }
 
-    fn take_signals(&mut self) -> Result<(), Error> {
+    /// Acts on all signals that wait.
+    pub fn take_signals(&mut self) -> Result<(), Error> {
         let failed = |error| Error::sys("reading signals", error);
         while let Some(signal) = process::next_signal(&self.signals).map_err(failed)? {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
-                Signal::SIGHUP => self.reopen(),
+                Signal::SIGHUP if self.stopping.is_none() => self.begin_reload(),
+                Signal::SIGUSR2 if self.stopping.is_none() => self.begin_upgrade(),
                 Signal::SIGUSR1 => self.signal_workers(Signal::SIGUSR1),
                 Signal::SIGCHLD => self.reap(),
                 _ => {}
@@ -256,87 +269,105 @@ impl Guardian {
 
     fn reap(&mut self) {
         while let Some((pid, how)) = process::reap() {
-            if self.keeper.as_mut().is_some_and(|keeper| keeper.reaped(pid, how.is_well())) {
+            if let Some(keeper) = &mut self.keeper
+                && keeper.reaped(pid, how.is_well())
+            {
                 continue;
             }
-            if self.names.resolver().is_some_and(|child| child.pid == pid) {
+            let is = |child: &Child| child.pid == pid;
+            if self.names.resolver().is_some_and(is) {
                 log::warn!("resolver {pid} {how}: another one is started when it is needed");
                 self.names.lost();
-            } else if self.worker.as_ref().is_some_and(|child| child.pid == pid) {
-                self.worker = None;
-                self.worker_died(&format!("{pid} {how}"));
-            } else if let Some(at) = self.leaving.iter().position(|child| child.pid == pid) {
+            } else if let Some(post) = self.shift.posts.iter().position(|post| post.child.as_ref().is_some_and(is)) {
+                self.shift.posts[post].child = None;
+                self.worker_died(post, &format!("{pid} {how}"));
+            } else if let Some(at) = self.leaving.iter().position(is) {
                 self.leaving.swap_remove(at);
                 log::info!("worker {pid} {how}");
+            } else if self.reload.as_mut().is_some_and(|reload| reload.lost(pid)) {
+                self.fail_reload(&format!("worker {pid} {how}"));
+            } else if self.successor.as_ref().is_some_and(|successor| successor.is(pid)) {
+                self.successor_ended(&how.to_string());
             }
         }
     }
 
-    fn worker_died(&mut self, which: &str) {
+    fn worker_died(&mut self, post: usize, which: &str) {
         if self.stopping.is_some() {
             return log::debug!("worker {which}");
         }
-        match self.respawn.death(Instant::now()) {
+        match self.shift.posts[post].respawn.death(Instant::now()) {
             Verdict::AtOnce => {
                 log::warn!("worker {which}: another one is started; its connections are lost");
-                if let Err(error) = self.start_worker() {
-                    log::error!("starting a worker: {error}");
-                    self.worker_died("could not be started");
-                }
+                self.start_worker(post);
             }
-            Verdict::GiveUp => self.give_up(which),
+            Verdict::GiveUp => {
+                let what = match self.shift.config.process.fail {
+                    Fail::Open => "the redirection is taken away, clients reach whom they wanted to",
+                    Fail::Closed => "the redirection becomes a reject",
+                };
+                log::error!("worker {which}: no worker can be kept alive; {what}");
+            }
             Verdict::Later => log::error!("worker {which}: still no worker can be kept alive"),
         }
     }
 
-    fn give_up(&mut self, which: &str) {
-        let (stance, what) = match self.config.fail {
-            Fail::Open => (Stance::Open, "the redirection is taken away, clients reach whom they wanted to"),
-            Fail::Closed => (Stance::Closed, "the redirection becomes a reject"),
-        };
-        log::error!("worker {which}: no worker can be kept alive; {what}");
-        if let Some(keeper) = &mut self.keeper {
-            keeper.want(stance);
-        }
-    }
-
     /// After a series of deaths: either another worker is to be tried, or the one that was tried has survived.
-    fn respawn_is_due(&mut self) {
-        if self.worker.is_none() {
-            if let Err(error) = self.start_worker() {
-                log::error!("starting a worker: {error}");
-                self.worker_died("could not be started");
-            }
-        } else if self.respawn.survived() {
+    fn respawn_is_due(&mut self, post: usize) {
+        if self.shift.posts[post].child.is_none() {
+            self.start_worker(post);
+        } else if self.shift.posts[post].respawn.survived() {
             log::warn!("a worker is alive again: the redirection is put back");
-            if let Some(keeper) = &mut self.keeper {
-                keeper.want(Stance::Redirecting);
+        }
+    }
+
+    /// Decides for each redirection whether it stands: workers that cannot be kept alive and upstreams that have not
+    /// answered for too long close it, in the way that `--fail` says.
+    fn set_gates(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let process = &self.shift.config.process;
+        let shut = match process.fail {
+            Fail::Open => Gate::Withdrawn,
+            Fail::Closed => Gate::Rejected,
+        };
+        let no_worker = self.shift.posts.iter().any(|post| post.respawn.has_given_up());
+        let late = |since: &Instant| process.upstream_grace.is_some_and(|grace| since.elapsed() >= grace);
+        let mut gates = vec![Gate::Normal; self.shift.config.redirections.len()];
+        for (index, gate) in gates.iter_mut().enumerate() {
+            let Some(line) = self.shift.config.line_of(index) else { continue };
+            let dark = self.unreachable.get(&(line as u16)).is_some_and(late);
+            if no_worker || dark {
+                *gate = shut;
+            }
+            let was_dark = self.dark.contains(&(line as u16));
+            if dark && !was_dark {
+                let what = if shut == Gate::Withdrawn { "is withdrawn" } else { "becomes a reject" };
+                log::warn!("redirection {}: no upstream answers: it {what}", index + 1);
+                self.dark.insert(line as u16);
+            } else if !dark && was_dark {
+                log::warn!("redirection {}: an upstream answers again: it is put back", index + 1);
+                self.dark.remove(&(line as u16));
+            }
+        }
+        keeper.want(gates);
+    }
+
+    /// Signals the workers that take new connections.
+    pub(crate) fn signal_shift(&self, signal: Signal) {
+        for child in self.shift.children() {
+            if let Err(error) = process::send_signal(child.pid, signal) {
+                log::error!("signalling worker {}: {error}", child.pid);
             }
         }
     }
 
-    /// SIGHUP: the logs are opened again, the rules looked after.
-    fn reopen(&mut self) {
-        logging::reopen();
-        if let Some(keeper) = &mut self.keeper {
-            keeper.check_soon();
-        }
-        let Some(path) = &self.config.access_log else { return };
-        match journal::open(path) {
-            Ok(file) => {
-                for child in self.worker.iter().chain(&self.leaving) {
-                    if let Err(error) = child.line.send(&Order::AccessLog.encode(), Some(file.as_fd())) {
-                        log::error!("worker {} keeps the old access log: {error}", child.pid);
-                    }
-                }
-                self.access_log = Some(file);
-            }
-            Err(error) => log::error!("the access log stays the old one: {error}"),
-        }
+    /// The redirections are others now.
+    pub(crate) fn forget_unreachable(&mut self) {
+        self.unreachable.clear();
     }
 
-    fn signal_workers(&self, signal: Signal) {
-        for child in self.worker.iter().chain(&self.leaving) {
+    pub(crate) fn signal_workers(&self, signal: Signal) {
+        for child in self.shift.children().chain(&self.leaving) {
             if let Err(error) = process::send_signal(child.pid, signal) {
                 log::error!("signalling worker {}: {error}", child.pid);
             }
@@ -348,16 +379,30 @@ impl Guardian {
         if self.stopping.is_none() {
             log::info!("stopping");
             self.notifier.tell("STOPPING=1");
+            self.fail_reload("the daemon stops");
             if let Some(keeper) = &mut self.keeper
+                && !self.relieved
                 && let Err(error) = keeper.unhook()
             {
                 log::error!("the rules could not be unhooked: {error}");
             }
             self.names.dismiss();
-            self.listeners.clear();
-            self.stopping = Some(Instant::now() + self.config.drain + GRACE);
+            self.shift.sockets.all.clear();
+            self.stopping = Some(Instant::now() + self.shift.config.process.drain + GRACE);
         }
         self.signal_workers(Signal::SIGTERM);
+    }
+
+    /// Another guardian serves now: its sockets and rules are ours no more, and our workers serve what they have.
+    pub(crate) fn relieve(&mut self) {
+        self.relieved = true;
+        self.names.dismiss();
+        self.shift.sockets.all.clear();
+        self.signal_workers(Signal::SIGHUP);
+        self.leaving.extend(self.shift.posts.drain(..).filter_map(|post| post.child));
+        if let Some(keeper) = self.keeper.take() {
+            keeper.leave();
+        }
     }
 
     fn remove_rules(&mut self) {
@@ -374,7 +419,8 @@ impl Guardian {
     }
 
     fn is_done(&self) -> bool {
-        self.stopping.is_some() && self.worker.is_none() && self.leaving.is_empty()
+        let nobody = self.shift.children().next().is_none() && self.leaving.is_empty();
+        (self.stopping.is_some() || self.relieved) && nobody
     }
 
     /// A start that failed leaves nothing behind.
@@ -385,11 +431,19 @@ impl Guardian {
     }
 }
 
-fn wait_readable(descriptors: &[BorrowedFd<'_>], timeout: Duration) -> Result<(), Error> {
+/// Waits until one of the descriptors can be read, or the time is over.
+pub fn wait_readable(descriptors: &[BorrowedFd<'_>], timeout: Duration) -> Result<(), Error> {
     let mut wait: Vec<PollFd<'_>> = descriptors.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     let timeout = PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
     match poll(&mut wait, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(Error::sys("poll", errno)),
     }
+}
+
+/// Asks for the events of a descriptor.
+pub fn watch(poll: &Poll, descriptor: impl AsFd, wake: Wake) -> Result<(), Error> {
+    let source = descriptor.as_fd().as_raw_fd();
+    let registered = poll.registry().register(&mut SourceFd(&source), Token::from(wake), Interest::READABLE);
+    registered.map_err(|error| Error::sys("epoll_ctl", error))
 }

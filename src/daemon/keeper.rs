@@ -8,105 +8,165 @@ use nix::unistd::Pid;
 use crate::daemon::spawn;
 use crate::error::Error;
 use crate::rules::firewall::Firewall;
-use crate::rules::rule::RuleSet;
+use crate::rules::rule::{Gate, RuleSet};
 use crate::sys::process;
 
-/// How often the rules are compared with what they should be.
-const VERIFY: Duration = Duration::from_secs(30);
-
-/// Which rules should stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stance {
-    /// The redirection.
-    Redirecting,
-    /// None: clients reach whom they wanted to.
-    Open,
-    /// A reject in place of the redirection.
-    Closed,
-}
+/// The pause after a job that failed.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The rules of this instance.
 #[derive(Debug)]
 pub struct Keeper {
     firewall: Firewall,
+    /// The rules as configured.
     set: RuleSet,
-    stance: Stance,
-    /// The stance is not known to be in the tables.
-    unsettled: bool,
+    /// For each redirection whether it stands.
+    gates: Vec<Gate>,
+    /// What is in the tables, as far as is known.
+    installed: Option<RuleSet>,
     unhooked: bool,
-    errand: Option<Pid>,
-    /// What the running job, or the last one, was told.
-    errand_stance: Stance,
-    next: Instant,
+    job: Option<Job>,
+    every: Option<Duration>,
+    next: Option<Instant>,
+}
+
+/// A child that looks after the rules.
+#[derive(Debug)]
+struct Job {
+    pid: Pid,
+    target: RuleSet,
+}
+
+/// How the rules stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// As wanted.
+    Settled,
+    /// A job is needed, or under way.
+    Working,
+    /// The last job failed; the tables are as they were before.
+    Failed,
 }
 
 impl Keeper {
-    /// Installs the rules and verifies that they stand.
+    /// Installs the rules and verifies that they stand; looks at them again `every` so often.
     ///
     /// Errors: the failed command; nothing is left behind then.
-    pub fn install(set: RuleSet) -> Result<Keeper, Error> {
-        let mut firewall = Firewall::find()?;
-        firewall.install(&set)?;
-        log::debug!("rules installed with {}", firewall.description());
-        let next = Instant::now() + VERIFY;
+    pub fn install(set: RuleSet, every: Option<Duration>) -> Result<Keeper, Error> {
+        let mut keeper = Keeper::new(set, every)?;
+        keeper.firewall.install(&keeper.set)?;
+        log::debug!("rules installed with {}", keeper.firewall.description());
+        keeper.installed = Some(keeper.set.clone());
+        keeper.next = every.map(|every| Instant::now() + every);
+        Ok(keeper)
+    }
+
+    /// Has the rules installed by the first job.
+    pub fn new(set: RuleSet, every: Option<Duration>) -> Result<Keeper, Error> {
+        let firewall = Firewall::find()?;
+        let gates = Vec::new();
         Ok(Keeper {
             firewall,
             set,
-            stance: Stance::Redirecting,
-            unsettled: false,
+            gates,
+            installed: None,
             unhooked: false,
-            errand: None,
-            errand_stance: Stance::Redirecting,
-            next,
+            job: None,
+            every,
+            next: Some(Instant::now()),
         })
     }
 
-    /// Wants other rules, as soon as can be.
-    pub fn want(&mut self, stance: Stance) {
-        self.unsettled |= self.stance != stance;
-        self.stance = stance;
-        self.check_soon();
+    /// Wants other rules.
+    pub fn replace(&mut self, set: RuleSet) {
+        if self.set != set {
+            self.set = set;
+            self.next = Some(Instant::now());
+        }
+    }
+
+    /// The rules as configured.
+    pub fn set(&self) -> &RuleSet {
+        &self.set
+    }
+
+    /// Wants other gates.
+    pub fn want(&mut self, gates: Vec<Gate>) {
+        if self.gates != gates {
+            self.gates = gates;
+            self.next = Some(Instant::now());
+        }
     }
 
     /// Wants the rules looked after now.
     pub fn check_soon(&mut self) {
-        self.next = Instant::now();
+        self.next = Some(Instant::now());
+    }
+
+    /// Looks at the rules so often from now on.
+    pub fn every(&mut self, every: Option<Duration>) {
+        self.every = every;
+    }
+
+    fn target(&self) -> RuleSet {
+        self.set.with(|owner| self.gates.get(usize::from(owner)).copied().unwrap_or(Gate::Normal))
+    }
+
+    /// How the rules stand.
+    pub fn state(&self) -> State {
+        if self.installed.as_ref() == Some(&self.target()) {
+            State::Settled
+        } else if self.job.is_none() && self.next.is_some_and(|next| Instant::now() < next) {
+            State::Failed
+        } else {
+            State::Working
+        }
     }
 
     /// When to call [`Keeper::work`] again; while a job runs, its end is awaited first.
     pub fn due(&self) -> Option<Instant> {
-        self.errand.is_none().then_some(self.next)
+        if self.job.is_some() { None } else { self.next }
     }
 
     /// Starts the next job if it is time to.
     pub fn work(&mut self) {
-        if self.errand.is_some() || Instant::now() < self.next {
+        if self.job.is_some() || self.next.is_none_or(|next| Instant::now() < next) {
             return;
         }
-        self.next = Instant::now() + VERIFY;
-        let (firewall, set, stance, unsettled) = (&mut self.firewall, &self.set, self.stance, self.unsettled);
-        match spawn::errand(|| settle(firewall, set, stance, unsettled)) {
-            Ok(pid) => (self.errand, self.errand_stance) = (Some(pid), stance),
+        self.next = self.every.map(|every| Instant::now() + every);
+        let target = self.target();
+        let settled = self.installed.as_ref() == Some(&target);
+        let firewall = &mut self.firewall;
+        match spawn::errand(|| settle(firewall, &target, settled)) {
+            Ok(pid) => self.job = Some(Job { pid, target }),
             Err(error) => log::error!("looking after the rules: {error}"),
         }
     }
 
     /// A child has ended. Whether it was ours.
     pub fn reaped(&mut self, pid: Pid, well: bool) -> bool {
-        if self.errand != Some(pid) {
-            return false;
+        let Some(job) = self.job.take_if(|job| job.pid == pid) else { return false };
+        if !well {
+            self.next = Some(Instant::now() + RETRY);
+            return true;
         }
-        self.errand = None;
-        if well {
-            self.unsettled &= self.stance != self.errand_stance;
+        if self.installed.as_ref() != Some(&job.target) {
+            // What the child has put in is now what later looks compare with. Reading takes no lock.
+            if let Err(error) = self.firewall.adopt(&job.target) {
+                log::warn!("reading the rules back: {error}");
+            }
+            self.installed = Some(job.target);
+        }
+        if self.installed.as_ref() != Some(&self.target()) {
+            self.next = Some(Instant::now());
         }
         true
     }
 
     /// Takes the redirection away from new connections; those that were redirected go on.
     pub fn unhook(&mut self) -> Result<(), Error> {
-        if let Some(pid) = self.errand.take() {
-            process::wait_for(pid);
+        if let Some(job) = self.job.take() {
+            process::wait_for(job.pid);
         }
         self.firewall.unhook(&self.set.name)?;
         self.unhooked = true;
@@ -117,21 +177,23 @@ impl Keeper {
     pub fn remove(mut self) -> Result<(), Error> {
         if self.unhooked { self.firewall.remove_unhooked(&self.set.name) } else { self.firewall.remove(&self.set.name) }
     }
-}
 
-/// Brings the tables to the stance.
-fn settle(firewall: &mut Firewall, set: &RuleSet, stance: Stance, unsettled: bool) -> Result<(), Error> {
-    match stance {
-        Stance::Open => firewall.install(&set.open()),
-        Stance::Closed => firewall.install(&set.closed()),
-        Stance::Redirecting if unsettled => firewall.install(set),
-        Stance::Redirecting => {
-            let gone = firewall.check()?;
-            if gone.is_empty() {
-                return Ok(());
-            }
-            log::warn!("rules were changed by somebody else and are put back: {}", gone.join(", "));
-            firewall.install(set)
+    /// Leaves the rules to somebody else.
+    pub fn leave(self) {
+        if let Some(job) = self.job {
+            process::wait_for(job.pid);
         }
     }
+}
+
+/// Brings the tables to the target; `settled` when they should be there already.
+fn settle(firewall: &mut Firewall, target: &RuleSet, settled: bool) -> Result<(), Error> {
+    if settled {
+        let gone = firewall.check()?;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        log::warn!("rules were changed by somebody else and are put back: {}", gone.join(", "));
+    }
+    firewall.install(target)
 }

@@ -14,14 +14,26 @@ pub const SIZE: usize = 512;
 
 const ENDPOINT: usize = 18;
 
+/// Where the numbers of redirection and host stand: behind the longest list of addresses.
+const LINE: usize = 2 + ADDRESSES * ENDPOINT;
+const HOST: usize = LINE + 2;
+const _: () = assert!(HOST < SIZE, "all fields fit");
+
 /// A message as it travels.
 pub type Bytes = [u8; SIZE];
 
 /// From the guardian to a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// The upstream has these addresses now.
-    Addresses(Vec<SocketAddr>),
+    /// An upstream has these addresses now.
+    Addresses {
+        /// The redirection that it belongs to.
+        line: u16,
+        /// Its place among the upstreams of that redirection.
+        host: u8,
+        /// The addresses.
+        addresses: Vec<SocketAddr>,
+    },
     /// The access log goes on in the file whose descriptor comes along.
     AccessLog,
 }
@@ -31,10 +43,12 @@ pub enum Order {
 pub enum Word {
     /// The worker takes connections.
     Ready,
-    /// No address of the upstream could be reached: look its name up again.
-    Unreachable,
     /// The worker takes no new connections any more: somebody else must.
     Leaving,
+    /// No upstream of this redirection could be reached.
+    Unreachable(u16),
+    /// An upstream of this redirection answers again.
+    Reachable(u16),
 }
 
 /// From the guardian to the resolver: which addresses has this name?
@@ -57,7 +71,12 @@ impl Order {
     /// For sending.
     pub fn encode(&self) -> Bytes {
         match self {
-            Order::Addresses(list) => put_addresses(1, list.iter().copied()),
+            Order::Addresses { line, host, addresses } => {
+                let mut bytes = put_addresses(1, addresses.iter().copied());
+                bytes[LINE..LINE + 2].copy_from_slice(&line.to_be_bytes());
+                bytes[HOST] = *host;
+                bytes
+            }
             Order::AccessLog => put(2, 0, &[]),
         }
     }
@@ -65,7 +84,10 @@ impl Order {
     /// `None` when it means nothing.
     pub fn decode(bytes: &[u8]) -> Option<Order> {
         match *bytes.first()? {
-            1 => take_addresses(bytes).map(Order::Addresses),
+            1 => {
+                let addresses = take_addresses(bytes)?;
+                Some(Order::Addresses { line: line(bytes), host: bytes[HOST], addresses })
+            }
             2 => Some(Order::AccessLog),
             _ => None,
         }
@@ -75,23 +97,32 @@ impl Order {
 impl Word {
     /// For sending.
     pub fn encode(self) -> Bytes {
-        let kind = match self {
-            Word::Ready => 1,
-            Word::Unreachable => 2,
-            Word::Leaving => 3,
+        let (kind, line) = match self {
+            Word::Ready => (1, 0),
+            Word::Leaving => (2, 0),
+            Word::Unreachable(line) => (3, line),
+            Word::Reachable(line) => (4, line),
         };
-        put(kind, 0, &[])
+        let mut bytes = put(kind, 0, &[]);
+        bytes[LINE..LINE + 2].copy_from_slice(&line.to_be_bytes());
+        bytes
     }
 
     /// `None` when it means nothing.
     pub fn decode(bytes: &[u8]) -> Option<Word> {
         match (bytes.len(), *bytes.first()?) {
             (SIZE, 1) => Some(Word::Ready),
-            (SIZE, 2) => Some(Word::Unreachable),
-            (SIZE, 3) => Some(Word::Leaving),
+            (SIZE, 2) => Some(Word::Leaving),
+            (SIZE, 3) => Some(Word::Unreachable(line(bytes))),
+            (SIZE, 4) => Some(Word::Reachable(line(bytes))),
             _ => None,
         }
     }
+}
+
+/// Reads the redirection's number from a message of full length.
+fn line(bytes: &[u8]) -> u16 {
+    u16::from_be_bytes([bytes[LINE], bytes[LINE + 1]])
 }
 
 impl Question {
@@ -173,10 +204,11 @@ mod tests {
     #[test]
     fn messages_survive_the_line() {
         let list: Vec<SocketAddr> = vec!["10.0.0.1:80".parse().unwrap(), "[fd00::1]:80".parse().unwrap()];
-        for order in [Order::Addresses(list.clone()), Order::Addresses(vec![]), Order::AccessLog] {
+        let order = |addresses| Order::Addresses { line: 300, host: 7, addresses };
+        for order in [order(list.clone()), order(vec![]), Order::AccessLog] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
-        for word in [Word::Ready, Word::Unreachable, Word::Leaving] {
+        for word in [Word::Ready, Word::Leaving, Word::Unreachable(499), Word::Reachable(1)] {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }
         let question = Question { name: "a".repeat(NAME) };

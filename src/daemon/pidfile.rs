@@ -18,6 +18,11 @@ impl PidFile {
         if let Some(pid) = living_daemon(path) {
             return Err(Error::Taken(format!("-P: {}: tproxy is running already as process {pid}", path.display())));
         }
+        PidFile::take_over(path)
+    }
+
+    /// The same in place of a daemon that lives and hands over to this one.
+    pub fn take_over(path: &Path) -> Result<PidFile, Error> {
         let failed = |error| Error::file(path.display().to_string(), error);
         let mut new = path.as_os_str().to_owned();
         new.push(".new");

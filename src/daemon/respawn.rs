@@ -62,6 +62,16 @@ impl Respawn {
         Verdict::GiveUp
     }
 
+    /// Whether workers cannot be kept alive.
+    pub fn has_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    /// Whether any worker died lately.
+    pub fn has_died(&self) -> bool {
+        self.given_up || !self.deaths.is_empty()
+    }
+
     /// A worker was started at `now`.
     pub fn started(&mut self, now: Instant) {
         self.next = self.given_up.then_some(now + ALIVE);

@@ -10,14 +10,15 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::config::Config;
+use crate::daemon::message::{SIZE, Word};
 use crate::daemon::resolver;
 use crate::daemon::worker::{self, Capacity, Start};
 use crate::error::Error;
 use crate::logging;
 use crate::sys::account::{self, Account};
-use crate::sys::channel::Channel;
+use crate::sys::channel::{Channel, Received};
 use crate::sys::process::{self, Forked};
-use crate::traffic::upstream::Upstream;
+use crate::traffic::dialer::Line;
 use crate::traffic::wake::Wake;
 
 /// The name of a worker process. A new guardian knows workers that have lost theirs by it.
@@ -45,16 +46,28 @@ impl Child {
     }
 }
 
+/// The next thing that a child says, if it says something.
+pub fn hear(child: &Child) -> Option<Word> {
+    let mut buffer = [0; SIZE];
+    loop {
+        // A line that is closed: the child is about to be reaped, which says it all.
+        let Ok(Received::Message(count, _)) = child.line.receive(&mut buffer) else { return None };
+        if let Some(word) = Word::decode(&buffer[..count]) {
+            return Some(word);
+        }
+    }
+}
+
 /// What a worker is started with. The fork gives it descriptors of its own, which it takes out of here for good; in the
 /// guardian all stays in its place.
 #[derive(Debug)]
 pub struct Outfit<'a> {
     /// The configuration.
     pub config: &'a Config,
-    /// The listening sockets.
-    pub listeners: &'a mut Vec<TcpListener>,
-    /// The upstream as it is known now.
-    pub upstream: &'a Upstream,
+    /// The listening sockets of this worker, each with the number of its redirection.
+    pub listeners: Vec<(&'a mut Option<TcpListener>, u16)>,
+    /// The redirections, with the addresses of their upstreams.
+    pub lines: Vec<Line>,
     /// The file of `-l`.
     pub access_log: &'a mut Option<File>,
     /// How much it may take on.
@@ -63,17 +76,20 @@ pub struct Outfit<'a> {
 
 /// Starts a worker.
 pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
-    let listeners = outfit.listeners.iter().map(AsRawFd::as_raw_fd);
-    let keep = listeners.chain(outfit.access_log.iter().map(AsRawFd::as_raw_fd)).collect();
+    let Outfit { config, listeners, lines, access_log, capacity } = outfit;
+    let mut keep: Vec<RawFd> = listeners.iter().filter_map(|(socket, _)| Some(socket.as_ref()?.as_raw_fd())).collect();
+    keep.extend(access_log.iter().map(AsRawFd::as_raw_fd));
     child(WORKER, keep, |line| {
-        become_harmless(outfit.config.user)?;
+        become_harmless(config.process.user)?;
+        let listeners = listeners.into_iter().filter_map(|(socket, number)| Some((socket.take()?, number)));
         worker::run(Start {
-            config: outfit.config,
-            listeners: std::mem::take(outfit.listeners),
-            upstream: outfit.upstream.clone(),
-            access_log: outfit.access_log.take(),
+            config,
+            listeners: listeners.collect(),
+            lines,
+            access_log: access_log.take(),
             guardian: Some(line),
-            capacity: outfit.capacity,
+            capacity,
+            first: None,
         })
     })
 }
@@ -81,8 +97,8 @@ pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
 /// Starts the resolver.
 pub fn resolver(config: &Config) -> Result<Child, Error> {
     child(RESOLVER, Vec::new(), |line| {
-        become_harmless(config.user)?;
-        if !config.foreground {
+        become_harmless(config.process.user)?;
+        if !config.process.foreground {
             logging::leave_terminal()?;
         }
         process::obey(&[Signal::SIGTERM]).map_err(|error| Error::sys("setting the signal mask", error))?;

@@ -5,38 +5,43 @@
 //! - the sockets listen
 //! - the limit of open files is raised
 //! - the access log is opened
-//! - the worker starts without privileges, and says that it is ready
+//! - the workers start without privileges, and say that they are ready
 //! - the rules are installed and verified
 //! - the shell and the service manager are told
 
-use std::collections::HashMap;
-use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use mio::Events;
+use mio::{Events, Poll};
 use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 
-use crate::config::Config;
-use crate::daemon::guardian::Guardian;
+use crate::config::ruleset::Known;
+use crate::config::{Config, Listen, Target};
+use crate::daemon::guardian::{Guardian, wait_readable, watch};
 use crate::daemon::keeper::Keeper;
-use crate::daemon::orphans::{Holder, holders};
+use crate::daemon::names::Names;
+use crate::daemon::notify::Notifier;
+use crate::daemon::passed::Passed;
 use crate::daemon::pidfile::PidFile;
-use crate::daemon::worker::{self, Capacity, Start};
+use crate::daemon::resolver;
+use crate::daemon::shift::Shift;
+use crate::daemon::sockets::{self, Sockets};
+use crate::daemon::worker::{self, Start};
 use crate::error::Error;
 use crate::logging;
 use crate::rules::rule::Family;
 use crate::sys::process::{self, Detached, Report};
-use crate::sys::sockopt::{self, Beside};
-use crate::traffic::journal;
-use crate::traffic::service::Destination;
-use crate::traffic::upstream::Upstream;
+use crate::traffic::dialer::Line;
+use crate::traffic::service::{Destination, Service};
+use crate::traffic::wake::Wake;
 
 /// How long the shell waits for a daemon whose names do not resolve yet.
 const SHELL_WAITS: Duration = Duration::from_secs(30);
 
-/// How long a new worker may take to say that it is ready.
+/// How long new workers may take to say that they are ready.
 const WORKER_WAITS: Duration = Duration::from_secs(10);
 
 /// The exit status of a shell that did not wait any longer: EX_TEMPFAIL of sysexits(3).
@@ -44,19 +49,33 @@ const NOT_YET: u8 = 75;
 
 /// Runs the daemon. Returns in the process that the shell waits for, with the status for it.
 pub fn run(config: Config) -> Result<u8, Error> {
-    if config.needs_no_guardian() {
-        logging::start("tproxy", None, config.verbose);
-        return alone(&config).map(|()| 0);
+    let stdin = config.relayed().any(|(_, redirection, _)| matches!(redirection.listen, Listen::Passed(_)));
+    let mut passed = Passed::find(stdin)?;
+    let process = &config.process;
+    if passed.from_inetd && (passed.connection.is_some() || !process.foreground) {
+        // Standard error is the socket too (inetd(8)).
+        logging::start("tproxy", Some(process.facility), process.verbose);
+        logging::leave_terminal()?;
+        return match passed.connection.take() {
+            Some(connection) => one_connection(&config, connection).map(|()| 0),
+            None => guard(config, passed, None, None).map(|()| 0),
+        };
     }
-    if config.foreground {
-        logging::start("tproxy", None, config.verbose);
-        return guard(config, None).map(|()| 0);
+    let facility = (!process.foreground).then_some(process.facility);
+    if process.foreground || passed.report.is_some() {
+        logging::start("tproxy", facility, process.verbose);
+        if config.needs_no_guardian() && passed.report.is_none() {
+            return alone(config, &mut passed).map(|()| 0);
+        }
+        let report = passed.report.take();
+        return guard(config, passed, report, None).map(|()| 0);
     }
     match process::detach().map_err(|error| Error::sys("leaving the terminal", error))? {
         Detached::Shell(report) => Ok(wait_for_daemon(&report)),
         Detached::Daemon(report) => {
-            logging::start("tproxy", Some(config.facility), config.verbose);
-            guard(config, Some(report)).map(|()| 0)
+            logging::start("tproxy", facility, process.verbose);
+            let until = Instant::now() + SHELL_WAITS;
+            guard(config, passed, Some(report), Some(until)).map(|()| 0)
         }
     }
 }
@@ -74,38 +93,72 @@ fn wait_for_daemon(report: &OwnedFd) -> u8 {
 }
 
 /// One process is enough: no rules, no user to become, no name to follow.
-fn alone(config: &Config) -> Result<(), Error> {
-    let upstream = Upstream::new(literal(config).into_iter().collect());
-    let (listeners, _) = listen(config)?;
-    let capacity = capacity(config)?;
-    let access_log = config.access_log.as_deref().map(journal::open).transpose()?;
-    let pidfile = config.pidfile.as_deref().map(PidFile::write).transpose()?;
-    log_ready(config, &listeners, &upstream, capacity);
-    crate::daemon::notify::Notifier::from_environment().tell("READY=1");
-    let served = worker::run(Start { config, listeners, upstream, access_log, guardian: None, capacity });
+fn alone(config: Config, passed: &mut Passed) -> Result<(), Error> {
+    let pidfile = config.process.pidfile.as_deref().map(PidFile::write).transpose()?;
+    let mut shift = Shift::prepare(config, &Sockets::default(), passed)?;
+    let names = Names::new();
+    let lines = shift.lines(&names);
+    let sockets = shift.sockets.all.iter_mut();
+    let listeners = sockets.filter_map(|socket| Some((socket.listeners.first_mut()?.take()?, socket.line))).collect();
+    log_ready(&shift, &names);
+    Notifier::from_environment().tell("READY=1");
+    let Shift { config, access_log, capacity, .. } = &mut shift;
+    let access_log = access_log.take();
+    let served =
+        worker::run(Start { config, listeners, lines, access_log, guardian: None, capacity: *capacity, first: None });
     drop(pidfile);
     served
 }
 
-fn guard(config: Config, report: Option<OwnedFd>) -> Result<(), Error> {
-    let mut guardian = Guardian::new(config).map_err(|error| Error::sys("setting up the guardian", error))?;
-    let pidfile = match start(&mut guardian, report.is_some()) {
-        Ok(pidfile) => pidfile,
+/// One connection that inetd has accepted, relayed by a process of its own.
+fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
+    let line = |service: &Service| {
+        let hosts = service.destination.hosts().iter().map(|host| match host.name.parse() {
+            Ok(ip) => Ok(vec![SocketAddr::new(ip, host.port)]),
+            Err(_) => {
+                let found = resolver::look_up(&host.name)
+                    .map_err(|why| Error::Failed(format!("cannot resolve '{}': {why}", host.name)))?;
+                Ok(found.into_iter().map(|ip| SocketAddr::new(ip, host.port)).collect())
+            }
+        });
+        Ok(Line::new(service.clone(), &hosts.collect::<Result<Vec<_>, Error>>()?))
+    };
+    let lines = config.relayed().map(|(_, _, service)| line(service)).collect::<Result<_, Error>>()?;
+    let shift = Shift::prepare(
+        Config { redirections: Vec::new(), ..config.clone() },
+        &Sockets::default(),
+        &mut Passed::default(),
+    )?;
+    worker::run(Start {
+        config,
+        listeners: Vec::new(),
+        lines,
+        access_log: shift.access_log,
+        guardian: None,
+        capacity: shift.capacity,
+        first: Some(connection),
+    })
+}
+
+fn guard(config: Config, passed: Passed, report: Option<OwnedFd>, shell: Option<Instant>) -> Result<(), Error> {
+    let upgrade = report.is_some() && shell.is_none();
+    let started = match Starting::new(config, passed, shell).and_then(|starting| starting.start(upgrade)) {
+        Ok(started) => started,
         Err(error) => {
-            guardian.abandon();
             if let Some(report) = &report {
-                tell_shell(report, error.exit_status());
+                tell(report, error.exit_status());
             }
             return Err(error);
         }
     };
-    if !guardian.is_stopping() {
-        if let Some(report) = report {
+    let Some((mut guardian, pidfile)) = started else { return Ok(()) };
+    if let Some(report) = report {
+        if !guardian.shift.config.process.foreground {
             logging::leave_terminal()?;
-            tell_shell(&report, 0);
         }
-        guardian.notifier.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
+        tell(&report, 0);
     }
+    guardian.notifier.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
     let served = guardian.serve();
     if served.is_err() {
         guardian.abandon();
@@ -115,197 +168,179 @@ fn guard(config: Config, report: Option<OwnedFd>) -> Result<(), Error> {
     served
 }
 
-fn tell_shell(report: &OwnedFd, status: u8) {
+fn tell(report: &OwnedFd, status: u8) {
     // The shell may have stopped waiting, or be gone.
     let _ = nix::unistd::write(report, &[status]);
 }
 
-/// The steps. Ends early, and well, when a signal to stop comes meanwhile.
-fn start(guardian: &mut Guardian, shell_waits: bool) -> Result<Option<PidFile>, Error> {
-    let pidfile = guardian.config.pidfile.as_deref().map(PidFile::write).transpose()?;
-    let known = resolve(guardian, shell_waits.then(|| Instant::now() + SHELL_WAITS))?;
-    if guardian.is_stopping() {
-        return Ok(pidfile);
-    }
-    let (listeners, orphans) = listen(&guardian.config)?;
-    guardian.listeners = listeners;
-    guardian.capacity = capacity(&guardian.config)?;
-    guardian.access_log = guardian.config.access_log.as_deref().map(journal::open).transpose()?;
-    guardian.start_worker()?;
-    wait_for_worker(guardian)?;
-    install(guardian, &known)?;
-    relieve(&orphans);
-    log_ready(&guardian.config, &guardian.listeners, &guardian.upstream, guardian.capacity);
-    Ok(pidfile)
+/// What there is before there is anything to guard.
+struct Starting {
+    config: Config,
+    passed: Passed,
+    program: PathBuf,
+    poll: Poll,
+    signals: SignalFd,
+    names: Names,
+    /// A shell does not wait longer, and whoever reads what it wrote must not either: the terminal is left then.
+    terminal_until: Option<Instant>,
 }
 
-/// Resolves all names of the command line, one after the other, until each has an address.
-fn resolve(
-    guardian: &mut Guardian,
-    mut terminal_until: Option<Instant>,
-) -> Result<HashMap<String, Vec<IpAddr>>, Error> {
-    let mut names: Vec<String> = guardian.config.names_in_rules().into_iter().map(str::to_owned).collect();
-    names.extend(guardian.config.service.name().map(str::to_owned));
-    let mut known = HashMap::new();
-    for name in names {
-        if let Some(addresses) = wait_for_name(guardian, &name, &mut terminal_until)? {
-            known.insert(name, addresses);
-        }
+impl Starting {
+    fn new(config: Config, passed: Passed, terminal_until: Option<Instant>) -> Result<Starting, Error> {
+        let failed = |error| Error::sys("setting up the guardian", error);
+        let own = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCHLD];
+        let signals = process::signals(&own).map_err(failed)?;
+        let poll = Poll::new().map_err(failed)?;
+        watch(&poll, signals.as_fd(), Wake::Signals)?;
+        // After an upgrade the link of this process points at a file that is gone; now it points at the program.
+        let program = std::env::current_exe().map_err(failed)?;
+        Ok(Starting { config, passed, program, poll, signals, names: Names::new(), terminal_until })
     }
-    let found = guardian.config.service.name().and_then(|name| known.get(name));
-    guardian.upstream = match (&guardian.config.service.destination, found) {
-        (Destination::Host { port, .. }, Some(ips)) => {
-            Upstream::new(ips.iter().map(|ip| SocketAddr::new(*ip, *port)).collect())
-        }
-        _ => Upstream::new(literal(&guardian.config).into_iter().collect()),
-    };
-    Ok(known)
-}
 
-/// Asks for a name until it has an answer; `None` when the daemon was told to stop instead. A shell does not wait so
-/// long, and whoever reads what it wrote must not either: the terminal is left then.
-fn wait_for_name(
-    guardian: &mut Guardian,
-    name: &str,
-    terminal_until: &mut Option<Instant>,
-) -> Result<Option<Vec<IpAddr>>, Error> {
-    guardian.names.forget();
-    while !guardian.is_stopping() {
-        if terminal_until.is_some_and(|until| until <= Instant::now()) {
-            logging::leave_terminal()?;
-            *terminal_until = None;
+    /// The steps. `None` when the daemon was told to stop meanwhile.
+    fn start(mut self, upgrade: bool) -> Result<Option<(Guardian, Option<PidFile>)>, Error> {
+        let pidfile = self.config.process.pidfile.as_deref();
+        let pidfile = pidfile.map(if upgrade { PidFile::take_over } else { PidFile::write }).transpose()?;
+        if !self.resolve()? {
+            return Ok(None);
         }
-        let Guardian { names, config, poll, .. } = &mut *guardian;
-        if let Some(hung) = names.ask(config, name, poll.registry())? {
-            process::send_signal(hung.pid, Signal::SIGKILL).map_err(|error| Error::sys("kill", error))?;
-        }
-        guardian.await_answer(*terminal_until)?;
-        if let Some(addresses) = guardian.names.answer(name) {
-            return Ok(Some(addresses));
-        }
-    }
-    Ok(None)
-}
-
-/// The address of an upstream that was not given by name.
-fn literal(config: &Config) -> Option<SocketAddr> {
-    match &config.service.destination {
-        Destination::Host { host, port } => Some(SocketAddr::new(host.parse().ok()?, *port)),
-        Destination::Original => None,
-    }
-}
-
-/// Opens the listening sockets, beside those of orphaned workers if there are any. Without `-b` a family that this host
-/// does not have is left out.
-fn listen(config: &Config) -> Result<(Vec<TcpListener>, Vec<Holder>), Error> {
-    let addresses = config.service.addresses();
-    let mut listeners = Vec::new();
-    let mut orphans = Vec::new();
-    for address in addresses {
-        match listen_on(address, &mut orphans) {
-            Ok(listener) => listeners.push(listener),
-            Err(Error::Sys { source, .. }) if config.service.bind.is_none() && lacks_family(&source) => {
-                log::info!("not listening on {address}: {source}");
+        self.check_forwarding()?;
+        let Starting { config, mut passed, program, poll, signals, names, .. } = self;
+        let shift = Shift::prepare(config, &Sockets::default(), &mut passed)?;
+        let mut guardian = Guardian::new(shift, names, poll, signals, program);
+        match bring_up(&mut guardian) {
+            Ok(()) => Ok(Some((guardian, pidfile))),
+            Err(error) => {
+                guardian.abandon();
+                Err(error)
             }
-            Err(error) => return Err(error),
         }
     }
-    if listeners.is_empty() {
-        return Err(Error::Failed("this host has neither IPv4 nor IPv6".into()));
-    }
-    orphans.dedup();
-    Ok((listeners, orphans))
-}
 
-fn lacks_family(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
-}
-
-fn listen_on(address: SocketAddr, orphans: &mut Vec<Holder>) -> Result<TcpListener, Error> {
-    let failed = |error| Error::sys(format!("listening on {address}"), error);
-    match sockopt::listener(address, Beside::Nobody) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-        result => return result.map_err(failed),
-    }
-    let holders = holders(address);
-    if holders.is_empty() || !holders.iter().all(Holder::is_worker) {
-        let others = holders.iter().filter(|holder| !holder.is_worker());
-        let names: Vec<String> = others.map(|holder| format!("{} (process {})", holder.name, holder.pid)).collect();
-        let by = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
-        return Err(Error::Taken(format!("-s: port {} is in use by {by}", address.port())));
-    }
-    orphans.extend(holders);
-    sockopt::listener(address, Beside::Orphans).map_err(failed)
-}
-
-fn capacity(config: &Config) -> Result<Capacity, Error> {
-    let descriptors = process::raise_open_files().map_err(|error| Error::sys("RLIMIT_NOFILE", error))?;
-    let capacity = Capacity::plan(descriptors, config.max_connections);
-    if config.max_connections.is_some_and(|wanted| wanted > capacity.places) {
-        log::warn!("{descriptors} open files are enough for {} connections, not for those of -m", capacity.places);
-    }
-    let tracked = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").ok();
-    if let Some(most) = tracked.and_then(|text| text.trim().parse::<usize>().ok())
-        && most < 2 * capacity.places
-    {
-        log::warn!("nf_conntrack_max is {most}: {} connections need two entries each", capacity.places);
-    }
-    Ok(capacity)
-}
-
-fn wait_for_worker(guardian: &mut Guardian) -> Result<(), Error> {
-    let limit = Instant::now() + WORKER_WAITS;
-    let mut events = Events::with_capacity(8);
-    while !guardian.worker_is_ready && !guardian.is_stopping() {
-        guardian.turn(&mut events, Some(limit))?;
-        if limit <= Instant::now() {
-            return Err(Error::Failed("the worker is not ready after 10 seconds".into()));
+    /// Resolves all names. `false` when the daemon was told to stop instead.
+    fn resolve(&mut self) -> Result<bool, Error> {
+        self.names.want(&self.config.names(), &self.config.names_to_follow());
+        while self.names.unknown().is_some() {
+            if self.terminal_until.is_some_and(|until| until <= Instant::now()) {
+                logging::leave_terminal()?;
+                self.terminal_until = None;
+            }
+            if let Some(hung) = self.names.ask(&self.config, self.poll.registry())? {
+                process::send_signal(hung.pid, Signal::SIGKILL).map_err(|error| Error::sys("kill", error))?;
+            }
+            let due = self.names.due().into_iter().chain(self.terminal_until).min();
+            let timeout = due.map_or(FIRST_LOOK, |due| due.saturating_duration_since(Instant::now()));
+            match self.names.resolver() {
+                Some(child) => wait_readable(&[child.line.as_fd(), self.signals.as_fd()], timeout)?,
+                None => wait_readable(&[self.signals.as_fd()], timeout)?,
+            }
+            while let Some(signal) =
+                process::next_signal(&self.signals).map_err(|error| Error::sys("reading signals", error))?
+            {
+                match signal {
+                    Signal::SIGTERM | Signal::SIGINT => return Ok(false),
+                    Signal::SIGCHLD => {
+                        while let Some((pid, _)) = process::reap() {
+                            if self.names.resolver().is_some_and(|child| child.pid == pid) {
+                                self.names.lost();
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            self.names.answer();
         }
-        if guardian.worker.is_none() {
-            return Err(Error::Failed("the worker died while it started".into()));
-        }
+        Ok(true)
     }
-    Ok(())
+
+    /// The kernel forwards nothing for `--kernel` unless it is told to, and that is for the administrator to decide.
+    fn check_forwarding(&self) -> Result<(), Error> {
+        let addresses = |name: &str| self.names.addresses(name).to_vec();
+        let known = Known { addresses: &addresses, listening: &|_| Vec::new() };
+        for family in self.config.forwards(&known) {
+            let name = match family {
+                Family::V4 => "net.ipv4.ip_forward",
+                Family::V6 => "net.ipv6.conf.all.forwarding",
+            };
+            let path = format!("/proc/sys/{}", name.replace('.', "/"));
+            if std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "0") {
+                return Err(Error::Usage(format!("--kernel: {name} is 0, 1 wanted (`sysctl -w {name}=1`)")));
+            }
+        }
+        Ok(())
+    }
 }
 
-fn install(guardian: &mut Guardian, known: &HashMap<String, Vec<IpAddr>>) -> Result<(), Error> {
-    let lookup = |name: &str| known.get(name).cloned().unwrap_or_default();
-    if guardian.is_stopping() {
-        return Ok(());
+/// The longest pause without a look at the names.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
+/// Workers, then rules, then whoever served before may go.
+fn bring_up(guardian: &mut Guardian) -> Result<(), Error> {
+    for post in 0..guardian.shift.posts.len() {
+        guardian.shift.start_worker(post, &guardian.names, guardian.poll.registry())?;
     }
-    if let Some(set) = guardian.config.rules(families(&guardian.listeners), &lookup)? {
-        if set.output && set.own_uid.is_none() {
+    wait_for_workers(guardian)?;
+    if let Some(set) = guardian.shift.rules(&guardian.names)? {
+        if set.own_uid.is_none() && set.lines.iter().any(|line| line.output) {
             log::warn!("-O without -r: connections of tproxy itself cannot be exempted, and are reset when redirected");
         }
-        guardian.keeper = Some(Keeper::install(set)?);
+        guardian.keeper = Some(Keeper::install(set, guardian.shift.config.process.verify)?);
+    }
+    guardian.local.look(&guardian.shift.config);
+    sockets::relieve(&guardian.shift.sockets.orphans);
+    log_ready(&guardian.shift, &guardian.names);
+    Ok(())
+}
+
+fn wait_for_workers(guardian: &mut Guardian) -> Result<(), Error> {
+    let limit = Instant::now() + WORKER_WAITS;
+    let mut events = Events::with_capacity(8);
+    while !guardian.shift.is_ready() && !guardian.is_stopping() {
+        guardian.turn(&mut events, Some(limit))?;
+        if limit <= Instant::now() {
+            return Err(Error::Failed(format!("the workers are not ready after {} seconds", WORKER_WAITS.as_secs())));
+        }
+        if guardian.shift.posts.iter().any(|post| post.respawn.has_died()) {
+            return Err(Error::Failed("a worker died while it started".into()));
+        }
     }
     Ok(())
 }
 
-fn families(listeners: &[TcpListener]) -> Vec<Family> {
-    listeners.iter().filter_map(|listener| Some(Family::of(&listener.local_addr().ok()?.ip()))).collect()
-}
+/// From so many redirections on, only their number is logged.
+const MANY: usize = 16;
 
-/// Workers that lost their guardian serve what they have to its end, and take nothing new.
-fn relieve(orphans: &[Holder]) {
-    for Holder { pid, .. } in orphans {
-        log::info!("relieving worker {pid}, whose guardian is gone");
-        if let Err(error) = process::send_signal(*pid, Signal::SIGHUP) {
-            log::warn!("worker {pid}: {error}");
-        }
+fn log_ready(shift: &Shift, names: &Names) {
+    let count = shift.config.redirections.len();
+    if count > MANY {
+        return log::info!("ready: {count} redirections");
+    }
+    for redirection in &shift.config.redirections {
+        let what = match &redirection.target {
+            Target::Relay(service) => relay_text(shift, redirection, service, names),
+            Target::Local(Some(port)) => format!("redirecting to port {port} of this host"),
+            Target::Local(None) => "redirecting to the same port of this host".into(),
+            Target::Kernel(host) => format!("the kernel sends to {}", host_text(host, names)),
+        };
+        log::info!("ready: {what}");
     }
 }
 
-fn log_ready(config: &Config, listeners: &[TcpListener], upstream: &Upstream, capacity: Capacity) {
-    let listening = listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.to_string()));
-    let listening: Vec<String> = listening.collect();
-    let target = match &config.service.destination {
+fn relay_text(shift: &Shift, redirection: &crate::config::Redirection, service: &Service, names: &Names) -> String {
+    let line = shift.config.relayed().find(|(_, other, _)| std::ptr::eq(*other, redirection)).map(|(line, ..)| line);
+    let listening = line.map(|line| shift.sockets.addresses(line)).unwrap_or_default();
+    let listening: Vec<String> = listening.iter().map(SocketAddr::to_string).collect();
+    let target = match &service.destination {
         Destination::Original => "the original destination".to_owned(),
-        Destination::Host { host, port } => {
-            let addresses: Vec<String> = upstream.addresses().iter().map(SocketAddr::to_string).collect();
-            format!("{host}:{port} ({})", addresses.join(", "))
-        }
+        Destination::Hosts(hosts) => hosts.iter().map(|host| host_text(host, names)).collect::<Vec<_>>().join(", "),
     };
-    let places = capacity.places;
-    log::info!("ready: listening on {}; relaying to {target}; at most {places} connections", listening.join(", "));
+    let places = shift.capacity.places * shift.posts.len().max(1);
+    format!("listening on {}; relaying to {target}; at most {places} connections", listening.join(", "))
+}
+
+fn host_text(host: &crate::traffic::service::Host, names: &Names) -> String {
+    let addresses = crate::daemon::shift::addresses(host, names);
+    let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    format!("{}:{} ({})", host.name, host.port, addresses.join(", "))
 }

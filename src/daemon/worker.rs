@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -19,11 +19,10 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::process;
 use crate::traffic::acceptor::Acceptor;
 use crate::traffic::deadline::{TICK, Tick, ticks};
-use crate::traffic::dialer::Dialer;
+use crate::traffic::dialer::{Dialer, Line, News};
 use crate::traffic::journal::{self, Journal};
 use crate::traffic::pipe::Pool;
 use crate::traffic::switchboard::Switchboard;
-use crate::traffic::upstream::Upstream;
 use crate::traffic::wake::Wake;
 
 /// Events taken from the kernel at once.
@@ -63,16 +62,18 @@ impl Capacity {
 pub struct Start<'a> {
     /// The configuration.
     pub config: &'a Config,
-    /// Listening, non-blocking sockets.
-    pub listeners: Vec<TcpListener>,
-    /// The upstream as it is known now.
-    pub upstream: Upstream,
+    /// Listening, non-blocking sockets, each with the number of its redirection.
+    pub listeners: Vec<(TcpListener, u16)>,
+    /// The redirections, with the addresses of their upstreams.
+    pub lines: Vec<Line>,
     /// The file of `-l`.
     pub access_log: Option<File>,
     /// The line to the guardian; `None` for a process that does without.
     pub guardian: Option<Channel>,
     /// How much it may take on.
     pub capacity: Capacity,
+    /// A connection that is there already, and the only one then.
+    pub first: Option<TcpStream>,
 }
 
 /// What the worker is about.
@@ -104,7 +105,7 @@ struct Worker<'a> {
 /// Errors: what went wrong while setting up, or a loop that cannot go on.
 pub fn run(start: Start<'_>) -> Result<(), Error> {
     let mut worker = Worker::new(start).map_err(|error| Error::sys("setting up the event loop", error))?;
-    if !worker.config.foreground {
+    if !worker.config.process.foreground {
         logging::leave_terminal()?;
     }
     worker.say(Word::Ready);
@@ -113,12 +114,13 @@ pub fn run(start: Start<'_>) -> Result<(), Error> {
 
 impl<'a> Worker<'a> {
     fn new(start: Start<'a>) -> io::Result<Worker<'a>> {
-        let Start { config, listeners, upstream, access_log, guardian, capacity } = start;
+        let Start { config, listeners, lines, access_log, guardian, capacity, first } = start;
         let alone = guardian.is_none();
         let own = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT];
         // From the terminal SIGINT reaches the guardian as well, which then does what is to be done.
         let signals = process::signals(if alone { &own } else { &own[..3] })?;
         let poll = Poll::new()?;
+        let doors = listeners.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect();
         let mut acceptor = Acceptor::new(listeners);
         let registry = poll.registry();
         registry.register(&mut SourceFd(&signals.as_raw_fd()), Token::from(Wake::Signals), Interest::READABLE)?;
@@ -126,17 +128,19 @@ impl<'a> Worker<'a> {
             registry.register(&mut SourceFd(&line.as_raw_fd()), Token::from(Wake::Line(0)), Interest::READABLE)?;
         }
         acceptor.register(registry)?;
-        let service = config.service.clone();
-        let patience = service.patience;
-        let switchboard = Switchboard::new(
-            Dialer::new(service, upstream, capacity.places),
-            patience,
+        let mut switchboard = Switchboard::new(
+            Dialer::new(lines, doors, capacity.places),
             capacity.places,
             Pool::new(capacity.pipes),
             Journal::new(access_log),
             registry.try_clone()?,
         );
-        let course = Course::Serving;
+        let mut course = Course::Serving;
+        if let Some(connection) = first {
+            let peer = connection.peer_addr()?;
+            switchboard.admit(0, mio::net::TcpStream::from_std(connection), peer);
+            course = Course::Draining(None);
+        }
         Ok(Worker { config, poll, signals, guardian, alone, acceptor, switchboard, course, dump_from: None, capacity })
     }
 
@@ -154,6 +158,7 @@ impl<'a> Worker<'a> {
                 match Wake::from(event.token()) {
                     Wake::Relay(key, end) => self.switchboard.event(key, end, event),
                     Wake::Listener(number) => self.acceptor.rung(number),
+                    Wake::Probe(line) => self.switchboard.dialer().probed(line, event),
                     Wake::Signals => self.take_signals()?,
                     Wake::Line(_) => self.take_orders(),
                 }
@@ -161,6 +166,9 @@ impl<'a> Worker<'a> {
             self.accept();
             self.switchboard.run_queue();
             self.switchboard.expire();
+            if self.config.process.upstream_grace.is_some() {
+                self.switchboard.probe();
+            }
             self.notice();
             if let Some(first) = self.dump_from {
                 self.dump_from = self.switchboard.log_connections(first);
@@ -173,7 +181,7 @@ impl<'a> Worker<'a> {
     }
 
     /// How long nothing happens unless an event comes.
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&mut self) -> Option<Duration> {
         let now = self.switchboard.time();
         let room = self.switchboard.room() > 0;
         if self.switchboard.has_work() || self.dump_from.is_some() || (room && self.acceptor.has_work(now)) {
@@ -184,7 +192,9 @@ impl<'a> Worker<'a> {
             Course::LastCall(until, _) | Course::Draining(Some(until)) => Some(until.saturating_sub(now)),
         };
         let pause = self.acceptor.pause_ends().map(|until| until.saturating_sub(now));
-        let wait = [self.switchboard.wait(), course, pause].into_iter().flatten().min()?;
+        let probe = self.config.process.upstream_grace.and_then(|_| self.switchboard.dialer().probe_due());
+        let probe = probe.map(|due| due.saturating_sub(now));
+        let wait = [self.switchboard.wait(), course, pause, probe].into_iter().flatten().min()?;
         Some(TICK * wait.max(1))
     }
 
@@ -195,7 +205,7 @@ impl<'a> Worker<'a> {
             return self.acceptor.full(self.capacity.places);
         }
         let switchboard = &mut self.switchboard;
-        self.acceptor.accept(room, now, |client, peer| switchboard.admit(client, peer));
+        self.acceptor.accept(room, now, |line, client, peer| switchboard.admit(line, client, peer));
     }
 
     /// Acts on what the turn brought.
@@ -203,8 +213,11 @@ impl<'a> Worker<'a> {
         if std::mem::take(&mut self.switchboard.freed) {
             self.acceptor.resume();
         }
-        if std::mem::take(&mut self.switchboard.unreachable) {
-            self.say(Word::Unreachable);
+        while let Some(news) = self.switchboard.dialer().news() {
+            self.say(match news {
+                News::Unreachable(line) => Word::Unreachable(line),
+                News::Reachable(line) => Word::Reachable(line),
+            });
         }
     }
 
@@ -222,7 +235,9 @@ impl<'a> Worker<'a> {
         while let Some(line) = &self.guardian {
             match line.receive(&mut buffer) {
                 Ok(Received::Message(count, file)) => match (Order::decode(&buffer[..count]), file) {
-                    (Some(Order::Addresses(list)), _) => self.switchboard.dialer().readdress(list),
+                    (Some(Order::Addresses { line, host, addresses }), _) => {
+                        self.switchboard.dialer().readdress(line.into(), host.into(), addresses);
+                    }
                     (Some(Order::AccessLog), Some(file)) => self.switchboard.journal().reopen(File::from(file)),
                     _ => log::debug!("an order that means nothing"),
                 },
@@ -260,11 +275,11 @@ impl<'a> Worker<'a> {
             self.course = Course::Draining(Some(now));
             return;
         }
-        let (seconds, open) = (self.config.drain.as_secs(), self.switchboard.len());
+        let (seconds, open) = (self.config.process.drain.as_secs(), self.switchboard.len());
         log::info!("stopping: {open} connections have {seconds} seconds to end");
         self.say(Word::Leaving);
         let last_call = now.saturating_add(LAST_CALL);
-        self.course = Course::LastCall(last_call, Some(last_call.saturating_add(ticks(self.config.drain))));
+        self.course = Course::LastCall(last_call, Some(last_call.saturating_add(ticks(self.config.process.drain))));
     }
 
     /// Another worker takes over: ends with the last connection.
@@ -278,7 +293,7 @@ impl<'a> Worker<'a> {
 
     fn reopen(&mut self) {
         logging::reopen();
-        let Some(path) = &self.config.access_log else { return };
+        let Some(path) = &self.config.process.access_log else { return };
         match journal::open(path) {
             Ok(file) => self.switchboard.journal().reopen(file),
             Err(error) => log::error!("the access log stays the old one: {error}"),

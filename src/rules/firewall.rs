@@ -6,7 +6,7 @@
 use crate::error::Error;
 use crate::rules::address::Family;
 use crate::rules::backend::{DIRECTORIES, Tools, is_missing, tool};
-use crate::rules::chains::{Table, table};
+use crate::rules::chains::{Jump, Rule, Table, table, unquote};
 use crate::rules::drift::differences;
 use crate::rules::dump::Owner;
 use crate::rules::rule::RuleSet;
@@ -70,6 +70,25 @@ impl Firewall {
             }
             Err(error) => Err(self.roll_back(&owner, &before, error)),
         }
+    }
+
+    /// Takes the rules of this set for installed by this value, which [`Firewall::check`] then watches over: another
+    /// process has put them in, a child of this one or the daemon that this one replaces.
+    ///
+    /// Errors: tables that cannot be read, or that do not hold this set; [`Firewall::install`] puts them right.
+    pub fn adopt(&mut self, set: &RuleSet) -> Result<(), Error> {
+        let found = self.read(&Owner::Instance(set.name.clone()))?;
+        for (side, found) in self.sides.iter().zip(&found) {
+            let planned = set.plan(side.family);
+            if let Some(what) = unlike(&planned, found).or_else(|| stray(&planned, found)) {
+                return Err(Error::Failed(format!("{} {what}", side.family)));
+            }
+        }
+        for (side, found) in self.sides.iter_mut().zip(found) {
+            side.reference = found;
+        }
+        self.installed = Some(set.name.clone());
+        Ok(())
     }
 
     /// Takes the jumps to the rules of an instance away: no new connection meets them, and those that did before stay
@@ -230,7 +249,8 @@ fn unlike(planned: &[Table], found: &[Table]) -> Option<String> {
             }
         }
         for jump in &wanted.jumps {
-            if !found.jumps.iter().any(|other| other.from == jump.from && other.at_head) {
+            let all = |jumps: &[Jump]| jumps.iter().filter(|other| other.from == jump.from && other.at_head).count();
+            if all(&found.jumps) < all(&wanted.jumps) {
                 return Some(format!("{}: {} does not begin with '{}'", wanted.name, jump.from, jump.text));
             }
         }
@@ -238,10 +258,35 @@ fn unlike(planned: &[Table], found: &[Table]) -> Option<String> {
     None
 }
 
+/// What only somebody else, or an earlier set of ours, can have put there: rules that lead elsewhere, and chains that
+/// are not planned.
+fn stray(planned: &[Table], found: &[Table]) -> Option<String> {
+    for there in found {
+        for chain in &there.chains {
+            let wanted =
+                table(planned, there.name).and_then(|t| t.chains.iter().find(|other| other.name == chain.name));
+            let Some(wanted) = wanted else {
+                return Some(format!("{}: chain {} is not wanted", there.name, chain.name));
+            };
+            let verdicts = wanted.rules.iter().flat_map(|rule| std::iter::repeat_n(verdict(rule), rule.copies));
+            if let Some((rule, _)) = chain.rules.iter().zip(verdicts).find(|(rule, wanted)| verdict(rule) != *wanted) {
+                return Some(format!("{}: chain {} holds '{}'", there.name, chain.name, rule.text));
+            }
+        }
+    }
+    None
+}
+
+/// What a rule does. Unlike what it matches, iptables-save writes this as it was given.
+fn verdict(rule: &Rule) -> Vec<String> {
+    let words = unquote(&rule.text);
+    words.iter().rposition(|word| word == "-j").map(|at| words[at..].to_vec()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::chains::{Chain, Jump, Rule};
+    use crate::rules::chains::Chain;
 
     fn nat(copies: &[usize], at_head: bool) -> Vec<Table> {
         let rules = copies.iter().map(|copies| Rule { text: "-j RETURN".into(), copies: *copies }).collect();
@@ -271,9 +316,10 @@ mod tests {
         let line = crate::rules::rule::Line {
             action: crate::rules::rule::Action::Redirect { port: 1 },
             matching: matching.resolve(&|_| Vec::new()).unwrap(),
+            owner: 0,
+            output: false,
         };
-        let families = Family::BOTH.to_vec();
-        let set = RuleSet { name: "1".into(), lines: vec![line], families, output: false, own_uid: None };
+        let set = RuleSet { name: "1".into(), lines: vec![line], families: Family::BOTH.to_vec(), own_uid: None };
         let error = firewall.install(&set).unwrap_err();
         assert_eq!(error.exit_status(), 71);
         assert!(error.to_string().contains("`ip6tables-restore` failed (not found)"), "{error}");

@@ -165,6 +165,15 @@ impl Resolved {
         &self.protocol
     }
 
+    /// The same without a family, for a redirect to a listener that has only the other one.
+    pub fn without(mut self, family: Family) -> Resolved {
+        match family {
+            Family::V4 => self.v4 = None,
+            Family::V6 => self.v6 = None,
+        }
+        self
+    }
+
     /// The words for this family, if it holds for it.
     pub fn words(&self, family: Family) -> Option<&Words> {
         match family {

@@ -246,3 +246,12 @@ fn a_name_that_cannot_be_used_is_said() {
         assert_eq!(parse(text).unwrap().resolve(&lookup).unwrap_err().to_string(), sentence);
     }
 }
+
+#[test]
+fn a_family_without_listener_can_be_left_out() {
+    let both = parse("--dport 80").unwrap().resolve(&lookup).unwrap();
+    for (without, other) in [(Family::V4, Family::V6), (Family::V6, Family::V4)] {
+        let only = both.clone().without(without);
+        assert_eq!((only.words(without), only.words(other)), (None, both.words(other)));
+    }
+}

@@ -7,5 +7,8 @@ pub mod command;
 pub mod drift;
 pub mod dump;
 pub mod firewall;
+pub mod line;
 pub mod matching;
+pub mod origin;
+pub mod plan;
 pub mod rule;

@@ -3,6 +3,7 @@
 
 pub mod account;
 pub mod channel;
+pub mod inherited;
 pub mod process;
 pub mod services;
 pub mod sockopt;

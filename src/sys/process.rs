@@ -43,7 +43,7 @@ pub fn fork_here() -> io::Result<Forked> {
 /// (daemon(7)). In the caller's process this returns the descriptor on which the daemon reports; in the daemon, the
 /// one to report through.
 pub fn detach() -> io::Result<Detached> {
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let (read, write) = report_line()?;
     if let Forked::Parent(child) = fork_here()? {
         drop(write);
         // The first child ends at once; taking its status leaves no zombie for the shell.
@@ -87,6 +87,11 @@ pub fn read_report(from: &OwnedFd, limit: Option<Duration>) -> Report {
     }
 }
 
+/// The two ends of a line for one byte of a report, the reading end first.
+pub fn report_line() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
 /// What came through a report descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
@@ -114,7 +119,8 @@ pub fn leave(status: u8) -> ! {
 }
 
 /// The signals that mean something to one of our processes. None of them interrupts any of them.
-const BLOCKED: [Signal; 5] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGCHLD];
+const BLOCKED: [Signal; 6] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCHLD];
 
 fn signal_set(signals: &[Signal]) -> SigSet {
     signals.iter().copied().collect()

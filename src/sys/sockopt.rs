@@ -34,8 +34,8 @@ pub fn original_destination(socket: impl AsFd, family: IpAddr) -> io::Result<Soc
 pub enum Beside {
     /// The port must be free.
     Nobody,
-    /// Listeners that a dead guardian left in the hands of its workers may still be there.
-    Orphans,
+    /// Other listeners of ours may be there: those of other workers, or of workers that a dead guardian has left.
+    Ours,
 }
 
 /// A listening, non-blocking socket. IPv6 sockets take IPv6 only, so that each family has its own. `TCP_NODELAY` and
@@ -49,7 +49,7 @@ pub fn listener(address: SocketAddr, beside: Beside) -> io::Result<TcpListener> 
     if address.is_ipv6() {
         setsockopt(&socket, Ipv6V6Only, &true)?;
     }
-    if beside == Beside::Orphans {
+    if beside == Beside::Ours {
         setsockopt(&socket, ReusePort, &true)?;
     }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;

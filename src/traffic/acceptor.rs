@@ -29,15 +29,17 @@ pub struct Acceptor {
 #[derive(Debug)]
 struct Door {
     listener: TcpListener,
+    /// The redirection whose clients come in here.
+    line: u16,
     /// Not proven to have nobody waiting.
     ready: bool,
 }
 
 impl Acceptor {
-    /// Takes over listening sockets, which are non-blocking.
-    pub fn new(listeners: Vec<std::net::TcpListener>) -> Acceptor {
-        let doors =
-            listeners.into_iter().map(|listener| Door { listener: TcpListener::from_std(listener), ready: false });
+    /// Takes over listening sockets, which are non-blocking, each with the number of its redirection.
+    pub fn new(listeners: Vec<(std::net::TcpListener, u16)>) -> Acceptor {
+        let door = |(listener, line)| Door { listener: TcpListener::from_std(listener), line, ready: false };
+        let doors = listeners.into_iter().map(door);
         Acceptor { doors: doors.collect(), paused_until: None, limiter: Limiter::new(), pauses: 0 }
     }
 
@@ -76,7 +78,7 @@ impl Acceptor {
     }
 
     /// The next clients: at most a batch of them, and no more than there is `room` for.
-    pub fn accept(&mut self, room: usize, now: Tick, mut admit: impl FnMut(TcpStream, SocketAddr)) {
+    pub fn accept(&mut self, room: usize, now: Tick, mut admit: impl FnMut(u16, TcpStream, SocketAddr)) {
         if self.is_paused(now) {
             return;
         }
@@ -87,7 +89,7 @@ impl Acceptor {
                 match self.doors[number].listener.accept() {
                     Ok((stream, peer)) => {
                         left -= 1;
-                        admit(stream, peer);
+                        admit(self.doors[number].line, stream, peer);
                     }
                     Err(error) => {
                         if !self.survive(number, &error, now) {

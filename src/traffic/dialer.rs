@@ -1,29 +1,67 @@
 //! From an accepted connection to the one that leaves for its upstream: who may pass, where it goes, and whether it
 //! would come back to ourselves.
 
-use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use mio::Registry;
+use mio::event::Event;
 use mio::net::TcpStream;
 
 use crate::logging::Limiter;
 use crate::sys::sockopt;
+use crate::traffic::deadline::Tick;
 use crate::traffic::endpoint::Endpoint;
+use crate::traffic::probe::Probe;
 use crate::traffic::relay::{Ending, Route};
-use crate::traffic::service::{Destination, Service};
-use crate::traffic::upstream::Upstream;
+use crate::traffic::service::{Destination, Patience, Service};
+use crate::traffic::upstream::{Attempt, Edge, Upstreams};
+
+/// A redirection with the addresses that its upstreams have now.
+#[derive(Debug)]
+pub struct Line {
+    /// What was configured.
+    pub service: Service,
+    /// The upstreams.
+    pub upstreams: Upstreams,
+    /// Set while no upstream can be reached: when that was last told.
+    unreachable: Option<Tick>,
+    probe: Probe,
+}
+
+impl Line {
+    /// A redirection whose upstreams have these addresses.
+    pub fn new(service: Service, hosts: &[Vec<SocketAddr>]) -> Line {
+        let upstreams = Upstreams::new(hosts, service.balance);
+        Line { service, upstreams, unreachable: None, probe: Probe::default() }
+    }
+}
+
+/// What the guardian wants to know of a redirection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// None of its upstreams could be reached.
+    Unreachable(u16),
+    /// One of them answers again.
+    Reachable(u16),
+}
+
+/// Ticks after which the same bad news is told again.
+const TELL_AGAIN: Tick = 10;
 
 /// What decides about new connections.
 #[derive(Debug)]
 pub struct Dialer {
-    service: Service,
-    upstream: Upstream,
+    lines: Vec<Line>,
+    /// Where this worker listens.
+    doors: Vec<SocketAddr>,
     outgoing: Outgoing,
     loops: Limiter,
     lookups: Limiter,
+    news: VecDeque<News>,
 }
 
 /// A connection on its way out.
@@ -35,8 +73,6 @@ pub struct Dialed {
     pub local: Endpoint,
     /// The other end.
     pub upstream: Endpoint,
-    /// How many addresses were tried, this one included.
-    pub attempts: u8,
 }
 
 /// The two ends of our outgoing connections. When one of them is redirected, it comes back to us with the same two
@@ -54,37 +90,46 @@ impl Outgoing {
 }
 
 impl Dialer {
-    /// For one redirection; `places` connections can be out at once.
-    pub fn new(service: Service, upstream: Upstream, places: usize) -> Dialer {
+    /// For these redirections, behind these listening addresses; `places` connections can be out at once.
+    pub fn new(lines: Vec<Line>, doors: Vec<SocketAddr>, places: usize) -> Dialer {
         let outgoing = Outgoing { ends: HashSet::with_capacity(places), hasher: RandomState::new() };
-        Dialer { service, upstream, outgoing, loops: Limiter::new(), lookups: Limiter::new() }
+        Dialer { lines, doors, outgoing, loops: Limiter::new(), lookups: Limiter::new(), news: VecDeque::new() }
     }
 
-    /// The upstream has other addresses now.
-    pub fn readdress(&mut self, addresses: Vec<SocketAddr>) {
-        self.upstream.replace(addresses);
+    /// An upstream has other addresses now.
+    pub fn readdress(&mut self, line: usize, host: usize, addresses: Vec<SocketAddr>) {
+        if let Some(line) = self.lines.get_mut(line) {
+            line.upstreams.replace(host, addresses);
+        }
+    }
+
+    /// How long connections of this redirection may be silent.
+    pub fn patience(&self, line: u16) -> &Patience {
+        &self.lines[usize::from(line)].service.patience
     }
 
     /// Where an accepted connection comes from and wanted to go.
     ///
     /// Errors: its ending, when it may not pass.
-    pub fn route(&mut self, client: &TcpStream, peer: SocketAddr) -> Result<Route, (Route, Ending)> {
+    pub fn route(&mut self, line: u16, client: &TcpStream, peer: SocketAddr) -> Result<Route, (Route, Ending)> {
         let mut route = Route {
             client: peer.into(),
             original: Endpoint::UNKNOWN,
             local: Endpoint::UNKNOWN,
             upstream: Endpoint::UNKNOWN,
         };
-        let allow = &self.service.allow;
+        let service = &self.lines[usize::from(line)].service;
+        let transparent = service.destination == Destination::Original;
+        let allow = &service.allow;
         if !allow.is_empty() && !allow.iter().any(|network| network.contains(&route.client.ip())) {
             return Err((route, Ending::Denied));
         }
         match sockopt::original_destination(client, peer.ip()) {
             Ok(original) => route.original = original.into(),
-            Err(error) => self.unknown_original(&error),
+            Err(error) if transparent => self.unknown_original(&error),
+            Err(_) => {}
         }
         // Without a redirection the client wanted to go where it arrived.
-        let transparent = self.service.destination == Destination::Original;
         if transparent || !route.original.is_known() {
             let Ok(arrived) = client.local_addr().map(Endpoint::from) else {
                 return Err((route, Ending::Loop));
@@ -118,65 +163,125 @@ impl Dialer {
     }
 
     fn unknown_original(&mut self, error: &io::Error) {
-        if self.service.destination == Destination::Original
-            && let Some(more) = self.lookups.pass()
-        {
+        if let Some(more) = self.lookups.pass() {
             log::warn!("original destination: {error}; was the connection redirected?{more}");
         }
     }
 
-    /// Starts connecting to the first address of the destination that is left after `attempts`, and passes over those
-    /// that fail at once.
+    /// The first attempt of a connection.
+    pub fn begin(&mut self, line: u16, route: &Route) -> Attempt {
+        self.lines[usize::from(line)].upstreams.begin(route.client.ip())
+    }
+
+    /// Starts connecting to the next address, and passes over those that fail at once.
     ///
     /// Errors: the ending, with what the last address said, when none is left.
-    pub fn dial(&mut self, route: &Route, attempts: u8, last: Option<io::Error>) -> Result<Dialed, Ending> {
+    pub fn dial(
+        &mut self,
+        line: u16,
+        route: &Route,
+        attempt: &mut Attempt,
+        last: Option<io::Error>,
+        now: Tick,
+    ) -> Result<Dialed, Ending> {
         let mut last = last.unwrap_or_else(|| io::Error::other("no address is known"));
-        let mut tried = attempts;
-        while let Some(address) = self.candidate(route, tried) {
-            tried += 1;
+        while let Some(address) = self.next(line, route, attempt, now) {
             if self.is_ourselves(address) {
                 self.tell_loop(route.client, "would be relayed to our own listening port");
                 return Err(Ending::Loop);
             }
-            match self.connect(address) {
+            match connect(address) {
                 Ok((socket, local)) => {
                     let upstream = Endpoint::from(address);
                     let hash = self.outgoing.hash(local, upstream);
                     self.outgoing.ends.insert(hash);
-                    return Ok(Dialed { socket, local, upstream, attempts: tried });
+                    return Ok(Dialed { socket, local, upstream });
                 }
-                Err(error) => last = error,
+                Err(error) => {
+                    self.failed(line, address, &error, now);
+                    last = error;
+                }
             }
         }
         Err(Ending::ConnectFailed(last))
     }
 
-    fn candidate(&self, route: &Route, tried: u8) -> Option<SocketAddr> {
-        match self.service.destination {
-            Destination::Original => (tried == 0).then(|| route.original.socket_addr()),
-            Destination::Host { .. } => self.upstream.candidate(usize::from(tried)),
+    fn next(&mut self, line: u16, route: &Route, attempt: &mut Attempt, now: Tick) -> Option<SocketAddr> {
+        let Line { service, upstreams, .. } = &self.lines[usize::from(line)];
+        if let Some(address) = upstreams.next(attempt, now) {
+            return Some(address);
         }
-    }
-
-    fn connect(&self, address: SocketAddr) -> io::Result<(TcpStream, Endpoint)> {
-        let socket = TcpStream::connect(address)?;
-        sockopt::prepare_outgoing(&socket)?;
-        // The kernel chose our end in connect(2) already, before any answer; it must be known before the connection
-        // can come back to us.
-        let local = socket.local_addr()?;
-        Ok((socket, local.into()))
+        let last_resort = service.fallback || service.destination == Destination::Original;
+        let original = (last_resort && !attempt.fell_back && route.original.is_known()).then_some(route.original);
+        attempt.fell_back = true;
+        original.map(|original| original.socket_addr())
     }
 
     /// Whether connecting there would reach our own listening socket. Asked before connecting: a connection that is
-    /// closed again has reached our backlog already. Only for our own port the routing table is asked.
+    /// closed again has reached our backlog already. Only for our own ports the routing table is asked.
     fn is_ourselves(&self, address: SocketAddr) -> bool {
-        let bound = self.service.bind.is_none_or(|ip| ip.is_unspecified() || ip == address.ip());
-        address.port() == self.service.port && bound && sockopt::is_local(address)
+        let reaches = |door: &SocketAddr| {
+            let family = door.is_ipv4() == address.is_ipv4();
+            family && door.port() == address.port() && (door.ip().is_unspecified() || door.ip() == address.ip())
+        };
+        self.doors.iter().any(reaches) && sockopt::is_local(address)
     }
 
-    /// The upstream of this relay has answered.
-    pub fn worked(&mut self, route: &Route) {
-        self.upstream.worked(route.upstream.socket_addr());
+    /// An address did not answer.
+    pub fn failed(&mut self, line: u16, address: SocketAddr, error: &io::Error, now: Tick) {
+        if self.lines[usize::from(line)].upstreams.failed(address, now) == Edge::Down {
+            log::warn!("upstream {address} is down: {error}; it is left alone for a while");
+        }
+    }
+
+    /// No upstream of a redirection could be reached.
+    pub fn unreachable(&mut self, line: u16, now: Tick) {
+        let told = &mut self.lines[usize::from(line)].unreachable;
+        if told.is_none_or(|told| told.saturating_add(TELL_AGAIN) <= now) {
+            *told = Some(now);
+            self.news.push_back(News::Unreachable(line));
+        }
+    }
+
+    /// When the next try is due whether an upstream answers again that could not be reached.
+    pub fn probe_due(&self) -> Option<Tick> {
+        self.lines.iter().filter(|line| line.unreachable.is_some()).map(|line| line.probe.due()).min()
+    }
+
+    /// Makes the tries that are due.
+    pub fn probe(&mut self, now: Tick, registry: &Registry) {
+        let lines = self.lines.iter_mut().enumerate().filter(|(_, line)| line.unreachable.is_some());
+        for (number, line) in lines.filter(|(_, line)| line.probe.due() <= now) {
+            let mut attempt = line.upstreams.begin(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            if let Some(address) = line.upstreams.next(&mut attempt, now)
+                && let Err(error) = line.probe.start(number as u16, address, now, registry)
+            {
+                log::debug!("upstream {address}: {error}");
+            }
+        }
+    }
+
+    /// A try has come to an end.
+    pub fn probed(&mut self, number: u32, event: &Event) {
+        let Some(line) = self.lines.get_mut(number as usize) else { return };
+        if let Some(address) = line.probe.event(event) {
+            self.worked(number as u16, address);
+        }
+    }
+
+    /// What the guardian has not been told yet.
+    pub fn news(&mut self) -> Option<News> {
+        self.news.pop_front()
+    }
+
+    /// An address answered.
+    pub fn worked(&mut self, line: u16, address: SocketAddr) {
+        if self.lines[usize::from(line)].unreachable.take().is_some() {
+            self.news.push_back(News::Reachable(line));
+        }
+        if self.lines[usize::from(line)].upstreams.worked(address) == Edge::Up {
+            log::info!("upstream {address} is up again");
+        }
     }
 
     /// The outgoing connection is closed.
@@ -184,4 +289,13 @@ impl Dialer {
         let hash = self.outgoing.hash(route.local, route.upstream);
         self.outgoing.ends.remove(&hash);
     }
+}
+
+fn connect(address: SocketAddr) -> io::Result<(TcpStream, Endpoint)> {
+    let socket = TcpStream::connect(address)?;
+    sockopt::prepare_outgoing(&socket)?;
+    // The kernel chose our end in connect(2) already, before any answer; it must be known before the connection can
+    // come back to us.
+    let local = socket.local_addr()?;
+    Ok((socket, local.into()))
 }

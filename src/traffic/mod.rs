@@ -7,6 +7,7 @@ pub mod endpoint;
 pub mod flow;
 pub mod journal;
 pub mod pipe;
+pub mod probe;
 pub mod relay;
 pub mod service;
 pub mod switchboard;

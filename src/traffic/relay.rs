@@ -7,6 +7,7 @@ use crate::traffic::deadline::Tick;
 use crate::traffic::endpoint::Endpoint;
 use crate::traffic::flow::{AtEnd, Conduit, Fault, Flow, Kit, Lender, Pumped, Side, Socket};
 use crate::traffic::service::Patience;
+use crate::traffic::upstream::Attempt;
 use crate::traffic::wake::End;
 
 /// How a relay ended.
@@ -104,8 +105,10 @@ pub struct Relay<S, P> {
     pub started: u64,
     /// Its addresses.
     pub route: Route,
-    /// How many addresses of the upstream have been tried.
-    pub attempts: u8,
+    /// Which redirection it belongs to.
+    pub line: u16,
+    /// Which upstreams have been tried.
+    pub attempt: Attempt,
     /// Whether it waits in the run queue.
     pub queued: bool,
     phase: Phase,
@@ -115,7 +118,7 @@ pub struct Relay<S, P> {
 
 impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     /// A relay whose upstream is being connected.
-    pub fn connecting(client: S, upstream: S, id: u64, route: Route) -> Relay<S, P> {
+    pub fn connecting(client: S, upstream: S, id: u64, line: u16, route: Route, attempt: Attempt) -> Relay<S, P> {
         Relay {
             client: Side::new(client),
             upstream: Side::new(upstream),
@@ -124,7 +127,8 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
             id,
             started: 0,
             route,
-            attempts: 1,
+            line,
+            attempt,
             queued: false,
             phase: Phase::Connecting,
             touched: 0,
@@ -154,10 +158,9 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         self.touched = now;
     }
 
-    /// Another address is being tried with another socket; `attempts` have been made with this one.
-    pub fn reconnecting(&mut self, upstream: S, attempts: u8, now: Tick) {
+    /// Another address is being tried with another socket.
+    pub fn reconnecting(&mut self, upstream: S, now: Tick) {
         self.upstream = Side::new(upstream);
-        self.attempts = attempts;
         self.touched = now;
     }
 

@@ -1,41 +1,22 @@
 //! What the data path has to know of one redirection.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
 use ipnet::IpNet;
 
 use crate::traffic::deadline::Tick;
 
-/// One redirection, as it is relayed.
+/// One redirection that is relayed.
 #[derive(Debug, Clone)]
 pub struct Service {
-    /// The port to listen on.
-    pub port: u16,
-    /// The address to listen on; `None` is all.
-    pub bind: Option<IpAddr>,
     /// Where to.
     pub destination: Destination,
+    /// Which upstream a connection is tried with first.
+    pub balance: Balance,
+    /// When no upstream can be reached, connect to where the client was going.
+    pub fallback: bool,
     /// Who is served; empty means everybody.
     pub allow: Vec<IpNet>,
     /// How long connections may be silent.
     pub patience: Patience,
-}
-
-impl Service {
-    /// The addresses to listen on.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let wanted = self.bind.map_or(all.to_vec(), |address| vec![address]);
-        wanted.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
-    }
-
-    /// The host name that has to be resolved, if the upstream is not given as an address.
-    pub fn name(&self) -> Option<&str> {
-        match &self.destination {
-            Destination::Host { host, .. } if host.parse::<IpAddr>().is_err() => Some(host),
-            _ => None,
-        }
-    }
 }
 
 /// Where connections are relayed to.
@@ -43,13 +24,38 @@ impl Service {
 pub enum Destination {
     /// Where they were going before they were redirected.
     Original,
-    /// A host, by name or address, and its port.
-    Host {
-        /// A name or an address.
-        host: String,
-        /// The port.
-        port: u16,
-    },
+    /// The first of these that can be reached.
+    Hosts(Vec<Host>),
+}
+
+impl Destination {
+    /// The upstreams; none when connections go where they were going.
+    pub fn hosts(&self) -> &[Host] {
+        match self {
+            Destination::Original => &[],
+            Destination::Hosts(hosts) => hosts,
+        }
+    }
+}
+
+/// An upstream as it was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// A name or an address.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// Which upstream comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// The first one in the order of the command line.
+    First,
+    /// Each in turn.
+    RoundRobin,
+    /// The same one for the same client address.
+    Source,
 }
 
 /// How long a relay may be silent, in ticks; `None` is for ever.

@@ -17,7 +17,6 @@ use crate::traffic::flow::{Kit, Side, Socket};
 use crate::traffic::journal::{Entry, Journal};
 use crate::traffic::pipe::{Pipe, Pool};
 use crate::traffic::relay::{Ending, Relay, Route, Step};
-use crate::traffic::service::Patience;
 use crate::traffic::table::Table;
 use crate::traffic::wake::{End, Key, Wake};
 
@@ -64,15 +63,12 @@ pub struct Switchboard {
     queue: VecDeque<Key>,
     kit: Kit<Pool>,
     dialer: Dialer,
-    patience: Patience,
     journal: Journal,
     counters: Counters,
     next_id: u64,
     start: Instant,
     milliseconds: u64,
     trouble: Limiter,
-    /// Set when no address of the upstream could be reached, until somebody takes notice.
-    pub unreachable: bool,
     /// Set when a connection has ended, until somebody takes notice.
     pub freed: bool,
     registry: Registry,
@@ -80,14 +76,7 @@ pub struct Switchboard {
 
 impl Switchboard {
     /// For at most `places` connections at once.
-    pub fn new(
-        dialer: Dialer,
-        patience: Patience,
-        places: usize,
-        pool: Pool,
-        journal: Journal,
-        registry: Registry,
-    ) -> Switchboard {
+    pub fn new(dialer: Dialer, places: usize, pool: Pool, journal: Journal, registry: Registry) -> Switchboard {
         Switchboard {
             relays: Table::with_capacity(places),
             places,
@@ -95,14 +84,12 @@ impl Switchboard {
             queue: VecDeque::with_capacity(places),
             kit: Kit::new(pool),
             dialer,
-            patience,
             journal,
             counters: Counters::default(),
             next_id: 1,
             start: Instant::now(),
             milliseconds: 0,
             trouble: Limiter::new(),
-            unreachable: false,
             freed: false,
             registry,
         }
@@ -138,27 +125,33 @@ impl Switchboard {
         &mut self.dialer
     }
 
+    /// Tries whether upstreams answer again.
+    pub fn probe(&mut self) {
+        self.dialer.probe(self.time(), &self.registry);
+    }
+
     /// Where the lines go.
     pub fn journal(&mut self) -> &mut Journal {
         &mut self.journal
     }
 
-    /// Takes an accepted connection in, or resets it with a line in the log.
-    pub fn admit(&mut self, client: TcpStream, peer: SocketAddr) {
+    /// Takes an accepted connection of a redirection in, or resets it with a line in the log.
+    pub fn admit(&mut self, line: u16, client: TcpStream, peer: SocketAddr) {
         self.counters.accepted += 1;
         let id = self.next_id;
         self.next_id += 1;
-        let mut route = match self.dialer.route(&client, peer) {
+        let mut route = match self.dialer.route(line, &client, peer) {
             Ok(route) => route,
-            Err((route, ending)) => return self.refuse(id, client, &route, &ending),
+            Err((route, ending)) => return self.refuse(id, line, client, &route, &ending),
         };
-        let dialed = match self.dialer.dial(&route, 0, None) {
+        let mut attempt = self.dialer.begin(line, &route);
+        let dialed = match self.dialer.dial(line, &route, &mut attempt, None, self.time()) {
             Ok(dialed) => dialed,
-            Err(ending) => return self.refuse(id, client, &route, &ending),
+            Err(ending) => return self.refuse(id, line, client, &route, &ending),
         };
         (route.local, route.upstream) = (dialed.local, dialed.upstream);
-        let mut relay = Relay::connecting(client, dialed.socket, id, route);
-        (relay.started, relay.attempts) = (self.milliseconds, dialed.attempts);
+        let mut relay = Relay::connecting(client, dialed.socket, id, line, route, attempt);
+        relay.started = self.milliseconds;
         relay.touch(self.time());
         match self.place(relay) {
             Ok(key) => self.set_deadline(key),
@@ -176,11 +169,11 @@ impl Switchboard {
         self.relays.insert(relay).map_err(|_| io::Error::other("the table is full"))
     }
 
-    fn refuse(&mut self, id: u64, client: TcpStream, route: &Route, ending: &Ending) {
+    fn refuse(&mut self, id: u64, line: u16, client: TcpStream, route: &Route, ending: &Ending) {
         reset(&client);
         drop(client);
         self.freed = true;
-        self.report(id, route, (0, 0), self.milliseconds, ending);
+        self.report(id, line, route, (0, 0), self.milliseconds, ending);
     }
 
     /// The sockets of a relay have something to tell.
@@ -195,7 +188,7 @@ impl Switchboard {
                 Some(error) => return self.dial_again(key, error),
                 None if event.is_writable() && !event.is_error() => {
                     relay.connected(now);
-                    self.dialer.worked(&relay.route);
+                    self.dialer.worked(relay.line, relay.route.upstream.socket_addr());
                     self.set_deadline(key);
                 }
                 None => return,
@@ -213,8 +206,9 @@ impl Switchboard {
         let now = self.time();
         let Some(relay) = self.relays.get_mut(key) else { return };
         self.dialer.forget(&relay.route);
-        let Dialed { mut socket, local, upstream, attempts } =
-            match self.dialer.dial(&relay.route, relay.attempts, Some(error)) {
+        self.dialer.failed(relay.line, relay.route.upstream.socket_addr(), &error, now);
+        let Dialed { mut socket, local, upstream } =
+            match self.dialer.dial(relay.line, &relay.route, &mut relay.attempt, Some(error), now) {
                 Ok(dialed) => dialed,
                 Err(ending) => return self.close(key, &ending),
             };
@@ -223,7 +217,7 @@ impl Switchboard {
             return self.close(key, &Ending::ConnectFailed(error));
         }
         (relay.route.local, relay.route.upstream) = (local, upstream);
-        relay.reconnecting(socket, attempts, now);
+        relay.reconnecting(socket, now);
         self.set_deadline(key);
     }
 
@@ -265,7 +259,7 @@ impl Switchboard {
     fn set_deadline(&mut self, key: Key) {
         let next = self.time() + 1;
         let Some(relay) = self.relays.get_mut(key) else { return };
-        match relay.due(&self.patience) {
+        match relay.due(self.dialer.patience(relay.line)) {
             Some(due) => self.deadlines.set(key.slot, due.max(next)),
             None => self.deadlines.cancel(key.slot),
         }
@@ -282,7 +276,7 @@ impl Switchboard {
         while let Some(slot) = self.deadlines.expire(now) {
             let Some(key) = self.relays.key_at(slot) else { continue };
             let Some(relay) = self.relays.get_mut(key) else { continue };
-            match relay.expire(&self.patience, now) {
+            match relay.expire(self.dialer.patience(relay.line), now) {
                 Step::Done(Ending::ConnectFailed(error)) => self.dial_again(key, error),
                 Step::Done(ending) => self.close(key, &ending),
                 Step::Waiting | Step::Again => self.set_deadline(key),
@@ -301,7 +295,7 @@ impl Switchboard {
             reset(&relay.upstream.socket);
         }
         self.freed = true;
-        self.report(relay.id, &relay.route, relay.moved(), relay.started, ending);
+        self.report(relay.id, relay.line, &relay.route, relay.moved(), relay.started, ending);
     }
 
     /// Resets all that is left.
@@ -313,7 +307,7 @@ impl Switchboard {
         }
     }
 
-    fn report(&mut self, id: u64, route: &Route, moved: (u64, u64), started: u64, ending: &Ending) {
+    fn report(&mut self, id: u64, line: u16, route: &Route, moved: (u64, u64), started: u64, ending: &Ending) {
         let counters = &mut self.counters;
         counters.up += moved.0;
         counters.down += moved.1;
@@ -328,7 +322,7 @@ impl Switchboard {
         let lasted = self.milliseconds.saturating_sub(started);
         self.journal.write(&Entry { id, route, moved, lasted, ending });
         if let Ending::ConnectFailed(error) = ending {
-            self.unreachable = true;
+            self.dialer.unreachable(line, self.time());
             if let Some(more) = self.trouble.pass() {
                 let Route { client, upstream, .. } = route;
                 log::warn!("cannot reach the upstream {upstream} for {client}: {error}{more}");

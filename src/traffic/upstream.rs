@@ -1,50 +1,148 @@
-//! The addresses behind an upstream's name, and which of them to try first.
+//! The addresses behind the upstreams of a redirection, which of them to try first, and which to leave alone.
 
-use std::net::SocketAddr;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
 
-/// The most addresses of a name that are kept.
+use crate::traffic::deadline::Tick;
+use crate::traffic::service::Balance;
+
+/// The most addresses of one name that are kept.
 pub const ADDRESSES: usize = 16;
 
-/// The addresses, as they were last resolved.
-#[derive(Debug, Clone, Default)]
-pub struct Upstream {
-    addresses: Vec<SocketAddr>,
-    /// The one that worked last.
-    first: usize,
+/// The most upstreams of one redirection.
+pub const HOSTS: usize = 8;
+
+/// The most addresses of all upstreams together that are tried for one connection: the bits of [`Attempt`].
+const CANDIDATES: usize = u32::BITS as usize;
+
+/// Ticks for which an address that failed is left alone the first time; doubled each further time, up to the longest.
+const FIRST_PAUSE: Tick = 20;
+const LONGEST_PAUSE: Tick = 600;
+
+/// All upstreams of one redirection.
+#[derive(Debug)]
+pub struct Upstreams {
+    hosts: Vec<Vec<Candidate>>,
+    balance: Balance,
+    turn: usize,
+    hasher: RandomState,
 }
 
-impl Upstream {
-    /// With these addresses, in the resolver's order of preference.
-    pub fn new(addresses: Vec<SocketAddr>) -> Upstream {
-        let mut upstream = Upstream::default();
-        upstream.replace(addresses);
-        upstream
-    }
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    address: SocketAddr,
+    down: Option<Down>,
+}
 
-    /// Takes new addresses; the one that worked last stays first if it is among them.
-    pub fn replace(&mut self, mut addresses: Vec<SocketAddr>) {
-        addresses.truncate(ADDRESSES);
-        let favourite = self.addresses.get(self.first).copied();
-        self.first = addresses.iter().position(|address| Some(*address) == favourite).unwrap_or(0);
-        self.addresses = addresses;
+impl Candidate {
+    /// Whether it has not failed, or is to be tried again.
+    fn is_up(&self, now: Tick) -> bool {
+        self.down.is_none_or(|down| down.at.saturating_add(down.pause) <= now)
     }
+}
 
-    /// All of them, in the resolver's order.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
+/// An address that failed.
+#[derive(Debug, Clone, Copy)]
+struct Down {
+    at: Tick,
+    pause: Tick,
+}
 
-    /// What to try when `attempts` addresses have been tried in vain.
-    pub fn candidate(&self, attempts: usize) -> Option<SocketAddr> {
-        let count = self.addresses.len();
-        (attempts < count).then(|| self.addresses[(self.first + attempts) % count])
-    }
+/// How far a connection has come in trying the candidates: first those that are up, from its own start on, then the
+/// others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    start: u8,
+    /// One bit for each candidate.
+    tried: u32,
+    /// The original destination, the last resort, has been tried.
+    pub fell_back: bool,
+}
 
-    /// Remembers an address that answered.
-    pub fn worked(&mut self, address: SocketAddr) {
-        if let Some(first) = self.addresses.iter().position(|known| *known == address) {
-            self.first = first;
+/// What a failure or a success has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// Nothing.
+    None,
+    /// The address is left alone from now on.
+    Down,
+    /// The address is used again.
+    Up,
+}
+
+impl Upstreams {
+    /// With the addresses of each host, in the resolver's order of preference.
+    pub fn new(hosts: &[Vec<SocketAddr>], balance: Balance) -> Upstreams {
+        let mut upstreams =
+            Upstreams { hosts: vec![Vec::new(); hosts.len()], balance, turn: 0, hasher: RandomState::new() };
+        for (host, addresses) in hosts.iter().enumerate() {
+            upstreams.replace(host, addresses.clone());
         }
+        upstreams
+    }
+
+    /// Takes new addresses of a host. What is known of an address stays known, and the one that worked last stays first.
+    pub fn replace(&mut self, host: usize, mut addresses: Vec<SocketAddr>) {
+        let Some(known) = self.hosts.get_mut(host) else { return };
+        addresses.truncate(ADDRESSES);
+        if let Some(first) = known.first()
+            && let Some(at) = addresses.iter().position(|address| *address == first.address)
+        {
+            addresses[..=at].rotate_right(1);
+        }
+        let down = |address| known.iter().find(|candidate| candidate.address == address).and_then(|found| found.down);
+        *known = addresses.into_iter().map(|address| Candidate { address, down: down(address) }).collect();
+    }
+
+    /// Where a connection that begins now starts to try.
+    pub fn begin(&mut self, client: IpAddr) -> Attempt {
+        let hosts = self.hosts.len().max(1);
+        let host = match self.balance {
+            Balance::First => 0,
+            Balance::RoundRobin => {
+                self.turn = (self.turn + 1) % hosts;
+                self.turn
+            }
+            Balance::Source => (self.hasher.hash_one(client) % hosts as u64) as usize,
+        };
+        let start = self.hosts.iter().take(host).map(Vec::len).sum::<usize>() as u8;
+        Attempt { start, tried: 0, fell_back: false }
+    }
+
+    /// The next address to try, if any is left.
+    pub fn next(&self, attempt: &mut Attempt, now: Tick) -> Option<SocketAddr> {
+        let count = self.hosts.iter().map(Vec::len).sum::<usize>().min(CANDIDATES);
+        let order = (0..count).map(|step| (usize::from(attempt.start) + step) % count);
+        let untried = order.filter(|index| attempt.tried & (1 << index) == 0);
+        let candidate = |index: usize| self.hosts.iter().flatten().nth(index);
+        let up = |index: &usize| candidate(*index).is_some_and(|candidate| candidate.is_up(now));
+        let index = untried.clone().find(up).or_else(|| untried.clone().next())?;
+        attempt.tried |= 1 << index;
+        candidate(index).map(|candidate| candidate.address)
+    }
+
+    fn find(&mut self, address: SocketAddr) -> Option<(&mut Vec<Candidate>, usize)> {
+        self.hosts.iter_mut().find_map(|host| {
+            let at = host.iter().position(|candidate| candidate.address == address)?;
+            Some((host, at))
+        })
+    }
+
+    /// An address did not answer.
+    pub fn failed(&mut self, address: SocketAddr, now: Tick) -> Edge {
+        let Some((host, at)) = self.find(address) else { return Edge::None };
+        let before = host[at].down.take();
+        let pause = before.map_or(FIRST_PAUSE, |down| (down.pause * 2).min(LONGEST_PAUSE));
+        host[at].down = Some(Down { at: now, pause });
+        if before.is_some() { Edge::None } else { Edge::Down }
+    }
+
+    /// An address answered.
+    pub fn worked(&mut self, address: SocketAddr) -> Edge {
+        let Some((host, at)) = self.find(address) else { return Edge::None };
+        let before = host[at].down.take();
+        host[..=at].rotate_right(1);
+        if before.is_some() { Edge::Up } else { Edge::None }
     }
 }
 
@@ -52,28 +150,74 @@ impl Upstream {
 mod tests {
     use super::*;
 
-    fn addresses(count: u8) -> Vec<SocketAddr> {
-        (1..=count).map(|last| SocketAddr::from(([10, 0, 0, last], 80))).collect()
+    fn addresses(net: u8, count: u8) -> Vec<SocketAddr> {
+        (1..=count).map(|last| SocketAddr::from(([10, 0, net, last], 80))).collect()
+    }
+
+    fn tried(upstreams: &mut Upstreams, client: u8, now: Tick) -> Vec<SocketAddr> {
+        let mut attempt = upstreams.begin(IpAddr::from([10, 9, 9, client]));
+        std::iter::from_fn(|| upstreams.next(&mut attempt, now)).collect()
     }
 
     #[test]
-    fn every_address_is_tried_once_from_the_one_that_worked() {
-        let list = addresses(3);
-        let mut upstream = Upstream::new(list.clone());
-        upstream.worked(list[1]);
-        let tried: Vec<_> = (0..).map_while(|attempts| upstream.candidate(attempts)).collect();
-        assert_eq!(tried, [list[1], list[2], list[0]]);
+    fn every_address_is_tried_once_in_the_order_given() {
+        let (a, b) = (addresses(1, 2), addresses(2, 1));
+        let mut upstreams = Upstreams::new(&[a.clone(), b.clone()], Balance::First);
+        assert_eq!(tried(&mut upstreams, 1, 0), [a[0], a[1], b[0]]);
     }
 
     #[test]
-    fn the_one_that_worked_stays_first_when_the_name_is_resolved_again() {
-        let list = addresses(3);
-        let mut upstream = Upstream::new(list.clone());
-        upstream.worked(list[2]);
-        upstream.replace(vec![list[0], list[2]]);
-        assert_eq!(upstream.candidate(0), Some(list[2]));
-        upstream.replace(vec![list[0]]);
-        assert_eq!(upstream.candidate(0), Some(list[0]));
-        assert_eq!(upstream.candidate(1), None);
+    fn the_address_that_worked_stays_first_of_its_host_when_resolved_again() {
+        let list = addresses(1, 3);
+        let mut upstreams = Upstreams::new(std::slice::from_ref(&list), Balance::First);
+        upstreams.worked(list[1]);
+        assert_eq!(tried(&mut upstreams, 1, 0), [list[1], list[0], list[2]]);
+        upstreams.replace(0, list.clone());
+        assert_eq!(tried(&mut upstreams, 1, 0)[0], list[1]);
+        upstreams.replace(0, vec![list[2]]);
+        assert_eq!(tried(&mut upstreams, 1, 0), [list[2]]);
+    }
+
+    #[test]
+    fn one_that_failed_is_left_alone_for_a_while_and_longer_each_time() {
+        let (a, b) = (addresses(1, 1)[0], addresses(2, 1)[0]);
+        let mut upstreams = Upstreams::new(&[vec![a], vec![b]], Balance::First);
+        assert_eq!(upstreams.failed(a, 100), Edge::Down);
+        assert_eq!(tried(&mut upstreams, 1, 101), [b, a]);
+        assert_eq!(tried(&mut upstreams, 1, 100 + FIRST_PAUSE), [a, b]);
+        assert_eq!(upstreams.failed(a, 200), Edge::None);
+        assert_eq!(tried(&mut upstreams, 1, 200 + FIRST_PAUSE), [b, a]);
+        assert_eq!(upstreams.worked(a), Edge::Up);
+        assert_eq!(tried(&mut upstreams, 1, 201), [a, b]);
+    }
+
+    #[test]
+    fn what_failed_for_this_connection_is_not_tried_again_by_it() {
+        let (a, b) = (addresses(1, 1)[0], addresses(2, 1)[0]);
+        let mut upstreams = Upstreams::new(&[vec![a], vec![b]], Balance::First);
+        let mut attempt = upstreams.begin(IpAddr::from([10, 9, 9, 1]));
+        assert_eq!(upstreams.next(&mut attempt, 50), Some(a));
+        upstreams.failed(a, 50);
+        assert_eq!(upstreams.next(&mut attempt, 51), Some(b));
+        upstreams.failed(b, 51);
+        assert_eq!(upstreams.next(&mut attempt, 51), None);
+    }
+
+    #[test]
+    fn round_robin_takes_turns_and_source_keeps_a_client_where_it_is() {
+        let hosts = [addresses(1, 1), addresses(2, 1), addresses(3, 1)];
+        let mut upstreams = Upstreams::new(&hosts, Balance::RoundRobin);
+        let mut firsts: Vec<_> = (0..3).map(|_| tried(&mut upstreams, 1, 0)[0]).collect();
+        firsts.sort_unstable();
+        assert_eq!(firsts, hosts.concat());
+
+        let mut upstreams = Upstreams::new(&hosts, Balance::Source);
+        let mut seen = std::collections::HashSet::new();
+        for client in 0..100 {
+            let first = tried(&mut upstreams, client, 0);
+            assert_eq!(tried(&mut upstreams, client, 0), first);
+            seen.insert(first[0]);
+        }
+        assert_eq!(seen.len(), 3);
     }
 }

@@ -48,6 +48,8 @@ pub enum Wake {
     Line(u32),
     /// The listening socket of this number.
     Listener(u32),
+    /// A try whether an upstream of the redirection of this number answers again.
+    Probe(u32),
     /// One socket of a relay.
     Relay(Key, End),
 }
@@ -66,6 +68,7 @@ impl From<Wake> for Token {
             Wake::Signals => 0,
             Wake::Line(number) => 1 << KIND_SHIFT | number as usize,
             Wake::Listener(number) => 2 << KIND_SHIFT | number as usize,
+            Wake::Probe(number) => 3 << KIND_SHIFT | number as usize,
             Wake::Relay(key, end) => {
                 let end = usize::from(end == End::Upstream);
                 RELAY | (key.generation as usize) << KIND_SHIFT | (key.slot as usize) << 1 | end
@@ -85,6 +88,7 @@ impl From<Token> for Wake {
         match bits >> KIND_SHIFT {
             1 => Wake::Line(low),
             2 => Wake::Listener(low),
+            3 => Wake::Probe(low),
             _ => Wake::Signals,
         }
     }
@@ -104,6 +108,7 @@ mod tests {
             Wake::Line(u32::MAX),
             Wake::Listener(0),
             Wake::Listener(7),
+            Wake::Probe(499),
             Wake::Relay(near, End::Client),
             Wake::Relay(near, End::Upstream),
             Wake::Relay(far, End::Client),

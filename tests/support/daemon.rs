@@ -138,7 +138,7 @@ impl Launch {
     pub fn ready(self) -> Daemon {
         let mut daemon = self.spawn();
         let said = wait::try_until(COMMAND_PATIENCE, || {
-            let line = daemon.journal.lines().into_iter().find(|line| line.contains("ready: listening on"));
+            let line = daemon.journal.lines().into_iter().find(|line| line.contains("ready: "));
             line.map(Ok).or_else(|| daemon.child.try_wait().expect("wait").map(Err))
         });
         match said {

@@ -1,0 +1,92 @@
+//! From a configuration to the rules that it asks for, once its names have addresses.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::{Config, Listen, Redirection, Target, Verb};
+use crate::error::Error;
+use crate::rules::rule::{self, Action, Family, Line, Match, RuleSet};
+use crate::traffic::service::Host;
+
+/// What is known when the rules are made.
+pub struct Known<'a> {
+    /// The addresses of a host name.
+    pub addresses: &'a dyn Fn(&str) -> Vec<IpAddr>,
+    /// Where a redirection listens; the families without a listener are left alone.
+    pub listening: &'a dyn Fn(usize) -> Vec<SocketAddr>,
+}
+
+impl Known<'_> {
+    /// The addresses of an upstream, in the resolver's order.
+    pub fn upstream(&self, host: &Host) -> Vec<SocketAddr> {
+        let ips = match host.name.parse() {
+            Ok(ip) => vec![ip],
+            Err(_) => (self.addresses)(&host.name),
+        };
+        ips.into_iter().map(|ip| SocketAddr::new(ip, host.port)).collect()
+    }
+}
+
+impl Config {
+    /// The rules of this daemon; `None` when there are none to own.
+    ///
+    /// Errors: a MATCH that comes to nothing with these addresses.
+    pub fn rules(&self, known: &Known<'_>) -> Result<Option<RuleSet>, Error> {
+        if !self.has_rules() {
+            return Ok(None);
+        }
+        let mut lines = Vec::new();
+        for (index, redirection) in self.redirections.iter().enumerate() {
+            for (verb, matching) in &redirection.lines {
+                lines.push(redirection.line(index, *verb, matching, known)?);
+            }
+        }
+        let own_uid = self.process.user.map(|user| user.uid);
+        Ok(Some(RuleSet { name: self.name.clone(), lines, families: Family::BOTH.to_vec(), own_uid }))
+    }
+
+    /// Whether the kernel has to forward for one of the redirections, by family.
+    pub fn forwards(&self, known: &Known<'_>) -> Vec<Family> {
+        let kernel = self.redirections.iter().filter(|redirection| matches!(redirection.target, Target::Kernel(_)));
+        let upstreams = kernel.flat_map(Redirection::hosts).flat_map(|host| known.upstream(host));
+        let mut families: Vec<Family> = upstreams.map(|address| Family::of(&address.ip())).collect();
+        families.dedup();
+        families
+    }
+}
+
+impl Redirection {
+    fn line(&self, index: usize, verb: Verb, matching: &Match, known: &Known<'_>) -> Result<Line, Error> {
+        let mut matching = matching.resolve(known.addresses)?;
+        let listening = (known.listening)(index);
+        if verb == Verb::Redirect && matches!(self.target, Target::Relay(_)) {
+            for family in Family::BOTH {
+                if !listening.iter().any(|address| Family::of(&address.ip()) == family) {
+                    matching = matching.without(family);
+                }
+            }
+        }
+        let action = match verb {
+            Verb::Exempt => Action::Exempt,
+            Verb::Reject => Action::Reject,
+            Verb::Redirect => self.action(&listening, known),
+        };
+        Ok(Line { action, matching, output: self.output, owner: index as u16 })
+    }
+
+    fn action(&self, listening: &[SocketAddr], known: &Known<'_>) -> Action {
+        match &self.target {
+            Target::Relay(_) => {
+                let port = match self.listen {
+                    Listen::Port { port, .. } => port,
+                    Listen::Passed(_) => listening.first().map_or(0, SocketAddr::port),
+                };
+                Action::Redirect { port }
+            }
+            Target::Local(port) => Action::Local { port: *port },
+            Target::Kernel(host) => {
+                let ips: Vec<IpAddr> = known.upstream(host).iter().map(SocketAddr::ip).collect();
+                Action::Kernel { to: rule::Target::pick(&ips, host.port, rule::Target::default()) }
+            }
+        }
+    }
+}

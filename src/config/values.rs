@@ -1,0 +1,159 @@
+//! Values of options: from what was typed to what it means, or one sentence.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use getopts::Matches;
+use ipnet::IpNet;
+use syslog::Facility;
+
+use crate::config::{Fail, Listen, Workers};
+use crate::error::Error;
+use crate::sys::account::{self, Account};
+use crate::sys::services;
+use crate::traffic::deadline::{Tick, ticks};
+use crate::traffic::service::{Balance, Host};
+
+/// A host name or an address, IPv6 with or without brackets.
+pub fn host_name(text: &str) -> Result<String, Error> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if bare.parse::<IpAddr>().is_ok() {
+        return Ok(bare.to_owned());
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    // 253 characters is the longest name that fits into DNS (RFC 1035, 2.3.4); digits and dots alone would be an
+    // address with a mistake in it.
+    let name = text.len() <= 253 && text.chars().all(plain) && text.chars().any(|c| c.is_ascii_alphabetic());
+    if name && !text.starts_with('-') {
+        return Ok(text.to_owned());
+    }
+    Err(Error::value("HOST", text, "a host name, an IPv4 or an IPv6 address"))
+}
+
+/// `HOST PORT`.
+pub fn host(pair: &[String]) -> Result<Host, Error> {
+    match pair {
+        [name, number] => Ok(Host { name: host_name(name)?, port: port("PORT", number)? }),
+        words => Err(Error::Usage(format!("'{}' given, HOST PORT wanted", words.join(" ")))),
+    }
+}
+
+/// A number from 1 to 65535 or a name from services(5).
+pub fn port(option: &str, text: &str) -> Result<u16, Error> {
+    let number = text.parse().ok().filter(|port| *port != 0);
+    let digits = text.chars().all(|c| c.is_ascii_digit());
+    let found = if digits { number } else { services::tcp_port(text) };
+    found.ok_or_else(|| Error::value(option, text, "a port from 1 to 65535 or the name of a TCP service"))
+}
+
+/// `-s` and `-b`.
+pub fn listen(matches: &Matches) -> Result<Listen, Error> {
+    let bind = matches.opt_str("bind");
+    let address = |text: String| {
+        text.parse::<IpAddr>().map_err(|_| Error::value("-b", text, "an IPv4 or IPv6 address of this host"))
+    };
+    match matches.opt_str("listen") {
+        Some(text) => match text.strip_prefix("fd:") {
+            Some(name) => Ok(Listen::Passed(Some(name.to_owned()))),
+            None => Ok(Listen::Port { port: port("-s", &text)?, bind: bind.map(address).transpose()? }),
+        },
+        None if bind.is_some() => Err(Error::Usage("-b: given without -s, which says on what port".into())),
+        None => Ok(Listen::Passed(None)),
+    }
+}
+
+/// `-r`.
+pub fn user(name: &str) -> Result<Account, Error> {
+    let found = account::find(name).map_err(|error| Error::sys(format!("-r: looking up '{name}'"), error))?;
+    found.ok_or_else(|| Error::value("-r", name, "the name or #UID of a user of this host"))
+}
+
+/// `-a`.
+pub fn network(text: &str) -> Result<IpNet, Error> {
+    if let Ok(network) = text.parse() {
+        return Ok(network);
+    }
+    match text.parse::<IpAddr>() {
+        // The ancestor took this for a network of a length that it guessed.
+        Ok(IpAddr::V4(v4)) if v4.octets()[3] == 0 => {
+            let wants = format!("a network with its length (such as {text}/24) or the address of a host");
+            Err(Error::value("-a", text, wants))
+        }
+        Ok(ip) => Ok(ip.into()),
+        Err(_) => Err(Error::value("-a", text, "the address of a host or a network such as 10.0.0.0/8")),
+    }
+}
+
+/// The path of a file, made absolute because the daemon changes to the root directory.
+pub fn path(matches: &Matches, letter: &str, name: &str) -> Result<Option<PathBuf>, Error> {
+    let Some(text) = matches.opt_str(name) else { return Ok(None) };
+    if text.is_empty() {
+        return Err(Error::value(format!("-{letter}"), text, "the path of a file"));
+    }
+    std::path::absolute(&text).map(Some).map_err(|error| Error::file(text, error))
+}
+
+/// `-m`.
+pub fn connections(text: &str) -> Result<usize, Error> {
+    let number = text.parse().ok().filter(|number| (1..=1_000_000).contains(number));
+    number.ok_or_else(|| Error::value("-m", text, "a number of connections from 1 to 1000000"))
+}
+
+/// The most workers: more have no use on any machine, and each has its own listening sockets.
+const MOST_WORKERS: usize = 64;
+
+/// `-w`.
+pub fn workers(text: &str) -> Result<Workers, Error> {
+    if text == "auto" {
+        return Ok(std::thread::available_parallelism().map_or(1, |count| count.get().min(MOST_WORKERS)));
+    }
+    let number = text.parse().ok().filter(|number| (1..=MOST_WORKERS).contains(number));
+    number.ok_or_else(|| Error::value("-w", text, format!("auto or a number of workers from 1 to {MOST_WORKERS}")))
+}
+
+/// `--syslog`.
+pub fn facility(text: Option<String>) -> Result<Facility, Error> {
+    let Some(text) = text else { return Ok(Facility::LOG_DAEMON) };
+    text.parse().map_err(|()| Error::value("--syslog", text, "a facility such as daemon, auth or local0 to local7"))
+}
+
+/// `--fail`.
+pub fn fail(text: Option<String>) -> Result<Fail, Error> {
+    match text.as_deref() {
+        None | Some("open") => Ok(Fail::Open),
+        Some("closed") => Ok(Fail::Closed),
+        Some(other) => Err(Error::value("--fail", other, "open or closed")),
+    }
+}
+
+/// `--balance`.
+pub fn balance(text: Option<String>) -> Result<Balance, Error> {
+    match text.as_deref() {
+        None | Some("first") => Ok(Balance::First),
+        Some("round-robin") => Ok(Balance::RoundRobin),
+        Some("source") => Ok(Balance::Source),
+        Some(other) => Err(Error::value("--balance", other, "first, round-robin or source")),
+    }
+}
+
+/// Thirty days: longer than any connection is silent, short enough for every counter of ticks.
+const LONGEST: u64 = 30 * 24 * 3600;
+
+/// A number of seconds, at least `least`.
+pub fn seconds(matches: &Matches, name: &str, least: u64, default: u64) -> Result<Duration, Error> {
+    let Some(text) = matches.opt_str(name) else { return Ok(Duration::from_secs(default)) };
+    let number = text.parse().ok().filter(|number| (least..=LONGEST).contains(number));
+    let wants = format!("a number of seconds from {least} to {LONGEST}");
+    number.map(Duration::from_secs).ok_or_else(|| Error::value(format!("--{name}"), text, wants))
+}
+
+/// A number of seconds of which 0 means never.
+pub fn unless_never(matches: &Matches, name: &str, default: u64) -> Result<Option<Duration>, Error> {
+    Ok(Some(seconds(matches, name, 0, default)?).filter(|duration| !duration.is_zero()))
+}
+
+/// The same in ticks.
+pub fn timeout(matches: &Matches, name: &str, default: u64) -> Result<Option<Tick>, Error> {
+    Ok(unless_never(matches, name, default)?.map(ticks))
+}

@@ -1,0 +1,122 @@
+//! Sockets that were open when this process began: from inetd(8) on descriptor 0, from a service manager as
+//! sd_listen_fds(3) says, or from a former guardian that this one replaces.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::process::{Child, Command, Stdio};
+
+use crate::error::Error;
+use crate::sys::inherited;
+
+/// The variable in which a guardian tells the one that replaces it what it hands over:
+/// `REPORT LISTENER[=NAME]...`, numbers of descriptors, and the names of those that a service manager has opened.
+const HANDOVER: &str = "TPROXY_HANDOVER";
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Passed {
+    listeners: Vec<(Option<String>, SocketAddr, TcpListener)>,
+    /// A connection that waits on descriptor 0.
+    pub connection: Option<TcpStream>,
+    /// Whether inetd has started this process, which must not go into the background then.
+    pub from_inetd: bool,
+    /// Where a former guardian waits for the report that this one serves.
+    pub report: Option<OwnedFd>,
+}
+
+impl Passed {
+    /// Looks for sockets, once, at the beginning. Descriptor 0 counts only when `stdin` is asked for.
+    pub fn find(stdin: bool) -> Result<Passed, Error> {
+        let mut passed = Passed::default();
+        let failed = |error| Error::sys("taking over the sockets that were passed", error);
+        if let Ok(text) = std::env::var(HANDOVER) {
+            passed.take_handover(&text).map_err(failed)?;
+        } else if let Some(count) = manager_passes() {
+            let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+            let mut names = names.split(':').filter(|name| !name.is_empty()).map(str::to_owned);
+            for number in 0..count {
+                passed.take(FIRST + number, names.next()).map_err(failed)?;
+            }
+        } else if stdin {
+            // Not a socket: then there is none, which is told where one is needed.
+            passed.from_inetd = passed.take(0, None).is_ok();
+        }
+        Ok(passed)
+    }
+
+    fn take_handover(&mut self, text: &str) -> io::Result<()> {
+        let mut words = text.split(' ');
+        if let Some(report) = words.next().and_then(|word| word.parse().ok()) {
+            self.report = Some(inherited::take(report)?);
+        }
+        for word in words {
+            let (number, name) = word.split_once('=').map_or((word, None), |(number, name)| (number, Some(name)));
+            if let Ok(number) = number.parse() {
+                self.take(number, name.map(str::to_owned))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, number: RawFd, name: Option<String>) -> io::Result<()> {
+        if number == 0
+            && std::fs::read_link("/proc/self/fd/0").is_ok_and(|to| !to.to_string_lossy().starts_with("socket:"))
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut socket = inherited::take(number)?;
+        if number == 0 {
+            // Standard input is about to become /dev/null; until then its number must not be given to anything else.
+            let copy = socket.try_clone()?;
+            let original = std::mem::replace(&mut socket, copy);
+            let _ = original.into_raw_fd();
+        }
+        if inherited::listens(&socket)? {
+            let listener = TcpListener::from(socket);
+            self.listeners.push((name, listener.local_addr()?, listener));
+        } else {
+            self.connection = Some(TcpStream::from(socket));
+        }
+        Ok(())
+    }
+
+    /// Up to `most` listening sockets of this address.
+    pub fn take_address(&mut self, address: SocketAddr, most: usize) -> Vec<TcpListener> {
+        let taken = self.listeners.extract_if(.., |(_, other, _)| *other == address);
+        taken.take(most).map(|(.., listener)| listener).collect()
+    }
+
+    /// The listening sockets of this name, or all.
+    pub fn take_named(&mut self, name: Option<&str>) -> Vec<(SocketAddr, TcpListener)> {
+        let taken = self.listeners.extract_if(.., |(other, ..)| name.is_none() || other.as_deref() == name);
+        taken.map(|(_, address, listener)| (address, listener)).collect()
+    }
+}
+
+/// The first descriptor that a service manager passes (sd_listen_fds(3)).
+const FIRST: RawFd = 3;
+
+/// How many sockets a service manager passes to this very process.
+fn manager_passes() -> Option<RawFd> {
+    let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    let count = std::env::var("LISTEN_FDS").ok()?.parse().ok()?;
+    ours.then_some(count).filter(|count| (1..=1024).contains(count))
+}
+
+/// Starts `program` as the next guardian, with these listening sockets. It reports through `report`.
+pub fn hand_over(
+    program: &std::path::Path,
+    arguments: &[String],
+    report: OwnedFd,
+    listeners: &[(&TcpListener, Option<&str>)],
+) -> io::Result<Child> {
+    let report = inherited::survivor(report)?;
+    let copies = listeners.iter().map(|(listener, _)| inherited::survivor(listener)).collect::<io::Result<Vec<_>>>()?;
+    let mut handover = report.as_raw_fd().to_string();
+    for (copy, (_, name)) in copies.iter().zip(listeners) {
+        let name = name.map(|name| format!("={name}")).unwrap_or_default();
+        handover += &format!(" {}{name}", copy.as_raw_fd());
+    }
+    Command::new(program).args(arguments).env(HANDOVER, handover).stdin(Stdio::null()).spawn()
+}

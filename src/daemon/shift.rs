@@ -1,0 +1,137 @@
+//! One configuration at work: its sockets and the workers behind them. A reload prepares the next shift beside the one
+//! that serves.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mio::Registry;
+
+use crate::config::ruleset::Known;
+use crate::config::{Config, Listen};
+use crate::daemon::names::Names;
+use crate::daemon::passed::Passed;
+use crate::daemon::respawn::Respawn;
+use crate::daemon::sockets::Sockets;
+use crate::daemon::spawn::{self, Child, Outfit};
+use crate::daemon::worker::Capacity;
+use crate::error::Error;
+use crate::rules::rule::RuleSet;
+use crate::sys::process;
+use crate::traffic::dialer::Line;
+use crate::traffic::journal;
+use crate::traffic::service::Host;
+
+/// A configuration with what it takes to serve it.
+#[derive(Debug)]
+pub struct Shift {
+    /// The configuration.
+    pub config: Config,
+    /// Its listening sockets.
+    pub sockets: Sockets,
+    /// The file of `-l`.
+    pub access_log: Option<File>,
+    /// How much each worker may take on.
+    pub capacity: Capacity,
+    /// The places of the workers.
+    pub posts: Vec<Post>,
+}
+
+/// The place of one worker.
+#[derive(Debug, Default)]
+pub struct Post {
+    /// The worker, while there is one.
+    pub child: Option<Child>,
+    /// Whether it has said that it takes connections.
+    pub ready: bool,
+    /// What became of its predecessors.
+    pub respawn: Respawn,
+}
+
+impl Shift {
+    /// Opens what is not open in the shift before, or was not passed to this process.
+    pub fn prepare(config: Config, before: &Sockets, passed: &mut Passed) -> Result<Shift, Error> {
+        let sockets = Sockets::open(&config, before, passed)?;
+        let capacity = capacity(&config)?;
+        let access_log = config.process.access_log.as_deref().map(journal::open).transpose()?;
+        let relays = config.relayed().next().is_some();
+        let posts = (0..if relays { config.process.workers } else { 0 }).map(|_| Post::default()).collect();
+        Ok(Shift { config, sockets, access_log, capacity, posts })
+    }
+
+    /// Puts a worker on its place.
+    pub fn start_worker(&mut self, post: usize, names: &Names, registry: &Registry) -> Result<(), Error> {
+        let lines = self.lines(names);
+        let sockets = self.sockets.all.iter_mut();
+        let listeners = sockets.filter_map(|socket| Some((socket.listeners.get_mut(post)?, socket.line))).collect();
+        let (config, access_log, capacity) = (&self.config, &mut self.access_log, self.capacity);
+        let child = spawn::worker(Outfit { config, listeners, lines, access_log, capacity })?;
+        child.watch(registry)?;
+        let post = &mut self.posts[post];
+        (post.child, post.ready) = (Some(child), false);
+        post.respawn.started(Instant::now());
+        Ok(())
+    }
+
+    /// The workers.
+    pub fn children(&self) -> impl Iterator<Item = &Child> {
+        self.posts.iter().filter_map(|post| post.child.as_ref())
+    }
+
+    /// Whether every place has a worker that takes connections.
+    pub fn is_ready(&self) -> bool {
+        self.posts.iter().all(|post| post.ready && post.child.is_some())
+    }
+
+    /// What a worker has to know of the redirections.
+    pub fn lines(&self, names: &Names) -> Vec<Line> {
+        let line = |(_, _, service): (_, _, &crate::traffic::service::Service)| {
+            let hosts: Vec<_> = service.destination.hosts().iter().map(|host| addresses(host, names)).collect();
+            Line::new(service.clone(), &hosts)
+        };
+        self.config.relayed().map(line).collect()
+    }
+
+    /// The rules, with the addresses that are known now; `None` when there are none to own.
+    pub fn rules(&self, names: &Names) -> Result<Option<RuleSet>, Error> {
+        let addresses = |name: &str| names.addresses(name).to_vec();
+        let listening = |index: usize| self.listening(index);
+        self.config.rules(&Known { addresses: &addresses, listening: &listening })
+    }
+
+    fn listening(&self, index: usize) -> Vec<SocketAddr> {
+        self.config.line_of(index).map(|line| self.sockets.addresses(line)).unwrap_or_default()
+    }
+
+    /// The names under which a service manager passed the sockets of a redirection.
+    pub fn passed_name(&self, line: u16) -> Option<&str> {
+        let (_, redirection, _) = self.config.relayed().nth(line.into())?;
+        match &redirection.listen {
+            Listen::Passed(name) => name.as_deref(),
+            Listen::Port { .. } => None,
+        }
+    }
+}
+
+/// The addresses of an upstream that are known now.
+pub fn addresses(host: &Host, names: &Names) -> Vec<SocketAddr> {
+    match host.name.parse() {
+        Ok(ip) => vec![SocketAddr::new(ip, host.port)],
+        Err(_) => names.addresses(&host.name).iter().map(|ip| SocketAddr::new(*ip, host.port)).collect(),
+    }
+}
+
+fn capacity(config: &Config) -> Result<Capacity, Error> {
+    let descriptors = process::raise_open_files().map_err(|error| Error::sys("RLIMIT_NOFILE", error))?;
+    let capacity = Capacity::plan(descriptors, config.process.max_connections);
+    if config.process.max_connections.is_some_and(|wanted| wanted > capacity.places) {
+        log::warn!("{descriptors} open files are enough for {} connections, not for those of -m", capacity.places);
+    }
+    let tracked = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").ok();
+    if let Some(most) = tracked.and_then(|text| text.trim().parse::<usize>().ok())
+        && most < 2 * capacity.places
+    {
+        log::warn!("nf_conntrack_max is {most}: {} connections need two entries each", capacity.places);
+    }
+    Ok(capacity)
+}

@@ -1,0 +1,163 @@
+//! The listening sockets: opened here, or passed by whoever started us. They are the guardian's for as long as the
+//! redirection exists; workers come and go.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+
+use crate::config::{Config, Listen};
+use crate::daemon::orphans::{Holder, holders};
+use crate::daemon::passed::Passed;
+use crate::error::Error;
+use crate::sys::process;
+use crate::sys::sockopt::{self, Beside};
+
+/// One address of one redirection.
+#[derive(Debug)]
+pub struct Socket {
+    /// The number of the redirection among those that are relayed.
+    pub line: u16,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// A listening socket for each worker. The kernel spreads new connections over them (`SO_REUSEPORT`, socket(7)).
+    pub listeners: Vec<Option<TcpListener>>,
+}
+
+/// All sockets of a configuration.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// In the order of the configuration.
+    pub all: Vec<Socket>,
+    /// Workers of a killed guardian that listen on the same ports.
+    pub orphans: Vec<Holder>,
+}
+
+impl Sockets {
+    /// Opens what `config` asks for; takes from `before`, which stays as it is, and from `passed` what is open already.
+    /// Without `-b` a family that this host does not have is left out.
+    pub fn open(config: &Config, before: &Sockets, passed: &mut Passed) -> Result<Sockets, Error> {
+        let mut sockets = Sockets::default();
+        for (line, redirection, _) in config.relayed() {
+            let number = line as u16;
+            match &redirection.listen {
+                Listen::Port { bind, .. } => {
+                    let count = sockets.all.len();
+                    for address in redirection.addresses() {
+                        match sockets.listen(number, address, config.process.workers, before, passed) {
+                            Err(Error::Sys { source, .. }) if bind.is_none() && lacks_family(&source) => {
+                                log::info!("not listening on {address}: {source}");
+                            }
+                            result => result?,
+                        }
+                    }
+                    if sockets.all.len() == count {
+                        return Err(Error::Failed("this host has neither IPv4 nor IPv6".into()));
+                    }
+                }
+                Listen::Passed(name) => {
+                    sockets.take_passed(number, name.as_deref(), config.process.workers, before, passed)?
+                }
+            }
+        }
+        Ok(sockets)
+    }
+
+    fn listen(
+        &mut self,
+        line: u16,
+        address: SocketAddr,
+        workers: usize,
+        before: &Sockets,
+        passed: &mut Passed,
+    ) -> Result<(), Error> {
+        let failed = |error| Error::sys(format!("listening on {address}"), error);
+        let open_already = before.all.iter().find(|socket| socket.address == address);
+        let mut listeners = match open_already {
+            Some(socket) => copies(socket, workers)?,
+            None => passed.take_address(address, workers).into_iter().map(Some).collect(),
+        };
+        while listeners.len() < workers {
+            let beside = if listeners.is_empty() { Beside::Nobody } else { Beside::Ours };
+            let listener = match sockopt::listener(address, beside) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && listeners.is_empty() => {
+                    self.beside_orphans(address)?;
+                    sockopt::listener(address, Beside::Ours)
+                }
+                result => result,
+            };
+            listeners.push(Some(listener.map_err(failed)?));
+        }
+        self.all.push(Socket { line, address, listeners });
+        Ok(())
+    }
+
+    /// The port is taken: well if by workers who have lost their guardian.
+    fn beside_orphans(&mut self, address: SocketAddr) -> Result<(), Error> {
+        let holders = holders(address);
+        if holders.is_empty() || !holders.iter().all(Holder::is_worker) {
+            let others = holders.iter().filter(|holder| !holder.is_worker());
+            let names: Vec<String> = others.map(|holder| format!("{} (process {})", holder.name, holder.pid)).collect();
+            let by = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
+            return Err(Error::Taken(format!("-s: port {} is in use by {by}", address.port())));
+        }
+        let new = holders.into_iter().filter(|holder| !self.orphans.contains(holder)).collect::<Vec<_>>();
+        self.orphans.extend(new);
+        Ok(())
+    }
+
+    fn take_passed(
+        &mut self,
+        line: u16,
+        name: Option<&str>,
+        workers: usize,
+        before: &Sockets,
+        passed: &mut Passed,
+    ) -> Result<(), Error> {
+        let mut found = passed.take_named(name);
+        for socket in before.all.iter().filter(|socket| socket.line == line) {
+            self.all.push(Socket { line, address: socket.address, listeners: copies(socket, workers)? });
+        }
+        if found.is_empty() && !self.all.iter().any(|socket| socket.line == line) {
+            let what = name.map_or_else(
+                || "-s: not given, and no socket was passed by inetd or systemd".to_owned(),
+                |name| format!("-s: 'fd:{name}' given, but no socket of that name was passed"),
+            );
+            return Err(Error::Usage(what));
+        }
+        for (address, listener) in found.drain(..) {
+            // One socket for all workers: those that a service manager has opened cannot be multiplied.
+            let mut listeners = vec![Some(listener)];
+            for _ in 1..workers {
+                listeners.push(copy(listeners[0].as_ref())?);
+            }
+            self.all.push(Socket { line, address, listeners });
+        }
+        Ok(())
+    }
+
+    /// Where a redirection listens.
+    pub fn addresses(&self, line: usize) -> Vec<SocketAddr> {
+        self.all.iter().filter(|socket| usize::from(socket.line) == line).map(|socket| socket.address).collect()
+    }
+}
+
+fn copies(socket: &Socket, workers: usize) -> Result<Vec<Option<TcpListener>>, Error> {
+    socket.listeners.iter().take(workers).map(|listener| copy(listener.as_ref())).collect()
+}
+
+fn copy(listener: Option<&TcpListener>) -> Result<Option<TcpListener>, Error> {
+    listener.map(TcpListener::try_clone).transpose().map_err(|error| Error::sys("duplicating a descriptor", error))
+}
+
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// Workers that lost their guardian serve what they have to its end, and take nothing new.
+pub fn relieve(orphans: &[Holder]) {
+    for Holder { pid, .. } in orphans {
+        log::info!("relieving worker {pid}, whose guardian is gone");
+        if let Err(error) = process::send_signal(*pid, nix::sys::signal::Signal::SIGHUP) {
+            log::warn!("worker {pid}: {error}");
+        }
+    }
+}

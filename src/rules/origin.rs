@@ -1,0 +1,174 @@
+//! A MATCH said of a connection whose destination has been translated since: its packets carry the new destination,
+//! and what they were sent to is known to connection tracking only.
+//!
+//! There are two ways to know a connection again that a rule of ours has translated. A mark would be exact, but marks
+//! belong to the administrator: policy routing, shaping and container networks use them, and whichever bit we took,
+//! somebody's rule would test or overwrite it. So the connection is recognised by what made us translate it: it was
+//! translated (`--ctstate DNAT`), it goes to our new destination, and its original destination is what the MATCH names.
+//! Since our jump is the first in PREROUTING, a connection that fits the MATCH cannot have been translated by others.
+//!
+//! Only what is not one of the addresses and ports (an interface, a module's test) cannot be asked any more.
+
+use crate::rules::chains::Rule;
+use crate::rules::matching::Words;
+
+/// The conditions of a MATCH after the translation.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// What the packet itself still shows: protocol, source and source port.
+    kept: Vec<String>,
+    /// How many rules iptables makes of the sources.
+    sources: usize,
+    /// Each of the destinations that it may have been sent to; one without words if there was no condition.
+    destinations: Vec<Vec<String>>,
+    /// Each of the ports.
+    ports: Vec<Vec<String>>,
+    /// Whether nothing of the MATCH had to be left out.
+    pub exact: bool,
+}
+
+impl Origin {
+    /// Takes a MATCH apart.
+    pub fn of(words: &Words) -> Origin {
+        let mut origin =
+            Origin { kept: Vec::new(), sources: 1, destinations: Vec::new(), ports: Vec::new(), exact: true };
+        for group in groups(&words.words) {
+            origin.add(&group);
+        }
+        for alternatives in [&mut origin.destinations, &mut origin.ports] {
+            if alternatives.is_empty() {
+                alternatives.push(Vec::new());
+            }
+        }
+        origin
+    }
+
+    fn add(&mut self, group: &Group) {
+        let not = |rest: &[&str]| -> Vec<String> {
+            group.negated.then_some("!").into_iter().chain(rest.iter().copied()).map(String::from).collect()
+        };
+        match (group.option, group.values.as_slice()) {
+            ("-m", ["tcp" | "udp" | "multiport" | "comment"]) | ("--comment", _) => {}
+            ("-p", [protocol]) => self.kept.extend(not(&["-p", protocol])),
+            ("-s", [list]) => {
+                self.sources = list.split(',').count();
+                self.kept.extend(not(&["-s", list]));
+            }
+            ("-d", [list]) => {
+                self.destinations = list.split(',').map(|address| not(&["--ctorigdst", address])).collect();
+            }
+            ("--sport" | "--source-port", [port]) if !port.contains(',') => self.kept.extend(not(&["--sport", port])),
+            // Each its own rule, for this condition takes no list; so "none of these" cannot be said. After `-m multiport`
+            // the short names take a list too, being beginnings of the long ones.
+            ("--dport" | "--destination-port" | "--dports" | "--destination-ports", [list])
+                if self.ports.is_empty() && !(group.negated && list.contains(',')) =>
+            {
+                self.ports = list.split(',').map(|port| not(&["--ctorigdstport", port])).collect();
+            }
+            _ => self.exact = false,
+        }
+    }
+
+    /// The rules for translated connections that fit. `now` are conditions on the packet as it is now.
+    pub fn rules(&self, now: &[&str], verdict: &[&str]) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for destination in &self.destinations {
+            for port in &self.ports {
+                let mut words: Vec<&str> = self.kept.iter().map(String::as_str).chain(now.iter().copied()).collect();
+                words.extend(["-m", "conntrack", "--ctstate", "DNAT"]);
+                words.extend(destination.iter().chain(port).map(String::as_str));
+                words.extend(verdict);
+                rules.push(Rule::new(&words, self.sources));
+            }
+        }
+        rules
+    }
+}
+
+/// An option of a MATCH with its values.
+struct Group<'a> {
+    negated: bool,
+    option: &'a str,
+    values: Vec<&'a str>,
+}
+
+/// A MATCH in normal form: no value in it begins with a dash.
+fn groups(words: &[String]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut negated = false;
+    for word in words {
+        if word == "!" {
+            negated = true;
+        } else if word.starts_with('-') {
+            let (option, value) = match word.split_once('=') {
+                Some((option, value)) => (option, Some(value)),
+                None => (word.as_str(), None),
+            };
+            groups.push(Group { negated: std::mem::take(&mut negated), option, values: value.into_iter().collect() });
+        } else if let Some(last) = groups.last_mut() {
+            last.values.push(word);
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::address::Family;
+    use crate::rules::matching::Match;
+
+    fn origin(text: &str) -> Origin {
+        let found = Match::parse("-R", text, &["tcp", "udp"]).unwrap().resolve(&|_| Vec::new()).unwrap();
+        Origin::of(found.words(Family::V4).unwrap())
+    }
+
+    #[test]
+    fn addresses_and_ports_are_asked_of_the_connection() {
+        let both = "-s 10.0.0.1,10.0.0.2 -d 10.1.0.1,10.1.0.2 --dport 80";
+        let table: &[(&str, &[&str])] = &[
+            ("-p tcp", &["-p tcp"]),
+            ("! -s 10.0.0.0/8 --dport=80", &["-p tcp ! -s 10.0.0.0/8 | --ctorigdstport 80"]),
+            ("-p udp -d 10.1.0.1 --sport 53", &["-p udp --sport 53 | --ctorigdst 10.1.0.1"]),
+            (
+                "! -d 10.1.0.1 ! --dport 1:9 -m comment --comment 'a b'",
+                &["-p tcp | ! --ctorigdst 10.1.0.1 ! --ctorigdstport 1:9"],
+            ),
+            ("-m multiport --dport 80,90:99", &["-p tcp | --ctorigdstport 80", "-p tcp | --ctorigdstport 90:99"]),
+            (
+                both,
+                &[
+                    "-p tcp -s 10.0.0.1,10.0.0.2 | --ctorigdst 10.1.0.1 --ctorigdstport 80",
+                    "-p tcp -s 10.0.0.1,10.0.0.2 | --ctorigdst 10.1.0.2 --ctorigdstport 80",
+                ],
+            ),
+        ];
+        for (text, wanted) in table {
+            let found: Vec<String> =
+                origin(text).rules(&["-o", "x"], &["-j", "RETURN"]).into_iter().map(|r| r.text).collect();
+            let whole = |wanted: &&str| {
+                let (now, then) = wanted.split_once(" | ").unwrap_or((wanted, ""));
+                let space = if then.is_empty() { "" } else { " " };
+                format!("{now} -o x -m conntrack --ctstate DNAT{space}{then} -j RETURN")
+            };
+            assert_eq!(found, wanted.iter().map(whole).collect::<Vec<_>>(), "{text}");
+            assert!(origin(text).exact, "{text}");
+        }
+        assert!(origin(both).rules(&[], &[]).iter().all(|rule| rule.copies == 2));
+    }
+
+    #[test]
+    fn what_cannot_be_asked_any_more_is_left_out_and_known_to_be() {
+        let table = [
+            ("-i eth0 --dport 80", "-p tcp -m conntrack --ctstate DNAT --ctorigdstport 80"),
+            ("-m set --match-set inside src", "-p tcp -m conntrack --ctstate DNAT"),
+            ("-m multiport ! --dports 80,81", "-p tcp -m conntrack --ctstate DNAT"),
+            ("-m multiport --sport 80,81", "-p tcp -m conntrack --ctstate DNAT"),
+            ("--dport 80 -m multiport --dports 80,81", "-p tcp -m conntrack --ctstate DNAT --ctorigdstport 80"),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(origin(text).rules(&[], &[])[0].text, wanted);
+            assert!(!origin(text).exact, "{text}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What the tests of the rules share: a namespace of their own, rule sets, and the tables as text.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tproxy::rules::rule::{Action, Family, Line, Match, RuleSet, Target};
+
+pub const TO: Action = Action::Redirect { port: 12970 };
+
+/// Rules of an administrator in the tables that are ours too, with texts made to be misread.
+pub const ADMIN: &str = r#"*nat
+:admin - [0:0]
+-A PREROUTING -d 10.200.0.1/32 -j admin
+-A PREROUTING -p tcp -m comment --comment "look: -j tproxy.12970 \"quoted\"" -j ACCEPT
+-A OUTPUT -d 10.200.0.2/32 -p tcp -m tcp --dport 99 -j RETURN
+-A admin -j RETURN
+COMMIT
+*filter
+:tproxyish - [0:0]
+-A INPUT -s 10.200.0.3/32 -j DROP
+-A FORWARD -j tproxyish
+COMMIT
+"#;
+
+/// Deletes the namespace, also when the test fails.
+struct Namespace(String);
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+pub fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("tpfw-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Runs a test on a thread that has moved into a fresh namespace; the commands that it starts are there too.
+pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let name = unique();
+    let made = nix::unistd::geteuid().is_root()
+        && Command::new("ip").args(["netns", "add", &name]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    if !made {
+        assert_ne!(std::env::var("TPROXY_MUST_NETNS").as_deref(), Ok("1"), "no root or no network namespaces");
+        eprintln!("**** SKIPPED, NOT TESTED: this needs root and network namespaces ****");
+        return;
+    }
+    let namespace = Namespace(name);
+    let path = Path::new("/run/netns").join(&namespace.0);
+    let thread = std::thread::spawn(move || {
+        let file = fs::File::open(path).unwrap();
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+pub fn set(lines: &[(Action, &str)]) -> RuleSet {
+    named("12970", lines)
+}
+
+/// The same for this host's own connections too.
+pub fn with_output(mut set: RuleSet) -> RuleSet {
+    set.lines.iter_mut().for_each(|line| line.output = true);
+    set
+}
+
+pub fn line(action: Action, text: &str) -> Line {
+    let found = Match::parse("--redirect", text, &["tcp", "udp"]).unwrap();
+    Line { action, matching: found.resolve(&|_| Vec::new()).unwrap(), owner: 0, output: false }
+}
+
+pub fn named(name: &str, lines: &[(Action, &str)]) -> RuleSet {
+    let lines = lines.iter().map(|(action, text)| line(*action, text)).collect();
+    RuleSet { name: name.into(), lines, families: Family::BOTH.to_vec(), own_uid: None }
+}
+
+pub fn feed(tool: &str, text: &str) {
+    use std::io::Write;
+    let mut child = Command::new(tool).args(["--noflush", "-w", "10"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{tool}:\n{text}");
+}
+
+pub fn feed_both(text: &str) {
+    feed("iptables-restore", text);
+    feed("ip6tables-restore", text);
+}
+
+/// What iptables-save says, without comments (they hold the time) and counters.
+pub fn save(tool: &str) -> String {
+    let output = Command::new(tool).output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| format!("{}\n", line.split(" [").next().unwrap())).collect()
+}
+
+pub fn save_both() -> String {
+    save("iptables-save") + &save("ip6tables-save")
+}
+
+/// The tables without the lines that name a chain of ours outside of quotes.
+pub fn others(save: &str) -> String {
+    let ours =
+        |line: &&str| line.starts_with(":tproxy.") || line.starts_with("-A tproxy.") || line.contains(" -j tproxy.12");
+    save.lines().filter(|line| line.contains("look:") || !ours(line)).map(|line| format!("{line}\n")).collect()
+}
+
+/// Also makes the tables exist, for an empty one that nobody used yet is not in iptables-save.
+pub fn with_admin_rules() -> String {
+    let mut v6 = ADMIN.replace("10.200.0.", "fd00::").replace("/32", "/128");
+    v6.push_str("*nat\nCOMMIT\n");
+    feed("iptables-restore", ADMIN);
+    feed("ip6tables-restore", &v6);
+    save_both()
+}
+
+pub fn connect(port: u16) -> Result<(), ErrorKind> {
+    connect_to(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+pub fn connect_to(address: SocketAddr) -> Result<(), ErrorKind> {
+    TcpStream::connect_timeout(&address, Duration::from_secs(5)).map(drop).map_err(|error| error.kind())
+}
+
+/// `--kernel` to these addresses.
+pub fn kernel(addresses: &[&str], port: u16) -> Action {
+    let ips: Vec<_> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+    Action::Kernel { to: Target::pick(&ips, port, Target::default()) }
+}
