@@ -24,7 +24,7 @@ check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
-	lint=$$(mandoc -T lint -W warning man/*.8) || { echo "$$lint"; exit 1; }
+	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
 	shellcheck scripts/setup scripts/demo scripts/tproxy.init scripts/tproxy.default .ci/run
 
 # Release, because some of the tests measure. TPROXY_MUST_NETNS makes a test fail that could not get its namespaces.
@@ -46,6 +46,8 @@ install:
 	@test -x $(BINARY) || { echo "there is no $(BINARY) yet: run 'make' first" >&2; exit 1; }
 	install -D -m 755 $(BINARY) $(DESTDIR)$(SBINDIR)/tproxy
 	install -D -m 644 man/tproxy.8 $(DESTDIR)$(MANDIR)/man8/tproxy.8
+	install -D -m 644 man/tproxy.conf.5 $(DESTDIR)$(MANDIR)/man5/tproxy.conf.5
+	install -D -m 644 scripts/tproxy.conf $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf
 	install -d $(DESTDIR)$(SYSCONFDIR)/init.d $(DESTDIR)$(UNITDIR)
 	sed 's|/usr/local/sbin/tproxy|$(SBINDIR)/tproxy|g' scripts/tproxy.init > $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
 	chmod 755 $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
@@ -57,6 +59,7 @@ install:
 # Stop the daemon before: its rules go when it stops. A default file that was edited stays.
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/tproxy $(DESTDIR)$(MANDIR)/man8/tproxy.8 \
+		$(DESTDIR)$(MANDIR)/man5/tproxy.conf.5 $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf \
 		$(DESTDIR)$(SYSCONFDIR)/init.d/tproxy $(DESTDIR)$(UNITDIR)/tproxy.service
 	! cmp -s scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
 		rm -f $(DESTDIR)$(SYSCONFDIR)/default/tproxy
