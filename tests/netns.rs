@@ -13,6 +13,8 @@ mod integrity;
 mod loops;
 #[path = "netns/names.rs"]
 mod names;
+#[path = "netns/passed.rs"]
+mod passed;
 #[path = "netns/processes.rs"]
 mod processes;
 #[path = "netns/rule_ownership.rs"]
@@ -23,6 +25,8 @@ mod scenarios;
 mod starting;
 #[path = "netns/system_log.rs"]
 mod system_log;
+#[path = "netns/table.rs"]
+mod table;
 
 use support::daemon::{Daemon, Launch};
 use support::netns::Lab;

@@ -1,0 +1,77 @@
+//! Started by others: a real inetd, and a real systemd-socket-activate.
+
+use std::process::{Child, Command, Stdio};
+
+use super::Scene;
+use super::support::report;
+use super::support::{process, wait};
+
+const TPROXY: &str = env!("CARGO_BIN_EXE_tproxy");
+
+/// A program on the gateway, ended by its process id.
+struct Running(Child);
+
+impl Running {
+    fn new(scene: &Scene, words: &[&str]) -> Running {
+        let name = scene.lab.gateway.name.as_str();
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", name]).args(words).stdin(Stdio::null()).stderr(Stdio::null());
+        Running(command.spawn().expect("spawn"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for child in process::children(self.0.id() as i32) {
+            process::signal(child, nix::sys::signal::Signal::SIGKILL);
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn inetd_hands_over_connections_and_listening_sockets() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = std::env::temp_dir().join(process::unique("tproxy-inetd"));
+    std::fs::create_dir(&directory).expect("directory");
+    let file = directory.join("inetd.conf");
+    let text = format!(
+        "8081 stream tcp nowait root {TPROXY} tproxy 10.3.0.3 80\n8082 stream tcp wait root {TPROXY} tproxy 10.3.0.3 80\n"
+    );
+    std::fs::write(&file, text).expect("inetd.conf");
+    let inetd = Running::new(&scene, &["inetd", "-i", file.to_str().expect("path")]);
+    wait::until_true("inetd", || scene.page("10.1.0.1:8081") == "cow");
+    for _ in 0..10 {
+        assert_eq!(scene.page("10.1.0.1:8081"), "cow", "nowait");
+        assert_eq!(scene.page("10.1.0.1:8082"), "cow", "wait");
+    }
+    drop(inetd);
+    std::fs::remove_dir_all(&directory).expect("clean-up");
+}
+
+#[test]
+fn a_service_manager_hands_over_sockets_by_name() {
+    let Some(scene) = Scene::new() else { return };
+    let manager = Running::new(
+        &scene,
+        &[
+            "systemd-socket-activate",
+            "-l",
+            "10.1.0.1:8083",
+            "--fdname=web",
+            TPROXY,
+            "-d",
+            "-r",
+            "nobody",
+            "-s",
+            "fd:web",
+            "10.3.0.3",
+            "80",
+        ],
+    );
+    wait::until_true("the socket", || scene.page("10.1.0.1:8083") == "cow");
+    assert_eq!(scene.page("10.1.0.1:8083"), "cow");
+    report("passed: inetd nowait and wait, systemd-socket-activate");
+    drop(manager);
+}
