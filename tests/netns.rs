@@ -7,6 +7,8 @@ mod support;
 
 #[path = "netns/endurance.rs"]
 mod endurance;
+#[path = "netns/examples.rs"]
+mod examples;
 #[path = "netns/integrity.rs"]
 mod integrity;
 #[path = "netns/loops.rs"]

@@ -1,0 +1,51 @@
+//! The examples of the manual page, run as they are written there.
+
+use nix::sys::signal::Signal;
+
+use super::support::servers::Server;
+use super::support::{process, rules};
+use super::{MOOSE, Scene};
+
+/// The commands under a heading of the section EXAMPLES.
+fn commands(heading: &str) -> Vec<String> {
+    let page = std::fs::read_to_string("man/tproxy.8").expect("man page");
+    let examples = page.split(".Sh EXAMPLES").nth(1).expect("EXAMPLES").split("\n.Sh ").next().expect("section");
+    let section = examples.split(".Ss ").find(|section| section.starts_with(&format!("{heading}\n")));
+    let section = section.unwrap_or_else(|| panic!("no example '{heading}'")).replace("\\e\n", " ");
+    let lines = section.lines().map(|line| line.strip_prefix(".Dl ").unwrap_or(line).to_owned());
+    lines.filter(|line| line.starts_with("tproxy ") || line.starts_with("iptables ")).collect()
+}
+
+/// Runs the example in its daemon form, makes `sure`, stops it, and sees that nothing is left.
+fn run(scene: &Scene, heading: &str, sure: impl FnOnce()) {
+    let commands = commands(heading);
+    assert!(!commands.is_empty(), "the example '{heading}' holds no command");
+    let words = shell_words::split(&commands[0]).expect("words");
+    let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+    let (done, family) = scene.launch(&args).start();
+    assert_eq!(done.status, 0, "{heading}: {}", done.stderr);
+    for command in &commands[1..] {
+        let words = shell_words::split(command).expect("words");
+        scene.lab.gateway.run(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    sure();
+    process::signal(family.guardian(), Signal::SIGTERM);
+    family.wait_gone();
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0, "{heading}");
+}
+
+#[test]
+fn every_example_of_the_page_does_what_it_says() {
+    let Some(scene) = Scene::new() else { return };
+    let _ident = scene.lab.gateway.enter(|| Server::page("[::]:1113", "ident"));
+    assert_eq!(scene.page(MOOSE), "moose");
+    run(&scene, "Stand-in server", || assert_eq!(scene.page(MOOSE), "cow"));
+    run(&scene, "Plainly down for outsiders", || assert_eq!(scene.page(MOOSE), "cow"));
+    run(&scene, "Split by source on one host", || assert_eq!(scene.page("10.2.0.5:113"), "ident"));
+    run(&scene, "All in the kernel", || assert_eq!(scene.page(MOOSE), "cow"));
+    run(&scene, "Fully transparent", || assert_eq!(scene.page(MOOSE), "moose"));
+    run(&scene, "By hand", || assert_eq!(scene.page(MOOSE), "cow"));
+    scene.lab.gateway.run(&["iptables", "-w", "-t", "nat", "-F"]);
+    let _same = scene.lab.gateway.enter(|| Server::page("[::]:80", "gateway"));
+    run(&scene, "Redirect without naming a port", || assert_eq!(scene.page(MOOSE), "gateway"));
+}
