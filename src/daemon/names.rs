@@ -163,7 +163,7 @@ impl Names {
         None
     }
 
-    fn learn(&mut self, name: String, addresses: Vec<IpAddr>) -> Option<String> {
+    fn learn(&mut self, name: String, mut addresses: Vec<IpAddr>) -> Option<String> {
         let entry = self.entries.get_mut(&name)?;
         entry.next = entry.follow.then(|| Instant::now() + INTERVAL);
         entry.pause = FIRST_PAUSE;
@@ -171,6 +171,10 @@ impl Names {
         let same = addresses.len() == entry.addresses.len() && addresses.iter().all(|ip| entry.addresses.contains(ip));
         if same {
             return None;
+        }
+        // The address in use stays in use for as long as the name has it: a rule that holds it need not move.
+        if let Some(at) = entry.addresses.first().and_then(|first| addresses.iter().position(|ip| ip == first)) {
+            addresses[..=at].rotate_right(1);
         }
         entry.addresses = addresses;
         Some(name)
