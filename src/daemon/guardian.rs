@@ -389,6 +389,8 @@ impl Guardian {
             self.names.dismiss();
             self.shift.sockets.all.clear();
             self.stopping = Some(Instant::now() + self.shift.config.process.drain + GRACE);
+        } else {
+            self.tell_workers(&Order::Reset, None);
         }
         self.signal_workers(Signal::SIGTERM);
     }

@@ -36,6 +36,8 @@ pub enum Order {
     },
     /// The access log goes on in the file whose descriptor comes along.
     AccessLog,
+    /// All connections are to be reset now. Not a second signal: two that wait are one (signal(7)).
+    Reset,
 }
 
 /// From a worker to the guardian.
@@ -78,6 +80,7 @@ impl Order {
                 bytes
             }
             Order::AccessLog => put(2, 0, &[]),
+            Order::Reset => put(3, 0, &[]),
         }
     }
 
@@ -89,6 +92,7 @@ impl Order {
                 Some(Order::Addresses { line: line(bytes), host: bytes[HOST], addresses })
             }
             2 => Some(Order::AccessLog),
+            3 => Some(Order::Reset),
             _ => None,
         }
     }
@@ -205,7 +209,7 @@ mod tests {
     fn messages_survive_the_line() {
         let list: Vec<SocketAddr> = vec!["10.0.0.1:80".parse().unwrap(), "[fd00::1]:80".parse().unwrap()];
         let order = |addresses| Order::Addresses { line: 300, host: 7, addresses };
-        for order in [order(list.clone()), order(vec![]), Order::AccessLog] {
+        for order in [order(list.clone()), order(vec![]), Order::AccessLog, Order::Reset] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
         for word in [Word::Ready, Word::Leaving, Word::Unreachable(499), Word::Reachable(1)] {

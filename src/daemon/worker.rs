@@ -239,6 +239,7 @@ impl<'a> Worker<'a> {
                         self.switchboard.dialer().readdress(line.into(), host.into(), addresses);
                     }
                     (Some(Order::AccessLog), Some(file)) => self.switchboard.journal().reopen(File::from(file)),
+                    (Some(Order::Reset), _) => self.reset_all(),
                     _ => log::debug!("an order that means nothing"),
                 },
                 Ok(Received::Nothing) => return,
@@ -270,16 +271,22 @@ impl<'a> Worker<'a> {
     fn stop(&mut self) {
         let now = self.switchboard.time();
         if matches!(self.course, Course::LastCall(..) | Course::Draining(Some(_))) {
-            log::info!("stopping at once, {} connections are reset", self.switchboard.len());
-            self.switchboard.close_all();
-            self.course = Course::Draining(Some(now));
-            return;
+            return self.reset_all();
         }
         let (seconds, open) = (self.config.process.drain.as_secs(), self.switchboard.len());
         log::info!("stopping: {open} connections have {seconds} seconds to end");
         self.say(Word::Leaving);
         let last_call = now.saturating_add(LAST_CALL);
         self.course = Course::LastCall(last_call, Some(last_call.saturating_add(ticks(self.config.process.drain))));
+    }
+
+    fn reset_all(&mut self) {
+        if !self.switchboard.is_empty() {
+            log::info!("stopping at once, {} connections are reset", self.switchboard.len());
+        }
+        self.switchboard.close_all();
+        self.acceptor.close();
+        self.course = Course::Draining(Some(self.switchboard.time()));
     }
 
     /// Another worker takes over: ends with the last connection.

@@ -188,9 +188,8 @@ fn a_minute_at_two_thousand_connections_a_second_leaves_nothing_behind() {
     let seconds = number_from_env("TPROXY_SOAK_SECONDS", 60);
     [&scene.lab.client, &scene.lab.gateway, &scene.lab.cow].into_iter().for_each(roomy);
     scene.lab.gateway.sysctl(&["net.netfilter.nf_conntrack_tcp_timeout_time_wait=5"]);
-    let directory = std::env::temp_dir().join(process::unique("tproxy-soak"));
-    std::fs::create_dir(&directory).expect("directory");
-    let log = directory.join("access.log").display().to_string();
+    let directory = process::Directory::new();
+    let log = directory.file("access.log");
     let daemon = scene.relay(&[&["-l", &log], super::STAND_IN].concat());
     let worker = daemon.family.worker();
     // Warm up: tables and pools take the size that this load needs.
@@ -214,7 +213,6 @@ fn a_minute_at_two_thousand_connections_a_second_leaves_nothing_behind() {
     settle("the last connections end");
     let after = holdings(worker);
     let lines = ended();
-    std::fs::remove_dir_all(&directory).expect("clean up");
     report(&format!(
         "endurance: {count} connections in {seconds} s ({rate:.0} a second): {before:?} before, {after:?} after"
     ));

@@ -247,31 +247,49 @@ fn a_worker_that_hangs_does_not_prevent_the_stop() {
     daemon.family.wait_gone();
 }
 
-/// A connection, a SIGTERM to the guardian, and another one when the log has this text.
-fn second_termination_once(said: &str) {
+#[test]
+fn second_termination_of_the_guardian_resets_what_is_left() {
+    second_termination(|_| {}, |daemon| drop(daemon.journal.wait_for("seconds to end")), |_| {});
+}
+
+#[test]
+fn two_terminations_that_the_worker_gets_at_once_do_not_count_as_one() {
+    // The kernel keeps one pending SIGTERM, however many were sent (signal(7)). A worker that is stopped stands for
+    // one that has not had its turn yet, as when the guardian is still busy with the rules between the two.
+    let pending = |pid| process::status_field(pid, "ShdPnd") != "0000000000000000";
+    second_termination(
+        |daemon| process::signal(daemon.family.worker(), Signal::SIGSTOP),
+        |daemon| {
+            let worker = daemon.family.worker();
+            wait::until_true("the first one is pending", || pending(worker));
+        },
+        |daemon| {
+            let guardian = daemon.family.guardian();
+            wait::until_true("the guardian has acted on the second one", || {
+                !pending(guardian) && process::status_field(guardian, "State").starts_with('S')
+            });
+            process::signal(daemon.family.worker(), Signal::SIGCONT);
+        },
+    );
+}
+
+/// A connection, what happens before, SIGTERM, what happens between, SIGTERM again, what happens then: the connection
+/// must be reset.
+fn second_termination(before: impl Fn(&Daemon), between: impl Fn(&Daemon), then: impl Fn(&Daemon)) {
     let Some(scene) = Scene::new() else { return };
     let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
     let mut daemon = scene.relay(&["-d", "-s", "12970", "-r", "nobody", "-R", "-d moose --dport 7", "cow", "7"]);
     let mut client = scene.lab.client.connect("10.2.0.5:7").expect("connect");
     clients::round_trip(&mut client, b"before").expect("echo");
+    before(&daemon);
     daemon.signal(Signal::SIGTERM);
-    daemon.journal.wait_for(said);
+    between(&daemon);
     daemon.signal(Signal::SIGTERM);
+    then(&daemon);
     clients::expect_reset(&mut client);
     assert_eq!(daemon.wait(), 0);
     assert_eq!(daemon.journal.wait_connections(1)[0].ending, "stopped");
     assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
-}
-
-#[test]
-fn second_termination_of_the_guardian_resets_what_is_left() {
-    second_termination_once("seconds to end");
-}
-
-#[test]
-fn two_terminations_in_quick_succession_reset_what_is_left() {
-    // The guardian is still busy with the rules: neither signal may swallow the other.
-    second_termination_once("]: stopping");
 }
 
 #[test]

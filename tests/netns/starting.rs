@@ -1,35 +1,13 @@
 //! Starting as a daemon: what the shell, an init script and systemd are told, and when.
 
 use super::support::daemon::Finished;
-use super::support::process::{self, Family};
+use super::support::process::{self, Directory, Family};
 use super::support::{clients, rules, wait};
 use super::{MOOSE, Scene, Server, stand_in_detached};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-/// A directory that goes away with the test.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Directory {
-        let path = std::env::temp_dir().join(process::unique("tproxy-start"));
-        fs::create_dir(&path).expect("directory");
-        Directory(path)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn started(done: &Finished) {
     assert_eq!(done.status, 0, "{done:?}");
@@ -206,7 +184,7 @@ fn the_access_log_is_reopened_by_a_daemon_that_has_dropped_its_privileges() {
     let Some(scene) = Scene::new() else { return };
     let directory = Directory::new();
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o700)).expect("mode");
+    fs::set_permissions(&directory.path, fs::Permissions::from_mode(0o700)).expect("mode");
     let (path, old) = (directory.file("access.log"), directory.file("access.log.1"));
     let (done, family) = scene.launch(&stand_in_detached(&["-l", &path])).start();
     started(&done);

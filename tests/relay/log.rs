@@ -40,9 +40,8 @@ fn every_connection_has_one_line_and_a_number_of_its_own() {
 
 #[test]
 fn hangup_reopens_the_access_log() {
-    let directory = std::env::temp_dir().join(process::unique("tproxy-log"));
-    std::fs::create_dir(&directory).expect("directory");
-    let (file, old) = (directory.join("access.log"), directory.join("access.log.1"));
+    let directory = process::Directory::new();
+    let (file, old) = (directory.path.join("access.log"), directory.path.join("access.log.1"));
     let server = Server::page(LOCAL, "page");
     let relay = LoopbackRelay::start(&format!("-l {}", file.display()), server.address);
     let lines = |path: &std::path::Path| {
@@ -61,7 +60,6 @@ fn hangup_reopens_the_access_log() {
     let stamp = text.split(' ').next().expect("timestamp");
     assert!(stamp.len() == 24 && stamp.ends_with('Z') && &stamp[10..11] == "T", "timestamp of {text:?}");
     assert!(support::journal::ConnectionLine::parse(text).is_some_and(|line| line.ending == "finished"), "{text:?}");
-    std::fs::remove_dir_all(&directory).expect("clean up");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,6 +16,32 @@ static FAMILIES: AtomicU32 = AtomicU32::new(0);
 /// A name that no other test on this machine uses.
 pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{}-{}", std::process::id(), FAMILIES.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A directory of its own for a test, which goes away with it, panic or not.
+pub struct Directory {
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl Directory {
+    /// Makes it.
+    pub fn new() -> Directory {
+        let path = std::env::temp_dir().join(unique("tproxy-test"));
+        fs::create_dir(&path).expect("directory");
+        Directory { path }
+    }
+
+    /// The path of a file in it.
+    pub fn file(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
 }
 
 /// The command name of a process.
