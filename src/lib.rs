@@ -11,6 +11,8 @@ pub mod options;
 
 pub mod logging;
 
+pub mod protocol;
+
 pub mod rules;
 
 pub mod traffic;

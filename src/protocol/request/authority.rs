@@ -1,0 +1,128 @@
+//! The host and port that a client names (RFC 9110, 7.2).
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The port that a URL need not name.
+const HTTP: u16 = 80;
+
+/// Characters of the longest name that the DNS can have, and of its longest label.
+const NAME: usize = 253;
+const LABEL: usize = 63;
+
+/// A host, and a port if one is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Authority<'a> {
+    /// As it was written, without the port.
+    text: &'a str,
+    host: Host<'a>,
+    port: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Host<'a> {
+    Name(&'a str),
+    Address(IpAddr),
+}
+
+/// Whether an authority leads to where the client connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim<'a> {
+    /// It does.
+    True,
+    /// It does not.
+    False,
+    /// It does if this name has that address.
+    Name(&'a str),
+}
+
+impl<'a> Authority<'a> {
+    /// Reads the value of a `Host`, or the target of a `CONNECT`.
+    pub fn parse(value: &'a [u8]) -> Option<Authority<'a>> {
+        let whole = str::from_utf8(value).ok()?;
+        let end = match whole.strip_prefix('[') {
+            Some(rest) => rest.find(']')? + 2,
+            None => whole.find(':').unwrap_or(whole.len()),
+        };
+        let (text, rest) = whole.split_at(end);
+        let host = match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(literal) => Host::Address(literal.parse::<Ipv6Addr>().ok()?.into()),
+            None => name_or_address(text)?,
+        };
+        let port = match rest.strip_prefix(':') {
+            Some(digits) if !digits.is_empty() => Some(port(digits)?),
+            Some(_) => None,
+            None if rest.is_empty() => None,
+            None => return None,
+        };
+        Some(Authority { text, host, port })
+    }
+
+    /// The port, if one is named.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Compares with where the client connected.
+    pub fn claim(&self, original: SocketAddr) -> Claim<'a> {
+        match self.host {
+            _ if self.port.is_some_and(|port| port != original.port()) => Claim::False,
+            Host::Name(name) => Claim::Name(name),
+            Host::Address(address) if address.to_canonical() == original.ip().to_canonical() => Claim::True,
+            Host::Address(_) => Claim::False,
+        }
+    }
+
+    /// Writes it for a URL. The client connected to the port of `original`, so that is meant where none is named.
+    pub fn write(&self, original: SocketAddr, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.text.as_bytes());
+        match self.port {
+            Some(port) => write_port(port, out),
+            None if original.port() != HTTP => write_port(original.port(), out),
+            None => {}
+        }
+    }
+}
+
+/// Writes where the client connected for a URL.
+pub fn write_address(original: SocketAddr, out: &mut Vec<u8>) {
+    // A vector takes all that is written to it, here and below.
+    let _ = match original.ip().to_canonical() {
+        IpAddr::V4(address) => write!(out, "{address}"),
+        IpAddr::V6(address) => write!(out, "[{address}]"),
+    };
+    if original.port() != HTTP {
+        write_port(original.port(), out);
+    }
+}
+
+fn write_port(port: u16, out: &mut Vec<u8>) {
+    let _ = write!(out, ":{port}");
+}
+
+fn port(digits: &str) -> Option<u16> {
+    let number = if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok()? } else { 0 };
+    (number != 0).then_some(number)
+}
+
+/// A name that ends with a number is an address, or nothing: `127.1`, `0x7f000001` and `2130706433` mean an address to
+/// some, and a name to others.
+fn name_or_address(text: &str) -> Option<Host<'_>> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        let fits = (1..=LABEL).contains(&label.len());
+        fits && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    if name.len() > NAME || !name.split('.').all(is_label) {
+        return None;
+    }
+    let last = name.rsplit('.').next().unwrap_or_default().as_bytes();
+    if last.iter().all(u8::is_ascii_digit) || last.starts_with(b"0x") || last.starts_with(b"0X") {
+        return text.parse::<Ipv4Addr>().ok().map(|address| Host::Address(address.into()));
+    }
+    Some(Host::Name(text))
+}
+
+#[cfg(test)]
+#[path = "authority_tests.rs"]
+mod tests;

@@ -1,0 +1,121 @@
+//! The head of a request: read once, by httparse, and then held to what httparse leaves open.
+
+use std::mem::MaybeUninit;
+
+use httparse::Status;
+
+use crate::protocol::request::framing::{Body, Framing, is_token, trim};
+use crate::protocol::request::lines::MOST;
+use crate::protocol::request::refusal::Refusal;
+
+/// A head, and what of it matters on the way.
+#[derive(Debug)]
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The target as the client wrote it.
+    pub target: &'a str,
+    /// All that stands behind the target, without the empty line.
+    pub rest: &'a [u8],
+    /// The body that follows.
+    pub body: Body,
+    /// The value of `Host`.
+    pub host: Option<&'a [u8]>,
+    /// The value of `Referer`.
+    pub referer: Option<&'a [u8]>,
+    /// Whether it has a `Proxy-Authorization`.
+    pub authorized: bool,
+    /// What the client would rather speak from now on.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// What a client wants to speak instead of HTTP/1 (RFC 9110, 7.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrade {
+    /// HTTP/2, which some ask for with the first request of every connection (`h2c`), and do not mind not to get.
+    Http2,
+    /// Anything else.
+    Other,
+}
+
+/// What the headers of a request said so far.
+#[derive(Debug, Default)]
+struct Fields<'a> {
+    framing: Framing,
+    host: Option<&'a [u8]>,
+    referer: Option<&'a [u8]>,
+    authorized: bool,
+    upgrade: Option<Upgrade>,
+    may_upgrade: bool,
+}
+
+impl<'a> Head<'a> {
+    /// Reads a head, from the first byte of the request line to the last of the empty line.
+    pub fn parse(text: &'a [u8]) -> Result<Head<'a>, Refusal> {
+        let mut headers = [const { MaybeUninit::uninit() }; MOST];
+        let mut request = httparse::Request::new(&mut []);
+        let status = request.parse_with_uninit_headers(text, &mut headers)?;
+        let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+            return Err(Refusal::Malformed("the request line"));
+        };
+        if status != Status::Complete(text.len()) {
+            return Err(Refusal::Malformed("the lines of the head"));
+        }
+        let mut fields = Fields::default();
+        request.headers.iter().try_for_each(|header| fields.take(header.name, header.value))?;
+        Ok(Head {
+            method,
+            target,
+            rest: &text[method.len() + 1 + target.len()..text.len() - 2],
+            body: fields.framing.body(minor)?,
+            host: fields.host,
+            referer: fields.referer,
+            authorized: fields.authorized,
+            // A server ignores it in a request of HTTP/1.0.
+            upgrade: fields.upgrade.filter(|_| fields.may_upgrade && minor == 1),
+        })
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), Refusal> {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        if is("Host") {
+            if self.host.replace(value).is_some() {
+                return Err(Refusal::Malformed("more than one Host"));
+            }
+        } else if is("Content-Length") {
+            self.framing.length(value)?;
+        } else if is("Transfer-Encoding") {
+            self.framing.codings(value)?;
+        } else if is("Referer") {
+            self.referer = Some(value);
+        } else if is("Proxy-Authorization") {
+            self.authorized = true;
+        } else if is("Connection") {
+            self.may_upgrade |=
+                value.split(|byte| *byte == b',').any(|name| trim(name).eq_ignore_ascii_case(b"upgrade"));
+        } else if is("Upgrade") {
+            let only_http2 = value.eq_ignore_ascii_case(b"h2c") && self.upgrade != Some(Upgrade::Other);
+            self.upgrade = Some(if only_http2 { Upgrade::Http2 } else { Upgrade::Other });
+        }
+        Ok(())
+    }
+}
+
+/// Whether a connection that begins so is meant to be HTTP/1, well or badly; `None` while it cannot be known.
+pub fn is_meant(input: &[u8]) -> Option<bool> {
+    let end = input.iter().position(|byte| *byte == b'\n');
+    let line = &input[..end.unwrap_or(input.len())];
+    let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let foreign = |byte: &u8| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace();
+    let no_start = |byte: &u8| !is_token(*byte) && !byte.is_ascii_whitespace();
+    if method.iter().any(foreign) || input.first().is_some_and(no_start) {
+        return Some(false);
+    }
+    end.map(|_| line.windows(7).any(|part| part == b"HTTP/1."))
+}
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+mod tests;

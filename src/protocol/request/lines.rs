@@ -1,0 +1,66 @@
+//! Where the lines of a head or a trailer end.
+
+use crate::protocol::request::refusal::Refusal;
+
+/// The largest head in bytes, with its empty line; also that of a trailer.
+pub const HEAD: usize = 16 * 1024;
+
+/// The most header lines of a head; also of a trailer.
+pub const MOST: usize = 100;
+
+/// The length of the lines that `input` begins with, up to and with the empty one; `None` while that has not come.
+/// `seen` bytes have been looked through before.
+pub fn section(input: &[u8], seen: usize) -> Result<Option<usize>, Refusal> {
+    let input = &input[..input.len().min(HEAD)];
+    let mut next = seen.min(input.len());
+    while let Some(distance) = input[next..].iter().position(|byte| *byte == b'\n') {
+        let feed = next + distance;
+        next = feed + 1;
+        if feed == 0 || input[feed - 1] != b'\r' {
+            return Err(Refusal::Malformed("a bare LF"));
+        }
+        if feed == 1 || input[feed - 2] == b'\n' {
+            return Ok(Some(next));
+        }
+    }
+    if input.len() == HEAD { Err(Refusal::TooLong) } else { Ok(None) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_ends_behind_its_empty_line() {
+        assert_eq!(section(b"a\r\nb: c\r\n\r\nd\r\n\r\n", 0), Ok(Some(11)));
+        assert_eq!(section(b"\r\na", 0), Ok(Some(2)));
+        for incomplete in ["", "\r", "a", "a\r", "a\r\n", "a\r\nb\r\n", "a\r\nb\r\n\r"] {
+            assert_eq!(section(incomplete.as_bytes(), 0), Ok(None), "{incomplete:?}");
+        }
+    }
+
+    #[test]
+    fn it_ends_in_the_same_place_however_much_was_seen_before() {
+        let lines = b"a\r\nb: c\r\n\r\nd";
+        for seen in 0..11 {
+            assert_eq!(section(&lines[..seen], 0), Ok(None));
+            assert_eq!(section(lines, seen), Ok(Some(11)), "{seen}");
+        }
+    }
+
+    #[test]
+    fn a_line_feed_alone_is_refused_at_once() {
+        for input in ["\n", "a\n", "a\r\n\n", "a\r\nb\n", "a\n\r\n", "a\r\n\r\r\n\n", "a\r \n"] {
+            assert_eq!(section(input.as_bytes(), 0), Err(Refusal::Malformed("a bare LF")), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn a_section_may_be_as_long_as_the_limit_and_not_longer() {
+        let lines = |size: usize| [&vec![b'a'; size - 4], &b"\r\n\r\n"[..]].concat();
+        assert_eq!(section(&lines(HEAD), 0), Ok(Some(HEAD)));
+        assert_eq!(section(&lines(HEAD + 1), 0), Err(Refusal::TooLong));
+        assert_eq!(section(&lines(HEAD + 1)[..HEAD], 0), Err(Refusal::TooLong));
+        assert_eq!(section(&lines(HEAD)[..HEAD - 1], 0), Ok(None));
+    }
+}

@@ -1,0 +1,88 @@
+//! Why a client is not served any further, and what it is told.
+
+use std::fmt;
+
+/// What is wrong with what a client sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The connection does not begin like HTTP/1. Nothing has been taken of it, nor sent.
+    NotHttp,
+    /// It is meant as HTTP and is not, or could be understood in two ways.
+    Malformed(&'static str),
+    /// A head that is longer than [`HEAD`](crate::protocol::request::HEAD), or has too many lines.
+    TooLong,
+}
+
+impl Refusal {
+    /// The answer to the client, complete.
+    pub fn response(&self) -> &'static [u8] {
+        match self {
+            Refusal::NotHttp => {
+                b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+                Content-Length: 28\r\n\r\nOnly HTTP/1 is spoken here.\n"
+            }
+            Refusal::Malformed(_) => {
+                b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+                Content-Length: 28\r\n\r\nThe request is not correct.\n"
+            }
+            Refusal::TooLong => {
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+                Content-Length: 35\r\n\r\nThe head of a request is too long.\n"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NotHttp => f.write_str("not HTTP"),
+            Refusal::Malformed(what) => f.write_str(what),
+            Refusal::TooLong => f.write_str("a head that is too long"),
+        }
+    }
+}
+
+impl From<httparse::Error> for Refusal {
+    fn from(error: httparse::Error) -> Refusal {
+        match error {
+            httparse::Error::TooManyHeaders => Refusal::TooLong,
+            httparse::Error::HeaderName => Refusal::Malformed("the name of a header"),
+            httparse::Error::HeaderValue => Refusal::Malformed("the value of a header"),
+            httparse::Error::Version => Refusal::Malformed("the version"),
+            _ => Refusal::Malformed("the request line"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Refusal; 3] = [Refusal::NotHttp, Refusal::Malformed("a bare LF"), Refusal::TooLong];
+
+    #[test]
+    fn an_answer_is_complete_ends_the_connection_and_has_one_line_of_text() {
+        for refusal in ALL {
+            let answer = str::from_utf8(refusal.response()).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            let lines: Vec<&str> = head.split("\r\n").collect();
+            assert!(lines.contains(&"Connection: close"), "{answer}");
+            assert!(lines.contains(&&*format!("Content-Length: {}", body.len())), "{} {answer}", body.len());
+            assert_eq!(body.find('\n'), Some(body.len() - 1), "{answer}");
+            assert!(!head.replace("\r\n", "").contains(char::is_control), "{answer}");
+        }
+    }
+
+    #[test]
+    fn too_long_has_a_status_of_its_own() {
+        let statuses = ALL.map(|refusal| str::from_utf8(&refusal.response()[..12]).unwrap());
+        assert_eq!(statuses, ["HTTP/1.1 400", "HTTP/1.1 400", "HTTP/1.1 431"]);
+    }
+
+    #[test]
+    fn the_log_gets_a_short_reason() {
+        let reasons = ALL.map(|refusal| refusal.to_string());
+        assert_eq!(reasons, ["not HTTP", "a bare LF", "a head that is too long"]);
+    }
+}

@@ -1,0 +1,297 @@
+//! The requests of one connection, one after the other.
+
+use std::mem;
+
+use crate::protocol::request::authority::{Authority, Claim};
+use crate::protocol::request::chunked;
+use crate::protocol::request::framing::Body;
+use crate::protocol::request::head::{self, Head, Upgrade};
+use crate::protocol::request::lines;
+use crate::protocol::request::refusal::Refusal;
+use crate::protocol::request::rewriting::{Ends, Rewriting, Target};
+use crate::protocol::request::target::Form;
+
+/// What a client sends first when its upgrade to HTTP/2 was granted (RFC 9113, 3.4). No request begins like this.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// Reads the requests of one connection and rewrites them for a proxy. Bodies are not its business, only where they
+/// end.
+#[derive(Debug)]
+pub struct Requests {
+    stage: Stage,
+    next: Next,
+    host: Belief,
+    /// Heads that were taken.
+    count: u32,
+    /// Bytes of an incomplete head or trailer that were looked through.
+    seen: usize,
+    /// An empty line was dropped before the next request.
+    blank: bool,
+}
+
+/// What is expected. The picture is at the top of [`crate::protocol::request`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Head,
+    Body(u64),
+    Size,
+    Chunk(u64),
+    ChunkEnd,
+    Trailer,
+    Opaque,
+}
+
+/// What follows the request that is under way, or the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Request,
+    /// A request, or HTTP/2 if the proxy has granted it. Which of them it was is told by the first bytes.
+    Http2OrRequest,
+    Opaque,
+}
+
+/// Whether the Host of the head that comes next is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Belief {
+    Unasked,
+    Asked,
+    Answered(bool),
+}
+
+/// What was taken of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken<'a> {
+    /// Bytes that are done with. The others are the incomplete beginning of something, and come again with more behind
+    /// them.
+    pub used: usize,
+    /// The name whose addresses must be known before the head behind the used bytes can go on: it claims that the
+    /// original destination is one of them. The answer goes to [`Requests::host_is`].
+    pub ask: Option<&'a str>,
+}
+
+/// What one step did.
+enum Step<'a> {
+    Used(usize),
+    Incomplete,
+    Ask(&'a str),
+}
+
+impl Requests {
+    /// A connection of which nothing was read yet.
+    pub fn new() -> Requests {
+        Requests { stage: Stage::Head, next: Next::Request, host: Belief::Unasked, count: 0, seen: 0, blank: false }
+    }
+
+    /// Bytes that come next and pass as they are, `u64::MAX` being all that will ever come. While it is not 0 they need
+    /// not be shown here.
+    pub fn opaque(&self) -> u64 {
+        match self.stage {
+            Stage::Body(left) | Stage::Chunk(left) => left,
+            Stage::Opaque => u64::MAX,
+            Stage::Head | Stage::Size | Stage::ChunkEnd | Stage::Trailer => 0,
+        }
+    }
+
+    /// So many of the opaque bytes have passed.
+    pub fn passed(&mut self, count: u64) {
+        match self.stage {
+            Stage::Body(left) if left > count => self.stage = Stage::Body(left - count),
+            Stage::Body(_) => self.finish(),
+            Stage::Chunk(left) if left > count => self.stage = Stage::Chunk(left - count),
+            Stage::Chunk(_) => self.stage = Stage::ChunkEnd,
+            _ => {}
+        }
+    }
+
+    /// Whether no request is under way: this is where a client may fall silent, or end the connection.
+    pub fn is_between(&self) -> bool {
+        self.stage == Stage::Head && self.seen == 0
+    }
+
+    /// How many requests there have been, with the one whose body is under way.
+    pub fn requests(&self) -> u32 {
+        self.count
+    }
+
+    /// The answer to [`Taken::ask`], whose input is then shown again.
+    pub fn host_is(&mut self, genuine: bool) {
+        if self.host == Belief::Asked {
+            self.host = Belief::Answered(genuine);
+        }
+    }
+
+    /// Takes what was received and appends what is to be sent to `out`; when something is refused, what came before it.
+    pub fn take<'a>(
+        &mut self,
+        input: &'a [u8],
+        ends: &Ends,
+        rewriting: &Rewriting,
+        out: &mut Vec<u8>,
+    ) -> Result<Taken<'a>, Refusal> {
+        let mut used = 0;
+        while used < input.len() {
+            let rest = &input[used..];
+            let step = match self.stage {
+                Stage::Head => self.head(rest, ends, rewriting, out)?,
+                Stage::Body(_) | Stage::Chunk(_) | Stage::Opaque => self.pass(rest, out),
+                Stage::Size | Stage::ChunkEnd | Stage::Trailer => self.between_chunks(rest, out)?,
+            };
+            match step {
+                Step::Used(count) => used += count,
+                Step::Incomplete => break,
+                Step::Ask(name) => return Ok(Taken { used, ask: Some(name) }),
+            }
+        }
+        Ok(Taken { used, ask: None })
+    }
+
+    fn head<'a>(
+        &mut self,
+        input: &'a [u8],
+        ends: &Ends,
+        rewriting: &Rewriting,
+        out: &mut Vec<u8>,
+    ) -> Result<Step<'a>, Refusal> {
+        if self.next == Next::Http2OrRequest && input.starts_with(PREFACE) {
+            self.stage = Stage::Opaque;
+            return Ok(self.pass(input, out));
+        }
+        let blank = match input {
+            [b'\r', b'\n', ..] if !self.blank => 2,
+            [b'\r'] if !self.blank => return Ok(self.incomplete(input)),
+            [b'\r' | b'\n', ..] => return Err(Refusal::Malformed("an empty line before a request")),
+            _ => 0,
+        };
+        if self.count > 0 && blank > 0 {
+            self.blank = true;
+            self.seen = 0;
+            return Ok(Step::Used(blank));
+        }
+        if self.count == 0 {
+            check_beginning(&input[blank..])?;
+        }
+        let Some(end) = lines::section(input, self.seen.max(blank))? else {
+            return Ok(self.incomplete(input));
+        };
+        let head = Head::parse(&input[blank..end])?;
+        let form = Form::of(head.method, head.target)?;
+        match self.target(&head, form, ends, rewriting) {
+            Ok(target) => {
+                rewriting.write(&head, target, ends, out);
+                self.follow(&head);
+                Ok(Step::Used(end))
+            }
+            Err(name) => {
+                self.host = Belief::Asked;
+                self.seen = end - 1;
+                Ok(Step::Ask(name))
+            }
+        }
+    }
+
+    fn incomplete<'a>(&mut self, input: &[u8]) -> Step<'a> {
+        self.seen = input.len();
+        Step::Incomplete
+    }
+
+    /// What the target becomes, or the name that must be looked up before that is known.
+    fn target<'a: 't, 't>(
+        &self,
+        head: &Head<'a>,
+        form: Form,
+        ends: &Ends,
+        rewriting: &'t Rewriting,
+    ) -> Result<Target<'t>, &'a str> {
+        let page = rewriting.page_for(head.referer).filter(|_| form != Form::Authority);
+        let path = match (page, form) {
+            (Some(page), _) => return Ok(Target::Page(page)),
+            (None, Form::Absolute | Form::Authority) => return Ok(Target::Same),
+            (None, Form::Origin) => head.target,
+            (None, Form::Asterisk) => "",
+        };
+        let Some(host) = head.host.and_then(Authority::parse) else {
+            return Ok(Target::AtOriginal(path));
+        };
+        let believed = match (host.claim(ends.original), self.host) {
+            _ if !rewriting.check_host => true,
+            (Claim::True, _) => true,
+            (Claim::False, _) => false,
+            (Claim::Name(_), Belief::Answered(genuine)) => genuine,
+            (Claim::Name(name), Belief::Unasked | Belief::Asked) => return Err(name),
+        };
+        Ok(if believed { Target::At(host, path) } else { Target::AtOriginal(path) })
+    }
+
+    /// What comes behind a head.
+    fn follow(&mut self, head: &Head<'_>) {
+        self.count = self.count.saturating_add(1);
+        self.seen = 0;
+        self.blank = false;
+        self.host = Belief::Unasked;
+        self.next = match head.upgrade {
+            None => Next::Request,
+            Some(Upgrade::Http2) => Next::Http2OrRequest,
+            Some(Upgrade::Other) => Next::Opaque,
+        };
+        match head.body {
+            _ if head.method == "CONNECT" => self.stage = Stage::Opaque,
+            Body::Length(0) => self.finish(),
+            Body::Length(length) => self.stage = Stage::Body(length),
+            Body::Chunked => self.stage = Stage::Size,
+        }
+    }
+
+    /// A request has ended.
+    fn finish(&mut self) {
+        self.stage = if self.next == Next::Opaque { Stage::Opaque } else { Stage::Head };
+    }
+
+    fn pass<'a>(&mut self, input: &[u8], out: &mut Vec<u8>) -> Step<'a> {
+        let count = usize::try_from(self.opaque()).unwrap_or(usize::MAX).min(input.len());
+        out.extend_from_slice(&input[..count]);
+        self.passed(count as u64);
+        Step::Used(count)
+    }
+
+    fn between_chunks<'a>(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step<'a>, Refusal> {
+        let used = match self.stage {
+            Stage::Size => chunked::size(input)?.map(|(length, size)| {
+                self.stage = if size == 0 { Stage::Trailer } else { Stage::Chunk(size) };
+                length
+            }),
+            Stage::ChunkEnd => chunked::end(input)?.inspect(|_| self.stage = Stage::Size),
+            _ => self.trailer(input)?,
+        };
+        out.extend_from_slice(&input[..used.unwrap_or(0)]);
+        Ok(used.map_or(Step::Incomplete, Step::Used))
+    }
+
+    fn trailer(&mut self, input: &[u8]) -> Result<Option<usize>, Refusal> {
+        let Some(end) = lines::section(input, mem::take(&mut self.seen))? else {
+            self.seen = input.len();
+            return Ok(None);
+        };
+        chunked::check_trailer(&input[..end])?;
+        self.finish();
+        Ok(Some(end))
+    }
+}
+
+impl Default for Requests {
+    fn default() -> Requests {
+        Requests::new()
+    }
+}
+
+/// Decides for the very first bytes whether they are HTTP at all.
+fn check_beginning(input: &[u8]) -> Result<(), Refusal> {
+    match input {
+        [b'\r' | b'\n', ..] => Err(Refusal::Malformed("an empty line before a request")),
+        _ if head::is_meant(input) == Some(false) => Err(Refusal::NotHttp),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "requests_tests.rs"]
+mod tests;

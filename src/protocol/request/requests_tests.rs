@@ -1,0 +1,545 @@
+use super::*;
+
+use crate::protocol::credentials::Credentials;
+use crate::protocol::request::rewriting::Forwarded;
+use crate::protocol::request::{HEAD, lines::MOST};
+
+fn ends(client: &str, original: &str) -> Ends {
+    Ends { client: client.parse().unwrap(), original: original.parse().unwrap() }
+}
+
+fn usual_ends() -> Ends {
+    ends("10.1.0.2:40000", "10.2.0.5:80")
+}
+
+/// A client, and what we make of what it sends.
+struct Client {
+    requests: Requests,
+    ends: Ends,
+    rewriting: Rewriting,
+    kept: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl Client {
+    fn new() -> Client {
+        Client::with(usual_ends(), Rewriting::default())
+    }
+
+    fn with(ends: Ends, rewriting: Rewriting) -> Client {
+        Client { requests: Requests::new(), ends, rewriting, kept: Vec::new(), out: Vec::new() }
+    }
+
+    /// The name that is asked for, if one is.
+    fn sends(&mut self, bytes: impl AsRef<[u8]>) -> Result<Option<String>, Refusal> {
+        self.kept.extend_from_slice(bytes.as_ref());
+        let taken = self.requests.take(&self.kept, &self.ends, &self.rewriting, &mut self.out)?;
+        let (used, ask) = (taken.used, taken.ask.map(str::to_owned));
+        self.kept.drain(..used);
+        Ok(ask)
+    }
+
+    fn answered(&mut self, genuine: bool) -> Option<String> {
+        self.requests.host_is(genuine);
+        self.sends("").unwrap()
+    }
+
+    /// What has gone to the proxy since it was last asked.
+    fn out(&mut self) -> String {
+        String::from_utf8(mem::take(&mut self.out)).unwrap()
+    }
+}
+
+fn sent(ends: Ends, rewriting: Rewriting, bytes: &str) -> String {
+    let mut client = Client::with(ends, rewriting);
+    assert_eq!(client.sends(bytes), Ok(None), "{bytes:?}");
+    assert!(client.kept.is_empty(), "{bytes:?}");
+    client.out()
+}
+
+fn becomes(bytes: &str) -> String {
+    sent(usual_ends(), Rewriting::default(), bytes)
+}
+
+fn refusal(bytes: &str) -> Option<Refusal> {
+    Client::new().sends(bytes).err()
+}
+
+#[test]
+fn a_connection_needs_little_memory() {
+    assert!(size_of::<Requests>() <= 64, "{}", size_of::<Requests>());
+}
+
+#[test]
+fn origin_form_becomes_absolute_form_and_nothing_else_changes() {
+    let rest = "HTTP/1.1\r\nuser-AGENT:  x \r\nHost: moose\r\nX:\r\nAccept:\t*/* \r\nX: y\r\n\r\n";
+    assert_eq!(becomes(&format!("GET /a?b=c {rest}")), format!("GET http://moose/a?b=c {rest}"));
+    assert_eq!(becomes(&format!("M-SEARCH / {rest}")), format!("M-SEARCH http://moose/ {rest}"));
+    assert_eq!(becomes(&format!("GET //cow/ {rest}")), format!("GET http://moose//cow/ {rest}"));
+}
+
+#[test]
+fn the_port_of_the_original_destination_is_added() {
+    let original = |original| ends("10.1.0.2:40000", original);
+    let request = |host| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let url = |ends, host| {
+        let out = sent(ends, Rewriting::default(), &request(host));
+        out.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(url(original("10.2.0.5:80"), "moose"), "http://moose/");
+    assert_eq!(url(original("10.2.0.5:8080"), "moose"), "http://moose:8080/");
+    assert_eq!(url(original("10.2.0.5:8080"), "moose:81"), "http://moose:81/");
+    assert_eq!(url(original("[fd00:2::5]:8080"), "[fd00:2::5]"), "http://[fd00:2::5]:8080/");
+}
+
+#[test]
+fn without_a_valid_host_the_original_destination_stands_in() {
+    let table = [("10.2.0.5:80", "10.2.0.5"), ("10.2.0.5:8080", "10.2.0.5:8080"), ("[fd00:2::5]:81", "[fd00:2::5]:81")];
+    for (original, authority) in table {
+        for headers in
+            ["", "Host:\r\n", "Host: user@cow\r\n", "Host: cow/x\r\n", "Host: cow moose\r\n", "Host: a:b\r\n"]
+        {
+            let request = |url: &str| format!("GET {url}/x HTTP/1.0\r\n{headers}\r\n");
+            let out = sent(ends("10.1.0.2:40000", original), Rewriting::default(), &request(""));
+            assert_eq!(out, request(&format!("http://{authority}")), "{headers:?}");
+        }
+    }
+}
+
+#[test]
+fn absolute_form_and_connect_pass_unchanged() {
+    for request in [
+        "GET http://cow:81/a HTTP/1.1\r\nHost: moose\r\n\r\n",
+        "GET https://cow HTTP/1.0\r\n\r\n",
+        "CONNECT cow:443 HTTP/1.1\r\nHost: moose\r\n\r\n",
+    ] {
+        assert_eq!(becomes(request), request);
+    }
+}
+
+#[test]
+fn an_asterisk_becomes_the_server() {
+    let request = |target| format!("OPTIONS {target} HTTP/1.1\r\nHost: moose\r\n\r\n");
+    assert_eq!(becomes(&request("*")), request("http://moose"));
+    assert_eq!(becomes("OPTIONS * HTTP/1.0\r\n\r\n"), "OPTIONS http://10.2.0.5 HTTP/1.0\r\n\r\n");
+    assert_eq!(refusal("GET * HTTP/1.1\r\n\r\n"), Some(Refusal::Malformed("the target")));
+}
+
+#[test]
+fn every_request_of_a_connection_is_rewritten() {
+    let mut client = Client::new();
+    for (count, path) in ["/a", "/b", "/c"].into_iter().enumerate() {
+        assert_eq!(client.requests.requests(), count as u32);
+        client.sends(format!("GET {path} HTTP/1.1\r\nHost: moose\r\n\r\n")).unwrap();
+        assert_eq!(client.out(), format!("GET http://moose{path} HTTP/1.1\r\nHost: moose\r\n\r\n"));
+        assert!(client.requests.is_between());
+    }
+}
+
+#[test]
+fn pipelined_requests_and_their_bodies_are_taken_at_once() {
+    let requests = |url: &str| {
+        [
+            format!("GET {url}/a HTTP/1.1\r\nHost: moose\r\n\r\n"),
+            format!("POST {url}/b HTTP/1.1\r\nHost: moose\r\nContent-Length: 5\r\n\r\nhello"),
+            format!("PUT {url}/c HTTP/1.1\r\nHost: moose\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            "3;a=b\r\nabc\r\n1\r\n\r\r\n0\r\nDigest: x\r\n\r\n".to_owned(),
+            format!("GET {url}/d HTTP/1.1\r\nHost: moose\r\n\r\n"),
+        ]
+        .concat()
+    };
+    assert_eq!(becomes(&requests("")), requests("http://moose"));
+}
+
+#[test]
+fn a_request_may_come_in_any_pieces() {
+    let bytes = "POST /b HTTP/1.1\r\nHost: moose\r\nTransfer-Encoding: chunked\r\n\r\n\
+        3\r\nabc\r\n0\r\nA: b\r\n\r\n\r\nGET /c HTTP/1.0\r\n\r\n";
+    let whole = becomes(bytes);
+    for cut in 1..bytes.len() {
+        let mut client = Client::new();
+        client.sends(&bytes[..cut]).unwrap();
+        client.sends(&bytes[cut..]).unwrap();
+        assert_eq!(client.out(), whole, "{cut}");
+    }
+    let mut client = Client::new();
+    bytes.bytes().for_each(|byte| assert_eq!(client.sends([byte]), Ok(None)));
+    assert_eq!(client.out(), whole);
+    assert_eq!(client.requests.requests(), 2);
+}
+
+#[test]
+fn an_incomplete_head_is_not_used() {
+    let mut client = Client::new();
+    client.sends("GET / HTTP/1.1\r\nHost: moose\r\n\r").unwrap();
+    assert_eq!((client.kept.len(), client.out().as_str()), (30, ""));
+    assert!(!client.requests.is_between());
+    assert_eq!(client.requests.opaque(), 0);
+}
+
+#[test]
+fn a_body_may_pass_outside() {
+    let mut client = Client::new();
+    client.sends("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nab").unwrap();
+    assert_eq!(client.requests.opaque(), 8);
+    client.requests.passed(5);
+    assert_eq!(client.requests.opaque(), 3);
+    assert!(!client.requests.is_between());
+    client.requests.passed(3);
+    assert_eq!(client.requests.opaque(), 0);
+    assert!(client.requests.is_between());
+    client.out();
+    client.sends("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert_eq!(client.out(), "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n");
+}
+
+#[test]
+fn the_data_of_a_chunk_may_pass_outside_and_its_frame_does_not() {
+    let mut client = Client::new();
+    client.sends("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n").unwrap();
+    assert_eq!(client.requests.opaque(), 255);
+    client.requests.passed(255);
+    assert_eq!(client.requests.opaque(), 0);
+    assert!(!client.requests.is_between());
+    client.sends("\r\n0\r\n").unwrap();
+    assert!(!client.requests.is_between());
+    client.sends("\r\n").unwrap();
+    assert!(client.requests.is_between());
+}
+
+#[test]
+fn a_body_of_no_bytes_is_none() {
+    let mut client = Client::new();
+    client.sends("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").unwrap();
+    assert_eq!(client.requests.opaque(), 0);
+    assert!(client.requests.is_between());
+}
+
+#[test]
+fn a_body_may_be_as_long_as_a_signed_number_can_say() {
+    let mut client = Client::new();
+    client.sends(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", i64::MAX)).unwrap();
+    assert_eq!(client.requests.opaque(), i64::MAX as u64);
+}
+
+#[test]
+fn an_expectation_passes() {
+    let mut client = Client::new();
+    client.sends("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").unwrap();
+    assert!(client.out().contains("\r\nExpect: 100-continue\r\n"));
+    assert_eq!(client.requests.opaque(), 3);
+}
+
+#[test]
+fn after_connect_all_is_opaque() {
+    let mut client = Client::new();
+    client.sends("CONNECT cow:443 HTTP/1.1\r\nContent-Length: 1\r\n\r\n\x16\x03\x01").unwrap();
+    assert_eq!(client.out(), "CONNECT cow:443 HTTP/1.1\r\nContent-Length: 1\r\n\r\n\x16\x03\x01");
+    assert_eq!(client.requests.opaque(), u64::MAX);
+    client.requests.passed(u64::MAX);
+    client.sends("GET / HTTP/1.1\n\n").unwrap();
+    assert_eq!(client.out(), "GET / HTTP/1.1\n\n");
+    assert_eq!(client.requests.opaque(), u64::MAX);
+    assert!(!client.requests.is_between());
+}
+
+#[test]
+fn after_an_upgrade_and_its_body_all_is_opaque() {
+    for (framing, body) in
+        [("", ""), ("Content-Length: 3\r\n", "abc"), ("Transfer-Encoding: chunked\r\n", "1\r\na\r\n0\r\n\r\n")]
+    {
+        let head = |url| {
+            format!(
+                "GET {url}/ HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{framing}\r\n{body}"
+            )
+        };
+        let mut client = Client::new();
+        client.sends(head("") + "GET /b HTTP/1.1\r\nHost: a\r\n\r\n\0").unwrap();
+        assert_eq!(client.out(), head("http://a") + "GET /b HTTP/1.1\r\nHost: a\r\n\r\n\0");
+        assert_eq!(client.requests.opaque(), u64::MAX);
+    }
+}
+
+const TO_HTTP2: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\n\r\n";
+
+#[test]
+fn after_an_upgrade_to_http_2_that_was_granted_all_is_opaque() {
+    let mut client = Client::new();
+    client.sends(TO_HTTP2).unwrap();
+    assert!(client.requests.is_between());
+    client.out();
+    for piece in ["PRI", " * HTTP/2.0\r"] {
+        client.sends(piece).unwrap();
+        assert_eq!(client.out(), "");
+        assert!(!client.requests.is_between());
+    }
+    client.sends("\n\r\nSM\r\n\r\n\0").unwrap();
+    assert_eq!(client.out(), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0");
+    assert_eq!(client.requests.opaque(), u64::MAX);
+}
+
+#[test]
+fn after_an_upgrade_to_http_2_that_was_not_granted_requests_follow() {
+    let mut client = Client::new();
+    for _ in 0..2 {
+        client.sends(TO_HTTP2).unwrap();
+        assert_eq!(client.out(), TO_HTTP2.replacen('/', "http://a/", 1));
+    }
+    client.sends("PRIX /b HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert_eq!(client.out(), "PRIX http://a/b HTTP/1.1\r\nHost: a\r\n\r\n");
+    let refusal = client.sends("PRI * HTTP/2.0\r\n\r\n");
+    assert_eq!(refusal, Err(Refusal::Malformed("the version")), "nobody asked for it");
+}
+
+#[test]
+fn one_empty_line_before_a_request_is_dropped() {
+    let request = |url| format!("POST {url}/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+    let (before, after) = (request(""), request("http://a"));
+    assert_eq!(becomes(&format!("\r\n{before}\r\n{before}\r\n{before}")), after.repeat(3));
+}
+
+#[test]
+fn the_client_may_fall_silent_behind_an_empty_line() {
+    let mut client = Client::new();
+    client.sends("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx\r").unwrap();
+    assert!(!client.requests.is_between());
+    client.sends("\n").unwrap();
+    assert!(client.requests.is_between());
+    assert!(client.kept.is_empty());
+}
+
+#[test]
+fn more_empty_lines_are_refused() {
+    let wrong = Some(Refusal::Malformed("an empty line before a request"));
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    for blank in ["\r\n\r\n", "\n", "\r\r\n", "\r\n\n", "\r\n\r", "\rG"] {
+        assert_eq!(refusal(&format!("{blank}{request}")), wrong, "{blank:?}");
+        assert_eq!(refusal(&format!("{request}{blank}{request}")), wrong, "{blank:?}");
+    }
+    let mut client = Client::new();
+    client.sends(format!("{request}\r\n")).unwrap();
+    assert_eq!(client.sends("\r\n").err(), wrong);
+}
+
+#[test]
+fn what_is_not_http_is_known_at_once_and_nothing_of_it_is_used() {
+    for bytes in ["\x16", "SSH-2.0-x\r\n", "PRI * HTTP/2.0\r\n", "\0", "EHLO cow\r\n", "\r\n\x16", "\r\nEHLO cow\r\n"] {
+        let mut client = Client::new();
+        for byte in bytes.bytes().take(bytes.len() - 1) {
+            assert_eq!(client.sends([byte]), Ok(None), "{bytes:?}");
+        }
+        let kept = client.kept.clone();
+        assert_eq!(client.sends(&bytes[bytes.len() - 1..]), Err(Refusal::NotHttp), "{bytes:?}");
+        assert_eq!(kept, bytes.as_bytes()[..bytes.len() - 1], "{bytes:?}");
+        assert_eq!(client.out(), "", "{bytes:?}");
+    }
+}
+
+#[test]
+fn after_a_request_nothing_is_not_http() {
+    for bytes in ["\x16", "EHLO cow\r\n\r\n"] {
+        let refusal = refusal(&format!("GET / HTTP/1.1\r\nHost: a\r\n\r\n{bytes}"));
+        assert_ne!(refusal, Some(Refusal::NotHttp), "{bytes:?}");
+    }
+    let refused = refusal("GET / HTTP/1.1\r\nHost: a\r\n\r\nEHLO cow\r\n\r\n");
+    assert_eq!(refused, Some(Refusal::Malformed("the request line")));
+}
+
+#[test]
+fn what_came_before_a_refused_request_is_there() {
+    let mut client = Client::new();
+    let refusal = client.sends("GET /a HTTP/1.0\r\n\r\nGET /b HTTP/1.0\r\n b\r\n\r\n");
+    assert_eq!(refusal, Err(Refusal::Malformed("the name of a header")));
+    assert_eq!(client.out(), "GET http://10.2.0.5/a HTTP/1.0\r\n\r\n");
+}
+
+#[test]
+fn a_head_may_fill_the_buffer_and_not_more() {
+    let head = |size: usize| {
+        let frame = "GET / HTTP/1.1\r\nA: \r\n\r\n".len();
+        format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(size - frame))
+    };
+    assert!(Client::new().sends(head(HEAD)).is_ok());
+    assert_eq!(refusal(&head(HEAD + 1)), Some(Refusal::TooLong));
+    assert_eq!(refusal(&head(HEAD + 1)[..HEAD]), Some(Refusal::TooLong));
+    assert_eq!(refusal(&"a".repeat(HEAD)), Some(Refusal::TooLong));
+    assert_eq!(refusal(&format!("\r\n{}", &head(HEAD)[..HEAD - 2])), Some(Refusal::TooLong), "the line counts");
+}
+
+#[test]
+fn too_many_header_lines_are_too_long() {
+    let head = |lines: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(lines));
+    assert_eq!(refusal(&head(MOST)), None);
+    assert_eq!(refusal(&head(MOST + 1)), Some(Refusal::TooLong));
+}
+
+#[test]
+fn a_trailer_is_limited_like_a_head() {
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+    let mut client = Client::new();
+    client.sends(chunked).unwrap();
+    assert_eq!(client.sends("A: ".to_owned() + &"a".repeat(HEAD)), Err(Refusal::TooLong));
+    assert_eq!(refusal(&format!("{chunked}A: b\n\r\n")), Some(Refusal::Malformed("a bare LF")));
+    assert_eq!(refusal(&format!("{chunked}A: b\r\n c\r\n\r\n")), Some(Refusal::Malformed("the name of a header")));
+}
+
+#[test]
+fn a_body_that_does_not_keep_to_its_chunks_is_refused() {
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(refusal(&format!("{chunked}3\r\nabcd\r\n")), Some(Refusal::Malformed("the end of a chunk")));
+    assert_eq!(refusal(&format!("{chunked}3\r\nabc\n")), Some(Refusal::Malformed("the end of a chunk")));
+    assert_eq!(refusal(&format!("{chunked}3\nabc\r\n")), Some(Refusal::Malformed("a chunk's size")));
+    assert_eq!(refusal(&format!("{chunked}x\r\nabc\r\n")), Some(Refusal::Malformed("a chunk's size")));
+}
+
+#[test]
+fn the_proxy_is_told_who_the_client_is() {
+    let added = |forwarded, client| {
+        let rewriting = Rewriting { forwarded, ..Rewriting::default() };
+        let out = sent(ends(client, "10.2.0.5:80"), rewriting, "GET / HTTP/1.0\r\nForwarded: for=cow\r\n\r\n");
+        let rest = out.strip_prefix("GET http://10.2.0.5/ HTTP/1.0\r\nForwarded: for=cow\r\n").unwrap();
+        rest.strip_suffix("\r\n").unwrap().to_owned()
+    };
+    let (v4, v6) = ("10.1.0.2:40000", "[fd00:1::2]:40000");
+    assert_eq!(added(Forwarded::No, v4), "");
+    assert_eq!(added(Forwarded::Standard, v4), "Forwarded: for=10.1.0.2\r\n");
+    assert_eq!(added(Forwarded::Standard, v6), "Forwarded: for=\"[fd00:1::2]\"\r\n");
+    assert_eq!(added(Forwarded::XForwardedFor, v4), "X-Forwarded-For: 10.1.0.2\r\n");
+    assert_eq!(added(Forwarded::XForwardedFor, v6), "X-Forwarded-For: fd00:1::2\r\n");
+    assert_eq!(added(Forwarded::Both, v4), "Forwarded: for=10.1.0.2\r\nX-Forwarded-For: 10.1.0.2\r\n");
+    assert_eq!(added(Forwarded::Standard, "[::ffff:10.1.0.2]:4"), "Forwarded: for=10.1.0.2\r\n");
+}
+
+fn with_credentials() -> Rewriting {
+    let credentials = Credentials { user: "cow".to_owned(), password: "moo".to_owned() };
+    Rewriting { credentials: Some(credentials), ..Rewriting::default() }
+}
+
+#[test]
+fn the_credentials_are_added_to_every_request() {
+    let request = "GET http://a/ HTTP/1.0\r\n\r\nCONNECT a:443 HTTP/1.0\r\n\r\n";
+    let out = sent(usual_ends(), with_credentials(), request);
+    let line = "Proxy-Authorization: Basic Y293Om1vbw==\r\n";
+    assert_eq!(out, format!("GET http://a/ HTTP/1.0\r\n{line}\r\nCONNECT a:443 HTTP/1.0\r\n{line}\r\n"));
+}
+
+#[test]
+fn a_client_with_credentials_of_its_own_keeps_them() {
+    let request = "GET http://a/ HTTP/1.0\r\nproxy-authorization: Basic eA==\r\n\r\n";
+    assert_eq!(sent(usual_ends(), with_credentials(), request), request);
+}
+
+const PAGE: &str = "http://cow/closed.html";
+
+fn with_page() -> Rewriting {
+    Rewriting { page: Some(PAGE.to_owned()), check_host: true, ..Rewriting::default() }
+}
+
+#[test]
+fn every_request_is_for_the_page() {
+    let table = [
+        ("GET", "/a"),
+        ("POST", "http://moose/a"),
+        ("OPTIONS", "*"),
+        ("GET", "/a HTTP/1.1\r\nReferer: http://cow/closed.html?"),
+    ];
+    for (method, target) in table {
+        let (target, referer) = target.split_once(" HTTP/1.1\r\n").unwrap_or((target, "X: y"));
+        let request = |target: &str| format!("{method} {target} HTTP/1.1\r\nHost: moose\r\n{referer}\r\n\r\n");
+        assert_eq!(sent(usual_ends(), with_page(), &request(target)), request(PAGE), "{target}");
+    }
+}
+
+#[test]
+fn what_the_page_refers_to_is_not_replaced() {
+    let request = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: 10.2.0.5\r\nReferer: {PAGE}\r\n\r\n");
+    assert_eq!(sent(usual_ends(), with_page(), &request("/logo.png")), request("http://10.2.0.5/logo.png"));
+    let absolute = request("http://moose/logo.png");
+    assert_eq!(sent(usual_ends(), with_page(), &absolute), absolute);
+}
+
+#[test]
+fn connect_is_not_for_the_page() {
+    let request = "CONNECT moose:443 HTTP/1.1\r\n\r\n";
+    assert_eq!(sent(usual_ends(), with_page(), request), request);
+}
+
+#[test]
+fn what_is_replaced_by_the_page_must_be_correct_all_the_same() {
+    let mut client = Client::with(usual_ends(), with_page());
+    assert_eq!(client.sends("GET moose HTTP/1.1\r\n\r\n"), Err(Refusal::Malformed("the target")));
+}
+
+fn checked(original: &str) -> Client {
+    let rewriting = Rewriting { check_host: true, ..Rewriting::default() };
+    Client::with(ends("10.1.0.2:40000", original), rewriting)
+}
+
+fn request_to(host: &str, target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+}
+
+#[test]
+fn a_host_that_is_checked_is_asked_for_and_believed_if_it_is_genuine() {
+    for (genuine, url) in [(true, "http://moose/"), (false, "http://10.2.0.5/")] {
+        let mut client = checked("10.2.0.5:80");
+        assert_eq!(client.sends(request_to("moose", "/")), Ok(Some("moose".to_owned())));
+        assert_eq!(client.out(), "");
+        assert!(!client.requests.is_between());
+        assert_eq!(client.answered(genuine), None);
+        assert_eq!(client.out(), request_to("moose", url));
+        assert!(client.requests.is_between());
+    }
+}
+
+#[test]
+fn each_request_is_asked_for_and_what_came_before_it_goes_on() {
+    let mut client = checked("10.2.0.5:80");
+    let two = request_to("moose", "/a") + &request_to("cow:80", "/b") + &request_to("10.2.0.5", "/c");
+    assert_eq!(client.sends(two), Ok(Some("moose".to_owned())));
+    assert_eq!(client.answered(true), Some("cow".to_owned()));
+    assert_eq!(client.out(), request_to("moose", "http://moose/a"));
+    assert_eq!(client.answered(false), None);
+    let rest = request_to("cow:80", "http://10.2.0.5/b") + &request_to("10.2.0.5", "http://10.2.0.5/c");
+    assert_eq!(client.out(), rest);
+}
+
+#[test]
+fn an_address_is_compared_without_asking() {
+    let table = [
+        ("10.2.0.5:80", "10.2.0.5", "http://10.2.0.5/"),
+        ("10.2.0.5:80", "10.2.0.6", "http://10.2.0.5/"),
+        ("10.2.0.5:8080", "10.2.0.6", "http://10.2.0.5:8080/"),
+        ("[fd00:2::5]:80", "[fd00:2::6]:80", "http://[fd00:2::5]/"),
+        ("[fd00:2::5]:80", "[fd00:2::5]:80", "http://[fd00:2::5]:80/"),
+        ("10.2.0.5:80", "moose:22", "http://10.2.0.5/"),
+    ];
+    for (original, host, url) in table {
+        let mut client = checked(original);
+        assert_eq!(client.sends(request_to(host, "/")), Ok(None), "{host}");
+        assert_eq!(client.out(), request_to(host, url), "{host}");
+    }
+}
+
+#[test]
+fn nothing_is_asked_for_what_names_no_host_or_needs_none() {
+    for request in [
+        "GET http://cow/ HTTP/1.1\r\nHost: moose\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: no host\r\n\r\n",
+        "CONNECT cow:443 HTTP/1.1\r\nHost: moose\r\n\r\n",
+    ] {
+        assert_eq!(checked("10.2.0.5:80").sends(request), Ok(None), "{request:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_is_not_kept() {
+    let mut client = checked("10.2.0.5:80");
+    client.requests.host_is(true);
+    assert_eq!(client.sends(request_to("moose", "/")), Ok(Some("moose".to_owned())));
+    assert_eq!(client.sends(""), Ok(Some("moose".to_owned())), "asked again while there is no answer");
+    client.answered(true);
+    client.requests.host_is(true);
+    assert_eq!(client.sends(request_to("cow", "/")), Ok(Some("cow".to_owned())));
+}

@@ -1,0 +1,110 @@
+//! What becomes of a head.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::protocol::credentials::Credentials;
+use crate::protocol::request::authority::{self, Authority};
+use crate::protocol::request::head::Head;
+
+/// How the requests of a redirection are rewritten.
+#[derive(Debug, Clone, Default)]
+pub struct Rewriting {
+    /// Which header tells the proxy who the client is.
+    pub forwarded: Forwarded,
+    /// For `Proxy-Authorization`.
+    pub credentials: Option<Credentials>,
+    /// `-f`: what every request is for.
+    pub page: Option<String>,
+    /// Whether a Host is believed only when it leads to the original destination.
+    pub check_host: bool,
+}
+
+/// Which header tells the proxy who the client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forwarded {
+    /// None.
+    #[default]
+    No,
+    /// `Forwarded` (RFC 7239).
+    Standard,
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// Both.
+    Both,
+}
+
+/// Between whom the requests travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Who connected.
+    pub client: SocketAddr,
+    /// Where it wanted to go.
+    pub original: SocketAddr,
+}
+
+/// What the target of a request becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// It stays.
+    Same,
+    /// The page that every request is for.
+    Page(&'a str),
+    /// `http://`, this host and this path.
+    At(Authority<'a>, &'a str),
+    /// `http://`, the original destination and this path.
+    AtOriginal(&'a str),
+}
+
+impl Rewriting {
+    /// The page that a request is for, whatever it asks for. What the page itself refers to, such as its pictures, is
+    /// not replaced.
+    pub fn page_for(&self, referer: Option<&[u8]>) -> Option<&str> {
+        self.page.as_deref().filter(|page| referer != Some(page.as_bytes()))
+    }
+
+    /// Appends a head with its new target and the headers that are wanted.
+    pub fn write(&self, head: &Head<'_>, target: Target<'_>, ends: &Ends, out: &mut Vec<u8>) {
+        out.extend_from_slice(head.method.as_bytes());
+        out.push(b' ');
+        self.write_target(head, target, ends, out);
+        out.extend_from_slice(head.rest);
+        self.write_forwarded(ends.client.ip().to_canonical(), out);
+        if let Some(credentials) = self.credentials.as_ref().filter(|_| !head.authorized) {
+            out.extend_from_slice(b"Proxy-Authorization: ");
+            out.extend_from_slice(credentials.basic().as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn write_target(&self, head: &Head<'_>, target: Target<'_>, ends: &Ends, out: &mut Vec<u8>) {
+        match target {
+            Target::Same => out.extend_from_slice(head.target.as_bytes()),
+            Target::Page(url) => out.extend_from_slice(url.as_bytes()),
+            Target::At(host, path) => {
+                out.extend_from_slice(b"http://");
+                host.write(ends.original, out);
+                out.extend_from_slice(path.as_bytes());
+            }
+            Target::AtOriginal(path) => {
+                out.extend_from_slice(b"http://");
+                authority::write_address(ends.original, out);
+                out.extend_from_slice(path.as_bytes());
+            }
+        }
+    }
+
+    fn write_forwarded(&self, client: IpAddr, out: &mut Vec<u8>) {
+        if matches!(self.forwarded, Forwarded::Standard | Forwarded::Both) {
+            // A vector takes all that is written to it.
+            let _ = match client {
+                IpAddr::V4(address) => write!(out, "Forwarded: for={address}\r\n"),
+                IpAddr::V6(address) => write!(out, "Forwarded: for=\"[{address}]\"\r\n"),
+            };
+        }
+        if matches!(self.forwarded, Forwarded::XForwardedFor | Forwarded::Both) {
+            let _ = write!(out, "X-Forwarded-For: {client}\r\n");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The ClientHello of TLS (RFC 8446, 4.1.2) as far as its server_name (RFC 6066, 3).
+//!
+//! It is read where it lies. A hello may be spread over several records, each with a head of its own; nothing is copied
+//! but a name that lies in more than one.
+
+use std::borrow::Cow;
+
+use super::{MOST, Stop};
+
+/// What the first byte of a TLS connection is: a record of the handshake.
+pub const HANDSHAKE: u8 = 22;
+
+/// The one major version that every TLS has, in records and in the hello.
+const MAJOR: u8 = 3;
+
+/// Bytes of a record without its head, at most (RFC 8446, 5.1).
+const RECORD: usize = 1 << 14;
+
+/// Type and length in front of every message of the handshake.
+const MESSAGE: usize = 4;
+const CLIENT_HELLO: usize = 1;
+
+const RANDOM: usize = 32;
+const LONGEST_SESSION: usize = 32;
+
+/// Types of an extension and of a name in it.
+const SERVER_NAME: usize = 0;
+const HOST_NAME: usize = 0;
+
+/// The name, as soon as it is there: what follows in the hello may be in another segment.
+pub fn server_name(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Stop> {
+    let mut hello = Hello { records: bytes, fragment: &[], left: MESSAGE };
+    only_if(hello.number(1)? == CLIENT_HELLO)?;
+    hello.left = hello.number(3)?;
+    only_if(hello.left <= MOST)?;
+    only_if(hello.number(1)? == usize::from(MAJOR))?;
+    hello.skip(1 + RANDOM)?;
+    let session = hello.length(1)?;
+    only_if(session <= LONGEST_SESSION)?;
+    hello.skip(session)?;
+    let suites = hello.length(2)?;
+    only_if(suites >= 2 && suites % 2 == 0)?;
+    hello.skip(suites)?;
+    let compressions = hello.length(1)?;
+    only_if(compressions >= 1)?;
+    hello.skip(compressions)?;
+    only_if(hello.length(2)? == hello.left)?;
+    loop {
+        let kind = hello.number(2)?;
+        let size = hello.length(2)?;
+        if kind == SERVER_NAME {
+            return hello.host_name(size);
+        }
+        hello.skip(size)?;
+    }
+}
+
+fn only_if(good: bool) -> Result<(), Stop> {
+    if good { Ok(()) } else { Err(Stop::Never) }
+}
+
+/// A hello from where it has been read to.
+struct Hello<'a> {
+    /// What follows the record that is being read.
+    records: &'a [u8],
+    /// The rest of that record.
+    fragment: &'a [u8],
+    /// Bytes of the hello to come, or of the part of it whose length is known.
+    left: usize,
+}
+
+impl<'a> Hello<'a> {
+    /// The content of a server_name extension. Lists of more than one name were thought of, but became impossible by
+    /// what implementations take; nobody sends one.
+    fn host_name(&mut self, size: usize) -> Result<Cow<'a, [u8]>, Stop> {
+        only_if(self.length(2)? + 2 == size)?;
+        only_if(self.number(1)? == HOST_NAME)?;
+        let name = self.length(2)?;
+        only_if(name + 5 == size)?;
+        self.take(name)
+    }
+
+    /// A number that counts bytes to come; as many there must be.
+    fn length(&mut self, width: usize) -> Result<usize, Stop> {
+        let length = self.number(width)?;
+        only_if(length <= self.left)?;
+        Ok(length)
+    }
+
+    fn number(&mut self, width: usize) -> Result<usize, Stop> {
+        let (mut number, mut read) = (0, 0);
+        while read < width {
+            let piece = self.piece(width - read)?;
+            number = piece.iter().fold(number, |number, byte| number << 8 | usize::from(*byte));
+            read += piece.len();
+        }
+        Ok(number)
+    }
+
+    fn take(&mut self, count: usize) -> Result<Cow<'a, [u8]>, Stop> {
+        let mut taken = Cow::Borrowed(self.piece(count)?);
+        while taken.len() < count {
+            let piece = self.piece(count - taken.len())?;
+            taken.to_mut().extend_from_slice(piece);
+        }
+        Ok(taken)
+    }
+
+    fn skip(&mut self, count: usize) -> Result<(), Stop> {
+        let mut skipped = 0;
+        while skipped < count {
+            skipped += self.piece(count - skipped)?.len();
+        }
+        Ok(())
+    }
+
+    /// At least one byte and at most this many, out of one record.
+    fn piece(&mut self, most: usize) -> Result<&'a [u8], Stop> {
+        only_if((1..=self.left).contains(&most))?;
+        if self.fragment.is_empty() {
+            self.open_record()?;
+        }
+        let (piece, rest) = self.fragment.split_at(most.min(self.fragment.len()));
+        self.fragment = rest;
+        self.left -= piece.len();
+        Ok(piece)
+    }
+
+    fn open_record(&mut self) -> Result<(), Stop> {
+        for (at, expected) in [HANDSHAKE, MAJOR].into_iter().enumerate() {
+            only_if(self.records.get(at).is_none_or(|byte| *byte == expected))?;
+        }
+        let Some(([_, _, _, high, low], content)) = self.records.split_first_chunk() else { return Err(Stop::Short) };
+        let size = usize::from(u16::from_be_bytes([*high, *low]));
+        only_if((1..=RECORD).contains(&size))?;
+        if content.is_empty() {
+            return Err(Stop::Short);
+        }
+        (self.fragment, self.records) = content.split_at(size.min(content.len()));
+        Ok(())
+    }
+}

@@ -1,0 +1,6 @@
+//! What holds for every input, tried with many that nobody thought of. PROPTEST_CASES sets how many.
+
+#[path = "properties/request.rs"]
+mod request;
+#[path = "properties/wire.rs"]
+mod wire;

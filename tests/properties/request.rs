@@ -1,0 +1,301 @@
+//! The requests of a client on their way to an HTTP proxy: what arrives are the same requests in absolute form, however
+//! they were cut; whatever else is sent does no harm; and what could be understood in two ways is refused.
+
+#[path = "request/model.rs"]
+mod model;
+#[path = "request/smuggling.rs"]
+mod smuggling;
+
+use std::net::SocketAddr;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::Config;
+use tproxy::protocol::credentials::Credentials;
+use tproxy::protocol::request::{Ends, Forwarded, HEAD, Refusal, Requests, Rewriting};
+
+use model::{AsRead, Request, read, request};
+
+/// As many cases as PROPTEST_CASES says, or what an ordinary run has time for.
+fn cases() -> Config {
+    let config = Config { failure_persistence: None, ..Config::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { Config { cases: 2_000, ..config } }
+}
+
+/// How what a client sends comes in.
+#[derive(Debug, Clone)]
+struct Cuts {
+    /// Where one read ends and the next one begins.
+    places: Vec<Index>,
+    /// How many of the opaque bytes at hand pass without being shown, in turn.
+    outside: Vec<Index>,
+}
+
+fn cuts() -> impl Strategy<Value = Cuts> {
+    (vec(any::<Index>(), 0..8), vec(any::<Index>(), 1..4)).prop_map(|(places, outside)| Cuts { places, outside })
+}
+
+impl Cuts {
+    fn none() -> Cuts {
+        Cuts { places: Vec::new(), outside: Vec::new() }
+    }
+
+    fn pieces<'a>(&self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
+        let mut places: Vec<usize> = self.places.iter().map(|place| place.index(bytes.len() + 1)).collect();
+        places.sort_unstable();
+        let starts = [0].into_iter().chain(places.iter().copied());
+        let ends = places.iter().copied().chain([bytes.len()]);
+        starts.zip(ends).map(|(start, end)| &bytes[start..end]).collect()
+    }
+}
+
+/// What became of a connection.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    out: Vec<u8>,
+    end: Result<(), Refusal>,
+    requests: u32,
+    is_between: bool,
+    /// What is left: the beginning of something.
+    kept: Vec<u8>,
+}
+
+/// Relays what a client sends, with a buffer of the usual size. Names of an even length are taken for genuine.
+fn relayed(bytes: &[u8], cuts: &Cuts, ends: &Ends, rewriting: &Rewriting) -> Outcome {
+    let mut requests = Requests::new();
+    let (mut out, mut kept) = (Vec::new(), Vec::new());
+    let mut outside = cuts.outside.iter().cycle();
+    let mut end = Ok(());
+    for piece in cuts.pieces(bytes) {
+        kept.extend_from_slice(piece);
+        let mut asked = false;
+        while end.is_ok() && !kept.is_empty() {
+            let opaque = usize::try_from(requests.opaque()).unwrap_or(usize::MAX).min(kept.len());
+            let skipped = outside.next().filter(|_| opaque > 0).map_or(0, |share| share.index(opaque + 1));
+            out.extend(kept.drain(..skipped));
+            requests.passed(skipped as u64);
+            let input = &kept[..kept.len().min(HEAD)];
+            match requests.take(input, ends, rewriting, &mut out) {
+                Ok(taken) => {
+                    assert!(taken.used <= input.len());
+                    assert!(taken.ask.is_none() || !asked || taken.used > 0, "asked again after the answer");
+                    asked = taken.ask.is_some();
+                    let (used, genuine) = (taken.used, taken.ask.map(|name| name.len() % 2 == 0));
+                    kept.drain(..used);
+                    match genuine {
+                        Some(genuine) => requests.host_is(genuine),
+                        None if used + skipped == 0 => break,
+                        None => {}
+                    }
+                }
+                Err(refusal) => end = Err(refusal),
+            }
+        }
+    }
+    Outcome { out, end, requests: requests.requests(), is_between: requests.is_between(), kept }
+}
+
+fn ends() -> impl Strategy<Value = Ends> {
+    let client = select(vec!["10.1.0.2:40000", "[fd00:1::2]:40000", "[::ffff:10.1.0.2]:40000"]);
+    let original = select(vec!["10.2.0.5:80", "10.2.0.5:8080", "[fd00:2::5]:80", "[fd00:2::5]:8080"]);
+    let address = |text: &str| text.parse::<SocketAddr>().expect("address");
+    (client, original).prop_map(move |(client, original)| Ends { client: address(client), original: address(original) })
+}
+
+const PAGE: &str = "http://cow/closed.html";
+
+fn rewriting() -> impl Strategy<Value = Rewriting> {
+    let forwarded = select(vec![Forwarded::No, Forwarded::Standard, Forwarded::XForwardedFor, Forwarded::Both]);
+    let credentials = Credentials { user: "cow".to_owned(), password: "moo".to_owned() };
+    let page = option::weighted(0.2, Just(PAGE.to_owned()));
+    (forwarded, option::of(Just(credentials)), page, any::<bool>())
+        .prop_map(|(forwarded, credentials, page, check_host)| Rewriting { forwarded, credentials, page, check_host })
+}
+
+/// Bytes that one request may add: a scheme, an address, and the headers that are wanted.
+const ADDED: usize = 300;
+
+fn bytes_of(requests: &[Request]) -> Vec<u8> {
+    requests.iter().flat_map(Request::bytes).collect()
+}
+
+fn all_as_read(requests: &[Request], ends: &Ends) -> Vec<AsRead> {
+    requests.iter().map(|request| request.as_read(ends)).collect()
+}
+
+/// The last requests that a connection can have.
+const LAST: [&[u8]; 2] = [
+    b"CONNECT cow:443 HTTP/1.1\r\nHost: cow:443\r\n\r\n",
+    b"GET http://cow/ HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+];
+
+/// Bytes that are inserted, or put in place of others.
+#[derive(Debug, Clone)]
+enum Damage {
+    Replace(Index, u8),
+    Insert(Index, &'static [u8]),
+    Cut(Index, Index),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let pieces: Vec<&[u8]> = vec![
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b" ",
+        b"\t",
+        b":",
+        b"\0",
+        b"0",
+        b"f",
+        b";",
+        b",",
+        b"\x0b",
+        b"\x7f",
+        b"\xff",
+        b"HTTP/1.1",
+        b"HTTP/1.0",
+        b"Host: a\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Content-Length: 3\r\n",
+        b"Connection: upgrade\r\nUpgrade: h2c\r\n",
+        b"Connection: upgrade\r\nUpgrade: x\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\n",
+        b"PRI * HTTP/2.0\r\n\r\n",
+        b"GET / HTTP/1.1\r\n",
+        b"0\r\n\r\n",
+        b"9223372036854775807",
+    ];
+    prop_oneof![
+        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Damage::Replace(at, byte)),
+        (any::<Index>(), select(pieces)).prop_map(|(at, piece)| Damage::Insert(at, piece)),
+        (any::<Index>(), any::<Index>()).prop_map(|(from, to)| Damage::Cut(from, to)),
+    ]
+}
+
+fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
+    for damage in damages {
+        let place = |at: &Index| at.index(bytes.len() + 1);
+        match damage {
+            Damage::Replace(at, byte) if !bytes.is_empty() => {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            Damage::Replace(..) => {}
+            Damage::Insert(at, piece) => {
+                let at = place(at);
+                bytes.splice(at..at, piece.iter().copied());
+            }
+            Damage::Cut(from, to) => {
+                let (from, to) = (place(from), place(to));
+                // Short cuts do more interesting things than long ones.
+                bytes.drain(from.min(to)..from.max(to).min(from.min(to) + 8));
+            }
+        }
+    }
+    bytes
+}
+
+/// No panic, no more bytes than there is reason for, and the same whether it comes in pieces or as a whole.
+fn does_no_harm(bytes: &[u8], cuts: &Cuts, ends: &Ends, rewriting: &Rewriting) -> Result<(), TestCaseError> {
+    let outcome = relayed(bytes, cuts, ends, rewriting);
+    prop_assert!(outcome.out.len() <= bytes.len() + outcome.requests as usize * ADDED);
+    if outcome.end == Err(Refusal::NotHttp) {
+        prop_assert_eq!((outcome.out.len(), outcome.requests), (0, 0));
+        prop_assert!(bytes.starts_with(&outcome.kept));
+    }
+    let whole = relayed(bytes, &Cuts::none(), ends, rewriting);
+    prop_assert_eq!(&outcome.out, &whole.out);
+    prop_assert_eq!(outcome.end, whole.end);
+    prop_assert_eq!(outcome.requests, whole.requests);
+    if outcome.end.is_ok() {
+        prop_assert_eq!((outcome.kept, outcome.is_between), (whole.kept, whole.is_between));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn valid_requests_arrive_the_same_in_absolute_form(
+        requests in vec(request(), 1..4),
+        cuts in cuts(),
+        ends in ends(),
+    ) {
+        let outcome = relayed(&bytes_of(&requests), &cuts, &ends, &Rewriting::default());
+        prop_assert_eq!(outcome.end, Ok(()));
+        prop_assert!(outcome.kept.is_empty() && outcome.is_between);
+        prop_assert_eq!(outcome.requests as usize, requests.len());
+        prop_assert_eq!(read(&outcome.out), all_as_read(&requests, &ends));
+    }
+
+    #[test]
+    fn what_follows_connect_or_an_upgrade_arrives_as_it_is(
+        requests in vec(request(), 0..3),
+        last in select(&LAST[..]),
+        behind in vec(any::<u8>(), 0..100),
+        cuts in cuts(),
+        ends in ends(),
+    ) {
+        let sent = [&bytes_of(&requests), last, &behind].concat();
+        let outcome = relayed(&sent, &cuts, &ends, &Rewriting::default());
+        prop_assert_eq!(outcome.end, Ok(()));
+        prop_assert!(outcome.kept.is_empty() && !outcome.is_between);
+        let rest = outcome.out.strip_suffix(&behind[..]).and_then(|out| out.strip_suffix(last));
+        prop_assert_eq!(rest.map(read), Some(all_as_read(&requests, &ends)));
+    }
+
+    #[test]
+    fn heads_that_could_be_understood_in_two_ways_are_refused(
+        before in vec(request(), 0..3),
+        (kind, bad) in smuggling::head(),
+        cuts in cuts(),
+        ends in ends(),
+    ) {
+        let good = bytes_of(&before);
+        let outcome = relayed(&[&good[..], &bad].concat(), &cuts, &ends, &Rewriting::default());
+        prop_assert!(matches!(outcome.end, Err(Refusal::Malformed(_))), "{}: {:?}", kind, outcome.end);
+        let whole = relayed(&good, &Cuts::none(), &ends, &Rewriting::default());
+        prop_assert_eq!(outcome.out, whole.out, "{}", kind);
+    }
+
+    #[test]
+    fn chunks_that_could_be_understood_in_two_ways_are_refused(
+        before in vec(request(), 0..3),
+        (kind, bad) in smuggling::chunks(),
+        cuts in cuts(),
+        ends in ends(),
+    ) {
+        let sent = [&bytes_of(&before)[..], &bad].concat();
+        let outcome = relayed(&sent, &cuts, &ends, &Rewriting::default());
+        prop_assert!(matches!(outcome.end, Err(Refusal::Malformed(_))), "{}: {:?}", kind, outcome.end);
+        prop_assert_eq!(outcome.requests as usize, before.len() + 1, "{}", kind);
+    }
+
+    #[test]
+    fn damaged_requests_do_no_harm(
+        requests in vec(request(), 1..4),
+        damages in vec(damage(), 1..4),
+        cuts in cuts(),
+        ends in ends(),
+        rewriting in rewriting(),
+    ) {
+        does_no_harm(&damaged(bytes_of(&requests), &damages), &cuts, &ends, &rewriting)?;
+    }
+
+    #[test]
+    fn arbitrary_bytes_do_no_harm(
+        bytes in vec(any::<u8>(), 0..200),
+        behind in option::of(request()),
+        cuts in cuts(),
+        ends in ends(),
+        rewriting in rewriting(),
+    ) {
+        let bytes = [behind.map_or(Vec::new(), |request| request.bytes()), bytes].concat();
+        does_no_harm(&bytes, &cuts, &ends, &rewriting)?;
+    }
+}
