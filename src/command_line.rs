@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::ruleset::Known;
-use crate::config::{self, Command, Config, Listen, Target};
+use crate::config::{self, Command, Config, Listen, Target, via};
 use crate::daemon::{resolver, start};
 use crate::error::Error;
 use crate::options;
@@ -68,8 +68,10 @@ fn check(config: &Config) -> Result<(), Error> {
         for address in redirection.addresses() {
             println!("listen on {address}");
         }
+        let mut via = "";
         match (&redirection.target, &redirection.listen) {
             (Target::Relay(service), listen) => {
+                via = via::text(&service.via);
                 if let Listen::Passed(name) = listen {
                     println!(
                         "listen on what is passed{}",
@@ -77,7 +79,7 @@ fn check(config: &Config) -> Result<(), Error> {
                     );
                 }
                 if service.destination == Destination::Original {
-                    println!("relay to the original destination");
+                    println!("relay to the original destination{via}");
                 }
             }
             (Target::Local(Some(port)), _) => println!("redirect to port {port} of this host"),
@@ -88,7 +90,7 @@ fn check(config: &Config) -> Result<(), Error> {
         for host in redirection.hosts() {
             let literal = host.name.parse().ok().map(|ip: IpAddr| vec![ip]);
             for ip in literal.or_else(|| known.get(&host.name).cloned()).unwrap_or_default() {
-                println!("{verb} to {}:{} at {}", host.name, host.port, SocketAddr::new(ip, host.port));
+                println!("{verb} to {}:{} at {}{via}", host.name, host.port, SocketAddr::new(ip, host.port));
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The options, each declared once. The parser, `--help` and the OPTIONS section of the man page are made from this
 //! table.
 
+use std::path::PathBuf;
+
 use getopts::{HasArg, Matches, Occur, Options};
 
 use crate::error::Error;
@@ -200,13 +202,85 @@ pub const OPTIONS: &[Opt] = &[
         "first|round-robin|source",
         "With several upstreams: try the first in order, each in turn, or the same one for the same client address. The default is first.",
     ),
-    flag(Scope::Redirection, "", "fallback", "When no upstream can be reached, relay to where the client was going."),
+    flag(
+        Scope::Redirection,
+        "",
+        "fallback",
+        "When no upstream can be reached, relay to where the client was going, as if there were no --via and no --proxy-protocol.",
+    ),
+    one(
+        Scope::Redirection,
+        "",
+        "via",
+        "tcp|http|connect|socks5",
+        "How HOST is spoken to: tcp as the client would; http as to an HTTP proxy, with requests in absolute form; connect and socks5 as to a proxy that is asked to connect to where the client was going. The default is tcp.",
+    ),
+    one(
+        Scope::Redirection,
+        "",
+        "via-fallback",
+        "connect",
+        "With --via http: what is not HTTP goes through the same proxy with CONNECT. The default is to answer it with status 400.",
+    ),
+    flag(
+        Scope::Redirection,
+        "",
+        "sni",
+        "Ask the proxy for the name in the client's TLS ClientHello or Host header, if there is one, and not for the address. This waits at most 0.2 seconds for the first bytes of the client.",
+    ),
+    one(
+        Scope::Redirection,
+        "",
+        "auth-file",
+        "FILE",
+        "Show the proxy the name and password in this file, which holds one line, USER:PASSWORD, and which nobody but its owner may read or write. It is read at start and at a reload.",
+    ),
+    one(
+        Scope::Redirection,
+        "",
+        "forwarded",
+        "forwarded|x-forwarded-for|both",
+        "With --via http: add the client's address to each request, as Forwarded (RFC 7239), as X-Forwarded-For, or as both.",
+    ),
+    flag(
+        Scope::Redirection,
+        "",
+        "host-check",
+        "With --via http: believe a Host header only when its name has the address that the client was going to; if not, that address stands in the URL.",
+    ),
+    one(
+        Scope::Redirection,
+        "f",
+        "page",
+        "URL",
+        "With --via http: every request is for this URL, except those whose Referer it is.",
+    ),
+    one(
+        Scope::Redirection,
+        "",
+        "proxy-protocol",
+        "v1|v2",
+        "Before the payload, tell HOST the client's address and where it was going in a header of the PROXY protocol.",
+    ),
+    flag(
+        Scope::Redirection,
+        "",
+        "accept-proxy",
+        "Connections begin with a header of the PROXY protocol, version 1 or 2, which says who the client is and where it was going. Needs -a, which says who may speak for others.",
+    ),
     one(
         Scope::Redirection,
         "",
         "connect-timeout",
         "SECONDS",
         "Try the next address of the upstream after this time without an answer. The default is 10.",
+    ),
+    one(
+        Scope::Redirection,
+        "",
+        "handshake-timeout",
+        "SECONDS",
+        "Give up when the client's PROXY header, the head of a request or the proxy's answer is not complete after this time. The default is 10.",
     ),
     one(
         Scope::Redirection,
@@ -278,9 +352,6 @@ pub fn parse(arguments: &[String]) -> Result<Matches, Error> {
         use getopts::Fail;
         Error::Usage(match fail {
             Fail::ArgumentMissing(name) => format!("{}: nothing given, a value wanted", dashed(&name)),
-            Fail::UnrecognizedOption(name) if name == "f" => {
-                "-f: replacing URLs is not done here; relay to a web server that serves the page, with HOST PORT".into()
-            }
             Fail::UnrecognizedOption(name) => {
                 format!("{}: no such option; `tproxy --help` lists them all", dashed(&name))
             }
@@ -301,6 +372,26 @@ pub fn merge(lines: &[Matches], scope: Scope) -> Vec<String> {
         })
     };
     OPTIONS.iter().filter(|opt| opt.scope == scope).filter_map(said).collect()
+}
+
+/// The same command line in long names and in the same order, with its files where `place` says: the daemon reads it
+/// again when it has left the directory in which it was typed.
+pub fn placed(matches: &Matches, place: impl Fn(&str) -> PathBuf) -> Vec<String> {
+    let mut said: Vec<(usize, String)> = Vec::new();
+    for Opt { long, value: kind, .. } in OPTIONS {
+        let value = |value: String| match *kind {
+            Some("FILE") if !value.is_empty() => place(&value).display().to_string(),
+            _ => value,
+        };
+        let with = matches.opt_strs_pos(long).into_iter().map(|(at, text)| (at, format!("--{long}={}", value(text))));
+        said.extend(with);
+        if kind.is_none() {
+            said.extend(matches.opt_positions(long).into_iter().map(|at| (at, format!("--{long}"))));
+        }
+    }
+    said.sort_by_key(|(at, _)| *at);
+    let options = said.into_iter().map(|(_, words)| words);
+    options.chain(["--".to_owned()]).chain(matches.free.iter().cloned()).collect()
 }
 
 fn dashed(name: &str) -> String {
@@ -382,6 +473,20 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn a_command_line_that_is_said_again_means_the_same_in_another_directory() {
+        let line = "-dX '-s 10.0.0.1' -l log cow -R'-d moose' -pP /run/pid -t 80 -c '' -- -4";
+        let matches = parse(&words(line)).unwrap();
+        let again = placed(&matches, |file| std::path::Path::new("/home").join(file));
+        let wanted = "--foreground '--exempt=-s 10.0.0.1' --access-log=/home/log '--redirect=-d moose' --proxy-only \
+                      --pidfile=/run/pid --transparent --config= -- cow 80 -4";
+        assert_eq!(again, words(wanted));
+        let (first, second) = (matches, parse(&again).unwrap());
+        assert_eq!(first.free, second.free);
+        assert!(second.opt_positions("transparent") > second.opt_positions("proxy-only"));
+        assert!(second.opt_positions("exempt") < second.opt_positions("redirect"));
     }
 
     #[test]

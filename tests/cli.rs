@@ -2,12 +2,15 @@
 
 mod support;
 
+use nix::sys::signal::Signal;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use support::daemon::{Finished, Launch, LoopbackRelay, free_port};
 use support::servers::Server;
-use support::{process, report};
+use support::{process, report, wait};
 use tproxy::options::{OPTIONS, man_fragment};
 
 /// A command line that is good, to which a bad option is added.
@@ -215,20 +218,166 @@ fn an_option_without_its_value_is_refused() {
 }
 
 #[test]
-fn options_of_later_versions_are_refused() {
-    let later =
-        [&["-f", "http://example.com/"][..], &["--via", "http"], &["--proxy-protocol", "v1"], &["--no-such-option"]];
-    for option in later {
-        let args = [option, GOOD].concat();
-        let said = refused(&args).stderr;
-        assert!(said.contains(option[0]), "{option:?}: {said}");
+fn an_unknown_option_is_refused() {
+    let said = refused(&[&["--no-such-option"], GOOD].concat()).stderr;
+    assert!(said.contains("--no-such-option: no such option"), "{said}");
+}
+
+#[test]
+fn a_bad_way_to_speak_to_the_upstream_is_refused() {
+    for bad in ["", "https", "HTTP", "socks4", "socks", "direct"] {
+        value_refused("--via", bad);
+    }
+    for bad in ["", "v3", "1", "V1"] {
+        value_refused("--proxy-protocol", bad);
+    }
+    for bad in ["0", "-1", "soon", "", "2592001"] {
+        value_refused("--handshake-timeout", bad);
+    }
+    for (option, bad) in [("--via-fallback", "socks5"), ("--via-fallback", ""), ("--forwarded", "yes")] {
+        let said = refused(&[&["--via", "http", option, bad], GOOD].concat()).stderr;
+        assert!(said.contains(&format!("{option}: '{bad}' given, ")), "{said}");
     }
 }
 
 #[test]
-fn replacing_urls_is_refused_with_what_to_use_instead() {
-    let said = refused(&[&["-f", "http://example.com/down.html"], GOOD].concat()).stderr;
-    assert!(said.contains("HOST PORT"), "{said}");
+fn a_bad_url_for_the_page_is_refused() {
+    let bad = [
+        "",
+        "/down.html",
+        "cow/down.html",
+        "https://cow/down.html",
+        "HTTP://cow/",
+        "http:/cow/",
+        "http://",
+        "http:///down.html",
+        "http://cow/down now.html",
+        " http://cow/",
+        "http://cow/a\tb",
+        "http://cow/a\r\nHost: moose",
+        "http://cow/\u{7f}",
+        "http://cow/h\u{f6}rnchen",
+        "http://cow/#part",
+        "http://user:word@cow/",
+        "http://cow:0/",
+        "http://cow:65536/",
+        "http://cow:/",
+        "http://cow:+80/",
+        "http://fd00::1/",
+        "http://[fd00::1/",
+    ];
+    for url in bad {
+        let said = Launch::new(&[&["--via", "http", "-f", url], GOOD].concat()).run();
+        assert_eq!(said.status, 64, "{url:?}: {said:?}");
+        assert!(said.stderr.contains("-f: '") && said.stderr.contains("an absolute URL"), "{url:?}: {said:?}");
+    }
+}
+
+#[test]
+fn a_good_url_for_the_page_is_taken() {
+    for url in ["http://cow", "http://cow:8080/down.html?why=moose", "http://[fd00::1]:80/", "http://10.0.0.1/%20"] {
+        for option in ["-f", "--page"] {
+            let done = Launch::new(&["--check", "--via", "http", option, url, "-s", "40123", "127.0.0.1", "80"]).run();
+            assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{url}");
+        }
+    }
+}
+
+/// Options that belong to a proxy, and the kinds of `--via` that they go with.
+const COMPANY: &[(&[&str], &[&str])] = &[
+    (&["--via-fallback", "connect"], &["http"]),
+    (&["--via-fallback", "connect", "--sni"], &["http"]),
+    (&["--forwarded", "forwarded"], &["http"]),
+    (&["--forwarded", "x-forwarded-for"], &["http"]),
+    (&["--forwarded", "both"], &["http"]),
+    (&["--host-check"], &["http"]),
+    (&["-f", "http://cow/"], &["http"]),
+    (&["--sni"], &["connect", "socks5"]),
+    (&["--auth-file", "/etc/passwd"], &[]),
+    (&["--proxy-protocol", "v1"], &["tcp"]),
+    (&["--proxy-protocol", "v2"], &["tcp"]),
+    (&["--accept-proxy", "-a", "10.0.0.1"], &["tcp", "http", "connect", "socks5"]),
+    (&["--handshake-timeout", "1"], &["tcp", "http", "connect", "socks5"]),
+    (&["--fallback"], &["tcp", "http", "connect", "socks5"]),
+];
+
+#[test]
+fn what_belongs_to_a_proxy_goes_with_the_ways_to_speak_to_it() {
+    for (options, kinds) in COMPANY {
+        for kind in ["tcp", "http", "connect", "socks5"] {
+            let line = [&["--check", "-s", "40123", "--via", kind], *options, &["127.0.0.1", "80"]].concat();
+            let done = Launch::new(&line).run();
+            let wanted = if kinds.contains(&kind) { 0 } else { 64 };
+            assert_eq!(done.status, wanted, "{line:?}: {done:?}");
+            assert_eq!(done.stderr.lines().count(), usize::from(wanted != 0), "{line:?}: {done:?}");
+        }
+    }
+}
+
+#[test]
+fn what_has_no_proxy_to_belong_to_is_refused_with_what_is_wanted() {
+    let wrong = [
+        (&["--via-fallback", "connect"][..], "--via-fallback: given with the default --via tcp, --via http wanted"),
+        (&["--forwarded", "both"], "--forwarded: given with the default --via tcp, --via http wanted"),
+        (&["--host-check", "--via", "connect"], "--host-check: given with --via connect, --via http wanted"),
+        (&["-f", "http://cow/"], "-f: given with the default --via tcp, --via http wanted"),
+        (&["-f", "http://cow/", "--via", "socks5"], "-f: given with --via socks5, --via http wanted"),
+        (&["--sni"], "--sni: given with the default --via tcp, --via connect or socks5 or http wanted"),
+        (&["--sni", "--via", "http"], "--sni: given with --via http alone, --via-fallback connect beside it wanted"),
+        (
+            &["--auth-file", "/etc/secret"],
+            "--auth-file: given with the default --via tcp, --via http or connect or socks5 wanted",
+        ),
+        (&["--proxy-protocol", "v2", "--via", "http"], "--proxy-protocol: given with --via http, --via tcp wanted"),
+        (&["--accept-proxy"], "--accept-proxy: given without -a, which says who may speak for others"),
+    ];
+    for (options, sentence) in wrong {
+        let said = refused(&[options, GOOD].concat()).stderr;
+        assert_eq!(said, format!("tproxy: {sentence}"), "{options:?}");
+    }
+}
+
+#[test]
+fn the_original_destination_is_no_proxy() {
+    for kind in ["http", "connect", "socks5"] {
+        for upstream in [&[][..], &["127.0.0.1", "80"]] {
+            let said = refused(&[&["-d", "-s", "40123", "-t", "--via", kind], upstream].concat()).stderr;
+            let sentence = format!("--via: '{kind}' given with -t, the proxy's HOST PORT and no -t wanted");
+            assert_eq!(said, format!("tproxy: {sentence}"));
+        }
+        // Of -t and -p the last one counts.
+        let done = Launch::line(&format!("--check -s 40123 -t -p --via {kind} 127.0.0.1 80")).run();
+        assert_eq!(done.status, 0, "{done:?}");
+    }
+    for options in ["--via tcp", "--proxy-protocol v1", "--proxy-protocol v2 -a 10.0.0.1 --accept-proxy"] {
+        let done = Launch::line(&format!("--check -s 40123 -t {options}")).run();
+        assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{options}");
+    }
+}
+
+#[test]
+fn what_is_not_relayed_is_not_spoken_to() {
+    let options: &[&[&str]] = &[
+        &["--via", "http"],
+        &["--via", "tcp"],
+        &["--via-fallback", "connect"],
+        &["--sni"],
+        &["--auth-file", "/etc/secret"],
+        &["--forwarded", "both"],
+        &["--host-check"],
+        &["--page", "http://cow/"],
+        &["--proxy-protocol", "v1"],
+        &["--accept-proxy"],
+        &["--handshake-timeout", "5"],
+    ];
+    let targets: &[&[&str]] =
+        &[&["--local", "same", "-R", "--dport 80"], &["--kernel", "-R", "--dport 80", "cow", "80"]];
+    for option in options {
+        for target in targets {
+            let said = refused(&[*option, *target].concat()).stderr;
+            assert!(said.contains(&format!("{}: given with --local or --kernel", option[0])), "{option:?}: {said}");
+        }
+    }
 }
 
 #[test]
@@ -281,6 +430,39 @@ fn an_error_in_a_file_names_file_line_and_option() {
         assert!(said.contains(&format!("{}{part}", file.display())), "{text:?}: {said}");
     }
     fs::remove_dir_all(&directory).expect("clean-up");
+}
+
+/// `--check -c` of a table whose names and user this machine need not have.
+fn check_table(directory: &process::Directory, text: &str) -> Finished {
+    let names = [("-r tproxy", "-r nobody"), ("moose", "10.2.0.5"), ("cow", "10.3.0.3"), ("proxy ", "10.3.0.9 ")];
+    let text = names.iter().fold(text.to_owned(), |text, (name, here)| text.replace(name, here));
+    let table = directory.file("table.conf");
+    fs::write(&table, text).expect("file");
+    Launch::new(&["--check", "-c", &table]).run()
+}
+
+#[test]
+fn the_sample_of_a_table_is_a_good_one() {
+    let sample = fs::read_to_string("scripts/tproxy.conf").expect("sample");
+    let text: String = sample.lines().map(|line| format!("{}\n", line.strip_prefix('#').unwrap_or(line))).collect();
+    let commands: Vec<&str> = text.lines().filter(|line| line.starts_with('-') || line.starts_with("  ")).collect();
+    let done = check_table(&process::Directory::new(), &commands.join("\n"));
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""));
+    for line in ["at 10.3.0.9:3128 via http", "at 10.3.0.9:3128 via connect", "redirect to port 1113", "forward to"] {
+        assert!(done.stdout.contains(line), "{line}: {}", done.stdout);
+    }
+}
+
+#[test]
+fn the_table_in_the_manual_page_is_a_good_one() {
+    let page = fs::read_to_string("man/tproxy.conf.5").expect("page");
+    let example = page.split(".Sh EXAMPLES\n.Bd -literal\n").nth(1).expect("EXAMPLES");
+    let text = example.split(".Ed").next().expect("the end of the example").replace("\\e\n", "\\\n");
+    let directory = process::Directory::new();
+    fs::rename(write_secret(&directory, SECRET, 0o600), directory.file("proxy.auth")).expect("rename");
+    let done = check_table(&directory, &text);
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""));
+    assert!(done.stdout.contains("relay to 10.3.0.9:3128 at 10.3.0.9:3128 via connect"), "{}", done.stdout);
 }
 
 #[test]
@@ -340,6 +522,164 @@ fn without_root_an_access_log_that_cannot_be_made_is_status_73() {
     assert!(done.stderr.contains("/proc/no/such/file"), "{done:?}");
 }
 
+// ---- The file with credentials ----
+
+/// What must never be seen, and a file that says it.
+const SECRET: &str = "squid-user:sesame-of-the-proxy";
+
+fn write_secret(directory: &process::Directory, text: &str, mode: u32) -> String {
+    let path = directory.file("secret");
+    fs::write(&path, text).expect("file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
+    path
+}
+
+/// `--check` with this file of credentials.
+fn with_secret(path: &str) -> Launch {
+    Launch::new(&["--check", "-s", "40123", "--via", "connect", "--auth-file", path, "127.0.0.1", "3128"])
+}
+
+#[test]
+fn credentials_are_read_from_a_file_of_its_owner_alone() {
+    let directory = process::Directory::new();
+    for mode in [0o600, 0o400, 0o700] {
+        let path = write_secret(&directory, &format!("{SECRET}\n"), mode);
+        for kind in ["http", "connect", "socks5"] {
+            let done = Launch::line(&format!("--check -s 40123 --via {kind} --auth-file {path} 127.0.0.1 3128")).run();
+            assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{mode:o} {kind}");
+            assert!(!done.stdout.contains("sesame") && !done.stdout.contains("squid-user"), "{}", done.stdout);
+        }
+    }
+    let link = directory.file("link");
+    std::os::unix::fs::symlink(directory.file("secret"), &link).expect("link");
+    assert_eq!(with_secret(&link).run().status, 0, "what a link leads to counts");
+}
+
+#[test]
+fn a_file_that_others_may_read_or_write_holds_no_secret() {
+    let directory = process::Directory::new();
+    for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644, 0o666] {
+        let path = write_secret(&directory, SECRET, mode);
+        let done = with_secret(&path).run();
+        assert_eq!(done.status, 64, "{mode:o}: {done:?}");
+        let wants = "a file that nobody but its owner may read or write (chmod 600)";
+        assert_eq!(done.stderr, format!("tproxy: --auth-file: '{path}' given, {wants} wanted"), "{mode:o}");
+    }
+}
+
+#[test]
+fn what_is_no_file_holds_no_secret() {
+    let directory = process::Directory::new();
+    let fifo = directory.file("fifo");
+    nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("fifo");
+    for path in [fifo.as_str(), "/dev/null", "/"] {
+        let done = with_secret(path).run();
+        assert_eq!(done.status, 64, "{done:?}");
+        assert_eq!(done.stderr, format!("tproxy: --auth-file: '{path}' given, a regular file wanted"));
+    }
+    let missing = directory.file("missing");
+    let done = with_secret(&missing).run();
+    assert_eq!(done.status, 73, "{done:?}");
+    assert!(done.stderr.starts_with(&format!("tproxy: {missing}: No such file")), "{done:?}");
+    refused(&["--check", "-s", "40123", "--via", "connect", "--auth-file", "", "127.0.0.1", "3128"]);
+}
+
+#[test]
+fn a_file_of_credentials_that_says_something_else_is_named_and_not_shown() {
+    let directory = process::Directory::new();
+    let long = format!("{SECRET}{}", "x".repeat(5000));
+    for text in ["", "\n", "sesame-without-a-colon\n", ":sesame\n", "squid-user:sesame\nsesame:squid-user\n", &long] {
+        let path = write_secret(&directory, text, 0o600);
+        let done = with_secret(&path).run();
+        assert_eq!(done.status, 64, "{text:?}: {done:?}");
+        assert_eq!(done.stderr.lines().count(), 1, "{text:?}: {done:?}");
+        assert!(done.stderr.starts_with("tproxy: --auth-file: ") && done.stderr.contains(&path), "{done:?}");
+        assert!(!done.stderr.contains("sesame") && !done.stderr.contains("squid-user"), "{done:?}");
+    }
+    let path = write_secret(&directory, "", 0o600);
+    fs::write(&path, b"squid-user:sesame\xff\n").expect("file");
+    let done = with_secret(&path).run();
+    assert_ne!(done.status, 0, "{done:?}");
+    assert!(done.stderr.contains(&path) && !done.stderr.contains("sesame"), "{done:?}");
+}
+
+#[test]
+fn credentials_of_somebody_else_are_not_used() {
+    if !am_root() {
+        return;
+    }
+    let (binary, directory) = (PublicBinary::new(), process::Directory::new());
+    fs::set_permissions(&directory.path, fs::Permissions::from_mode(0o755)).expect("mode");
+    let path = write_secret(&directory, SECRET, 0o600);
+    let line = ["--check", "-s", "40123", "--via", "connect", "--auth-file", &path, "127.0.0.1", "3128"];
+    let done = binary.run_as_nobody(&line);
+    assert_eq!(done.status, 73, "root's file, which nobody cannot read: {done:?}");
+
+    std::os::unix::fs::chown(&path, Some(NOBODY), None).expect("chown");
+    let done = with_secret(&path).run();
+    assert_eq!(done.status, 64, "nobody's file, which root is to use: {done:?}");
+    assert!(done.stderr.contains("a file of root or of the user who starts tproxy wanted"), "{done:?}");
+    assert_eq!(binary.run_as_nobody(&line).status, 0, "its own file");
+}
+
+/// What a proxy hears from the daemon at this port when a client comes by way of a balancer; it refuses then.
+fn heard_by(proxy: &TcpListener, daemon: SocketAddr) -> String {
+    let mut client = support::clients::connect(daemon).expect("connect");
+    client.write_all(b"PROXY TCP4 10.1.0.2 10.2.0.5 40000 443\r\n").expect("send");
+    let (mut stream, _) = proxy.accept().expect("accept");
+    stream.set_read_timeout(Some(support::clients::IO_PATIENCE)).expect("timeout");
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("read");
+        heard.extend(byte);
+    }
+    stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").expect("send");
+    String::from_utf8(heard).expect("text")
+}
+
+#[test]
+fn credentials_reach_the_proxy_and_no_log_and_are_read_again_at_a_reload() {
+    let (directory, proxy) = (process::Directory::new(), TcpListener::bind("127.0.0.1:0").expect("bind"));
+    let path = write_secret(&directory, "cow:sesame\n", 0o600);
+    // Two workers, so that there is a guardian to reload.
+    let options = format!("-v -w 2 -a 127.0.0.1 --accept-proxy --via connect --auth-file {path}");
+    let relay = LoopbackRelay::start(&options, proxy.local_addr().expect("address"));
+    let (first, second) = ("Y293OnNlc2FtZQ==", "Y293OmJhcmxleQ==");
+    let head = |secret| {
+        let authority = "10.2.0.5:443";
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Authorization: Basic {secret}\r\n\r\n")
+    };
+    assert_eq!(heard_by(&proxy, relay.address), head(first));
+    let journal = &relay.daemon.journal;
+    assert_eq!(journal.wait_connections(1)[0].ending, "refused by proxy: HTTP/1.1 407 Proxy Authentication Required");
+
+    write_secret(&directory, "cow:barley\n", 0o644);
+    relay.daemon.signal(Signal::SIGHUP);
+    journal.wait_for("(chmod 600) wanted; nothing has changed");
+    assert_eq!(heard_by(&proxy, relay.address), head(first));
+
+    write_secret(&directory, "cow:barley\n", 0o600);
+    relay.daemon.signal(Signal::SIGHUP);
+    journal.wait_for("reloaded: 1 redirections");
+    // Until the former workers have closed their sockets, they are given connections too.
+    wait::until_true("the new credentials", || heard_by(&proxy, relay.address) == head(second));
+    relay.daemon.signal(Signal::SIGUSR1);
+    journal.wait_for("counters: ");
+    let text = journal.text();
+    assert!(!["sesame", "barley", first, second].iter().any(|secret| text.contains(secret)), "{text}");
+}
+
+#[test]
+fn a_bad_file_of_credentials_in_a_table_names_the_line() {
+    let directory = process::Directory::new();
+    let path = write_secret(&directory, SECRET, 0o644);
+    let table = directory.file("table.conf");
+    fs::write(&table, format!("-s 1 cow 80\n-s 2 --via socks5 --auth-file {path} cow 80\n")).expect("file");
+    let said = refused(&["-c", &table]).stderr;
+    assert!(said.starts_with(&format!("tproxy: {table}:2: --auth-file: '{path}' given")), "{said}");
+}
+
 // ---- Good values ----
 
 #[test]
@@ -385,6 +725,31 @@ fn of_transparent_and_proxy_only_the_last_one_counts() {
 }
 
 #[test]
+fn a_daemon_finds_its_files_again_from_the_root_directory() {
+    let server = Server::page("127.0.0.1:0", "page");
+    let (directory, family) = (process::Directory::new(), process::Family::new());
+    let ports = [free_port(), free_port()];
+    let table = |port: u16| {
+        let text = format!("-l access.log\n-b 127.0.0.1 -s {port} 127.0.0.1 {}\n", server.address.port());
+        fs::write(directory.file("table.conf"), text).expect("file");
+    };
+    table(ports[0]);
+    let mut start = std::process::Command::new(env!("CARGO_BIN_EXE_tproxy"));
+    start.args(["-c", "table.conf", "-P", "pid"]).current_dir(&directory.path).envs([family.entry()]);
+    assert!(start.status().expect("start").success());
+    let page = |port: u16| support::clients::fetch(([127, 0, 0, 1], port).into());
+    assert_eq!(page(ports[0]).expect("fetch"), "page");
+    table(ports[1]);
+    process::signal(family.guardian(), Signal::SIGHUP);
+    wait::until_true("the new port is open", || page(ports[1]).is_ok_and(|page| page == "page"));
+    process::signal(family.guardian(), Signal::SIGTERM);
+    family.wait_gone();
+    let log = fs::read_to_string(directory.file("access.log")).expect("log");
+    assert_eq!(log.lines().count(), 2, "{log}");
+    assert!(!directory.path.join("pid").exists(), "the pid file is left");
+}
+
+#[test]
 fn check_says_what_would_be_done_and_touches_nothing() {
     let port = free_port();
     let done = Launch::line(&format!("--check -s {port} 127.0.0.1 40124")).run();
@@ -393,6 +758,25 @@ fn check_says_what_would_be_done_and_touches_nothing() {
     // The port is not needed: another process may have it, as when a running daemon's new options are checked.
     let _other = std::net::TcpListener::bind(("0.0.0.0", port)).expect("bind");
     assert_eq!(Launch::line(&format!("--check -s {port} 127.0.0.1 40124")).run().status, 0);
+}
+
+#[test]
+fn check_says_how_the_upstream_is_spoken_to() {
+    let ways = [
+        ("127.0.0.1 40124", "at 127.0.0.1:40124\n"),
+        ("--proxy-protocol v1 127.0.0.1 40124", "at 127.0.0.1:40124 with a PROXY header, v1\n"),
+        ("--proxy-protocol v2 127.0.0.1 40124", "at 127.0.0.1:40124 with a PROXY header, v2\n"),
+        ("-t --proxy-protocol v2", "relay to the original destination with a PROXY header, v2\n"),
+        ("--via http 127.0.0.1 40124", "at 127.0.0.1:40124 via http\n"),
+        ("--via http --via-fallback connect 127.0.0.1 40124", " via http, what is not HTTP via connect\n"),
+        ("--via connect 127.0.0.1 40124", "at 127.0.0.1:40124 via connect\n"),
+        ("--via socks5 127.0.0.1 40124", "at 127.0.0.1:40124 via socks5\n"),
+    ];
+    for (line, said) in ways {
+        let done = Launch::line(&format!("--check -s 40123 {line}")).run();
+        assert_eq!(done.status, 0, "{line}: {done:?}");
+        assert!(format!("{}\n", done.stdout).contains(said), "{line}: {}", done.stdout);
+    }
 }
 
 #[test]

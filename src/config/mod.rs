@@ -12,12 +12,13 @@ use crate::options::{self, Scope};
 use crate::rules::rule::Match;
 use crate::sys::account::{self, Account};
 use crate::traffic::deadline::ticks;
-use crate::traffic::service::{Destination, Host, Patience, Service};
+use crate::traffic::service::{Destination, Host, Patience, Service, Via};
 use crate::traffic::upstream::HOSTS;
 
 pub mod file;
 pub mod ruleset;
 pub mod values;
+pub mod via;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub enum Command {
 pub struct Config {
     /// What names this daemon and its rules among others.
     pub name: String,
-    /// The command line that this was read from.
+    /// The command line that this was read from, such that it means the same in any directory.
     pub arguments: Vec<String>,
     /// The whole process.
     pub process: Process,
@@ -92,6 +93,8 @@ pub struct Redirection {
     pub lines: Vec<(Verb, Match)>,
     /// Whether this host's own connections are redirected too.
     pub output: bool,
+    /// The file and the line that it was read from.
+    pub place: Option<(String, usize)>,
 }
 
 /// Where redirected connections arrive.
@@ -156,6 +159,12 @@ impl Config {
         Some(self.redirections[..index].iter().filter(relays).count())
     }
 
+    /// Whether names that clients claim to ask for are looked up.
+    pub fn checks_hosts(&self) -> bool {
+        let checks = |via: &Via| matches!(via, Via::Http(rewriting, _) if rewriting.check_host);
+        self.relayed().any(|(_, _, service)| checks(&service.via))
+    }
+
     /// Whether any firewall rule is asked for.
     pub fn has_rules(&self) -> bool {
         self.redirections.iter().any(|redirection| !redirection.lines.is_empty())
@@ -190,8 +199,8 @@ impl Config {
         names
     }
 
-    /// Whether a single process can do it all: no rules to own, no privileges to shed, no name to follow, no second
-    /// worker to feed.
+    /// Whether a single process can do it all: no rules to own, no privileges to shed, no name to follow or to look up,
+    /// no second worker to feed.
     pub fn needs_no_guardian(&self) -> bool {
         let process = &self.process;
         process.foreground
@@ -199,6 +208,7 @@ impl Config {
             && process.workers == 1
             && !self.has_rules()
             && self.names_to_follow().is_empty()
+            && !self.checks_hosts()
     }
 }
 
@@ -235,7 +245,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
     if matches.opt_present("flush") {
         return flush(&matches);
     }
-    let config = config(arguments, &matches)?;
+    let config = config(&matches)?;
     if matches.opt_present("print-rules") {
         return Ok(Command::PrintRules(config));
     }
@@ -266,11 +276,11 @@ fn flush(matches: &Matches) -> Result<Command, Error> {
 
 /// Reads the command line that a daemon was started with once more, and the file that it names.
 pub fn read_again(arguments: &[String]) -> Result<Config, Error> {
-    config(arguments, &options::parse(arguments)?)
+    config(&options::parse(arguments)?)
 }
 
-fn config(arguments: &[String], matches: &Matches) -> Result<Config, Error> {
-    let (process, redirections, name) = match values::path(matches, "c", "config")? {
+fn config(matches: &Matches) -> Result<Config, Error> {
+    let (process, redirections, name) = match values::path(matches, "-c", "config")? {
         Some(path) => {
             let (process, redirections) = from_file(matches, &path)?;
             (process, redirections, file_name(&path.to_string_lossy()))
@@ -281,7 +291,8 @@ fn config(arguments: &[String], matches: &Matches) -> Result<Config, Error> {
             (process(matches)?, vec![redirection], name)
         }
     };
-    let config = Config { name, arguments: arguments.to_vec(), process, redirections };
+    let here = |file: &str| std::path::absolute(file).unwrap_or_else(|_| file.into());
+    let config = Config { name, arguments: options::placed(matches, here), process, redirections };
     if config.redirections.is_empty() {
         return Err(Error::Usage("-c: the file holds no redirection; at least one is wanted".into()));
     }
@@ -300,12 +311,14 @@ fn from_file(matches: &Matches, path: &std::path::Path) -> Result<(Process, Vec<
         return Err(Error::Usage(format!("'{}' given beside -c, wanted in the file", matches.free.join(" "))));
     }
     let shown = path.display().to_string();
+    let beside = |file: &str| path.with_file_name("").join(file);
     // What is said on the command line counts more than what the file says.
     let mut whole = vec![matches.clone()];
     let mut redirections = Vec::new();
     for line in file::read(path)? {
         let located = |error: Error| error.in_file(&shown, line.number);
         let matches = options::parse(&line.words).map_err(located)?;
+        let matches = options::parse(&options::placed(&matches, beside)).map_err(located)?;
         match kind(&matches).map_err(located)? {
             Scope::Process => {
                 process(&matches).map_err(located)?;
@@ -318,7 +331,7 @@ fn from_file(matches: &Matches, path: &std::path::Path) -> Result<(Process, Vec<
                         "-s: port {port} given twice, once for each address wanted"
                     ))));
                 }
-                redirections.push(new);
+                redirections.push(Redirection { place: Some((shown.clone(), line.number)), ..new });
             }
         }
     }
@@ -372,8 +385,8 @@ fn process(matches: &Matches) -> Result<Process, Error> {
     Ok(Process {
         user: matches.opt_str("user").map(|name| values::user(&name)).transpose()?,
         foreground: matches.opt_present("foreground"),
-        access_log: values::path(matches, "l", "access-log")?,
-        pidfile: values::path(matches, "P", "pidfile")?,
+        access_log: values::path(matches, "-l", "access-log")?,
+        pidfile: values::path(matches, "-P", "pidfile")?,
         max_connections: matches.opt_str("max-connections").map(|text| values::connections(&text)).transpose()?,
         verbose: matches.opt_present("verbose"),
         facility: values::facility(matches.opt_str("syslog"))?,
@@ -393,7 +406,13 @@ fn redirection(matches: &Matches) -> Result<Redirection, Error> {
         _ => Listen::Passed(None),
     };
     let redirection =
-        Redirection { listen, target, lines: lines(matches, protocols)?, output: matches.opt_present("output") };
+        Redirection {
+            listen,
+            target,
+            lines: lines(matches, protocols)?,
+            output: matches.opt_present("output"),
+            place: None,
+        };
     let has = |verb| redirection.lines.iter().any(|(other, _)| *other == verb);
     if redirection.output && redirection.lines.is_empty() {
         return Err(Error::Usage("-O: given without -R, which says what to redirect".into()));
@@ -424,7 +443,17 @@ fn target(matches: &Matches) -> Result<Target, Error> {
         "transparent",
         "fallback",
         "balance",
+        "via",
+        "via-fallback",
+        "sni",
+        "auth-file",
+        "forwarded",
+        "host-check",
+        "page",
+        "proxy-protocol",
+        "accept-proxy",
         "connect-timeout",
+        "handshake-timeout",
         "idle-timeout",
         "fin-timeout",
     ];
@@ -457,13 +486,21 @@ fn protocols(matches: &Matches, target: &Target) -> Result<&'static [&'static st
 }
 
 fn service(matches: &Matches) -> Result<Service, Error> {
+    let destination = destination(matches)?;
+    let accept_proxy = matches.opt_present("accept-proxy");
+    if accept_proxy && !matches.opt_present("allow") {
+        return Err(Error::Usage("--accept-proxy: given without -a, which says who may speak for others".into()));
+    }
     Ok(Service {
-        destination: destination(matches)?,
+        via: via::via(matches, &destination)?,
+        destination,
+        accept_proxy,
         balance: values::balance(matches.opt_str("balance"))?,
         fallback: matches.opt_present("fallback"),
         allow: matches.opt_strs("allow").iter().map(|text| values::network(text)).collect::<Result<_, _>>()?,
         patience: Patience {
             connect: ticks(values::seconds(matches, "connect-timeout", 1, 10)?),
+            handshake: ticks(values::seconds(matches, "handshake-timeout", 1, 10)?),
             idle: values::timeout(matches, "idle-timeout", 7440)?,
             fin: values::timeout(matches, "fin-timeout", 300)?,
         },

@@ -41,7 +41,8 @@ impl Config {
             }
         }
         let own_uid = self.process.user.map(|user| user.uid);
-        Ok(Some(RuleSet { name: self.name.clone(), lines, families: Family::BOTH.to_vec(), own_uid }))
+        let places = self.redirections.iter().map(|redirection| redirection.place.clone()).collect();
+        Ok(Some(RuleSet { name: self.name.clone(), lines, families: Family::BOTH.to_vec(), own_uid, places }))
     }
 
     /// Whether the kernel has to forward for one of the redirections, by family.

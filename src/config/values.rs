@@ -86,10 +86,10 @@ pub fn network(text: &str) -> Result<IpNet, Error> {
 }
 
 /// The path of a file, made absolute because the daemon changes to the root directory.
-pub fn path(matches: &Matches, letter: &str, name: &str) -> Result<Option<PathBuf>, Error> {
+pub fn path(matches: &Matches, option: &str, name: &str) -> Result<Option<PathBuf>, Error> {
     let Some(text) = matches.opt_str(name) else { return Ok(None) };
     if text.is_empty() {
-        return Err(Error::value(format!("-{letter}"), text, "the path of a file"));
+        return Err(Error::value(option, text, "the path of a file"));
     }
     std::path::absolute(&text).map(Some).map_err(|error| Error::file(text, error))
 }

@@ -6,9 +6,8 @@ use std::time::Instant;
 use nix::unistd::Pid;
 
 use crate::config::Config;
-use crate::daemon::message::Word;
 use crate::daemon::shift::Shift;
-use crate::daemon::spawn::{Child, hear};
+use crate::daemon::spawn::Child;
 use crate::rules::rule::RuleSet;
 
 /// A reload under way.
@@ -44,14 +43,20 @@ impl Reload {
         }
     }
 
-    /// One of the new workers says something.
-    pub fn listen_to(&mut self, pid: u32) {
+    /// The new workers.
+    pub fn children(&self) -> impl Iterator<Item = &Child> {
+        let shift = match &self.step {
+            Step::Resolving(_) => None,
+            Step::Starting(shift) | Step::Ruling(shift, _) => Some(shift),
+        };
+        shift.into_iter().flat_map(|shift| shift.children())
+    }
+
+    /// One of the new workers takes connections.
+    pub fn ready(&mut self, pid: u32) {
         let Some(shift) = self.shift() else { return };
-        let is = |child: &Child| child.pid.as_raw() as u32 == pid;
-        for post in shift.posts.iter_mut().filter(|post| post.child.as_ref().is_some_and(is)) {
-            while let Some(word) = post.child.as_ref().and_then(hear) {
-                post.ready |= word == Word::Ready;
-            }
+        for post in shift.posts.iter_mut().filter(|post| post.child.as_ref().is_some_and(|child| child.is(pid))) {
+            post.ready = true;
         }
     }
 
@@ -74,11 +79,15 @@ pub struct Successor {
     pub process: std::process::Child,
     /// Where it reports.
     pub report: OwnedFd,
+    /// When it has taken too long.
+    pub limit: Instant,
+    /// Whether it has been told to end for that.
+    pub dismissed: bool,
 }
 
 impl Successor {
-    /// Whether it has this process id.
-    pub fn is(&self, pid: Pid) -> bool {
-        u32::try_from(pid.as_raw()) == Ok(self.process.id())
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id() as i32)
     }
 }

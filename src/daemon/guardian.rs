@@ -16,22 +16,25 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
 use crate::config::Fail;
+use crate::daemon::askers::ASKERS;
 use crate::daemon::change::{Reload, Successor};
+use crate::daemon::claim::Claim;
 use crate::daemon::keeper::Keeper;
 use crate::daemon::local::LocalPorts;
 use crate::daemon::message::{Order, Word};
 use crate::daemon::names::Names;
 use crate::daemon::notify::Notifier;
 use crate::daemon::respawn::Verdict;
-use crate::daemon::shift::{self, Shift};
+use crate::daemon::shift::Shift;
 use crate::daemon::spawn::{Child, hear};
+use crate::daemon::tally::Tally;
 use crate::error::Error;
 use crate::rules::rule::Gate;
 use crate::sys::process;
 use crate::traffic::wake::Wake;
 
 /// How much longer than `--drain` a worker may take to end.
-const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// The running guardian.
 #[derive(Debug)]
@@ -53,6 +56,14 @@ pub struct Guardian {
     pub(crate) local: LocalPorts,
     /// Workers that only serve what they have.
     pub(crate) leaving: Vec<Child>,
+    /// What the workers have done.
+    tally: Tally,
+    /// How many workers were started so far.
+    pub(crate) workers: u32,
+    /// The right to the name of the rules.
+    pub(crate) claim: Option<Claim>,
+    /// What is to be done after the reload or upgrade that is under way.
+    pub(crate) deferred: Option<Signal>,
     /// Redirections none of whose upstreams answer, by number, and since when.
     unreachable: BTreeMap<u16, Instant>,
     /// Those of them that are shut for it.
@@ -78,6 +89,10 @@ impl Guardian {
             program,
             local: LocalPorts::default(),
             leaving: Vec::new(),
+            tally: Tally::default(),
+            workers: 0,
+            claim: None,
+            deferred: None,
             unreachable: BTreeMap::new(),
             dark: BTreeSet::new(),
             stopping: None,
@@ -92,6 +107,9 @@ impl Guardian {
             self.turn(&mut events, None)?;
         }
         self.remove_rules();
+        if self.workers > 0 {
+            log::info!("counters: {}", self.tally.sum());
+        }
         Ok(())
     }
 
@@ -114,20 +132,25 @@ impl Guardian {
             }
         }
         self.look_at_the_clock();
+        if let Some(counters) = self.tally.answer(Instant::now()) {
+            log::info!("counters: {counters}");
+        }
         Ok(())
     }
 
     fn next_due(&self) -> Option<Instant> {
         if self.stopping.is_some() {
-            return self.stopping;
+            return self.stopping.into_iter().chain(self.tally.due()).min();
         }
         let rules = self.keeper.as_ref().and_then(Keeper::due);
         let posts = self.shift.posts.iter().filter_map(|post| post.respawn.next);
         let reload = self.reload.as_ref().map(Reload::due);
+        let upgrade = self.successor.as_ref().map(|successor| successor.limit);
         let grace = self.shift.config.process.upstream_grace;
         let gates = grace.and_then(|grace| Some(*self.unreachable.values().min()? + grace));
         let gates = gates.filter(|due| *due > Instant::now());
-        posts.chain([self.names.due(), rules, reload, gates, self.local.due()].into_iter().flatten()).min()
+        let others = [self.names.due(), rules, reload, upgrade, gates, self.local.due(), self.tally.due()];
+        posts.chain(others.into_iter().flatten()).min()
     }
 
     fn look_at_the_clock(&mut self) {
@@ -136,6 +159,7 @@ impl Guardian {
             if until <= now {
                 log::error!("workers did not end in time and are killed");
                 self.signal_workers(Signal::SIGKILL);
+                self.signal_successor(Signal::SIGKILL);
                 self.stopping = Some(now + GRACE);
             }
             return;
@@ -149,6 +173,8 @@ impl Guardian {
             self.local.look(&self.shift.config);
         }
         self.go_on_reloading();
+        self.limit_successor();
+        self.do_deferred();
         self.ask_for_names();
         self.set_gates();
         if let Some(keeper) = &mut self.keeper {
@@ -158,40 +184,57 @@ impl Guardian {
 
     fn ask_for_names(&mut self) {
         match self.names.ask(&self.shift.config, self.poll.registry()) {
-            Ok(Some(hung)) => self.kill(hung.pid),
+            Ok(Some(hung)) => self.send(hung.pid, Signal::SIGKILL),
             Ok(None) => {}
             Err(error) => log::error!("the resolver: {error}"),
         }
     }
 
-    fn kill(&self, pid: Pid) {
-        if let Err(error) = process::send_signal(pid, Signal::SIGKILL) {
-            log::error!("killing process {pid}: {error}");
+    fn send(&self, pid: Pid, signal: Signal) {
+        if let Err(error) = process::send_signal(pid, signal) {
+            log::error!("{signal} to process {pid}: {error}");
         }
     }
 
     fn listen_to(&mut self, pid: u32) {
-        let is = |child: &Child| child.pid.as_raw() as u32 == pid;
-        if self.names.resolver().is_some_and(is) {
+        if self.names.resolver().is_some_and(|child| child.is(pid)) {
             if let Some(name) = self.names.answer() {
                 self.readdress(&name);
             }
-            return;
+        } else {
+            self.listen_to_worker(pid);
         }
-        if let Some(post) = self.shift.posts.iter().position(|post| post.child.as_ref().is_some_and(is)) {
-            while let Some(word) = self.shift.posts[post].child.as_ref().and_then(hear) {
-                match word {
-                    Word::Ready => self.shift.posts[post].ready = true,
-                    Word::Leaving => return self.replace_leaving(post),
-                    Word::Unreachable(line) => self.upstreams_are_unreachable(line),
-                    Word::Reachable(line) => {
-                        self.unreachable.remove(&line);
-                    }
+    }
+
+    fn listen_to_worker(&mut self, pid: u32) {
+        loop {
+            let Some(word) = self.workers().find(|child| child.is(pid)).and_then(hear) else { return };
+            let post = self.shift.posts.iter().position(|post| post.child.as_ref().is_some_and(|child| child.is(pid)));
+            match (word, post) {
+                (Word::Counters(counters), _) => self.tally.heard(pid, counters),
+                (Word::Ready, Some(post)) => self.shift.posts[post].ready = true,
+                (Word::Ready, None) => self.reload.iter_mut().for_each(|reload| reload.ready(pid)),
+                (Word::Leaving, Some(post)) => self.replace_leaving(post),
+                (Word::Unreachable(line), Some(_)) => self.upstreams_are_unreachable(line),
+                (Word::Reachable(line), Some(_)) => {
+                    self.unreachable.remove(&line);
                 }
+                // Of redirections that are not this shift's, or of its past.
+                (Word::Leaving | Word::Unreachable(_) | Word::Reachable(_), None) => {}
             }
-        } else if let Some(reload) = &mut self.reload {
-            reload.listen_to(pid);
         }
+    }
+
+    /// All workers: those that serve, those that come and those that go.
+    fn workers(&self) -> impl Iterator<Item = &Child> {
+        let coming = self.reload.iter().flat_map(Reload::children);
+        self.shift.children().chain(&self.leaving).chain(coming)
+    }
+
+    /// The number of the next worker.
+    pub(crate) fn next_number(&mut self) -> u32 {
+        self.workers += 1;
+        self.workers
     }
 
     fn upstreams_are_unreachable(&mut self, line: u16) {
@@ -211,7 +254,8 @@ impl Guardian {
 
     /// Puts a worker on its place, or what a failure to do so demands.
     fn start_worker(&mut self, post: usize) {
-        if let Err(error) = self.shift.start_worker(post, &self.names, self.poll.registry()) {
+        let number = self.next_number();
+        if let Err(error) = self.shift.start_worker(post, number, &self.names, self.poll.registry()) {
             log::error!("starting a worker: {error}");
             self.worker_died(post, "could not be started");
         }
@@ -219,15 +263,10 @@ impl Guardian {
 
     /// A name has other addresses now: tells the workers, and has rules that hold them replaced.
     fn readdress(&mut self, name: &str) {
-        let list: Vec<String> = self.names.addresses(name).iter().map(ToString::to_string).collect();
+        let addresses = self.names.addresses(name).to_vec();
+        let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         log::info!("'{name}' is now {}", list.join(", "));
-        for (line, redirection, _) in self.shift.config.relayed() {
-            for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name == name) {
-                let addresses = shift::addresses(host, &self.names);
-                let order = Order::Addresses { line: line as u16, host: number as u8, addresses };
-                self.tell_workers(&order, None);
-            }
-        }
+        self.tell_workers(&Order::Addresses { name: name.to_owned(), addresses }, None);
         if self.reload.is_none() {
             self.refresh_rules();
         }
@@ -244,7 +283,7 @@ impl Guardian {
     }
 
     pub(crate) fn tell_workers(&self, order: &Order, descriptor: Option<BorrowedFd<'_>>) {
-        for child in self.shift.children().chain(&self.leaving) {
+        for child in self.workers() {
             if let Err(error) = child.line.send(&order.encode(), descriptor) {
                 log::debug!("telling worker {}: {error}", child.pid);
             }
@@ -259,7 +298,7 @@ impl Guardian {
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
                 Signal::SIGHUP if self.stopping.is_none() => self.begin_reload(),
                 Signal::SIGUSR2 if self.stopping.is_none() => self.begin_upgrade(),
-                Signal::SIGUSR1 => self.signal_workers(Signal::SIGUSR1),
+                Signal::SIGUSR1 => self.ask_for_counters(),
                 Signal::SIGCHLD => self.reap(),
                 _ => {}
             }
@@ -267,8 +306,20 @@ impl Guardian {
         Ok(())
     }
 
+    fn ask_for_counters(&mut self) {
+        let pids: Vec<u32> = self.workers().map(|child| child.pid.as_raw() as u32).collect();
+        if self.workers == 0 {
+            return log::info!("counters: no worker, and the kernel counts what rules do (`iptables -t nat -L -n -v`)");
+        }
+        self.tally.ask(pids.into_iter(), Instant::now());
+        self.signal_workers(Signal::SIGUSR1);
+    }
+
     fn reap(&mut self) {
         while let Some((pid, how)) = process::reap() {
+            // What it said last may not have been read yet.
+            self.listen_to_worker(pid.as_raw() as u32);
+            self.tally.lost(pid.as_raw() as u32);
             if let Some(keeper) = &mut self.keeper
                 && keeper.reaped(pid, how.is_well())
             {
@@ -278,6 +329,8 @@ impl Guardian {
             if self.names.resolver().is_some_and(is) {
                 log::warn!("resolver {pid} {how}: another one is started when it is needed");
                 self.names.lost();
+            } else if let Some(post) = self.shift.posts.iter().position(|post| post.askers.contains(&pid)) {
+                self.asker_died(post, pid);
             } else if let Some(post) = self.shift.posts.iter().position(|post| post.child.as_ref().is_some_and(is)) {
                 self.shift.posts[post].child = None;
                 self.worker_died(post, &format!("{pid} {how}"));
@@ -286,9 +339,21 @@ impl Guardian {
                 log::info!("worker {pid} {how}");
             } else if self.reload.as_mut().is_some_and(|reload| reload.lost(pid)) {
                 self.fail_reload(&format!("worker {pid} {how}"));
-            } else if self.successor.as_ref().is_some_and(|successor| successor.is(pid)) {
+            } else if self.successor.as_ref().is_some_and(|successor| successor.pid() == pid) {
                 self.successor_ended(&how.to_string());
             }
+        }
+    }
+
+    /// A resolver of a worker is gone: with the worker, or else it is replaced.
+    fn asker_died(&mut self, post: usize, pid: Pid) {
+        let place = &mut self.shift.posts[post];
+        place.askers.retain(|asker| *asker != pid);
+        if self.stopping.is_none()
+            && place.askers.len() < ASKERS
+            && let Err(error) = self.shift.start_asker(post)
+        {
+            log::error!("a resolver cannot be started: {error}");
         }
     }
 
@@ -354,11 +419,7 @@ impl Guardian {
 
     /// Signals the workers that take new connections.
     pub(crate) fn signal_shift(&self, signal: Signal) {
-        for child in self.shift.children() {
-            if let Err(error) = process::send_signal(child.pid, signal) {
-                log::error!("signalling worker {}: {error}", child.pid);
-            }
-        }
+        self.shift.children().for_each(|child| self.send(child.pid, signal));
     }
 
     /// The redirections are others now.
@@ -367,11 +428,7 @@ impl Guardian {
     }
 
     pub(crate) fn signal_workers(&self, signal: Signal) {
-        for child in self.shift.children().chain(&self.leaving) {
-            if let Err(error) = process::send_signal(child.pid, signal) {
-                log::error!("signalling worker {}: {error}", child.pid);
-            }
-        }
+        self.workers().for_each(|child| self.send(child.pid, signal));
     }
 
     /// The first time unhooks the rules, then lets the workers end; the second time makes them end at once.
@@ -386,6 +443,8 @@ impl Guardian {
             {
                 log::error!("the rules could not be unhooked: {error}");
             }
+            self.claim = None;
+            self.signal_successor(Signal::SIGTERM);
             self.names.dismiss();
             self.shift.sockets.all.clear();
             self.stopping = Some(Instant::now() + self.shift.config.process.drain + GRACE);
@@ -398,6 +457,7 @@ impl Guardian {
     /// Another guardian serves now: its sockets and rules are ours no more, and our workers serve what they have.
     pub(crate) fn relieve(&mut self) {
         self.relieved = true;
+        self.claim = None;
         self.names.dismiss();
         self.shift.sockets.all.clear();
         self.signal_workers(Signal::SIGHUP);
@@ -407,8 +467,17 @@ impl Guardian {
         }
     }
 
+    pub(crate) fn signal_successor(&self, signal: Signal) {
+        if let Some(successor) = &self.successor {
+            self.send(successor.pid(), signal);
+        }
+    }
+
     fn remove_rules(&mut self) {
-        if let Some(keeper) = self.keeper.take()
+        let Some(keeper) = self.keeper.take() else { return };
+        let claim = self.claim.take().map_or_else(|| Claim::try_stake(&keeper.set().name), |claim| Ok(Some(claim)));
+        // Who has taken the name since the rules were unhooked has rules of his own there.
+        if !matches!(claim, Ok(None))
             && let Err(error) = keeper.remove()
         {
             log::error!("the rules could not be removed: {error}; `tproxy --flush` removes them");
@@ -422,7 +491,7 @@ impl Guardian {
 
     fn is_done(&self) -> bool {
         let nobody = self.shift.children().next().is_none() && self.leaving.is_empty();
-        (self.stopping.is_some() || self.relieved) && nobody
+        (self.stopping.is_some() || self.relieved) && nobody && self.successor.is_none()
     }
 
     /// A start that failed leaves nothing behind.

@@ -49,11 +49,15 @@ pub enum State {
 }
 
 impl Keeper {
-    /// Installs the rules and verifies that they stand; looks at them again `every` so often.
+    /// Installs the rules and verifies that they stand; looks at them again `every` so often. Those of a `living` daemon
+    /// that this one replaces are put back if it fails.
     ///
-    /// Errors: the failed command; nothing is left behind then.
-    pub fn install(set: RuleSet, every: Option<Duration>) -> Result<Keeper, Error> {
+    /// Errors: the failed command; otherwise nothing is left behind then.
+    pub fn install(set: RuleSet, every: Option<Duration>, living: bool) -> Result<Keeper, Error> {
         let mut keeper = Keeper::new(set, every)?;
+        if living {
+            keeper.firewall.inherit(&keeper.set.name);
+        }
         keeper.firewall.install(&keeper.set)?;
         log::debug!("rules installed with {}", keeper.firewall.description());
         keeper.installed = Some(keeper.set.clone());
@@ -93,8 +97,11 @@ impl Keeper {
     /// Wants other gates.
     pub fn want(&mut self, gates: Vec<Gate>) {
         if self.gates != gates {
+            let before = self.target();
             self.gates = gates;
-            self.next = Some(Instant::now());
+            if self.target() != before {
+                self.next = Some(Instant::now());
+            }
         }
     }
 

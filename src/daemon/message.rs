@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::traffic::counters::{COUNT, Counters};
 use crate::traffic::endpoint::Endpoint;
 use crate::traffic::upstream::ADDRESSES;
 
@@ -10,14 +11,16 @@ use crate::traffic::upstream::ADDRESSES;
 pub const NAME: usize = 253;
 
 /// Bytes of every message.
-pub const SIZE: usize = 512;
+pub const SIZE: usize = 640;
 
 const ENDPOINT: usize = 18;
 
-/// Where the numbers of redirection and host stand: behind the longest list of addresses.
-const LINE: usize = 2 + ADDRESSES * ENDPOINT;
-const HOST: usize = LINE + 2;
-const _: () = assert!(HOST < SIZE, "all fields fit");
+/// Where the number of a redirection stands.
+const LINE: usize = 2;
+
+/// Where a name stands with its addresses: behind the longest list of them, after its length.
+const NAMED: usize = 2 + ADDRESSES * ENDPOINT;
+const _: () = assert!(NAMED + 1 + NAME <= SIZE && 2 + 8 * COUNT <= SIZE, "all fields fit");
 
 /// A message as it travels.
 pub type Bytes = [u8; SIZE];
@@ -25,17 +28,17 @@ pub type Bytes = [u8; SIZE];
 /// From the guardian to a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// An upstream has these addresses now.
+    /// A name has these addresses now.
     Addresses {
-        /// The redirection that it belongs to.
-        line: u16,
-        /// Its place among the upstreams of that redirection.
-        host: u8,
+        /// The name.
+        name: String,
         /// The addresses.
-        addresses: Vec<SocketAddr>,
+        addresses: Vec<IpAddr>,
     },
     /// The access log goes on in the file whose descriptor comes along.
     AccessLog,
+    /// The line to another resolver for the names that clients claim to ask for comes along.
+    Asker,
     /// All connections are to be reset now. Not a second signal: two that wait are one (signal(7)).
     Reset,
 }
@@ -51,6 +54,8 @@ pub enum Word {
     Unreachable(u16),
     /// An upstream of this redirection answers again.
     Reachable(u16),
+    /// What has happened at the worker so far.
+    Counters(Counters),
 }
 
 /// From the guardian to the resolver: which addresses has this name?
@@ -73,14 +78,16 @@ impl Order {
     /// For sending.
     pub fn encode(&self) -> Bytes {
         match self {
-            Order::Addresses { line, host, addresses } => {
-                let mut bytes = put_addresses(1, addresses.iter().copied());
-                bytes[LINE..LINE + 2].copy_from_slice(&line.to_be_bytes());
-                bytes[HOST] = *host;
+            Order::Addresses { name, addresses } => {
+                let mut bytes = put_addresses(1, addresses);
+                let length = name.len().min(NAME);
+                bytes[NAMED] = length as u8;
+                bytes[NAMED + 1..][..length].copy_from_slice(&name.as_bytes()[..length]);
                 bytes
             }
             Order::AccessLog => put(2, 0, &[]),
             Order::Reset => put(3, 0, &[]),
+            Order::Asker => put(4, 0, &[]),
         }
     }
 
@@ -89,10 +96,12 @@ impl Order {
         match *bytes.first()? {
             1 => {
                 let addresses = take_addresses(bytes)?;
-                Some(Order::Addresses { line: line(bytes), host: bytes[HOST], addresses })
+                let name = bytes[NAMED + 1..].get(..bytes[NAMED].into())?;
+                Some(Order::Addresses { name: str::from_utf8(name).ok()?.to_owned(), addresses })
             }
             2 => Some(Order::AccessLog),
             3 => Some(Order::Reset),
+            4 => Some(Order::Asker),
             _ => None,
         }
     }
@@ -106,6 +115,10 @@ impl Word {
             Word::Leaving => (2, 0),
             Word::Unreachable(line) => (3, line),
             Word::Reachable(line) => (4, line),
+            Word::Counters(counters) => {
+                let numbers = counters.numbers().map(u64::to_be_bytes);
+                return put(5, 0, numbers.as_flattened());
+            }
         };
         let mut bytes = put(kind, 0, &[]);
         bytes[LINE..LINE + 2].copy_from_slice(&line.to_be_bytes());
@@ -119,9 +132,16 @@ impl Word {
             (SIZE, 2) => Some(Word::Leaving),
             (SIZE, 3) => Some(Word::Unreachable(line(bytes))),
             (SIZE, 4) => Some(Word::Reachable(line(bytes))),
+            (SIZE, 5) => Some(Word::Counters(counters(bytes))),
             _ => None,
         }
     }
+}
+
+/// Reads the counters from a message of full length.
+fn counters(bytes: &[u8]) -> Counters {
+    let (numbers, _) = bytes[2..].as_chunks();
+    Counters::from_numbers(std::array::from_fn(|place| u64::from_be_bytes(numbers[place])))
 }
 
 /// Reads the redirection's number from a message of full length.
@@ -145,7 +165,7 @@ impl Answer {
     /// For sending.
     pub fn encode(&self) -> Bytes {
         match self {
-            Answer::Addresses(list) => put_addresses(1, list.iter().map(|ip| SocketAddr::new(*ip, 1))),
+            Answer::Addresses(list) => put_addresses(1, list),
             Answer::Failed(why) => put_text(2, why, 200),
         }
     }
@@ -155,7 +175,7 @@ impl Answer {
         match *bytes.first()? {
             1 => {
                 let list = take_addresses(bytes)?;
-                (!list.is_empty()).then(|| Answer::Addresses(list.iter().map(SocketAddr::ip).collect()))
+                (!list.is_empty()).then_some(Answer::Addresses(list))
             }
             2 => take_text(bytes).map(Answer::Failed),
             _ => None,
@@ -170,21 +190,21 @@ fn put(kind: u8, count: u8, content: &[u8]) -> Bytes {
     bytes
 }
 
-fn put_addresses(kind: u8, list: impl Iterator<Item = SocketAddr>) -> Bytes {
+fn put_addresses(kind: u8, list: &[IpAddr]) -> Bytes {
     let mut content = Vec::with_capacity(ADDRESSES * ENDPOINT);
-    for address in list.take(ADDRESSES) {
-        content.extend_from_slice(&Endpoint::from(address).to_bytes());
+    for ip in list.iter().take(ADDRESSES) {
+        content.extend_from_slice(&Endpoint::from(SocketAddr::new(*ip, 1)).to_bytes());
     }
     put(kind, (content.len() / ENDPOINT) as u8, &content)
 }
 
-fn take_addresses(bytes: &[u8]) -> Option<Vec<SocketAddr>> {
+fn take_addresses(bytes: &[u8]) -> Option<Vec<IpAddr>> {
     let count = usize::from(*bytes.get(1)?);
     if bytes.len() != SIZE || count > ADDRESSES {
         return None;
     }
     let list = bytes[2..].chunks_exact(ENDPOINT).take(count);
-    list.map(|chunk| Some(Endpoint::from_bytes(chunk.try_into().ok()?).socket_addr())).collect()
+    list.map(|chunk| Some(Endpoint::from_bytes(chunk.try_into().ok()?).socket_addr().ip())).collect()
 }
 
 fn put_text(kind: u8, text: &str, most: usize) -> Bytes {
@@ -207,18 +227,19 @@ mod tests {
 
     #[test]
     fn messages_survive_the_line() {
-        let list: Vec<SocketAddr> = vec!["10.0.0.1:80".parse().unwrap(), "[fd00::1]:80".parse().unwrap()];
-        let order = |addresses| Order::Addresses { line: 300, host: 7, addresses };
-        for order in [order(list.clone()), order(vec![]), Order::AccessLog, Order::Reset] {
+        let list: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let order = |addresses| Order::Addresses { name: "n".repeat(NAME), addresses };
+        for order in [order(list.clone()), order(vec![]), Order::AccessLog, Order::Reset, Order::Asker] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
-        for word in [Word::Ready, Word::Leaving, Word::Unreachable(499), Word::Reachable(1)] {
+        let counters = Counters::from_numbers(std::array::from_fn(|place| u64::MAX - place as u64));
+        let lines = [Word::Unreachable(499), Word::Reachable(1)];
+        for word in [Word::Ready, Word::Leaving, Word::Counters(counters)].into_iter().chain(lines) {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }
         let question = Question { name: "a".repeat(NAME) };
         assert_eq!(Question::decode(&question.encode()), Some(question));
-        let ips: Vec<IpAddr> = list.iter().map(SocketAddr::ip).collect();
-        for answer in [Answer::Addresses(ips), Answer::Failed("no such name".into())] {
+        for answer in [Answer::Addresses(list), Answer::Failed("no such name".into())] {
             assert_eq!(Answer::decode(&answer.encode()), Some(answer));
         }
     }
@@ -229,6 +250,10 @@ mod tests {
         assert_eq!(Word::decode(&[1]), None);
         assert_eq!(Word::decode(&[9; SIZE]), None);
         assert_eq!(Order::decode(&[1, 255]), None);
+        let mut nameless = put_addresses(1, &[]);
+        nameless[NAMED] = 255;
+        nameless[NAMED + 1] = 0xff;
+        assert_eq!(Order::decode(&nameless), None);
         let mut crowd = [0; SIZE];
         (crowd[0], crowd[1]) = (1, 255);
         assert_eq!(Answer::decode(&crowd), None);

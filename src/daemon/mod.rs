@@ -1,6 +1,8 @@
 //! The processes: the guardian, its children, and how they start and end.
 
+pub mod askers;
 pub mod change;
+pub mod claim;
 pub mod guardian;
 pub mod keeper;
 pub mod local;
@@ -17,4 +19,5 @@ pub mod shift;
 pub mod sockets;
 pub mod spawn;
 pub mod start;
+pub mod tally;
 pub mod worker;

@@ -1,6 +1,7 @@
 //! Who has our port: somebody else, another tproxy, or workers that a killed guardian has left behind. These serve on
 //! and can be relieved without a client noticing.
 
+use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 
@@ -24,14 +25,24 @@ impl Holder {
     }
 }
 
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {})", self.name, self.pid)
+    }
+}
+
 /// The processes that listen on the port of `address` in this network namespace. Of other users' processes only root
 /// sees the descriptors, so the list may be too short.
 pub fn holders(address: SocketAddr) -> Vec<Holder> {
     let table = if address.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
-    let inodes = listening_inodes(&fs::read_to_string(table).unwrap_or_default(), address.port());
+    holders_of(&listening_inodes(&fs::read_to_string(table).unwrap_or_default(), address.port()))
+}
+
+/// The processes that have one of these sockets, with the same reservation.
+pub fn holders_of(inodes: &[u64]) -> Vec<Holder> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| holds(*pid, &inodes))
+    pids.filter(|pid| holds(*pid, inodes))
         .map(|pid| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             Holder { pid: Pid::from_raw(pid), name: name.trim_end().to_owned() }

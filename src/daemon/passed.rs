@@ -4,19 +4,29 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::daemon::claim::Claim;
 use crate::error::Error;
 use crate::sys::inherited;
 
 /// The variable in which a guardian tells the one that replaces it what it hands over:
-/// `REPORT LISTENER[=NAME]...`, numbers of descriptors, and the names of those that a service manager has opened.
+/// `REPORT [claim=CLAIM] [workers=COUNT] LISTENER[=[NAME]]...`, numbers of descriptors but for the count. Those of
+/// listeners that were passed to it have a `=`, and behind it their name if they have one.
 const HANDOVER: &str = "TPROXY_HANDOVER";
 
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Passed {
+    /// Those that a guardian had opened itself.
+    opened: Vec<(SocketAddr, TcpListener)>,
+    /// Those that whoever started the first guardian had opened.
     listeners: Vec<(Option<String>, SocketAddr, TcpListener)>,
+    /// The right of the former guardian to the name of its rules.
+    pub claim: Option<Claim>,
+    /// How many workers former guardians have started.
+    pub workers: u32,
     /// A connection that waits on descriptor 0.
     pub connection: Option<TcpStream>,
     /// Whether inetd has started this process, which must not go into the background then.
@@ -51,9 +61,18 @@ impl Passed {
             self.report = Some(inherited::take(report)?);
         }
         for word in words {
-            let (number, name) = word.split_once('=').map_or((word, None), |(number, name)| (number, Some(name)));
-            if let Ok(number) = number.parse() {
-                self.take(number, name.map(str::to_owned))?;
+            let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
+            match (key, value.unwrap_or(word).parse(), key.parse(), value) {
+                ("claim", Ok(number), ..) => self.claim = Some(Claim::handed_over(inherited::take(number)?)),
+                ("workers", Ok(count), ..) => self.workers = u32::try_from(count).unwrap_or(0),
+                (_, _, Ok(number), Some("")) => self.take(number, None)?,
+                (_, _, Ok(number), Some(name)) => self.take(number, Some(name.to_owned()))?,
+                (_, _, Ok(number), None) => {
+                    let listener = TcpListener::from(inherited::take(number)?);
+                    self.opened.push((listener.local_addr()?, listener));
+                }
+                // Of a version that knows more.
+                _ => {}
             }
         }
         Ok(())
@@ -81,10 +100,16 @@ impl Passed {
         Ok(())
     }
 
-    /// Up to `most` listening sockets of this address.
-    pub fn take_address(&mut self, address: SocketAddr, most: usize) -> Vec<TcpListener> {
-        let taken = self.listeners.extract_if(.., |(_, other, _)| *other == address);
-        taken.take(most).map(|(.., listener)| listener).collect()
+    /// The listening sockets of this address.
+    pub fn take_address(&mut self, address: SocketAddr) -> Vec<TcpListener> {
+        let opened = self.opened.extract_if(.., |(other, _)| *other == address).map(|(_, listener)| listener);
+        let passed = self.listeners.extract_if(.., |(_, other, _)| *other == address).map(|(.., listener)| listener);
+        opened.chain(passed).collect()
+    }
+
+    /// Whether a former guardian listens on the port of this address, be it at another one.
+    pub fn has_port(&self, address: SocketAddr) -> bool {
+        self.opened.iter().any(|(other, _)| other.port() == address.port())
     }
 
     /// The listening sockets of this name, or all.
@@ -104,19 +129,34 @@ fn manager_passes() -> Option<RawFd> {
     ours.then_some(count).filter(|count| (1..=1024).contains(count))
 }
 
-/// Starts `program` as the next guardian, with these listening sockets. It reports through `report`.
-pub fn hand_over(
-    program: &std::path::Path,
-    arguments: &[String],
-    report: OwnedFd,
-    listeners: &[(&TcpListener, Option<&str>)],
-) -> io::Result<Child> {
-    let report = inherited::survivor(report)?;
-    let copies = listeners.iter().map(|(listener, _)| inherited::survivor(listener)).collect::<io::Result<Vec<_>>>()?;
-    let mut handover = report.as_raw_fd().to_string();
-    for (copy, (_, name)) in copies.iter().zip(listeners) {
-        let name = name.map(|name| format!("={name}")).unwrap_or_default();
-        handover += &format!(" {}{name}", copy.as_raw_fd());
+/// What a guardian hands over to the one that replaces it.
+#[derive(Debug)]
+pub struct Handover<'a> {
+    /// Where the other one is to report.
+    pub report: OwnedFd,
+    /// The right to the name of the rules.
+    pub claim: Option<&'a Claim>,
+    /// How many workers were started so far.
+    pub workers: u32,
+    /// The listening sockets, and behind those that were passed to this process their name, which may be empty.
+    pub listeners: Vec<(&'a TcpListener, Option<&'a str>)>,
+}
+
+impl Handover<'_> {
+    /// Starts `program` as the next guardian.
+    pub fn start(self, program: &Path, arguments: &[String]) -> io::Result<Child> {
+        let report = inherited::survivor(self.report)?;
+        let claim = self.claim.map(inherited::survivor).transpose()?;
+        let copies = self.listeners.iter().map(|(listener, _)| inherited::survivor(listener));
+        let copies = copies.collect::<io::Result<Vec<_>>>()?;
+        let mut handover = format!("{} workers={}", report.as_raw_fd(), self.workers);
+        if let Some(claim) = &claim {
+            handover += &format!(" claim={}", claim.as_raw_fd());
+        }
+        for (copy, (_, name)) in copies.iter().zip(&self.listeners) {
+            let name = name.map(|name| format!("={name}")).unwrap_or_default();
+            handover += &format!(" {}{name}", copy.as_raw_fd());
+        }
+        Command::new(program).args(arguments).env(HANDOVER, handover).stdin(Stdio::null()).spawn()
     }
-    Command::new(program).args(arguments).env(HANDOVER, handover).stdin(Stdio::null()).spawn()
 }

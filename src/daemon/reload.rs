@@ -3,12 +3,16 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
 use crate::config::{self, Config};
 use crate::daemon::change::{Reload, Step, Successor};
-use crate::daemon::guardian::{self, Guardian};
+use crate::daemon::claim::Claim;
+use crate::daemon::guardian::{self, GRACE, Guardian};
 use crate::daemon::keeper::{Keeper, State};
 use crate::daemon::message::Order;
-use crate::daemon::passed::{self, Passed};
+use crate::daemon::passed::{Handover, Passed};
 use crate::daemon::shift::Shift;
 use crate::error::Error;
 use crate::logging;
@@ -24,7 +28,7 @@ impl Guardian {
     pub(crate) fn begin_reload(&mut self) {
         logging::reopen();
         if self.reload.is_some() || self.successor.is_some() {
-            return log::warn!("a reload is under way already");
+            return self.defer(Signal::SIGHUP);
         }
         let config = match config::read_again(&self.shift.config.arguments) {
             Ok(config) => config,
@@ -37,6 +41,27 @@ impl Guardian {
         self.names.want(&wanted, &followed);
         self.names.refresh();
         self.reload = Some(Reload { limit: Instant::now() + PATIENCE, step: Step::Resolving(Box::new(config)) });
+    }
+
+    /// What was asked for while something else was under way is done after it: the file may have changed again.
+    fn defer(&mut self, signal: Signal) {
+        log::info!("a reload or an upgrade is under way; another one follows");
+        // An upgrade reads the configuration, too.
+        if self.deferred != Some(Signal::SIGUSR2) {
+            self.deferred = Some(signal);
+        }
+    }
+
+    /// Begins what was deferred, if nothing is under way any more.
+    pub(crate) fn do_deferred(&mut self) {
+        if self.reload.is_some() || self.successor.is_some() {
+            return;
+        }
+        match self.deferred.take() {
+            Some(Signal::SIGUSR2) => self.begin_upgrade(),
+            Some(_) => self.begin_reload(),
+            None => {}
+        }
     }
 
     /// Takes the next step of a reload, if it is due.
@@ -82,7 +107,8 @@ impl Guardian {
     fn prepare(&mut self, config: Config) -> Result<Step, Error> {
         let mut shift = Shift::prepare(config, &self.shift.sockets, &mut Passed::default())?;
         for post in 0..shift.posts.len() {
-            if let Err(error) = shift.start_worker(post, &self.names, self.poll.registry()) {
+            let number = self.next_number();
+            if let Err(error) = shift.start_worker(post, number, &self.names, self.poll.registry()) {
                 dismiss(&shift);
                 return Err(error);
             }
@@ -99,7 +125,10 @@ impl Guardian {
                 let empty = RuleSet { lines: Vec::new(), ..keeper.set().clone() };
                 keeper.replace(empty);
             }
-            (None, Some(set)) => self.keeper = Some(Keeper::new(set, None).inspect_err(|_| dismiss(&shift))?),
+            (None, Some(set)) => {
+                let keeper = self.claim_name(&set.name).and_then(|()| Keeper::new(set, None));
+                self.keeper = Some(keeper.inspect_err(|_| dismiss(&shift))?);
+            }
             (None, None) => {}
         }
         if let Some(keeper) = &mut self.keeper {
@@ -110,9 +139,16 @@ impl Guardian {
         Ok(Step::Ruling(shift, before))
     }
 
+    fn claim_name(&mut self, name: &str) -> Result<(), Error> {
+        if self.claim.is_none() {
+            self.claim = Some(Claim::stake(name)?);
+        }
+        Ok(())
+    }
+
     /// The new shift serves; the former one's workers serve what they have to its end.
     fn finish_reload(&mut self, shift: Shift) {
-        self.signal_shift(nix::sys::signal::Signal::SIGHUP);
+        self.signal_shift(Signal::SIGHUP);
         let former = std::mem::replace(&mut self.shift, shift);
         self.leaving.extend(former.posts.into_iter().filter_map(|post| post.child));
         self.forget_unreachable();
@@ -122,7 +158,10 @@ impl Guardian {
             use std::os::fd::AsFd;
             self.tell_workers(&Order::AccessLog, Some(file.as_fd()));
         }
-        log::info!("reloaded: {} redirections", config.redirections.len());
+        match config.redirections.len() {
+            1 => log::info!("reloaded: 1 redirection"),
+            count => log::info!("reloaded: {count} redirections"),
+        }
         self.local.look(&self.shift.config);
         // Names may have got other addresses while the rules were being installed.
         self.refresh_rules();
@@ -158,7 +197,7 @@ impl Guardian {
 /// Workers that never served.
 fn dismiss(shift: &Shift) {
     for child in shift.children() {
-        if let Err(error) = process::send_signal(child.pid, nix::sys::signal::Signal::SIGKILL) {
+        if let Err(error) = process::send_signal(child.pid, Signal::SIGKILL) {
             log::error!("worker {}: {error}", child.pid);
         }
     }
@@ -167,8 +206,11 @@ fn dismiss(shift: &Shift) {
 impl Guardian {
     /// SIGUSR2: starts the program that now stands on the disk, with the same arguments and sockets.
     pub(crate) fn begin_upgrade(&mut self) {
-        if self.reload.is_some() || self.successor.is_some() {
-            return log::warn!("a reload or an upgrade is under way already");
+        if self.successor.is_some() {
+            return log::warn!("an upgrade is under way already");
+        }
+        if self.reload.is_some() {
+            return self.defer(Signal::SIGUSR2);
         }
         match self.start_successor() {
             Ok(successor) => {
@@ -181,37 +223,63 @@ impl Guardian {
 
     fn start_successor(&self) -> Result<Successor, Error> {
         let (report, theirs) = process::report_line().map_err(|error| Error::sys("pipe", error))?;
-        let sockets = self.shift.sockets.all.iter();
-        let listeners: Vec<_> = sockets
-            .flat_map(|socket| {
-                socket.listeners.iter().flatten().map(|listener| (listener, self.shift.passed_name(socket.line)))
-            })
-            .collect();
-        let process = passed::hand_over(&self.program, &self.shift.config.arguments, theirs, &listeners)
-            .map_err(|error| Error::sys("starting it", error))?;
+        let (claim, workers, listeners) = (self.claim.as_ref(), self.workers, self.shift.listeners());
+        let handover = Handover { report: theirs, claim, workers, listeners };
+        let process = handover.start(&self.program, &self.shift.config.arguments);
+        let process = process.map_err(|error| Error::sys("starting it", error))?;
         guardian::watch(&self.poll, &report, Wake::Line(0))?;
-        Ok(Successor { process, report })
+        Ok(Successor { process, report, limit: Instant::now() + PATIENCE, dismissed: false })
     }
 
     /// The successor reports, or is gone.
     pub(crate) fn hear_successor(&mut self) {
-        let Some(Successor { process, report }) = self.successor.take() else { return };
-        match process::read_report(&report, Some(Duration::ZERO)) {
+        let Some(successor) = &self.successor else { return };
+        match process::read_report(&successor.report, Some(Duration::ZERO)) {
+            // It has been told to stop, too, and its end is waited for.
+            Report::Status(0) if self.is_stopping() => self.relieve(),
             Report::Status(0) => {
-                log::info!("upgrade: process {} serves; this one ends with its connections", process.id());
-                self.notifier.tell(&format!("MAINPID={}", process.id()));
+                let pid = successor.process.id();
+                log::info!("upgrade: process {pid} serves; this one ends with its connections");
+                self.notifier.tell(&format!("MAINPID={pid}"));
+                self.forward_deferred(pid);
+                self.successor = None;
                 self.relieve();
             }
-            Report::Late => self.successor = Some(Successor { process, report }),
-            Report::Status(_) | Report::Gone => {
-                log::error!("upgrade: the new program did not start; nothing has changed")
-            }
+            // Its end, which is near, tells how.
+            Report::Late | Report::Status(_) | Report::Gone => {}
         }
     }
 
-    /// The successor has ended before it reported.
+    /// Ends a successor that has taken too long; first gently, for it may have children by now.
+    pub(crate) fn limit_successor(&mut self) {
+        let Some(successor) = self.successor.as_mut().filter(|successor| successor.limit <= Instant::now()) else {
+            return;
+        };
+        let signal = if successor.dismissed { Signal::SIGKILL } else { Signal::SIGTERM };
+        log::error!("upgrade: the new program does not come up; {signal} is sent to process {}", successor.pid());
+        (successor.dismissed, successor.limit) = (true, Instant::now() + GRACE);
+        self.signal_successor(signal);
+    }
+
+    /// What was deferred is the successor's to do.
+    fn forward_deferred(&mut self, pid: u32) {
+        if let Some(signal) = self.deferred.take()
+            && let Err(error) = process::send_signal(Pid::from_raw(pid as i32), signal)
+        {
+            log::error!("upgrade: process {pid}: {error}");
+        }
+    }
+
+    /// The successor has ended before it served.
     pub(crate) fn successor_ended(&mut self, how: &str) {
         self.successor = None;
+        if self.is_stopping() {
+            return;
+        }
         log::error!("upgrade: the new program {how}; nothing has changed");
+        // It may have been killed in the middle of its rules.
+        if let Some(keeper) = &mut self.keeper {
+            keeper.check_soon();
+        }
     }
 }

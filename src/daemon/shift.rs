@@ -2,13 +2,17 @@
 //! that serves.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use mio::Registry;
+use nix::unistd::Pid;
 
 use crate::config::ruleset::Known;
 use crate::config::{Config, Listen};
+use crate::daemon::askers::ASKERS;
+use crate::daemon::message::Order;
 use crate::daemon::names::Names;
 use crate::daemon::passed::Passed;
 use crate::daemon::respawn::Respawn;
@@ -44,6 +48,8 @@ pub struct Post {
     pub child: Option<Child>,
     /// Whether it has said that it takes connections.
     pub ready: bool,
+    /// The resolvers of the worker, for `--host-check`.
+    pub askers: Vec<Pid>,
     /// What became of its predecessors.
     pub respawn: Respawn,
 }
@@ -59,17 +65,37 @@ impl Shift {
         Ok(Shift { config, sockets, access_log, capacity, posts })
     }
 
-    /// Puts a worker on its place.
-    pub fn start_worker(&mut self, post: usize, names: &Names, registry: &Registry) -> Result<(), Error> {
+    /// Puts the daemon's worker of that number on its place.
+    pub fn start_worker(
+        &mut self,
+        post: usize,
+        number: u32,
+        names: &Names,
+        registry: &Registry,
+    ) -> Result<(), Error> {
         let lines = self.lines(names);
-        let sockets = self.sockets.all.iter_mut();
-        let listeners = sockets.filter_map(|socket| Some((socket.listeners.get_mut(post)?, socket.line))).collect();
+        let workers = self.posts.len();
+        let listeners = self.sockets.all.iter_mut().flat_map(|socket| socket.of(post, workers)).collect();
         let (config, access_log, capacity) = (&self.config, &mut self.access_log, self.capacity);
-        let child = spawn::worker(Outfit { config, listeners, lines, access_log, capacity })?;
+        let child = spawn::worker(Outfit { number, config, listeners, lines, access_log, capacity })?;
         child.watch(registry)?;
+        let place = &mut self.posts[post];
+        (place.child, place.ready) = (Some(child), false);
+        place.respawn.started(Instant::now());
+        let askers = if self.config.checks_hosts() { ASKERS } else { 0 };
+        (0..askers).try_for_each(|_| self.start_asker(post))
+    }
+
+    /// Gives a worker a resolver of its own.
+    pub fn start_asker(&mut self, post: usize) -> Result<(), Error> {
+        let asker = spawn::resolver(&self.config)?;
         let post = &mut self.posts[post];
-        (post.child, post.ready) = (Some(child), false);
-        post.respawn.started(Instant::now());
+        post.askers.push(asker.pid);
+        let Some(worker) = &post.child else { return Ok(()) };
+        // The worker's end is passed on; the asker goes when the worker closes it.
+        if let Err(error) = worker.line.send(&Order::Asker.encode(), Some(asker.line.as_fd())) {
+            log::debug!("passing a resolver to worker {}: {error}", worker.pid);
+        }
         Ok(())
     }
 
@@ -103,13 +129,21 @@ impl Shift {
         self.config.line_of(index).map(|line| self.sockets.addresses(line)).unwrap_or_default()
     }
 
-    /// The names under which a service manager passed the sockets of a redirection.
-    pub fn passed_name(&self, line: u16) -> Option<&str> {
-        let (_, redirection, _) = self.config.relayed().nth(line.into())?;
-        match &redirection.listen {
-            Listen::Passed(name) => name.as_deref(),
-            Listen::Port { .. } => None,
+    /// The listening sockets for the guardian that replaces this one, as [`crate::daemon::passed::Handover`] wants them.
+    pub fn listeners(&self) -> Vec<(&TcpListener, Option<&str>)> {
+        let mut all = Vec::new();
+        for socket in &self.sockets.all {
+            let line = self.config.relayed().nth(socket.line.into());
+            let listeners = socket.listeners.iter().flatten();
+            match line.map(|(_, redirection, _)| &redirection.listen) {
+                // All of them are the same socket.
+                Some(Listen::Passed(name)) => {
+                    all.extend(listeners.take(1).map(|listener| (listener, Some(name.as_deref().unwrap_or_default()))));
+                }
+                _ => all.extend(listeners.map(|listener| (listener, None))),
+            }
         }
+        all
     }
 }
 

@@ -18,8 +18,17 @@ pub struct Socket {
     pub line: u16,
     /// Where it listens.
     pub address: SocketAddr,
-    /// A listening socket for each worker. The kernel spreads new connections over them (`SO_REUSEPORT`, socket(7)).
+    /// A listening socket for each worker, or more: the kernel spreads new connections over them (`SO_REUSEPORT`,
+    /// socket(7)), and one that was closed would reset those that wait in it. See [`Socket::of`].
     pub listeners: Vec<Option<TcpListener>>,
+}
+
+impl Socket {
+    /// The listeners of one of so many workers.
+    pub fn of(&mut self, worker: usize, workers: usize) -> impl Iterator<Item = (&mut Option<TcpListener>, u16)> {
+        let line = self.line;
+        self.listeners.iter_mut().skip(worker).step_by(workers).map(move |listener| (listener, line))
+    }
 }
 
 /// All sockets of a configuration.
@@ -71,12 +80,14 @@ impl Sockets {
     ) -> Result<(), Error> {
         let failed = |error| Error::sys(format!("listening on {address}"), error);
         let open_already = before.all.iter().find(|socket| socket.address == address);
-        let mut listeners = match open_already {
-            Some(socket) => copies(socket, workers)?,
-            None => passed.take_address(address, workers).into_iter().map(Some).collect(),
+        let mut listeners: Vec<Option<TcpListener>> = match open_already {
+            Some(socket) => socket.listeners.iter().map(|listener| copy(listener.as_ref())).collect::<Result<_, _>>()?,
+            None => passed.take_address(address).into_iter().map(Some).collect(),
         };
+        // Also at another address: then the former one is closed when this one is redirected to.
+        let ours = before.all.iter().any(|socket| socket.address.port() == address.port()) || passed.has_port(address);
         while listeners.len() < workers {
-            let beside = if listeners.is_empty() { Beside::Nobody } else { Beside::Ours };
+            let beside = if ours || !listeners.is_empty() { Beside::Ours } else { Beside::Nobody };
             let listener = match sockopt::listener(address, beside) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse && listeners.is_empty() => {
                     self.beside_orphans(address)?;
@@ -95,7 +106,7 @@ impl Sockets {
         let holders = holders(address);
         if holders.is_empty() || !holders.iter().all(Holder::is_worker) {
             let others = holders.iter().filter(|holder| !holder.is_worker());
-            let names: Vec<String> = others.map(|holder| format!("{} (process {})", holder.name, holder.pid)).collect();
+            let names: Vec<String> = others.map(Holder::to_string).collect();
             let by = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
             return Err(Error::Taken(format!("-s: port {} is in use by {by}", address.port())));
         }
@@ -114,7 +125,8 @@ impl Sockets {
     ) -> Result<(), Error> {
         let mut found = passed.take_named(name);
         for socket in before.all.iter().filter(|socket| socket.line == line) {
-            self.all.push(Socket { line, address: socket.address, listeners: copies(socket, workers)? });
+            let listener = copy(socket.listeners.first().and_then(Option::as_ref))?;
+            self.all.push(Socket { line, address: socket.address, listeners: for_each(listener, workers)? });
         }
         if found.is_empty() && !self.all.iter().any(|socket| socket.line == line) {
             let what = name.map_or_else(
@@ -124,12 +136,7 @@ impl Sockets {
             return Err(Error::Usage(what));
         }
         for (address, listener) in found.drain(..) {
-            // One socket for all workers: those that a service manager has opened cannot be multiplied.
-            let mut listeners = vec![Some(listener)];
-            for _ in 1..workers {
-                listeners.push(copy(listeners[0].as_ref())?);
-            }
-            self.all.push(Socket { line, address, listeners });
+            self.all.push(Socket { line, address, listeners: for_each(Some(listener), workers)? });
         }
         Ok(())
     }
@@ -140,8 +147,13 @@ impl Sockets {
     }
 }
 
-fn copies(socket: &Socket, workers: usize) -> Result<Vec<Option<TcpListener>>, Error> {
-    socket.listeners.iter().take(workers).map(|listener| copy(listener.as_ref())).collect()
+/// One socket for all workers: those that a service manager has opened cannot be multiplied.
+fn for_each(listener: Option<TcpListener>, workers: usize) -> Result<Vec<Option<TcpListener>>, Error> {
+    let mut listeners = vec![listener];
+    while listeners.len() < workers {
+        listeners.push(copy(listeners[0].as_ref())?);
+    }
+    Ok(listeners)
 }
 
 fn copy(listener: Option<&TcpListener>) -> Result<Option<TcpListener>, Error> {

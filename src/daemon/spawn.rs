@@ -24,6 +24,9 @@ use crate::traffic::wake::Wake;
 /// The name of a worker process. A new guardian knows workers that have lost theirs by it.
 pub const WORKER: &str = "tproxy-worker";
 
+/// The name of a process that is about one errand.
+pub const ERRAND: &str = "tproxy-errand";
+
 /// The name of the resolver process.
 const RESOLVER: &str = "tproxy-resolver";
 
@@ -37,6 +40,11 @@ pub struct Child {
 }
 
 impl Child {
+    /// Whether it has this process id.
+    pub fn is(&self, pid: u32) -> bool {
+        self.pid.as_raw() as u32 == pid
+    }
+
     /// Wants to be told what this child says, under its process id.
     pub fn watch(&self, registry: &Registry) -> Result<(), Error> {
         let token = Token::from(Wake::Line(self.pid.as_raw() as u32));
@@ -62,6 +70,8 @@ pub fn hear(child: &Child) -> Option<Word> {
 /// guardian all stays in its place.
 #[derive(Debug)]
 pub struct Outfit<'a> {
+    /// Its number among the workers of the daemon, from 1.
+    pub number: u32,
     /// The configuration.
     pub config: &'a Config,
     /// The listening sockets of this worker, each with the number of its redirection.
@@ -76,13 +86,14 @@ pub struct Outfit<'a> {
 
 /// Starts a worker.
 pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
-    let Outfit { config, listeners, lines, access_log, capacity } = outfit;
+    let Outfit { number, config, listeners, lines, access_log, capacity } = outfit;
     let mut keep: Vec<RawFd> = listeners.iter().filter_map(|(socket, _)| Some(socket.as_ref()?.as_raw_fd())).collect();
     keep.extend(access_log.iter().map(AsRawFd::as_raw_fd));
     child(WORKER, keep, |line| {
         become_harmless(config.process.user)?;
-        let listeners = listeners.into_iter().filter_map(|(socket, number)| Some((socket.take()?, number)));
+        let listeners = listeners.into_iter().filter_map(|(socket, line)| Some((socket.take()?, line)));
         worker::run(Start {
+            number,
             config,
             listeners: listeners.collect(),
             lines,
@@ -111,13 +122,16 @@ pub fn resolver(config: &Config) -> Result<Child, Error> {
 pub fn errand(task: impl FnOnce() -> Result<(), Error>) -> Result<Pid, Error> {
     match process::fork_here().map_err(|error| Error::sys("fork", error))? {
         Forked::Parent(pid) => Ok(pid),
-        Forked::Child => process::leave(match task() {
-            Ok(()) => 0,
-            Err(error) => {
-                log::error!("{error}");
-                error.exit_status()
-            }
-        }),
+        Forked::Child => {
+            process::set_name(ERRAND);
+            process::leave(match task() {
+                Ok(()) => 0,
+                Err(error) => {
+                    log::error!("{error}");
+                    error.exit_status()
+                }
+            })
+        }
     }
 }
 

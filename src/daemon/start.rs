@@ -1,6 +1,7 @@
 //! Starting: what is done, in this order, before the first connection is redirected.
 //!
 //! - the process id is written to its file
+//! - the name of the rules is claimed
 //! - the names are resolved, however long that takes
 //! - the sockets listen
 //! - the limit of open files is raised
@@ -19,7 +20,8 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
 use crate::config::ruleset::Known;
-use crate::config::{Config, Listen, Target};
+use crate::config::{Config, Listen, Target, via};
+use crate::daemon::claim::Claim;
 use crate::daemon::guardian::{Guardian, wait_readable, watch};
 use crate::daemon::keeper::Keeper;
 use crate::daemon::names::Names;
@@ -105,13 +107,26 @@ fn alone(config: Config, passed: &mut Passed) -> Result<(), Error> {
     let Shift { config, access_log, capacity, .. } = &mut shift;
     let access_log = access_log.take();
     let served =
-        worker::run(Start { config, listeners, lines, access_log, guardian: None, capacity: *capacity, first: None });
+        worker::run(Start {
+            number: 1,
+            config,
+            listeners,
+            lines,
+            access_log,
+            guardian: None,
+            capacity: *capacity,
+            first: None,
+        });
     drop(pidfile);
     served
 }
 
 /// One connection that inetd has accepted, relayed by a process of its own.
 fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
+    if config.checks_hosts() {
+        let sentence = "--host-check: given with a connection (inetd's nowait), a listening socket (wait) or -s wanted";
+        return Err(Error::Usage(sentence.into()));
+    }
     let line = |service: &Service| {
         let hosts = service.destination.hosts().iter().map(|host| match host.name.parse() {
             Ok(ip) => Ok(vec![SocketAddr::new(ip, host.port)]),
@@ -130,6 +145,7 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
         &mut Passed::default(),
     )?;
     worker::run(Start {
+        number: 1,
         config,
         listeners: Vec::new(),
         lines,
@@ -199,8 +215,12 @@ impl Starting {
 
     /// The steps. `None` when the daemon was told to stop meanwhile.
     fn start(mut self, upgrade: bool) -> Result<Option<(Guardian, Option<PidFile>)>, Error> {
-        let pidfile = self.config.process.pidfile.as_deref();
-        let pidfile = pidfile.map(if upgrade { PidFile::take_over } else { PidFile::write }).transpose()?;
+        let path = self.config.process.pidfile.clone();
+        let mut pidfile = path.as_deref().filter(|_| !upgrade).map(PidFile::write).transpose()?;
+        let claim = match self.passed.claim.take() {
+            None if self.config.has_rules() => Some(Claim::stake(&self.config.name)?),
+            handed_over => handed_over,
+        };
         if !self.resolve()? {
             return Ok(None);
         }
@@ -208,13 +228,19 @@ impl Starting {
         let Starting { config, mut passed, program, poll, signals, names, .. } = self;
         let shift = Shift::prepare(config, &Sockets::default(), &mut passed)?;
         let mut guardian = Guardian::new(shift, names, poll, signals, program);
-        match bring_up(&mut guardian) {
-            Ok(()) => Ok(Some((guardian, pidfile))),
-            Err(error) => {
-                guardian.abandon();
-                Err(error)
-            }
+        (guardian.claim, guardian.workers) = (claim, passed.workers);
+        if let Err(error) = bring_up(&mut guardian, upgrade) {
+            guardian.abandon();
+            return Err(error);
         }
+        if guardian.is_stopping() {
+            return guardian.serve().map(|()| None);
+        }
+        if upgrade && let Some(path) = path {
+            // Not before: until here the file speaks of the former guardian, which goes on if this one fails.
+            pidfile = PidFile::take_over(&path).inspect_err(|error| log::error!("the pid file: {error}")).ok();
+        }
+        Ok(Some((guardian, pidfile)))
     }
 
     /// Resolves all names. `false` when the daemon was told to stop instead.
@@ -275,17 +301,21 @@ impl Starting {
 /// The longest pause without a look at the names.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 
-/// Workers, then rules, then whoever served before may go.
-fn bring_up(guardian: &mut Guardian) -> Result<(), Error> {
+/// Workers, then rules, then whoever served before may go. Ends early when the daemon was told to stop.
+fn bring_up(guardian: &mut Guardian, upgrade: bool) -> Result<(), Error> {
     for post in 0..guardian.shift.posts.len() {
-        guardian.shift.start_worker(post, &guardian.names, guardian.poll.registry())?;
+        let number = guardian.next_number();
+        guardian.shift.start_worker(post, number, &guardian.names, guardian.poll.registry())?;
     }
     wait_for_workers(guardian)?;
+    if guardian.is_stopping() {
+        return Ok(());
+    }
     if let Some(set) = guardian.shift.rules(&guardian.names)? {
         if set.own_uid.is_none() && set.lines.iter().any(|line| line.output) {
             log::warn!("-O without -r: connections of tproxy itself cannot be exempted, and are reset when redirected");
         }
-        guardian.keeper = Some(Keeper::install(set, guardian.shift.config.process.verify)?);
+        guardian.keeper = Some(Keeper::install(set, guardian.shift.config.process.verify, upgrade)?);
     }
     guardian.local.look(&guardian.shift.config);
     sockets::relieve(&guardian.shift.sockets.orphans);
@@ -335,8 +365,8 @@ fn relay_text(shift: &Shift, redirection: &crate::config::Redirection, service: 
         Destination::Original => "the original destination".to_owned(),
         Destination::Hosts(hosts) => hosts.iter().map(|host| host_text(host, names)).collect::<Vec<_>>().join(", "),
     };
-    let places = shift.capacity.places * shift.posts.len().max(1);
-    format!("listening on {}; relaying to {target}; at most {places} connections", listening.join(", "))
+    let (via, places) = (via::text(&service.via), shift.capacity.places * shift.posts.len().max(1));
+    format!("listening on {}; relaying to {target}{via}; at most {places} connections", listening.join(", "))
 }
 
 fn host_text(host: &crate::traffic::service::Host, names: &Names) -> String {

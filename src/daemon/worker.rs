@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -12,12 +12,14 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
 use crate::config::Config;
+use crate::daemon::askers::Askers;
 use crate::daemon::message::{Order, SIZE, Word};
 use crate::error::Error;
 use crate::logging;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::process;
 use crate::traffic::acceptor::Acceptor;
+use crate::traffic::counters::Counters;
 use crate::traffic::deadline::{TICK, Tick, ticks};
 use crate::traffic::dialer::{Dialer, Line, News};
 use crate::traffic::journal::{self, Journal};
@@ -60,6 +62,8 @@ impl Capacity {
 /// What a worker starts with.
 #[derive(Debug)]
 pub struct Start<'a> {
+    /// Its number among the workers of the daemon, from 1.
+    pub number: u32,
     /// The configuration.
     pub config: &'a Config,
     /// Listening, non-blocking sockets, each with the number of its redirection.
@@ -95,6 +99,7 @@ struct Worker<'a> {
     alone: bool,
     acceptor: Acceptor,
     switchboard: Switchboard,
+    askers: Askers,
     course: Course,
     dump_from: Option<u32>,
     capacity: Capacity,
@@ -114,7 +119,7 @@ pub fn run(start: Start<'_>) -> Result<(), Error> {
 
 impl<'a> Worker<'a> {
     fn new(start: Start<'a>) -> io::Result<Worker<'a>> {
-        let Start { config, listeners, lines, access_log, guardian, capacity, first } = start;
+        let Start { number, config, listeners, lines, access_log, guardian, capacity, first } = start;
         let alone = guardian.is_none();
         let own = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT];
         // From the terminal SIGINT reaches the guardian as well, which then does what is to be done.
@@ -132,7 +137,7 @@ impl<'a> Worker<'a> {
             Dialer::new(lines, doors, capacity.places),
             capacity.places,
             Pool::new(capacity.pipes),
-            Journal::new(access_log),
+            Journal::new(number, access_log),
             registry.try_clone()?,
         );
         let mut course = Course::Serving;
@@ -141,7 +146,8 @@ impl<'a> Worker<'a> {
             switchboard.admit(0, mio::net::TcpStream::from_std(connection), peer);
             course = Course::Draining(None);
         }
-        Ok(Worker { config, poll, signals, guardian, alone, acceptor, switchboard, course, dump_from: None, capacity })
+        let askers = Askers::default();
+        Ok(Worker { config, poll, signals, guardian, alone, acceptor, switchboard, askers, course, dump_from: None, capacity })
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -160,7 +166,8 @@ impl<'a> Worker<'a> {
                     Wake::Listener(number) => self.acceptor.rung(number),
                     Wake::Probe(line) => self.switchboard.dialer().probed(line, event),
                     Wake::Signals => self.take_signals()?,
-                    Wake::Line(_) => self.take_orders(),
+                    Wake::Line(0) => self.take_orders(),
+                    Wake::Line(number) => self.take_answer(number),
                 }
             }
             self.accept();
@@ -213,6 +220,11 @@ impl<'a> Worker<'a> {
         if std::mem::take(&mut self.switchboard.freed) {
             self.acceptor.resume();
         }
+        while self.askers.is_idle()
+            && let Some(name) = self.switchboard.question()
+        {
+            self.askers.ask(name);
+        }
         while let Some(news) = self.switchboard.dialer().news() {
             self.say(match news {
                 News::Unreachable(line) => Word::Unreachable(line),
@@ -235,11 +247,10 @@ impl<'a> Worker<'a> {
         while let Some(line) = &self.guardian {
             match line.receive(&mut buffer) {
                 Ok(Received::Message(count, file)) => match (Order::decode(&buffer[..count]), file) {
-                    (Some(Order::Addresses { line, host, addresses }), _) => {
-                        self.switchboard.dialer().readdress(line.into(), host.into(), addresses);
-                    }
+                    (Some(Order::Addresses { name, addresses }), _) => self.readdress(&name, &addresses),
                     (Some(Order::AccessLog), Some(file)) => self.switchboard.journal().reopen(File::from(file)),
                     (Some(Order::Reset), _) => self.reset_all(),
+                    (Some(Order::Asker), Some(line)) => self.add_asker(line),
                     _ => log::debug!("an order that means nothing"),
                 },
                 Ok(Received::Nothing) => return,
@@ -251,6 +262,28 @@ impl<'a> Worker<'a> {
         }
     }
 
+    fn add_asker(&mut self, line: OwnedFd) {
+        if let Err(error) = self.askers.add(Channel::from(line), self.poll.registry()) {
+            log::error!("a resolver cannot be used: {error}");
+        }
+    }
+
+    fn take_answer(&mut self, number: u32) {
+        if let Some((name, addresses)) = self.askers.hear(number) {
+            self.switchboard.learn(&name, addresses);
+        }
+    }
+
+    /// Every upstream of that name has these addresses now.
+    fn readdress(&mut self, name: &str, addresses: &[IpAddr]) {
+        for (line, redirection, _) in self.config.relayed() {
+            for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name == name) {
+                let addresses = addresses.iter().map(|ip| SocketAddr::new(*ip, host.port)).collect();
+                self.switchboard.dialer().readdress(line, number, addresses);
+            }
+        }
+    }
+
     fn take_signals(&mut self) -> io::Result<()> {
         while let Some(signal) = process::next_signal(&self.signals)? {
             match signal {
@@ -258,7 +291,7 @@ impl<'a> Worker<'a> {
                 Signal::SIGHUP if self.alone => self.reopen(),
                 Signal::SIGHUP => self.retire(),
                 Signal::SIGUSR1 => {
-                    self.switchboard.log_counters(self.acceptor.pauses);
+                    self.tell_counters();
                     self.dump_from = Some(0);
                 }
                 _ => {}
@@ -323,9 +356,18 @@ impl<'a> Worker<'a> {
             self.switchboard.journal().flush();
         }
         if self.switchboard.is_empty() {
-            self.switchboard.log_counters(self.acceptor.pauses);
+            self.tell_counters();
         }
         self.switchboard.is_empty()
+    }
+
+    /// The guardian adds up what its workers say; a worker without one tells the log.
+    fn tell_counters(&mut self) {
+        let counters = Counters { pauses: self.acceptor.pauses, ..self.switchboard.counters() };
+        match &self.guardian {
+            Some(_) => self.say(Word::Counters(counters)),
+            None => log::info!("counters: {counters}"),
+        }
     }
 }
 

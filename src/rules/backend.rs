@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::rules::address::Family;
+use crate::rules::blame;
 use crate::rules::chains::{Table, change, unhook};
 use crate::rules::command::run;
 use crate::rules::dump::{Owner, read};
@@ -144,7 +145,8 @@ impl Backend {
     }
 
     fn feed(&self, text: &str) -> Result<(), Error> {
-        run(&self.restore, &["--noflush", "-w", "10"], text, LIMIT).map(drop)
+        let done = run(&self.restore, &["--noflush", "-w", "10"], text, LIMIT);
+        done.map(drop).map_err(|error| blame::quote(error, text))
     }
 
     /// Reads, works out the difference and feeds it. Rules are deleted by their text and never by their number, so

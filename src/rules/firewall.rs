@@ -6,6 +6,7 @@
 use crate::error::Error;
 use crate::rules::address::Family;
 use crate::rules::backend::{DIRECTORIES, Tools, is_missing, tool};
+use crate::rules::blame;
 use crate::rules::chains::{Jump, Rule, Table, table, unquote};
 use crate::rules::drift::differences;
 use crate::rules::dump::Owner;
@@ -68,8 +69,21 @@ impl Firewall {
                 self.installed = Some(set.name.clone());
                 Ok(())
             }
-            Err(error) => Err(self.roll_back(&owner, &before, error)),
+            Err(error) => {
+                let owner_at_fault = blame::owner(&set.lines, &error);
+                let error = self.roll_back(&owner, &before, error);
+                Err(match owner_at_fault.and_then(|number| set.places.get(usize::from(number))?.as_ref()) {
+                    Some((file, line)) => error.in_file(file, *line),
+                    None => error,
+                })
+            }
         }
+    }
+
+    /// Takes whatever stands of that instance for put in by this value: it is a living daemon's, which this one is to
+    /// replace, and which goes on with it if an installation fails.
+    pub fn inherit(&mut self, name: &str) {
+        self.installed = Some(name.to_string());
     }
 
     /// Takes the rules of this set for installed by this value, which [`Firewall::check`] then watches over: another
@@ -319,7 +333,7 @@ mod tests {
             owner: 0,
             output: false,
         };
-        let set = RuleSet { name: "1".into(), lines: vec![line], families: Family::BOTH.to_vec(), own_uid: None };
+        let set = RuleSet { name: "1".into(), lines: vec![line], families: Family::BOTH.to_vec(), own_uid: None, places: vec![] };
         let error = firewall.install(&set).unwrap_err();
         assert_eq!(error.exit_status(), 71);
         assert!(error.to_string().contains("`ip6tables-restore` failed (not found)"), "{error}");

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod backend;
+pub mod blame;
 pub mod chains;
 pub mod command;
 pub mod drift;

@@ -23,6 +23,8 @@ pub struct RuleSet {
     pub families: Vec<Family>,
     /// The user whose own connections are left alone under `-O`: the relay itself.
     pub own_uid: Option<u32>,
+    /// The file and the line in which each owner of lines was written, for messages.
+    pub places: Vec<Option<(String, usize)>>,
 }
 
 impl RuleSet {

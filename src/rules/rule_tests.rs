@@ -17,7 +17,7 @@ fn line(action: Action, text: &str) -> Line {
 
 fn set(lines: &[(Action, &str)]) -> RuleSet {
     let lines = lines.iter().map(|(action, text)| line(*action, text)).collect();
-    RuleSet { name: "12970".into(), lines, families: Family::BOTH.to_vec(), own_uid: None }
+    RuleSet { name: "12970".into(), lines, families: Family::BOTH.to_vec(), own_uid: None, places: vec![] }
 }
 
 /// The same for this host's own connections too.

@@ -70,6 +70,13 @@ impl Channel {
     }
 }
 
+impl From<OwnedFd> for Channel {
+    /// An end that another process made ([`Channel::pair`]) and passed on.
+    fn from(descriptor: OwnedFd) -> Channel {
+        Channel(descriptor)
+    }
+}
+
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -11,6 +11,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, getsockopt, listen,
     setsockopt, socket,
 };
+use nix::{setsockopt_impl, sockopt_impl};
 
 /// Where the client wanted to go before the kernel redirected it: netfilter's `SO_ORIGINAL_DST`, which has an option
 /// of its own for IPv6 (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
@@ -80,6 +81,22 @@ pub fn is_local(address: SocketAddr) -> bool {
 /// Makes the coming close send RST and throw away what is unsent (`SO_LINGER` of zero seconds, socket(7)).
 pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    Ok(())
+}
+
+sockopt_impl!(
+    /// Acknowledging at once (`TCP_QUICKACK`, tcp(7)).
+    QuickAck,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_QUICKACK,
+    bool
+);
+
+/// Acknowledges now what was received, and not only when there is something to send: a peer that has not set
+/// `TCP_NODELAY` holds back what it says next until then, 40 ms (RFC 896, RFC 1122 4.2.3.2). Not permanent, tcp(7).
+pub fn acknowledge(socket: impl AsFd) -> io::Result<()> {
+    setsockopt(&socket, QuickAck, &true)?;
     Ok(())
 }
 

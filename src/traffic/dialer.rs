@@ -12,6 +12,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use crate::logging::Limiter;
+use crate::protocol::proxy_header::Ends;
 use crate::sys::sockopt;
 use crate::traffic::deadline::Tick;
 use crate::traffic::endpoint::Endpoint;
@@ -103,9 +104,14 @@ impl Dialer {
         }
     }
 
+    /// What was configured for this redirection.
+    pub fn service(&self, line: u16) -> &Service {
+        &self.lines[usize::from(line)].service
+    }
+
     /// How long connections of this redirection may be silent.
     pub fn patience(&self, line: u16) -> &Patience {
-        &self.lines[usize::from(line)].service.patience
+        &self.service(line).patience
     }
 
     /// Where an accepted connection comes from and wanted to go.
@@ -119,11 +125,14 @@ impl Dialer {
             upstream: Endpoint::UNKNOWN,
         };
         let service = &self.lines[usize::from(line)].service;
-        let transparent = service.destination == Destination::Original;
         let allow = &service.allow;
         if !allow.is_empty() && !allow.iter().any(|network| network.contains(&route.client.ip())) {
             return Err((route, Ending::Denied));
         }
+        if service.accept_proxy {
+            return Ok(route);
+        }
+        let transparent = service.needs_original();
         match sockopt::original_destination(client, peer.ip()) {
             Ok(original) => route.original = original.into(),
             Err(error) if transparent => self.unknown_original(&error),
@@ -146,6 +155,19 @@ impl Dialer {
             return Err((route, Ending::Loop));
         }
         Ok(route)
+    }
+
+    /// A balancer has said who the client is and where it wanted to go, or that it speaks for itself.
+    ///
+    /// Errors: its ending, when there is nowhere to go, or when it would come back to us.
+    pub fn introduce(&mut self, line: u16, route: &mut Route, ends: Option<Ends>) -> Result<(), Ending> {
+        if let Some(ends) = ends {
+            (route.client, route.original) = (ends.source.into(), ends.destination.into());
+        } else if self.service(line).needs_original() {
+            self.tell_loop(route.client, "speaks for itself in its PROXY header: there is no destination to relay to");
+            return Err(Ending::Loop);
+        }
+        if self.is_ours(route.client, route.original) { Err(Ending::Loop) } else { Ok(()) }
     }
 
     fn is_ours(&mut self, client: Endpoint, original: Endpoint) -> bool {

@@ -25,6 +25,8 @@ pub trait Socket {
     fn send(&self, bytes: &[u8]) -> io::Result<usize>;
     /// Tells the peer that nothing more will come.
     fn finish(&self) -> io::Result<()>;
+    /// Does not keep the peer waiting for the acknowledgement of what was read.
+    fn acknowledge(&self) -> io::Result<()>;
     /// Bytes sent that the peer has not acknowledged.
     fn unacknowledged(&self) -> io::Result<usize>;
 }
@@ -76,11 +78,67 @@ impl Lender for Pool {
     }
 }
 
+/// What is done to the bytes of a flow on their way.
+pub trait Filter {
+    /// Bytes that come next and pass as they are; 0 when the next ones have to be looked at.
+    fn opaque(&self) -> u64;
+    /// So many of these have passed.
+    fn passed(&mut self, count: u64);
+    /// Puts what was kept of the last look at the front of `buffer`, and returns how much that is.
+    fn restore(&mut self, buffer: &mut [u8]) -> usize;
+    /// Looks at `input`, appends to `output` what is to be sent in its place, and keeps the rest.
+    fn look(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<(), Refused>;
+    /// The source has ended.
+    fn end(&mut self) -> Result<(), Refused>;
+    /// Whether to wait, or to look once more without new bytes.
+    fn readiness(&self) -> Readiness;
+}
+
+/// What a filter needs before it looks again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// More bytes.
+    Bytes,
+    /// An answer to its question.
+    Answer,
+    /// Nothing.
+    Nothing,
+}
+
+/// A filter does not let pass what has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused;
+
+/// Lets everything pass.
+#[derive(Debug)]
+pub struct Plain;
+
+impl Filter for Plain {
+    fn opaque(&self) -> u64 {
+        u64::MAX
+    }
+    fn passed(&mut self, _count: u64) {}
+    fn restore(&mut self, _buffer: &mut [u8]) -> usize {
+        0
+    }
+    fn look(&mut self, _input: &[u8], _output: &mut Vec<u8>) -> Result<(), Refused> {
+        Ok(())
+    }
+    fn end(&mut self) -> Result<(), Refused> {
+        Ok(())
+    }
+    fn readiness(&self) -> Readiness {
+        Readiness::Bytes
+    }
+}
+
 /// What all flows of a worker share.
 #[derive(Debug)]
 pub struct Kit<L> {
     /// Small messages pass through here.
     pub buffer: Box<[u8]>,
+    /// What a filter puts in their place.
+    pub rewritten: Vec<u8>,
     /// Pipes.
     pub pool: L,
     /// Cleared for good when the kernel refuses to splice these sockets.
@@ -90,13 +148,13 @@ pub struct Kit<L> {
 impl<L> Kit<L> {
     /// A kit with the usual buffer.
     pub fn new(pool: L) -> Kit<L> {
-        Kit { buffer: vec![0; SMALL].into_boxed_slice(), pool, splice_works: true }
+        Kit { buffer: vec![0; SMALL].into_boxed_slice(), rewritten: Vec::new(), pool, splice_works: true }
     }
 }
 
 /// Size in bytes of the shared buffer. What fits is a message and cheaper to copy; a read that fills it is taken for a
 /// stream and spliced from then on.
-const SMALL: usize = 16 * 1024;
+pub const SMALL: usize = 16 * 1024;
 
 /// Bytes asked for in one splice: a pipe's worth.
 const CHUNK: usize = USEFUL_SIZE;
@@ -175,6 +233,8 @@ pub enum Fault {
     Source(io::Error),
     /// The one written to.
     Sink(io::Error),
+    /// None: the filter refuses what came.
+    Refused,
 }
 
 /// What to do with the end of the source.
@@ -210,12 +270,46 @@ impl<P> Flow<P> {
         self.stage = Stage::Shut;
     }
 
+    /// The sink is given `words`, which did not come from the source, before anything else.
+    pub fn begin_with(&mut self, words: &[u8]) {
+        if !words.is_empty() {
+            self.held = Held::Memory { bytes: words.into(), sent: 0 };
+        }
+    }
+
+    /// The sink is given `words` in place of what the source might still have said, and then its end.
+    pub fn end_with<L: Lender<Pipe = P>>(&mut self, words: &[u8], pool: &mut L) {
+        self.abandon(pool);
+        self.begin_with(words);
+        self.stage = Stage::Ended;
+    }
+
+    /// Gives the sink `words`, and in the same segment what the source has said already.
+    pub fn lead_with<S, L>(
+        &mut self,
+        words: &[u8],
+        source: &mut Side<S>,
+        sink: &mut Side<S>,
+        kit: &mut Kit<L>,
+    ) -> Result<(), Fault>
+    where
+        S: Socket,
+        P: Conduit<S>,
+        L: Lender<Pipe = P>,
+    {
+        kit.buffer[..words.len()].copy_from_slice(words);
+        let room = kit.buffer.len();
+        let count = self.receive(source, &mut kit.buffer[words.len()..room])?;
+        self.pass_on(words.len() + count, sink, kit)
+    }
+
     /// Moves bytes until the source is dry, the sink full or the budget spent.
     pub fn pump<S, L>(
         &mut self,
         source: &mut Side<S>,
         sink: &mut Side<S>,
         kit: &mut Kit<L>,
+        filter: &mut impl Filter,
         at_end: AtEnd,
     ) -> Result<Pumped, Fault>
     where
@@ -240,14 +334,19 @@ impl<P> Flow<P> {
                 }
                 Stage::Shut => return Ok(Pumped::Over),
             }
-            if !source.can_read || !sink.can_write {
+            let ready = match filter.readiness() {
+                Readiness::Bytes => source.can_read,
+                Readiness::Answer => false,
+                Readiness::Nothing => true,
+            };
+            if !ready || !sink.can_write {
                 return Ok(Pumped::Waiting);
             }
             let turn = self.moved - before;
             if turn >= BUDGET as u64 {
                 return Ok(Pumped::Again);
             }
-            self.take(source, sink, kit, turn)?;
+            self.take(source, sink, kit, filter, turn)?;
         }
     }
 
@@ -285,31 +384,55 @@ impl<P> Flow<P> {
     }
 
     /// Takes more from the source, one way or the other; `turn` bytes have been moved in this turn already.
-    fn take<S, L>(&mut self, source: &mut Side<S>, sink: &mut Side<S>, kit: &mut Kit<L>, turn: u64) -> Result<(), Fault>
+    fn take<S, L>(
+        &mut self,
+        source: &mut Side<S>,
+        sink: &mut Side<S>,
+        kit: &mut Kit<L>,
+        filter: &mut impl Filter,
+        turn: u64,
+    ) -> Result<(), Fault>
     where
         S: Socket,
         P: Conduit<S>,
         L: Lender<Pipe = P>,
     {
+        let opaque = usize::try_from(filter.opaque()).unwrap_or(usize::MAX);
+        if opaque == 0 {
+            return self.rewrite(source, sink, kit, filter);
+        }
         if self.stream
             && kit.splice_works
             && !source.urgent
             && let Some(pipe) = kit.pool.lend()
         {
-            return self.splice(pipe, source, kit, turn);
+            let took = self.splice(pipe, source, kit, opaque.min(CHUNK), turn)?;
+            filter.passed(took as u64);
+            return Ok(());
         }
-        self.copy(source, sink, kit)
+        let room = opaque.min(kit.buffer.len());
+        let count = self.receive(source, &mut kit.buffer[..room])?;
+        filter.passed(count as u64);
+        self.pass_on(count, sink, kit)
     }
 
-    fn splice<S, L>(&mut self, mut pipe: P, source: &mut Side<S>, kit: &mut Kit<L>, turn: u64) -> Result<(), Fault>
+    /// Moves up to `max` bytes into the pipe, and returns how many.
+    fn splice<S, L>(
+        &mut self,
+        mut pipe: P,
+        source: &mut Side<S>,
+        kit: &mut Kit<L>,
+        max: usize,
+        turn: u64,
+    ) -> Result<usize, Fault>
     where
         P: Conduit<S>,
         L: Lender<Pipe = P>,
     {
-        match pipe.fill(&source.socket, CHUNK) {
-            Ok(Fill::Took(_)) => {
+        match pipe.fill(&source.socket, max) {
+            Ok(Fill::Took(count)) => {
                 self.held = Held::Pipe(pipe);
-                return Ok(());
+                return Ok(count);
             }
             Ok(Fill::Dry) => {
                 source.can_read = false;
@@ -327,41 +450,83 @@ impl<P> Flow<P> {
             }
         }
         kit.pool.give_back(pipe);
-        Ok(())
+        Ok(0)
     }
 
-    fn copy<S, L>(&mut self, source: &mut Side<S>, sink: &mut Side<S>, kit: &mut Kit<L>) -> Result<(), Fault>
+    /// Reads what has come, with the filter's word on it.
+    fn rewrite<S, L>(
+        &mut self,
+        source: &mut Side<S>,
+        sink: &mut Side<S>,
+        kit: &mut Kit<L>,
+        filter: &mut impl Filter,
+    ) -> Result<(), Fault>
     where
         S: Socket,
         P: Conduit<S>,
         L: Lender<Pipe = P>,
     {
-        let count = match unless_blocked(source.socket.receive(&mut kit.buffer)).map_err(Fault::Source)? {
+        let fresh = filter.readiness() == Readiness::Bytes;
+        let kept = filter.restore(&mut kit.buffer);
+        let count = if fresh { self.receive(source, &mut kit.buffer[kept..])? } else { 0 };
+        kit.rewritten.clear();
+        let mut verdict = filter.look(&kit.buffer[..kept + count], &mut kit.rewritten);
+        if self.stage == Stage::Ended {
+            verdict = verdict.and_then(|()| filter.end());
+        }
+        let Kit { rewritten, pool, .. } = kit;
+        self.send(rewritten, sink, pool)?;
+        verdict.map_err(|Refused| Fault::Refused)
+    }
+
+    /// Reads into `buffer` and returns how many bytes have come; draws its conclusions from a short read and from the
+    /// end.
+    fn receive<S: Socket>(&mut self, source: &mut Side<S>, buffer: &mut [u8]) -> Result<usize, Fault> {
+        let count = match unless_blocked(source.socket.receive(buffer)).map_err(Fault::Source)? {
             None => {
                 source.can_read = false;
-                return Ok(());
+                return Ok(0);
             }
             Some(0) => {
                 self.stage = Stage::Ended;
-                return Ok(());
+                return Ok(0);
             }
             Some(count) => count,
         };
-        self.stream = count == kit.buffer.len();
-        if !self.stream && !source.hung_up && !source.urgent {
+        self.stream = count >= SMALL / 2 && count == buffer.len();
+        if count < buffer.len() && !source.hung_up && !source.urgent {
             // A short read has emptied the socket, and whatever comes after it comes with an event of its own. Only
             // the end of the stream may have been announced before.
             source.can_read = false;
         }
+        Ok(count)
+    }
+
+    /// Gives the sink the first `count` bytes of the shared buffer.
+    fn pass_on<S, L>(&mut self, count: usize, sink: &mut Side<S>, kit: &mut Kit<L>) -> Result<(), Fault>
+    where
+        S: Socket,
+        P: Conduit<S>,
+        L: Lender<Pipe = P>,
+    {
+        let Kit { buffer, pool, .. } = kit;
+        self.send(&buffer[..count], sink, pool)
+    }
+
+    fn send<S, L>(&mut self, bytes: &[u8], sink: &mut Side<S>, pool: &mut L) -> Result<(), Fault>
+    where
+        S: Socket,
+        P: Conduit<S>,
+        L: Lender<Pipe = P>,
+    {
         let mut sent = 0;
-        while sent < count {
-            match unless_blocked(sink.socket.send(&kit.buffer[sent..count])).map_err(Fault::Sink)? {
+        while sent < bytes.len() {
+            match unless_blocked(sink.socket.send(&bytes[sent..])).map_err(Fault::Sink)? {
                 Some(more) => sent += more,
                 None => {
                     sink.can_write = false;
-                    self.moved += sent as u64;
-                    self.hold::<S, L>(&kit.buffer[sent..count], &mut kit.pool);
-                    return Ok(());
+                    self.hold::<S, L>(&bytes[sent..], pool);
+                    break;
                 }
             }
         }

@@ -17,6 +17,7 @@ const GATHER: usize = 16 * 1024;
 /// Where the lines go.
 #[derive(Debug)]
 pub struct Journal {
+    worker: u32,
     file: Option<File>,
     lines: String,
     limiter: Limiter,
@@ -25,7 +26,7 @@ pub struct Journal {
 /// What there is to say of a connection. Its `Display` is the line, its fields in the order that the man page gives.
 #[derive(Clone, Copy)]
 pub struct Entry<'a> {
-    /// Number of the connection, unique in one run of the daemon's worker.
+    /// Number of the connection; see [`Number`].
     pub id: u64,
     /// Its four addresses.
     pub route: &'a Route,
@@ -37,12 +38,29 @@ pub struct Entry<'a> {
     pub ending: &'a dyn fmt::Display,
 }
 
+/// The number of a connection, which no other connection of the daemon has: the worker's, counted from 1 in the order in
+/// which the daemon started them, then the connection's at that worker.
+#[derive(Debug, Clone, Copy)]
+pub struct Number(pub u64);
+
+impl Number {
+    /// Bits of the connection's part; the rest are the worker's.
+    const BITS: u32 = 40;
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}-{}", self.0 >> Number::BITS, self.0 & ((1 << Number::BITS) - 1))
+    }
+}
+
 impl fmt::Display for Entry<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Entry { id, route, moved: (up, down), lasted, ending } = self;
         let Route { client, original, local, upstream } = route;
         let (seconds, thousandths) = (lasted / 1000, lasted % 1000);
-        write!(f, "#{id} {client} {original} {local} {upstream} {up} {down} {seconds}.{thousandths:03} {ending}")
+        let id = Number(*id);
+        write!(f, "{id} {client} {original} {local} {upstream} {up} {down} {seconds}.{thousandths:03} {ending}")
     }
 }
 
@@ -54,9 +72,14 @@ pub fn open(path: &Path) -> Result<File, Error> {
 }
 
 impl Journal {
-    /// Writes to `file`, or to the log when there is none.
-    pub fn new(file: Option<File>) -> Journal {
-        Journal { file, lines: String::with_capacity(GATHER + 512), limiter: Limiter::new() }
+    /// That of the worker with this number. Writes to `file`, or to the log when there is none.
+    pub fn new(worker: u32, file: Option<File>) -> Journal {
+        Journal { worker, file, lines: String::with_capacity(GATHER + 512), limiter: Limiter::new() }
+    }
+
+    /// The number of the worker's first connection. The next one has the next.
+    pub fn first_id(&self) -> u64 {
+        (u64::from(self.worker) << Number::BITS) + 1
     }
 
     /// Goes on in another file.
@@ -120,7 +143,8 @@ mod tests {
             local: endpoint("10.3.0.1:40000"),
             upstream: endpoint("[fd00::3]:80"),
         };
-        let entry = Entry { id: 42, route: &route, moved: (78, 1024), lasted: 1_012, ending: &"finished" };
-        assert_eq!(entry.to_string(), "#42 10.1.0.2:51234 - 10.3.0.1:40000 [fd00::3]:80 78 1024 1.012 finished");
+        let id = Journal::new(3, None).first_id() + 41;
+        let entry = Entry { id, route: &route, moved: (78, 1024), lasted: 1_012, ending: &"finished" };
+        assert_eq!(entry.to_string(), "#3-42 10.1.0.2:51234 - 10.3.0.1:40000 [fd00::3]:80 78 1024 1.012 finished");
     }
 }

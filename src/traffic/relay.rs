@@ -3,9 +3,12 @@
 use std::fmt;
 use std::io;
 
+use crate::protocol::request::Refusal;
 use crate::traffic::deadline::Tick;
 use crate::traffic::endpoint::Endpoint;
-use crate::traffic::flow::{AtEnd, Conduit, Fault, Flow, Kit, Lender, Pumped, Side, Socket};
+use crate::traffic::flow::{AtEnd, Conduit, Fault, Flow, Kit, Lender, Plain, Pumped, Side, Socket};
+use crate::traffic::handshake::{Handshake, Heard};
+use crate::traffic::rewriter::Rewriter;
 use crate::traffic::service::Patience;
 use crate::traffic::upstream::Attempt;
 use crate::traffic::wake::End;
@@ -27,6 +30,14 @@ pub enum Ending {
     Denied,
     /// It would have led back to ourselves.
     Loop,
+    /// The proxy did not connect us through.
+    Refused(String),
+    /// The client or the proxy was longer than `--handshake-timeout` about what comes before the payload.
+    Unheard,
+    /// The client did not begin with the PROXY header that it should.
+    NoHeader(String),
+    /// The client did not speak HTTP, or in a way that is not passed on.
+    BadRequest(Refusal),
     /// The daemon stopped before the connection had ended.
     Stopped,
 }
@@ -48,6 +59,10 @@ impl fmt::Display for Ending {
             Ending::ConnectFailed(error) => write!(f, "connect failed: {error}"),
             Ending::Denied => f.write_str("denied"),
             Ending::Loop => f.write_str("loop"),
+            Ending::Refused(words) => write!(f, "refused by proxy: {words}"),
+            Ending::Unheard => f.write_str("handshake timed out"),
+            Ending::NoHeader(why) => write!(f, "bad PROXY header: {why}"),
+            Ending::BadRequest(why) => write!(f, "bad request: {why}"),
             Ending::Stopped => f.write_str("stopped"),
         }
     }
@@ -80,6 +95,8 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Connecting,
+    /// The proxy is being asked to connect us through.
+    Asking,
     Flowing,
     /// This end has failed; what came from it is being delivered to the other.
     Broken(End),
@@ -88,6 +105,15 @@ enum Phase {
     Settling(End),
     /// This end has failed, and then the other did.
     Lost(End),
+}
+
+/// What is between the two sides besides the bytes that move.
+#[derive(Debug)]
+pub enum Front {
+    /// The proxy is to be asked to connect us through.
+    Handshake(Handshake),
+    /// The client's requests are rewritten.
+    Rewriter(Rewriter),
 }
 
 /// Two connected sockets (or soon to be) and the two flows between them.
@@ -111,6 +137,7 @@ pub struct Relay<S, P> {
     pub attempt: Attempt,
     /// Whether it waits in the run queue.
     pub queued: bool,
+    front: Option<Box<Front>>,
     phase: Phase,
     /// When the last byte moved, or the phase began.
     touched: Tick,
@@ -118,18 +145,25 @@ pub struct Relay<S, P> {
 
 impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     /// A relay whose upstream is being connected.
-    pub fn connecting(client: S, upstream: S, id: u64, line: u16, route: Route, attempt: Attempt) -> Relay<S, P> {
+    pub fn connecting(
+        client: Side<S>,
+        upstream: S,
+        route: Route,
+        attempt: Attempt,
+        front: Option<Box<Front>>,
+    ) -> Relay<S, P> {
         Relay {
-            client: Side::new(client),
+            client,
             upstream: Side::new(upstream),
             up: Flow::new(),
             down: Flow::new(),
-            id,
+            id: 0,
             started: 0,
             route,
-            line,
+            line: 0,
             attempt,
             queued: false,
+            front,
             phase: Phase::Connecting,
             touched: 0,
         }
@@ -164,9 +198,17 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         self.touched = now;
     }
 
+    /// The upstream is no proxy: it is spoken to as the client speaks.
+    pub fn be_plain(&mut self) {
+        self.front = None;
+    }
+
     /// The upstream has answered.
     pub fn connected(&mut self, now: Tick) {
-        self.phase = Phase::Flowing;
+        self.phase = match self.front.as_deref() {
+            Some(Front::Handshake(_)) => Phase::Asking,
+            _ => Phase::Flowing,
+        };
         self.touched = now;
         self.upstream.can_write = true;
         self.client.can_write = true;
@@ -175,12 +217,12 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     /// The kernel reported an error on one socket (`SO_ERROR`), which a read or write may not report again.
     pub fn failed(&mut self, end: End, now: Tick, pool: &mut impl Lender<Pipe = P>) -> Step {
         match self.phase {
-            Phase::Connecting => Step::Done(Ending::Reset(end)),
+            Phase::Connecting | Phase::Asking => Step::Done(Ending::Reset(end)),
             Phase::Flowing => {
                 self.break_at(end, now, pool);
                 Step::Waiting
             }
-            Phase::Broken(by) | Phase::Settling(by) if by != end => Step::Done(Ending::Reset(by)),
+            Phase::Broken(by) | Phase::Settling(by) if by != end => Step::Done(self.cut(by)),
             Phase::Broken(_) | Phase::Settling(_) | Phase::Lost(_) => Step::Waiting,
         }
     }
@@ -196,16 +238,52 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         self.touched = now;
     }
 
+    /// Tells the upstream who the client is, in one segment with what the client has said already.
+    pub fn introduce<L: Lender<Pipe = P>>(&mut self, words: &[u8], kit: &mut Kit<L>, now: Tick) {
+        if let Err(fault) = self.up.lead_with(words, &mut self.client, &mut self.upstream, kit) {
+            self.fault(End::Client, &fault, kit, now);
+        }
+    }
+
+    /// The name that a request claims to be for, when that has to be looked up before it can go on.
+    pub fn question(&mut self) -> Option<Box<str>> {
+        match self.front.as_deref_mut() {
+            Some(Front::Rewriter(rewriter)) => rewriter.question(),
+            _ => None,
+        }
+    }
+
+    /// Whether the name that was asked for leads to where the client was going.
+    pub fn answer(&mut self, genuine: bool) {
+        if let Some(Front::Rewriter(rewriter)) = self.front.as_deref_mut() {
+            rewriter.answer(genuine);
+        }
+    }
+
     /// Moves what can be moved.
     pub fn advance<L: Lender<Pipe = P>>(&mut self, kit: &mut Kit<L>, now: Tick) -> Step {
+        if self.phase == Phase::Asking
+            && let Some(step) = self.ask(kit, now)
+        {
+            return step;
+        }
         if self.phase == Phase::Connecting {
             return Step::Waiting;
         }
         let before = self.moved();
+        let reading = self.is_reading();
         let up = self.pump(End::Client, kit, now);
         let down = self.pump(End::Upstream, kit, now);
-        if self.moved() != before {
+        if self.moved() != before || self.is_reading() && !reading {
             self.touched = now;
+        }
+        if self.down.is_over()
+            && let Some(Front::Rewriter(rewriter)) = self.front.as_deref_mut()
+            && let Some(words) = rewriter.last_words()
+        {
+            self.down.end_with(words, &mut kit.pool);
+            self.touched = now;
+            return Step::Again;
         }
         if let Phase::Broken(by) = self.phase
             && self.flow_from(by).is_over()
@@ -215,11 +293,55 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         }
         match self.phase {
             Phase::Settling(by) => self.settle(by),
-            Phase::Lost(by) => Step::Done(Ending::Reset(by)),
-            _ if self.up.is_over() && self.down.is_over() => Step::Done(Ending::Finished),
+            Phase::Lost(by) => Step::Done(self.cut(by)),
+            Phase::Asking => Step::Again,
+            _ if self.up.is_over() && self.down.is_over() => self.finish(now),
             _ if up == Pumped::Again || down == Pumped::Again => Step::Again,
             _ => Step::Waiting,
         }
+    }
+
+    /// Goes on with the dialogue with the proxy. `None` when we are through.
+    fn ask<L>(&mut self, kit: &mut Kit<L>, now: Tick) -> Option<Step> {
+        if let Some(Front::Handshake(handshake)) = self.front.as_deref_mut() {
+            match handshake.advance(&mut self.upstream, &mut kit.buffer) {
+                Ok(Heard::Waiting) => return Some(Step::Waiting),
+                Ok(Heard::Through(payload)) => self.down.begin_with(&payload),
+                Err(words) => return Some(Step::Done(Ending::Refused(words))),
+            }
+        }
+        self.front = None;
+        self.phase = Phase::Flowing;
+        self.touched = now;
+        None
+    }
+
+    /// Both directions have ended. Whoever was refused has unread bytes with us, for which the kernel sends a reset at
+    /// the close; it must not overtake the words.
+    fn finish(&mut self, now: Tick) -> Step {
+        if self.refusal().is_none() {
+            return Step::Done(Ending::Finished);
+        }
+        self.phase = Phase::Settling(End::Upstream);
+        self.touched = now;
+        self.settle(End::Upstream)
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        match self.front.as_deref() {
+            Some(Front::Rewriter(rewriter)) => rewriter.refusal(),
+            _ => None,
+        }
+    }
+
+    /// Whether the head of a request has begun and not ended.
+    fn is_reading(&self) -> bool {
+        matches!(self.front.as_deref(), Some(Front::Rewriter(rewriter)) if rewriter.is_reading())
+    }
+
+    /// The ending when one end has failed, or was made to by a refusal.
+    fn cut(&self, by: End) -> Ending {
+        self.refusal().map_or(Ending::Reset(by), Ending::BadRequest)
     }
 
     fn flow_from(&self, end: End) -> &Flow<P> {
@@ -239,24 +361,53 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         // The other flow is over: either the relay ends now and the close says what a shutdown would have said, or the
         // source is broken and its end is no end to pass on.
         let at_end = if last { AtEnd::Keep } else { AtEnd::PassOn };
-        match flow.pump(source, sink, kit, at_end) {
-            Ok(pumped) => pumped,
-            Err(fault) => {
-                let lost = match fault {
-                    Fault::Source(_) => {
-                        flow.abandon(&mut kit.pool);
-                        from
-                    }
-                    Fault::Sink(_) => from.other(),
-                };
-                match self.phase {
-                    Phase::Flowing => self.break_at(lost, now, &mut kit.pool),
-                    Phase::Broken(by) if lost != by => self.phase = Phase::Lost(by),
-                    _ => {}
+        let pumped = match (from, self.front.as_deref_mut()) {
+            (End::Client, Some(Front::Rewriter(rewriter))) => flow.pump(source, sink, kit, rewriter, at_end),
+            _ => flow.pump(source, sink, kit, &mut Plain, at_end),
+        };
+        pumped.unwrap_or_else(|fault| {
+            self.fault(from, &fault, kit, now);
+            Pumped::Again
+        })
+    }
+
+    /// Takes in what stopped the flow that comes from `from`.
+    fn fault<L: Lender<Pipe = P>>(&mut self, from: End, fault: &Fault, kit: &mut Kit<L>, now: Tick) {
+        let lost = match fault {
+            Fault::Refused => return self.refuse(kit, now),
+            Fault::Source(_) => {
+                match from {
+                    End::Client => self.up.abandon(&mut kit.pool),
+                    End::Upstream => self.down.abandon(&mut kit.pool),
                 }
-                Pumped::Again
+                from
             }
+            Fault::Sink(_) => from.other(),
+        };
+        match self.phase {
+            Phase::Flowing => self.break_at(lost, now, &mut kit.pool),
+            Phase::Broken(by) if lost != by => self.phase = Phase::Lost(by),
+            _ => {}
         }
+    }
+
+    /// The client's words go no further: they go through a tunnel instead, or the client is told after the answers to
+    /// its earlier requests.
+    fn refuse<L: Lender<Pipe = P>>(&mut self, kit: &mut Kit<L>, now: Tick) {
+        let Some(Front::Rewriter(rewriter)) = self.front.as_deref_mut() else { return };
+        if let Some((words, handshake)) = rewriter.tunnel() {
+            self.up.begin_with(&words);
+            self.front = Some(Box::new(Front::Handshake(handshake)));
+            self.phase = Phase::Asking;
+            self.touched = now;
+            return;
+        }
+        if self.up.moved() == 0 {
+            self.down.abandon(&mut kit.pool);
+        } else if let Err(error) = self.upstream.socket.finish() {
+            log::debug!("telling the upstream the end: {error}");
+        }
+        self.up.abandon(&mut kit.pool);
     }
 
     fn settle(&self, by: End) -> Step {
@@ -265,7 +416,7 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
             End::Upstream => &self.client,
         };
         match other.socket.unacknowledged() {
-            Ok(0) | Err(_) => Step::Done(Ending::Reset(by)),
+            Ok(0) | Err(_) => Step::Done(self.cut(by)),
             Ok(_) => Step::Waiting,
         }
     }
@@ -274,6 +425,8 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     pub fn due(&self, patience: &Patience) -> Option<Tick> {
         let wait = match self.phase {
             Phase::Connecting => Some(patience.connect),
+            Phase::Asking => Some(patience.handshake),
+            Phase::Flowing if self.is_reading() => Some(patience.handshake),
             Phase::Flowing if self.is_half_closed() => patience.fin,
             Phase::Flowing => patience.idle,
             Phase::Broken(_) => Some(patience.fin.unwrap_or(SETTLE_AT_MOST)),
@@ -287,10 +440,12 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     pub fn due_class(&self) -> u8 {
         match self.phase {
             Phase::Connecting => 0,
-            Phase::Flowing if self.is_half_closed() => 1,
-            Phase::Flowing => 2,
-            Phase::Broken(_) => 3,
-            Phase::Settling(_) | Phase::Lost(_) => 4,
+            Phase::Asking => 1,
+            Phase::Flowing if self.is_reading() => 2,
+            Phase::Flowing if self.is_half_closed() => 3,
+            Phase::Flowing => 4,
+            Phase::Broken(_) => 5,
+            Phase::Settling(_) | Phase::Lost(_) => 6,
         }
     }
 
@@ -306,11 +461,13 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         }
         match self.phase {
             Phase::Connecting => Step::Done(Ending::ConnectFailed(io::ErrorKind::TimedOut.into())),
+            Phase::Asking => Step::Done(Ending::Unheard),
+            Phase::Flowing if self.is_reading() => Step::Done(Ending::Unheard),
             Phase::Flowing if self.is_half_closed() => Step::Done(Ending::HalfClosed),
             Phase::Flowing => Step::Done(Ending::Idle),
-            Phase::Broken(by) | Phase::Lost(by) => Step::Done(Ending::Reset(by)),
+            Phase::Broken(by) | Phase::Lost(by) => Step::Done(self.cut(by)),
             Phase::Settling(by) => match self.settle(by) {
-                Step::Waiting if self.settling_ends(patience) <= now => Step::Done(Ending::Reset(by)),
+                Step::Waiting if self.settling_ends(patience) <= now => Step::Done(self.cut(by)),
                 step => step,
             },
         }

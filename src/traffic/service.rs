@@ -1,7 +1,13 @@
 //! What the data path has to know of one redirection.
 
+use std::rc::Rc;
+
 use ipnet::IpNet;
 
+use crate::protocol::credentials::Credentials;
+use crate::protocol::proxy_header::Version;
+use crate::protocol::request::Rewriting;
+use crate::protocol::tunnel::Dialect;
 use crate::traffic::deadline::Tick;
 
 /// One redirection that is relayed.
@@ -9,6 +15,10 @@ use crate::traffic::deadline::Tick;
 pub struct Service {
     /// Where to.
     pub destination: Destination,
+    /// How the upstreams are spoken to.
+    pub via: Via,
+    /// Whether connections begin with a PROXY header, which says who the client is and where it wanted to go.
+    pub accept_proxy: bool,
     /// Which upstream a connection is tried with first.
     pub balance: Balance,
     /// When no upstream can be reached, connect to where the client was going.
@@ -17,6 +27,23 @@ pub struct Service {
     pub allow: Vec<IpNet>,
     /// How long connections may be silent.
     pub patience: Patience,
+}
+
+impl Service {
+    /// Whether the client's first bytes decide where its connection goes.
+    pub fn listens_first(&self) -> bool {
+        self.accept_proxy || self.asks_by_name()
+    }
+
+    /// Whether the proxy is asked for the name that the client asks for.
+    pub fn asks_by_name(&self) -> bool {
+        matches!(&self.via, Via::Tunnel(Tunnel { by_name: true, .. }))
+    }
+
+    /// Whether it has to be known where the client was going.
+    pub fn needs_original(&self) -> bool {
+        self.destination == Destination::Original || !matches!(self.via, Via::Tcp(_))
+    }
 }
 
 /// Where connections are relayed to.
@@ -36,6 +63,28 @@ impl Destination {
             Destination::Hosts(hosts) => hosts,
         }
     }
+}
+
+/// How the upstreams are spoken to.
+#[derive(Debug, Clone)]
+pub enum Via {
+    /// As the client would speak to them, after a PROXY header if one is wanted.
+    Tcp(Option<Version>),
+    /// As to an HTTP proxy; what is not HTTP is refused, or goes through a tunnel.
+    Http(Rc<Rewriting>, Option<Rc<Tunnel>>),
+    /// As to a proxy that connects us through to the original destination.
+    Tunnel(Tunnel),
+}
+
+/// How a proxy is asked to connect us through.
+#[derive(Debug, Clone)]
+pub struct Tunnel {
+    /// What it speaks.
+    pub dialect: Dialect,
+    /// Who we are to it.
+    pub credentials: Option<Credentials>,
+    /// Whether it is asked for the name that the client asks for, where there is one, instead of the address.
+    pub by_name: bool,
 }
 
 /// An upstream as it was named.
@@ -63,6 +112,8 @@ pub enum Balance {
 pub struct Patience {
     /// For one address of the upstream to answer.
     pub connect: Tick,
+    /// For the client or the proxy to say what comes before the payload, and for the head of a request.
+    pub handshake: Tick,
     /// With both directions open.
     pub idle: Option<Tick>,
     /// With one direction ended, or waiting for the last bytes before a reset.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use mio::event::Event;
@@ -10,18 +10,36 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use crate::logging::Limiter;
+use crate::protocol::proxy_header::{self, Version};
+use crate::protocol::request::Ends;
 use crate::sys::sockopt;
+use crate::traffic::counters::Counters;
 use crate::traffic::deadline::{Deadlines, TICK, Tick};
 use crate::traffic::dialer::{Dialed, Dialer};
 use crate::traffic::flow::{Kit, Side, Socket};
-use crate::traffic::journal::{Entry, Journal};
+use crate::traffic::guest::{Guest, Said};
+use crate::traffic::handshake::Handshake;
+use crate::traffic::hosts::Hosts;
+use crate::traffic::journal::{Entry, Journal, Number};
 use crate::traffic::pipe::{Pipe, Pool};
-use crate::traffic::relay::{Ending, Relay, Route, Step};
+use crate::traffic::relay::{Ending, Front, Relay, Route, Step};
+use crate::traffic::rewriter::Rewriter;
+use crate::traffic::service::{Destination, Service, Via};
 use crate::traffic::table::Table;
 use crate::traffic::wake::{End, Key, Wake};
 
 /// A relay of real sockets through real pipes.
-pub type TcpRelay = Relay<TcpStream, Pipe>;
+type TcpRelay = Relay<TcpStream, Pipe>;
+
+/// Who has a slot.
+#[derive(Debug)]
+enum Seat {
+    Guest(Guest),
+    Relay(TcpRelay),
+}
+
+/// How the events of a socket are asked for: the first time, or again with another token.
+type Register = fn(&Registry, &mut TcpStream, Token, Interest) -> io::Result<()>;
 
 const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
@@ -35,34 +53,24 @@ impl Socket for TcpStream {
     fn finish(&self) -> io::Result<()> {
         self.shutdown(std::net::Shutdown::Write)
     }
+    fn acknowledge(&self) -> io::Result<()> {
+        sockopt::acknowledge(self)
+    }
     fn unacknowledged(&self) -> io::Result<usize> {
         sockopt::unacknowledged(self)
     }
 }
 
-/// What happened so far.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Counters {
-    accepted: u64,
-    finished: u64,
-    reset: u64,
-    timed_out: u64,
-    unreachable: u64,
-    refused: u64,
-    stopped: u64,
-    up: u64,
-    down: u64,
-}
-
 /// All connections, and what they share.
 #[derive(Debug)]
 pub struct Switchboard {
-    relays: Table<TcpRelay>,
+    seats: Table<Seat>,
     places: usize,
     deadlines: Deadlines,
     queue: VecDeque<Key>,
     kit: Kit<Pool>,
     dialer: Dialer,
+    hosts: Hosts,
     journal: Journal,
     counters: Counters,
     next_id: u64,
@@ -78,15 +86,16 @@ impl Switchboard {
     /// For at most `places` connections at once.
     pub fn new(dialer: Dialer, places: usize, pool: Pool, journal: Journal, registry: Registry) -> Switchboard {
         Switchboard {
-            relays: Table::with_capacity(places),
+            seats: Table::with_capacity(places),
             places,
             deadlines: Deadlines::with_capacity(places),
             queue: VecDeque::with_capacity(places),
             kit: Kit::new(pool),
             dialer,
+            hosts: Hosts::default(),
+            next_id: journal.first_id(),
             journal,
             counters: Counters::default(),
-            next_id: 1,
             start: Instant::now(),
             milliseconds: 0,
             trouble: Limiter::new(),
@@ -107,17 +116,17 @@ impl Switchboard {
 
     /// Connections that can still be admitted.
     pub fn room(&self) -> usize {
-        self.places - self.relays.len()
+        self.places - self.seats.len()
     }
 
     /// How many connections there are.
     pub fn len(&self) -> usize {
-        self.relays.len()
+        self.seats.len()
     }
 
     /// Whether there is no connection.
     pub fn is_empty(&self) -> bool {
-        self.relays.is_empty()
+        self.seats.is_empty()
     }
 
     /// Who decides about new connections.
@@ -137,60 +146,107 @@ impl Switchboard {
 
     /// Takes an accepted connection of a redirection in, or resets it with a line in the log.
     pub fn admit(&mut self, line: u16, client: TcpStream, peer: SocketAddr) {
+        let now = self.time();
         self.counters.accepted += 1;
         let id = self.next_id;
         self.next_id += 1;
-        let mut route = match self.dialer.route(line, &client, peer) {
-            Ok(route) => route,
-            Err((route, ending)) => return self.refuse(id, line, client, &route, &ending),
+        let (route, ending) = match self.dialer.route(line, &client, peer) {
+            Ok(route) => (route, None),
+            Err((route, ending)) => (route, Some(ending)),
         };
+        let mut guest = Guest::new(client, line, route, id, self.milliseconds);
+        if let Some(ending) = ending {
+            return self.refuse(&guest, &ending);
+        }
+        guest.await_words(self.dialer.service(line), now);
+        match listen(&mut guest, &mut self.dialer, &mut self.kit.buffer, now) {
+            Said::Waiting => self.seat(guest),
+            said => self.heard(guest, said, Registry::register),
+        }
+    }
+
+    /// Gives a guest a place to wait in.
+    fn seat(&mut self, mut guest: Guest) {
+        let (id, due) = (guest.id, guest.due().max(self.time() + 1));
+        let Some(key) = self.seats.next_key() else { return };
+        let token = Token::from(Wake::Relay(key, End::Client));
+        if let Err(error) = self.registry.register(&mut guest.side.socket, token, INTEREST) {
+            return log::warn!("{}: registering: {error}", Number(id));
+        }
+        if self.seats.insert(Seat::Guest(guest)).is_ok() {
+            self.deadlines.set(key.slot, due);
+        }
+    }
+
+    /// A guest that was waiting has said enough.
+    fn leave(&mut self, key: Key, said: Said) {
+        if let Some(Seat::Guest(guest)) = self.seats.remove(key) {
+            self.deadlines.cancel(key.slot);
+            self.heard(guest, said, Registry::reregister);
+        }
+    }
+
+    fn heard(&mut self, guest: Guest, said: Said, register: Register) {
+        match said {
+            Said::Asked(name) => self.dial(guest, name.as_deref(), register),
+            Said::Wrong(ending) => self.refuse(&guest, &ending),
+            Said::Waiting | Said::Introduced(_) => {}
+        }
+    }
+
+    /// Makes a relay of a guest.
+    fn dial(&mut self, guest: Guest, name: Option<&str>, register: Register) {
+        let now = self.time();
+        let Guest { line, id, started, mut route, .. } = guest;
         let mut attempt = self.dialer.begin(line, &route);
-        let dialed = match self.dialer.dial(line, &route, &mut attempt, None, self.time()) {
+        let dialed = match self.dialer.dial(line, &route, &mut attempt, None, now) {
             Ok(dialed) => dialed,
-            Err(ending) => return self.refuse(id, line, client, &route, &ending),
+            Err(ending) => return self.refuse(&guest, &ending),
         };
         (route.local, route.upstream) = (dialed.local, dialed.upstream);
-        let mut relay = Relay::connecting(client, dialed.socket, id, line, route, attempt);
-        relay.started = self.milliseconds;
-        relay.touch(self.time());
-        match self.place(relay) {
+        let front = front(self.dialer.service(line), &route, name);
+        let mut relay = Relay::connecting(guest.side, dialed.socket, route, attempt, front);
+        (relay.line, relay.id, relay.started) = (line, id, started);
+        relay.touch(now);
+        match self.place(relay, register) {
             Ok(key) => self.set_deadline(key),
-            Err(error) => log::warn!("#{id}: registering: {error}"),
+            Err(error) => log::warn!("{}: registering: {error}", Number(id)),
         }
     }
 
     /// Gives the relay a slot and asks for the events of its sockets.
-    fn place(&mut self, mut relay: TcpRelay) -> io::Result<Key> {
-        let key = self.relays.next_key().ok_or_else(|| io::Error::other("the table is full"))?;
-        for end in [End::Client, End::Upstream] {
-            let token = Token::from(Wake::Relay(key, end));
-            self.registry.register(&mut relay.side(end).socket, token, INTEREST)?;
-        }
-        self.relays.insert(relay).map_err(|_| io::Error::other("the table is full"))
+    fn place(&mut self, mut relay: TcpRelay, register: Register) -> io::Result<Key> {
+        let key = self.seats.next_key().ok_or_else(|| io::Error::other("the table is full"))?;
+        let token = |end| Token::from(Wake::Relay(key, end));
+        register(&self.registry, &mut relay.client.socket, token(End::Client), INTEREST)?;
+        self.registry.register(&mut relay.upstream.socket, token(End::Upstream), INTEREST)?;
+        self.seats.insert(Seat::Relay(relay)).map_err(|_| io::Error::other("the table is full"))
     }
 
-    fn refuse(&mut self, id: u64, line: u16, client: TcpStream, route: &Route, ending: &Ending) {
-        reset(&client);
-        drop(client);
+    fn refuse(&mut self, guest: &Guest, ending: &Ending) {
+        reset(&guest.side.socket);
         self.freed = true;
-        self.report(id, line, route, (0, 0), self.milliseconds, ending);
+        self.report(guest.id, guest.line, &guest.route, (0, 0), guest.started, ending);
     }
 
     /// The sockets of a relay have something to tell.
     pub fn event(&mut self, key: Key, end: End, event: &Event) {
         let now = self.time();
-        let Some(relay) = self.relays.get_mut(key) else { return };
+        let relay = match self.seats.get_mut(key) {
+            Some(Seat::Relay(relay)) => relay,
+            Some(Seat::Guest(guest)) => {
+                observe(&mut guest.side, event);
+                return self.overhear(key);
+            }
+            None => return,
+        };
         let side = relay.side(end);
         observe(side, event);
         let error = if event.is_error() { side.socket.take_error().ok().flatten() } else { None };
         if relay.is_connecting() && end == End::Upstream {
             match error {
                 Some(error) => return self.dial_again(key, error),
-                None if event.is_writable() && !event.is_error() => {
-                    relay.connected(now);
-                    self.dialer.worked(relay.line, relay.route.upstream.socket_addr());
-                    self.set_deadline(key);
-                }
+                None if event.is_writable() && !event.is_error() => self.connected(key),
                 None => return,
             }
         } else if error.is_some()
@@ -201,10 +257,40 @@ impl Switchboard {
         self.advance(key);
     }
 
+    /// A guest may have said something.
+    fn overhear(&mut self, key: Key) {
+        let now = self.time();
+        let Some(Seat::Guest(guest)) = self.seats.get_mut(key) else { return };
+        match listen(guest, &mut self.dialer, &mut self.kit.buffer, now) {
+            Said::Waiting => self.deadlines.set(key.slot, guest.due().max(now + 1)),
+            said => self.leave(key, said),
+        }
+    }
+
+    /// The upstream of a relay has answered.
+    fn connected(&mut self, key: Key) {
+        let now = self.time();
+        let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return };
+        let service = self.dialer.service(relay.line);
+        let to_proxy = !relay.attempt.fell_back || service.destination == Destination::Original;
+        if !to_proxy {
+            relay.be_plain();
+        }
+        relay.connected(now);
+        if let Via::Tcp(Some(version)) = service.via
+            && to_proxy
+        {
+            let header = introduction(version, &relay.route, &relay.client.socket);
+            relay.introduce(&header, &mut self.kit, now);
+        }
+        self.dialer.worked(relay.line, relay.route.upstream.socket_addr());
+        self.set_deadline(key);
+    }
+
     /// Tries the next address of the upstream.
     fn dial_again(&mut self, key: Key, error: io::Error) {
         let now = self.time();
-        let Some(relay) = self.relays.get_mut(key) else { return };
+        let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return };
         self.dialer.forget(&relay.route);
         self.dialer.failed(relay.line, relay.route.upstream.socket_addr(), &error, now);
         let Dialed { mut socket, local, upstream } =
@@ -224,19 +310,60 @@ impl Switchboard {
     /// Gives a relay its turn.
     fn advance(&mut self, key: Key) {
         let now = self.time();
-        let Some(relay) = self.relays.get_mut(key) else { return };
-        let before = relay.due_class();
-        match relay.advance(&mut self.kit, now) {
-            Step::Waiting => {}
-            Step::Again if relay.queued => {}
-            Step::Again => {
-                relay.queued = true;
-                self.queue.push_back(key);
+        loop {
+            let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return };
+            let before = relay.due_class();
+            match relay.advance(&mut self.kit, now) {
+                Step::Waiting => {}
+                Step::Again if relay.queued => {}
+                Step::Again => {
+                    relay.queued = true;
+                    self.queue.push_back(key);
+                }
+                Step::Done(ending) => return self.close(key, &ending),
             }
-            Step::Done(ending) => return self.close(key, &ending),
+            let question = relay.question();
+            if relay.due_class() != before {
+                self.set_deadline(key);
+            }
+            let answered = question.is_some_and(|name| self.is_answered(key, name));
+            if !answered {
+                return;
+            }
         }
-        if self.relays.get_mut(key).is_some_and(|relay| relay.due_class() != before) {
-            self.set_deadline(key);
+    }
+
+    /// Answers the question of a relay, if it does not have to wait for that.
+    fn is_answered(&mut self, key: Key, name: Box<str>) -> bool {
+        let now = self.time();
+        let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return false };
+        let genuine = match self.hosts.leads_to(&name, relay.route.original.ip(), now) {
+            Some(genuine) => genuine,
+            None if self.hosts.ask(name, key, now) => return false,
+            None => false,
+        };
+        relay.answer(genuine);
+        true
+    }
+
+    /// The next name that has to be looked up.
+    pub fn question(&mut self) -> Option<Box<str>> {
+        self.hosts.question()
+    }
+
+    /// A name that was looked up has these addresses.
+    pub fn learn(&mut self, name: &str, addresses: Vec<IpAddr>) {
+        let now = self.time();
+        let waiting = self.hosts.learn(name, addresses.clone(), now);
+        self.tell(&waiting, &addresses);
+    }
+
+    fn tell(&mut self, waiting: &[Key], addresses: &[IpAddr]) {
+        for key in waiting {
+            if let Some(Seat::Relay(relay)) = self.seats.get_mut(*key) {
+                relay.answer(addresses.contains(&relay.route.original.ip()));
+                self.advance(*key);
+            }
         }
     }
 
@@ -249,7 +376,7 @@ impl Switchboard {
     pub fn run_queue(&mut self) {
         for _ in 0..self.queue.len() {
             let Some(key) = self.queue.pop_front() else { return };
-            if let Some(relay) = self.relays.get_mut(key) {
+            if let Some(Seat::Relay(relay)) = self.seats.get_mut(key) {
                 relay.queued = false;
                 self.advance(key);
             }
@@ -258,7 +385,7 @@ impl Switchboard {
 
     fn set_deadline(&mut self, key: Key) {
         let next = self.time() + 1;
-        let Some(relay) = self.relays.get_mut(key) else { return };
+        let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return };
         match relay.due(self.dialer.patience(relay.line)) {
             Some(due) => self.deadlines.set(key.slot, due.max(next)),
             None => self.deadlines.cancel(key.slot),
@@ -267,26 +394,43 @@ impl Switchboard {
 
     /// How many ticks may pass before [`Switchboard::expire`] has something to do.
     pub fn wait(&self) -> Option<Tick> {
-        self.deadlines.wait(self.time())
+        let now = self.time();
+        let hosts = self.hosts.due().map(|due| due.saturating_sub(now));
+        [self.deadlines.wait(now), hosts].into_iter().flatten().min()
     }
 
     /// Looks at the relays whose deadline has come.
     pub fn expire(&mut self) {
         let now = self.time();
         while let Some(slot) = self.deadlines.expire(now) {
-            let Some(key) = self.relays.key_at(slot) else { continue };
-            let Some(relay) = self.relays.get_mut(key) else { continue };
-            match relay.expire(self.dialer.patience(relay.line), now) {
+            let Some(key) = self.seats.key_at(slot) else { continue };
+            let step = match self.seats.get_mut(key) {
+                Some(Seat::Relay(relay)) => relay.expire(self.dialer.patience(relay.line), now),
+                Some(Seat::Guest(guest)) => {
+                    let said = guest.give_up();
+                    self.leave(key, said);
+                    continue;
+                }
+                None => continue,
+            };
+            match step {
                 Step::Done(Ending::ConnectFailed(error)) => self.dial_again(key, error),
                 Step::Done(ending) => self.close(key, &ending),
                 Step::Waiting | Step::Again => self.set_deadline(key),
             }
         }
+        loop {
+            let waiting = self.hosts.expire(now);
+            if waiting.is_empty() {
+                return;
+            }
+            self.tell(&waiting, &[]);
+        }
     }
 
     /// Ends a relay: resets what has to be reset, tells the log, frees the slot.
     fn close(&mut self, key: Key, ending: &Ending) {
-        let Some(mut relay) = self.relays.remove(key) else { return };
+        let Some(Seat::Relay(mut relay)) = self.seats.remove(key) else { return };
         self.deadlines.cancel(key.slot);
         self.dialer.forget(&relay.route);
         relay.release(&mut self.kit.pool);
@@ -300,9 +444,11 @@ impl Switchboard {
 
     /// Resets all that is left.
     pub fn close_all(&mut self) {
-        for slot in 0..self.relays.slots() {
-            if let Some(key) = self.relays.key_at(slot) {
-                self.close(key, &Ending::Stopped);
+        for slot in 0..self.seats.slots() {
+            let Some(key) = self.seats.key_at(slot) else { continue };
+            match self.seats.get_mut(key) {
+                Some(Seat::Guest(_)) => self.leave(key, Said::Wrong(Ending::Stopped)),
+                _ => self.close(key, &Ending::Stopped),
             }
         }
     }
@@ -314,9 +460,9 @@ impl Switchboard {
         match ending {
             Ending::Finished => counters.finished += 1,
             Ending::Reset(_) => counters.reset += 1,
-            Ending::Idle | Ending::HalfClosed => counters.timed_out += 1,
-            Ending::ConnectFailed(_) => counters.unreachable += 1,
-            Ending::Denied | Ending::Loop => counters.refused += 1,
+            Ending::Idle | Ending::HalfClosed | Ending::Unheard => counters.timed_out += 1,
+            Ending::ConnectFailed(_) | Ending::Refused(_) => counters.unreachable += 1,
+            Ending::Denied | Ending::Loop | Ending::NoHeader(_) | Ending::BadRequest(_) => counters.refused += 1,
             Ending::Stopped => counters.stopped += 1,
         }
         let lasted = self.milliseconds.saturating_sub(started);
@@ -330,25 +476,18 @@ impl Switchboard {
         }
     }
 
-    /// Tells the log the counters.
-    pub fn log_counters(&self, pauses: u64) {
-        let Counters { accepted, finished, reset, timed_out, unreachable, refused, stopped, up, down } = self.counters;
-        log::info!(
-            "counters: {accepted} accepted, {} open, {finished} finished, {reset} reset, {timed_out} timed out, \
-             {unreachable} unreachable, {refused} refused, {stopped} stopped; {up} bytes up, {down} bytes down; \
-             {} pipes lent; {pauses} pauses",
-            self.relays.len(),
-            self.kit.pool.lent(),
-        );
+    /// What happened so far, and what is held now.
+    pub fn counters(&self) -> Counters {
+        Counters { open: self.seats.len() as u64, pipes: self.kit.pool.lent() as u64, ..self.counters }
     }
 
     /// Tells the log of the connections in the slots from `first` on, a bounded number of them. Returns where to go on.
     pub fn log_connections(&mut self, first: u32) -> Option<u32> {
         const SLICE: u32 = 64;
-        let end = first.saturating_add(SLICE).min(self.relays.slots());
+        let end = first.saturating_add(SLICE).min(self.seats.slots());
         for slot in first..end {
-            if let Some(key) = self.relays.key_at(slot)
-                && let Some(relay) = self.relays.get_mut(key)
+            if let Some(key) = self.seats.key_at(slot)
+                && let Some(Seat::Relay(relay)) = self.seats.get_mut(key)
             {
                 let lasted = self.milliseconds.saturating_sub(relay.started);
                 let ending = if relay.is_connecting() { "connecting" } else { "open" };
@@ -356,8 +495,45 @@ impl Switchboard {
                 log::info!("{}", Entry { id, route, moved, lasted, ending: &ending });
             }
         }
-        (end < self.relays.slots()).then_some(end)
+        (end < self.seats.slots()).then_some(end)
     }
+}
+
+/// What a guest has said, as far as that decides something.
+fn listen(guest: &mut Guest, dialer: &mut Dialer, buffer: &mut [u8], now: Tick) -> Said {
+    loop {
+        match guest.listen(dialer.service(guest.line), buffer, now) {
+            Said::Introduced(ends) => {
+                if let Err(ending) = dialer.introduce(guest.line, &mut guest.route, ends) {
+                    return Said::Wrong(ending);
+                }
+            }
+            said => return said,
+        }
+    }
+}
+
+/// What stands between the client and a proxy.
+fn front(service: &Service, route: &Route, name: Option<&str>) -> Option<Box<Front>> {
+    let (client, original) = (route.client.socket_addr(), route.original.socket_addr());
+    Some(Box::new(match &service.via {
+        Via::Tcp(_) => return None,
+        Via::Tunnel(tunnel) => Front::Handshake(Handshake::new(tunnel, original, name)),
+        Via::Http(rewriting, tunnel) => {
+            Front::Rewriter(Rewriter::new(Ends { client, original }, rewriting.clone(), tunnel.clone()))
+        }
+    }))
+}
+
+/// The PROXY header of a connection. One that was not redirected was going to where it arrived.
+fn introduction(version: Version, route: &Route, client: &TcpStream) -> Vec<u8> {
+    let destination = match route.original.is_known() {
+        true => route.original.socket_addr(),
+        false => client.local_addr().unwrap_or_else(|_| route.local.socket_addr()),
+    };
+    let mut header = Vec::new();
+    proxy_header::write(version, route.client.socket_addr(), destination, &mut header);
+    header
 }
 
 fn observe(side: &mut Side<TcpStream>, event: &Event) {

@@ -1,0 +1,121 @@
+//! The right to a name. Rules bear the name of their daemon, so that two daemons of one name would take out each other's.
+//!
+//! It is an abstract address of unix(7): there is one of each name in a network namespace, which is also how far rules
+//! reach, and it goes with the last process that holds it, however that ends.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use crate::daemon::orphans::{Holder, holders_of};
+use crate::daemon::spawn::ERRAND;
+use crate::error::Error;
+use crate::rules::chains::PREFIX;
+
+/// How long a daemon of the same name may take to be gone: one that has just been told to stop gives the name back when
+/// its rules are unhooked.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a killed daemon's last errand may take: it waits for the lock of the tables.
+const LONGER: Duration = Duration::from_secs(15);
+
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A name that nobody else has.
+#[derive(Debug)]
+pub struct Claim {
+    socket: UnixDatagram,
+}
+
+impl Claim {
+    /// Takes the name, and waits a little for one who is about to give it back.
+    ///
+    /// Errors: another daemon of the name is running.
+    pub fn stake(name: &str) -> Result<Claim, Error> {
+        let begin = Instant::now();
+        loop {
+            if let Some(claim) = Claim::try_stake(name)? {
+                return Ok(claim);
+            }
+            let holders = holders_of(&inodes(&fs::read_to_string("/proc/net/unix").unwrap_or_default(), name));
+            let leaves = holders.iter().all(|holder| holder.name == ERRAND) && !holders.is_empty();
+            if begin.elapsed() > if leaves { LONGER } else { PATIENCE } {
+                return Err(taken(name, &holders));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Takes the name if nobody has it.
+    pub fn try_stake(name: &str) -> Result<Option<Claim>, Error> {
+        let failed = |error| Error::sys(format!("claiming the name '{name}'"), error);
+        let address = SocketAddr::from_abstract_name(format!("{PREFIX}{name}")).map_err(failed)?;
+        match UnixDatagram::bind_addr(&address) {
+            Ok(socket) => Ok(Some(Claim { socket })),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// What another process has staked and handed over.
+    pub fn handed_over(descriptor: OwnedFd) -> Claim {
+        Claim { socket: UnixDatagram::from(descriptor) }
+    }
+}
+
+impl AsFd for Claim {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn taken(name: &str, holders: &[Holder]) -> Error {
+    let names: Vec<String> = holders.iter().map(Holder::to_string).collect();
+    let by = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
+    Error::Taken(format!(
+        "the name '{name}' of the rules is in use by {by}; rules are called after the port, or after the file of -c"
+    ))
+}
+
+/// Reads the table of proc(5), /proc/net/unix: the sockets that have the name, by inode.
+fn inodes(table: &str, name: &str) -> Vec<u64> {
+    let wanted = format!("@{PREFIX}{name}");
+    let lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    lines.filter(|fields| fields.get(7) == Some(&wanted.as_str())).filter_map(|fields| fields[6].parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_given_once_until_its_last_holder_is_gone() {
+        let name = format!("test-{}", std::process::id());
+        let first = Claim::stake(&name).unwrap();
+        assert!(Claim::try_stake(&name).unwrap().is_none());
+        let error = Claim::stake(&name).unwrap_err();
+        assert_eq!(error.exit_status(), 69);
+        let sentence = error.to_string();
+        assert!(sentence.contains(&format!("'{name}'")), "{sentence}");
+        assert!(sentence.contains(&format!("(process {})", std::process::id())), "{sentence}");
+        let second = Claim::handed_over(first.as_fd().try_clone_to_owned().unwrap());
+        drop(first);
+        assert!(Claim::try_stake(&name).unwrap().is_none());
+        drop(second);
+        Claim::try_stake(&name).unwrap().expect("free");
+    }
+
+    #[test]
+    fn the_table_of_the_kernel_is_read_by_the_whole_name() {
+        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+                     00000000: 00000002 00000000 00000000 0002 01 4711 @tproxy.80\n\
+                     00000000: 00000002 00000000 00000000 0002 01 4712 @tproxy.8080\n\
+                     00000000: 00000002 00000000 00000000 0002 01 4713\n";
+        assert_eq!(inodes(table, "80"), [4711]);
+        assert_eq!(inodes(table, "1"), [0; 0]);
+    }
+}

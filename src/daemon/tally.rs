@@ -1,0 +1,124 @@
+//! What all workers of the daemon together have done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::traffic::counters::Counters;
+
+/// How long the answers of the workers are waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the workers have said of themselves.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Those that are gone, with what they said last.
+    past: Counters,
+    /// The others, by process id, with what they said last.
+    said: BTreeMap<u32, Counters>,
+    asked: Option<Asked>,
+}
+
+/// A question that is open.
+#[derive(Debug)]
+struct Asked {
+    waiting: BTreeSet<u32>,
+    until: Instant,
+}
+
+impl Tally {
+    /// These workers have been asked. One question at a time: whoever asks again gets the same answer as the first.
+    pub fn ask(&mut self, pids: impl Iterator<Item = u32>, now: Instant) {
+        let until = self.asked.as_ref().map_or(now + PATIENCE, |asked| asked.until);
+        self.asked = Some(Asked { waiting: pids.collect(), until });
+    }
+
+    /// A worker has said its counters, asked or at its end.
+    pub fn heard(&mut self, pid: u32, counters: Counters) {
+        self.said.insert(pid, counters);
+        self.wait_no_more(pid);
+    }
+
+    /// A worker is gone.
+    pub fn lost(&mut self, pid: u32) {
+        if let Some(last) = self.said.remove(&pid) {
+            self.past += last.of_the_past();
+        }
+        self.wait_no_more(pid);
+    }
+
+    fn wait_no_more(&mut self, pid: u32) {
+        if let Some(asked) = &mut self.asked {
+            asked.waiting.remove(&pid);
+        }
+    }
+
+    /// When the answer is complete at the latest.
+    pub fn due(&self) -> Option<Instant> {
+        self.asked.as_ref().map(|asked| asked.until)
+    }
+
+    /// The answer, once: when all have answered, or the time is over.
+    pub fn answer(&mut self, now: Instant) -> Option<String> {
+        let asked = self.asked.take_if(|asked| asked.waiting.is_empty() || asked.until <= now)?;
+        let silent = match asked.waiting.len() {
+            0 => String::new(),
+            1 => "; 1 worker has not answered".to_owned(),
+            count => format!("; {count} workers have not answered"),
+        };
+        Some(format!("{}{silent}", self.sum()))
+    }
+
+    /// All that was said.
+    pub fn sum(&self) -> Counters {
+        let mut sum = self.past;
+        self.said.values().for_each(|counters| sum += *counters);
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(accepted: u64, open: u64) -> Counters {
+        Counters { accepted, open, ..Counters::default() }
+    }
+
+    #[test]
+    fn the_sum_keeps_what_workers_said_that_are_gone() {
+        let (mut tally, now) = (Tally::default(), Instant::now());
+        tally.heard(1, accepted(10, 4));
+        tally.lost(1);
+        tally.lost(2);
+        tally.ask([3, 4].into_iter(), now);
+        tally.heard(3, accepted(5, 1));
+        assert_eq!(tally.answer(now), None);
+        tally.heard(4, accepted(7, 2));
+        assert_eq!(tally.sum(), accepted(22, 3));
+        assert_eq!(tally.answer(now), Some(accepted(22, 3).to_string()));
+        assert_eq!(tally.answer(now), None);
+    }
+
+    #[test]
+    fn a_worker_that_says_more_replaces_what_it_said_before() {
+        let mut tally = Tally::default();
+        tally.heard(1, accepted(10, 4));
+        tally.heard(1, accepted(11, 0));
+        assert_eq!(tally.sum(), accepted(11, 0));
+    }
+
+    #[test]
+    fn who_does_not_answer_is_not_waited_for_longer_than_the_first_question_says() {
+        let (mut tally, now) = (Tally::default(), Instant::now());
+        tally.ask([1, 2].into_iter(), now);
+        tally.heard(1, accepted(3, 0));
+        tally.ask([1, 2].into_iter(), now + PATIENCE / 2);
+        assert_eq!(tally.answer(now + PATIENCE / 2), None);
+        tally.heard(1, accepted(4, 0));
+        let answer = tally.answer(tally.due().unwrap()).unwrap();
+        assert!(answer.starts_with("4 accepted") && answer.ends_with("; 1 worker has not answered"), "{answer}");
+        tally.ask([2].into_iter(), now);
+        tally.lost(2);
+        assert!(tally.answer(now).is_some_and(|answer| !answer.contains("not answered")));
+    }
+}

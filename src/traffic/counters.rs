@@ -1,0 +1,103 @@
+//! What happened at a worker, in numbers.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+/// How many numbers there are.
+pub const COUNT: usize = 12;
+
+/// What happened so far, and how much is held now.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections that were taken in.
+    pub accepted: u64,
+    /// Those that ended on both sides.
+    pub finished: u64,
+    /// Those that one side reset.
+    pub reset: u64,
+    /// Those on which too little happened for too long.
+    pub timed_out: u64,
+    /// Those for which no upstream could be reached.
+    pub unreachable: u64,
+    /// Those that were not let in.
+    pub refused: u64,
+    /// Those that were cut at a stop.
+    pub stopped: u64,
+    /// Bytes that reached an upstream.
+    pub up: u64,
+    /// Bytes that reached a client.
+    pub down: u64,
+    /// How often accepting had to pause.
+    pub pauses: u64,
+    /// Connections now.
+    pub open: u64,
+    /// Pipes that hold bytes now.
+    pub pipes: u64,
+}
+
+impl Counters {
+    /// All numbers, in the order of the fields.
+    pub fn numbers(&self) -> [u64; COUNT] {
+        let Counters { accepted, finished, reset, timed_out, unreachable, refused, stopped, .. } = *self;
+        let Counters { up, down, pauses, open, pipes, .. } = *self;
+        [accepted, finished, reset, timed_out, unreachable, refused, stopped, up, down, pauses, open, pipes]
+    }
+
+    /// From the numbers, in the order of the fields.
+    pub fn from_numbers(numbers: [u64; COUNT]) -> Counters {
+        let [accepted, finished, reset, timed_out, unreachable, refused, stopped, up, down, pauses, open, pipes] =
+            numbers;
+        Counters { accepted, finished, reset, timed_out, unreachable, refused, stopped, up, down, pauses, open, pipes }
+    }
+
+    /// What stays of them when the worker is gone: it holds nothing any more.
+    pub fn of_the_past(self) -> Counters {
+        Counters { open: 0, pipes: 0, ..self }
+    }
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Counters) {
+        let mut numbers = self.numbers();
+        for (sum, number) in numbers.iter_mut().zip(other.numbers()) {
+            // What a worker says of itself may be anything.
+            *sum = sum.saturating_add(number);
+        }
+        *self = Counters::from_numbers(numbers);
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counters { accepted, finished, reset, timed_out, unreachable, refused, stopped, .. } = self;
+        let Counters { up, down, pauses, open, pipes, .. } = self;
+        write!(
+            f,
+            "{accepted} accepted, {open} open, {finished} finished, {reset} reset, {timed_out} timed out, \
+             {unreachable} unreachable, {refused} refused, {stopped} stopped; {up} bytes up, {down} bytes down; \
+             {pipes} pipes lent; {pauses} pauses"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_number_keeps_its_place_and_sums_do_not_overflow() {
+        let numbers: [u64; COUNT] = std::array::from_fn(|place| place as u64 + 1);
+        let mut counters = Counters::from_numbers(numbers);
+        assert_eq!(counters.numbers(), numbers);
+        assert_eq!(
+            counters.to_string(),
+            "1 accepted, 11 open, 2 finished, 3 reset, 4 timed out, 5 unreachable, 6 refused, 7 stopped; \
+             8 bytes up, 9 bytes down; 12 pipes lent; 10 pauses"
+        );
+        counters += counters;
+        assert_eq!(counters.numbers(), numbers.map(|number| 2 * number));
+        counters += Counters::from_numbers([u64::MAX; COUNT]);
+        assert_eq!(counters.numbers(), [u64::MAX; COUNT]);
+        assert_eq!((counters.of_the_past().open, counters.of_the_past().accepted), (0, u64::MAX));
+    }
+}

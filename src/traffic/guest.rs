@@ -1,0 +1,135 @@
+//! A connection whose first bytes decide where it goes. They are looked at and left where they are (`MSG_PEEK`, recv(2)):
+//! waiting costs no memory, and the relay finds them all.
+
+use std::io::{self, ErrorKind};
+
+use mio::net::TcpStream;
+
+use crate::protocol::proxy_header::{self, Ends, Read};
+use crate::protocol::sniff::{self, Sniff};
+use crate::traffic::deadline::Tick;
+use crate::traffic::flow::{Side, Socket};
+use crate::traffic::relay::{Ending, Route};
+use crate::traffic::service::Service;
+use crate::traffic::wake::End;
+
+/// Ticks for which a name is waited for: whoever waits for the server to speak first loses no more than this.
+const NAME: Tick = 2;
+
+/// A connection that is not relayed yet.
+#[derive(Debug)]
+pub struct Guest {
+    /// The client, or the balancer that speaks for it.
+    pub side: Side<TcpStream>,
+    /// Number in the log.
+    pub id: u64,
+    /// Milliseconds from the worker's start to its acceptance.
+    pub started: u64,
+    /// Its addresses, as far as they are known.
+    pub route: Route,
+    /// Which redirection it belongs to.
+    pub line: u16,
+    awaits: Awaits,
+    due: Tick,
+}
+
+/// What is to come from the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaits {
+    /// The PROXY header.
+    Header,
+    /// The name that it asks for.
+    Name,
+    /// Nothing.
+    Nothing,
+}
+
+/// What the client has said.
+#[derive(Debug)]
+pub enum Said {
+    /// Not enough yet.
+    Waiting,
+    /// For whom it speaks, if it is not for itself; it is to be listened to further.
+    Introduced(Option<Ends>),
+    /// The name that it asks for, if there is one.
+    Asked(Option<String>),
+    /// Something that ends it.
+    Wrong(Ending),
+}
+
+impl Guest {
+    /// A connection that was accepted just now.
+    pub fn new(client: TcpStream, line: u16, route: Route, id: u64, started: u64) -> Guest {
+        let side = Side { can_read: true, ..Side::new(client) };
+        Guest { side, id, started, route, line, awaits: Awaits::Nothing, due: 0 }
+    }
+
+    /// Begins to wait for what the redirection wants.
+    pub fn await_words(&mut self, service: &Service, now: Tick) {
+        if service.accept_proxy {
+            self.awaits = Awaits::Header;
+            self.due = now.saturating_add(service.patience.handshake);
+        } else {
+            self.await_name(service, now);
+        }
+    }
+
+    /// When it has waited for long enough.
+    pub fn due(&self) -> Tick {
+        self.due
+    }
+
+    /// Listens to what has been said so far.
+    pub fn listen(&mut self, service: &Service, buffer: &mut [u8], now: Tick) -> Said {
+        if self.awaits == Awaits::Nothing {
+            return Said::Asked(None);
+        }
+        let heard = match self.side.socket.peek(buffer) {
+            Ok(count) => &buffer[..count],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Said::Waiting,
+            Err(_) => return Said::Wrong(Ending::Reset(End::Client)),
+        };
+        // All bytes of a short head may have come before the end, and the end tells nothing more of itself.
+        let over = heard.is_empty() || self.side.hung_up;
+        if self.awaits == Awaits::Name {
+            return match sniff::name(heard) {
+                Sniff::Name(name) => Said::Asked(Some(name.into())),
+                Sniff::More if !over => Said::Waiting,
+                Sniff::More | Sniff::None => Said::Asked(None),
+            };
+        }
+        match proxy_header::read(heard) {
+            Ok(Read::Header { length, ends }) => match self.consume(&mut buffer[..length]) {
+                Ok(()) => {
+                    self.await_name(service, now);
+                    Said::Introduced(ends)
+                }
+                Err(_) => Said::Wrong(Ending::Reset(End::Client)),
+            },
+            Ok(Read::More) if !over => Said::Waiting,
+            Ok(Read::More) => Said::Wrong(Ending::NoHeader("the connection ended before it".into())),
+            Err(why) => Said::Wrong(Ending::NoHeader(why.to_string())),
+        }
+    }
+
+    /// Takes away what was looked at.
+    fn consume(&self, header: &mut [u8]) -> io::Result<()> {
+        match self.side.socket.receive(header)? {
+            count if count == header.len() => Ok(()),
+            _ => Err(ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn await_name(&mut self, service: &Service, now: Tick) {
+        self.awaits = if service.asks_by_name() { Awaits::Name } else { Awaits::Nothing };
+        self.due = now.saturating_add(NAME);
+    }
+
+    /// It has waited for long enough.
+    pub fn give_up(&self) -> Said {
+        match self.awaits {
+            Awaits::Header => Said::Wrong(Ending::Unheard),
+            Awaits::Name | Awaits::Nothing => Said::Asked(None),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The dialogue with a proxy before payload flows: what is to be said, and what was heard of an answer so far.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use crate::protocol::tunnel::{Dialogue, Target};
+use crate::traffic::flow::{Side, Socket};
+use crate::traffic::service::Tunnel;
+
+/// A dialogue that is under way. It is gone, with what it holds, before the first byte of payload is read.
+pub struct Handshake {
+    dialogue: Dialogue,
+    /// To be sent.
+    outgoing: Vec<u8>,
+    /// Received and not yet understood.
+    incoming: Vec<u8>,
+}
+
+/// What became of a turn.
+#[derive(Debug)]
+pub enum Heard {
+    /// The proxy has not said all.
+    Waiting,
+    /// We are through. These bytes of payload came along with the answer.
+    Through(Vec<u8>),
+}
+
+impl Handshake {
+    /// A dialogue that asks for `original`, or for `name` at its port.
+    pub fn new(tunnel: &Tunnel, original: SocketAddr, name: Option<&str>) -> Handshake {
+        let target = match name {
+            Some(name) => Target::Name(name, original.port()),
+            None => Target::Address(original),
+        };
+        let mut outgoing = Vec::new();
+        let dialogue = Dialogue::begin(tunnel.dialect, target, tunnel.credentials.as_ref(), &mut outgoing);
+        Handshake { dialogue, outgoing, incoming: Vec::new() }
+    }
+
+    /// Says and hears what can be.
+    ///
+    /// Errors: the words in which the proxy refused, or what became of it.
+    pub fn advance<S: Socket>(&mut self, proxy: &mut Side<S>, buffer: &mut [u8]) -> Result<Heard, String> {
+        loop {
+            self.say(proxy)?;
+            if !proxy.can_read {
+                return Ok(Heard::Waiting);
+            }
+            match proxy.socket.receive(buffer) {
+                Ok(0) => return Err("closed without an answer".into()),
+                Ok(count) => self.incoming.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => proxy.can_read = false,
+                Err(error) => return Err(words(&error)),
+            }
+            // Between its answers the proxy waits for us, and we for it.
+            proxy.socket.acknowledge().map_err(|error| words(&error))?;
+            let heard =
+                self.dialogue.hear(&self.incoming, &mut self.outgoing).map_err(|refused| refused.to_string())?;
+            self.incoming.drain(..heard.used);
+            if heard.done {
+                return Ok(Heard::Through(std::mem::take(&mut self.incoming)));
+            }
+        }
+    }
+
+    fn say<S: Socket>(&mut self, proxy: &mut Side<S>) -> Result<(), String> {
+        while proxy.can_write && !self.outgoing.is_empty() {
+            match proxy.socket.send(&self.outgoing) {
+                Ok(count) => drop(self.outgoing.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => proxy.can_write = false,
+                Err(error) => return Err(words(&error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn words(error: &io::Error) -> String {
+    format!("closed without an answer: {error}")
+}
+
+/// Credentials may be among what is to be said.
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshake").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,144 @@
+//! Which addresses the names have that clients claim to ask for (`--host-check`). Somebody else looks them up; here is
+//! what is known, what is asked, and who waits for the answer.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+
+use crate::traffic::deadline::Tick;
+use crate::traffic::wake::Key;
+
+/// Ticks for which an answer is believed, and for which the lack of one is.
+const BELIEVED: Tick = 600;
+const DOUBTED: Tick = 50;
+
+/// Ticks after which an answer is not waited for any longer.
+const PATIENCE: Tick = 30;
+
+/// The most names that are remembered, and the most that are asked for at once: clients choose them.
+const REMEMBERED: usize = 4096;
+const ASKED: usize = 64;
+
+/// What is known of names.
+#[derive(Debug, Default)]
+pub struct Hosts {
+    known: HashMap<Box<str>, Known>,
+    asked: Vec<Asked>,
+    questions: VecDeque<Box<str>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    addresses: Vec<IpAddr>,
+    until: Tick,
+}
+
+#[derive(Debug)]
+struct Asked {
+    name: Box<str>,
+    waiting: Vec<Key>,
+    until: Tick,
+}
+
+impl Hosts {
+    /// Whether `name` has this address; `None` when that is not known.
+    pub fn leads_to(&self, name: &str, ip: IpAddr, now: Tick) -> Option<bool> {
+        let known = self.known.get(name).filter(|known| now < known.until)?;
+        Some(known.addresses.contains(&ip))
+    }
+
+    /// Has `name` looked up for a connection. Says whether it has to wait: with too many questions open it has not, and
+    /// there will be no answer.
+    pub fn ask(&mut self, name: Box<str>, who: Key, now: Tick) -> bool {
+        if let Some(asked) = self.asked.iter_mut().find(|asked| asked.name == name) {
+            asked.waiting.push(who);
+            return true;
+        }
+        if self.asked.len() >= ASKED {
+            return false;
+        }
+        self.questions.push_back(name.clone());
+        self.asked.push(Asked { name, waiting: vec![who], until: now.saturating_add(PATIENCE) });
+        true
+    }
+
+    /// The next name to look up.
+    pub fn question(&mut self) -> Option<Box<str>> {
+        self.questions.pop_front()
+    }
+
+    /// Takes in what a name has, nothing if it has none. Returns who waited for it.
+    pub fn learn(&mut self, name: &str, addresses: Vec<IpAddr>, now: Tick) -> Vec<Key> {
+        if self.known.len() >= REMEMBERED {
+            self.known.retain(|_, known| now < known.until);
+        }
+        if self.known.len() >= REMEMBERED {
+            self.known.clear();
+        }
+        let until = now.saturating_add(if addresses.is_empty() { DOUBTED } else { BELIEVED });
+        self.known.insert(name.into(), Known { addresses, until });
+        let place = self.asked.iter().position(|asked| &*asked.name == name);
+        place.map(|place| self.asked.swap_remove(place).waiting).unwrap_or_default()
+    }
+
+    /// Whom to tell that there is no answer.
+    pub fn expire(&mut self, now: Tick) -> Vec<Key> {
+        let Some(late) = self.asked.iter().find(|asked| asked.until <= now) else { return Vec::new() };
+        let name = late.name.clone();
+        self.questions.retain(|question| *question != name);
+        self.learn(&name, Vec::new(), now)
+    }
+
+    /// When [`Hosts::expire`] has something to do.
+    pub fn due(&self) -> Option<Tick> {
+        self.asked.iter().map(|asked| asked.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn key(slot: u32) -> Key {
+        Key { slot, generation: 0 }
+    }
+
+    #[test]
+    fn a_name_is_asked_for_once_and_all_who_wait_are_told() {
+        let mut hosts = Hosts::default();
+        assert!(hosts.ask("moose".into(), key(1), 0));
+        assert!(hosts.ask("moose".into(), key(2), 0));
+        assert_eq!(hosts.question().as_deref(), Some("moose"));
+        assert_eq!(hosts.question(), None);
+        assert_eq!(hosts.learn("moose", vec![IP], 1), [key(1), key(2)]);
+        assert_eq!(hosts.leads_to("moose", IP, 2), Some(true));
+        assert_eq!(hosts.leads_to("moose", "10.0.0.2".parse().unwrap(), 2), Some(false));
+        assert_eq!(hosts.leads_to("moose", IP, 1 + BELIEVED), None);
+    }
+
+    #[test]
+    fn without_an_answer_the_name_leads_nowhere_for_a_while() {
+        let mut hosts = Hosts::default();
+        hosts.ask("moose".into(), key(1), 0);
+        assert_eq!(hosts.due(), Some(PATIENCE));
+        assert!(hosts.expire(PATIENCE - 1).is_empty());
+        assert_eq!(hosts.expire(PATIENCE), [key(1)]);
+        assert_eq!(hosts.question(), None);
+        assert_eq!(hosts.leads_to("moose", IP, PATIENCE), Some(false));
+        assert_eq!(hosts.leads_to("moose", IP, PATIENCE + DOUBTED), None);
+    }
+
+    #[test]
+    fn neither_questions_nor_answers_grow_without_bound() {
+        let mut hosts = Hosts::default();
+        for number in 0..ASKED {
+            assert!(hosts.ask(format!("host{number}").into(), key(1), 0));
+        }
+        assert!(!hosts.ask("one-too-many".into(), key(1), 0));
+        for number in 0..2 * REMEMBERED {
+            hosts.learn(&format!("name{number}"), vec![IP], 0);
+            assert!(hosts.known.len() <= REMEMBERED);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The requests of one client on their way to an HTTP proxy: what is kept of them between two reads.
+
+use std::mem;
+use std::rc::Rc;
+
+use crate::protocol::request::{Ends, Refusal, Requests, Rewriting};
+use crate::protocol::sniff::{self, Sniff};
+use crate::traffic::flow::{Filter, Readiness, Refused};
+use crate::traffic::handshake::Handshake;
+use crate::traffic::service::Tunnel;
+
+/// Rewrites the requests of one connection.
+#[derive(Debug)]
+pub struct Rewriter {
+    requests: Requests,
+    ends: Ends,
+    rewriting: Rc<Rewriting>,
+    tunnel: Option<Rc<Tunnel>>,
+    /// The beginning of something: a head, for the most part.
+    kept: Vec<u8>,
+    /// The name that a request claims to be for, until it is known whether that is so.
+    question: Option<Box<str>>,
+    readiness: Readiness,
+    refusal: Option<Refusal>,
+    answered: bool,
+}
+
+impl Rewriter {
+    /// For a connection between these ends; what is not HTTP goes through `tunnel`, if there is one.
+    pub fn new(ends: Ends, rewriting: Rc<Rewriting>, tunnel: Option<Rc<Tunnel>>) -> Rewriter {
+        Rewriter {
+            requests: Requests::new(),
+            ends,
+            rewriting,
+            tunnel,
+            kept: Vec::new(),
+            question: None,
+            readiness: Readiness::Bytes,
+            refusal: None,
+            answered: false,
+        }
+    }
+
+    /// Whether a head has begun and not ended.
+    pub fn is_reading(&self) -> bool {
+        !self.kept.is_empty() && self.refusal.is_none()
+    }
+
+    /// The name whose addresses are asked for; once.
+    pub fn question(&mut self) -> Option<Box<str>> {
+        self.question.take()
+    }
+
+    /// Whether the name leads to the original destination.
+    pub fn answer(&mut self, genuine: bool) {
+        if self.readiness == Readiness::Answer {
+            self.requests.host_is(genuine);
+            self.readiness = Readiness::Nothing;
+        }
+    }
+
+    /// Why the client is not served any further.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    /// What the client is told of the refusal; once.
+    pub fn last_words(&mut self) -> Option<&'static [u8]> {
+        let refusal = self.refusal?;
+        (!mem::replace(&mut self.answered, true)).then(|| refusal.response())
+    }
+
+    /// What was refused because it is not HTTP, and the dialogue that takes it elsewhere.
+    pub fn tunnel(&mut self) -> Option<(Vec<u8>, Handshake)> {
+        let tunnel = self.tunnel.take().filter(|_| self.refusal == Some(Refusal::NotHttp))?;
+        let name = match sniff::name(&self.kept) {
+            Sniff::Name(name) if tunnel.by_name => Some(name),
+            _ => None,
+        };
+        let handshake = Handshake::new(&tunnel, self.ends.original, name.as_deref());
+        Some((mem::take(&mut self.kept), handshake))
+    }
+
+    fn keep(&mut self, rest: &[u8]) {
+        self.kept = rest.to_vec();
+    }
+}
+
+impl Filter for Rewriter {
+    fn opaque(&self) -> u64 {
+        self.requests.opaque()
+    }
+
+    fn passed(&mut self, count: u64) {
+        self.requests.passed(count);
+    }
+
+    fn restore(&mut self, buffer: &mut [u8]) -> usize {
+        buffer[..self.kept.len()].copy_from_slice(&self.kept);
+        self.kept.len()
+    }
+
+    fn look(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<(), Refused> {
+        match self.requests.take(input, &self.ends, &self.rewriting, output) {
+            Ok(taken) => {
+                self.question = taken.ask.map(Box::from);
+                self.readiness = if taken.ask.is_some() { Readiness::Answer } else { Readiness::Bytes };
+                self.keep(&input[taken.used..]);
+                Ok(())
+            }
+            Err(refusal) => {
+                self.refusal = Some(refusal);
+                self.keep(input);
+                Err(Refused)
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Refused> {
+        if self.kept.is_empty() {
+            return Ok(());
+        }
+        self.refusal = Some(Refusal::Malformed("it ends in the middle"));
+        Err(Refused)
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.readiness
+    }
+}
