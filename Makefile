@@ -1,5 +1,6 @@
 # make            builds tproxy
 # make demo       shows it at work in network namespaces of its own (root)
+# make demo-proxy shows it enforcing a proxy, a real Squid, in the same way (root)
 # make test       installs what the tests need and runs them all (root)
 # make check      format, lints, documentation, manual page, shell scripts
 # make install    into $(DESTDIR)$(PREFIX); make uninstall takes it out again
@@ -25,17 +26,17 @@ check:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
-	shellcheck scripts/setup scripts/demo scripts/tproxy.init scripts/tproxy.default .ci/run
+	shellcheck scripts/setup scripts/demo scripts/demo-proxy scripts/tproxy.init scripts/tproxy.default .ci/run
 
 # Release, because some of the tests measure. TPROXY_MUST_NETNS makes a test fail that could not get its namespaces.
 test: root
 	scripts/setup
 	TPROXY_MUST_NETNS=1 $(CARGO) test --release --locked
 
-demo: root
-	scripts/setup
+demo demo-proxy: root
+	scripts/setup $@
 	$(CARGO) build --release --locked
-	scripts/demo $(BINARY)
+	scripts/$@ $(BINARY)
 
 # The OPTIONS section is made from the option table; everything else in the page is written by hand.
 man:
@@ -74,4 +75,4 @@ root:
 		echo "Without root, 'cargo test' runs what needs none and names what it skips." >&2; \
 		exit 1; }
 
-.PHONY: all check test demo man install uninstall clean root
+.PHONY: all check test demo demo-proxy man install uninstall clean root

@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "netns/changes.rs"]
+mod changes;
 #[path = "netns/endurance.rs"]
 mod endurance;
 #[path = "netns/examples.rs"]
@@ -13,12 +15,16 @@ mod examples;
 mod integrity;
 #[path = "netns/loops.rs"]
 mod loops;
+#[path = "netns/measures.rs"]
+mod measures;
 #[path = "netns/names.rs"]
 mod names;
 #[path = "netns/passed.rs"]
 mod passed;
 #[path = "netns/processes.rs"]
 mod processes;
+#[path = "netns/proxy_protocol.rs"]
+mod proxy_protocol;
 #[path = "netns/rule_ownership.rs"]
 mod rule_ownership;
 #[path = "netns/scenarios.rs"]
@@ -29,6 +35,14 @@ mod starting;
 mod system_log;
 #[path = "netns/table.rs"]
 mod table;
+#[path = "netns/tools.rs"]
+mod tools;
+#[path = "netns/via.rs"]
+mod via;
+#[path = "netns/via_http.rs"]
+mod via_http;
+#[path = "netns/via_tunnel.rs"]
+mod via_tunnel;
 
 use support::daemon::{Daemon, Launch};
 use support::netns::Lab;

@@ -81,7 +81,7 @@ pub fn line(action: Action, text: &str) -> Line {
 
 pub fn named(name: &str, lines: &[(Action, &str)]) -> RuleSet {
     let lines = lines.iter().map(|(action, text)| line(*action, text)).collect();
-    RuleSet { name: name.into(), lines, families: Family::BOTH.to_vec(), own_uid: None }
+    RuleSet { name: name.into(), lines, families: Family::BOTH.to_vec(), own_uid: None, places: vec![] }
 }
 
 pub fn feed(tool: &str, text: &str) {

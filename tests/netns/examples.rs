@@ -2,6 +2,7 @@
 
 use nix::sys::signal::Signal;
 
+use super::support::peers::{self, Peer};
 use super::support::servers::Server;
 use super::support::{process, rules};
 use super::{MOOSE, Scene};
@@ -46,6 +47,22 @@ fn every_example_of_the_page_does_what_it_says() {
     run(&scene, "Fully transparent", || assert_eq!(scene.page(MOOSE), "moose"));
     run(&scene, "By hand", || assert_eq!(scene.page(MOOSE), "cow"));
     scene.lab.gateway.run(&["iptables", "-w", "-t", "nat", "-F"]);
+    enforced_proxies(&scene);
     let _same = scene.lab.gateway.enter(|| Server::page("[::]:80", "gateway"));
     run(&scene, "Redirect without naming a port", || assert_eq!(scene.page(MOOSE), "gateway"));
+}
+
+/// The examples with the company's proxy, which is Squid on cow.
+fn enforced_proxies(scene: &Scene) {
+    let hosts = "10.2.0.5 moose moose.example\n10.3.0.3 cow proxy\n";
+    [&scene.lab.gateway, &scene.lab.cow, &scene.lab.client].into_iter().for_each(|net| net.hosts(hosts));
+    let _secret = Peer::nginx_tls(&scene.lab.moose, "DNS:moose.example");
+    let squid = Peer::squid(&scene.lab.cow);
+    run(scene, "Enforce the proxy", || assert_eq!(scene.page(MOOSE), "moose"));
+    squid.wait_for("GET http://10.2.0.5/ 200");
+    run(scene, "Enforce the proxy for https", || {
+        let done = peers::attempt(&scene.lab.client, &["curl", "-sSk", "--max-time", "20", "https://moose.example/"]);
+        assert_eq!(String::from_utf8_lossy(&done.stdout), "secret of moose.example moose.example", "{done:?}");
+    });
+    squid.wait_for("CONNECT moose.example:443 200");
 }

@@ -4,8 +4,9 @@ use super::support::daemon::Daemon;
 use super::support::{clients, process, rules, wait};
 use super::{MOOSE, MOOSE6, STAND_IN, Scene, Server, stand_in_detached};
 use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn worker_and_resolver_have_no_privilege_left() {
@@ -301,4 +302,104 @@ fn user_signal_to_the_guardian_dumps_the_workers_connections() {
     clients::round_trip(&mut client, b"before").expect("echo");
     daemon.signal(Signal::SIGUSR1);
     daemon.journal.wait_for(&client.local_addr().expect("address").to_string());
+}
+
+/// Fetches so many pages, and waits until their connections are over.
+fn fetch(scene: &Scene, daemon: &Daemon, count: usize) {
+    let before = daemon.journal.connections().len();
+    for _ in 0..count {
+        assert_eq!(scene.page(MOOSE), "cow");
+    }
+    daemon.journal.wait_connections(before + count);
+}
+
+/// The counters that the guardian tells when it is asked.
+fn counters(daemon: &Daemon) -> String {
+    let before = daemon.journal.count("counters: ");
+    process::signal(daemon.family.guardian(), Signal::SIGUSR1);
+    wait::until_true("the counters", || daemon.journal.count("counters: ") > before);
+    assert_eq!(daemon.journal.count("counters: "), before + 1, "one line: {}", daemon.journal.text());
+    let lines = daemon.journal.lines();
+    let line = lines.iter().rfind(|line| line.contains("counters: ")).expect("the line");
+    line.split_once("counters: ").expect("the line").1.to_string()
+}
+
+#[test]
+fn counters_are_the_sum_of_all_workers_that_there_were() {
+    let Some(scene) = Scene::new() else { return };
+    for workers in [1, 2] {
+        let args = [&["-w", if workers == 1 { "1" } else { "2" }], STAND_IN].concat();
+        let mut daemon = scene.relay(&args);
+        fetch(&scene, &daemon, 40);
+        let served = |daemon: &Daemon| {
+            let lines = daemon.journal.connections();
+            let served: BTreeSet<String> = lines.iter().map(|line| line.before.clone()).collect();
+            served.len()
+        };
+        assert_eq!(served(&daemon), workers, "each of them has served");
+        let _open = scene.lab.client.connect(MOOSE).expect("connect");
+        let said = wait::until("the open connection is there", || {
+            Some(counters(&daemon)).filter(|said| said.contains("1 open"))
+        });
+        let bytes = format!("{} bytes up, {} bytes down", 40 * 18, 40 * 41);
+        assert!(said.starts_with("41 accepted, 1 open, 40 finished, 0 reset") && said.contains(&bytes), "{said}");
+
+        // One that hangs holds nobody up, and counts with what it said last.
+        let victim = daemon.family.named("tproxy-worker")[0];
+        process::signal(victim, Signal::SIGSTOP);
+        let begin = Instant::now();
+        let said = counters(&daemon);
+        assert!(said.starts_with("41 accepted") && said.ends_with("; 1 worker has not answered"), "{said}");
+        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+        // So does one that is dead.
+        process::signal(victim, Signal::SIGKILL);
+        wait::until_true("another one", || {
+            !process::alive(victim) && daemon.family.named("tproxy-worker").len() == workers
+        });
+        let said = counters(&daemon);
+        assert!(said.starts_with("41 accepted") && !said.contains("answered"), "{said}");
+
+        // Those that retire say at their end what has happened since.
+        fetch(&scene, &daemon, 10);
+        let former = daemon.family.named("tproxy-worker");
+        process::signal(daemon.family.guardian(), Signal::SIGHUP);
+        drop(_open);
+        wait::until_true("they are gone", || former.iter().all(|pid| !process::alive(*pid)));
+        fetch(&scene, &daemon, 5);
+        let said = counters(&daemon);
+        assert!(said.starts_with("56 accepted, 0 open, 56 finished"), "{said}");
+        assert_eq!(daemon.stop(), 0);
+        let last = daemon.journal.lines().into_iter().rfind(|line| line.contains("counters: ")).expect("the last ones");
+        assert!(last.contains("56 accepted, 0 open"), "{last}");
+    }
+}
+
+#[test]
+fn no_two_connections_of_a_daemon_have_the_same_number() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = process::Directory::new();
+    let pidfile = directory.file("pid");
+    let daemon = scene.relay(&[&["-w", "2", "-P", &pidfile], STAND_IN].concat());
+    fetch(&scene, &daemon, 20);
+    let worker = daemon.family.named("tproxy-worker")[0];
+    process::signal(worker, Signal::SIGKILL);
+    wait::until_true("another one", || !process::alive(worker) && daemon.family.named("tproxy-worker").len() == 2);
+    fetch(&scene, &daemon, 20);
+    daemon.signal(Signal::SIGHUP);
+    daemon.journal.wait_for("reloaded:");
+    fetch(&scene, &daemon, 20);
+    daemon.signal(Signal::SIGUSR2);
+    daemon.journal.wait_for("serves; this one ends");
+    fetch(&scene, &daemon, 20);
+    let lines = daemon.journal.connections();
+    let numbers: BTreeSet<&str> = lines.iter().map(|line| line.id.as_str()).collect();
+    assert_eq!((lines.len(), numbers.len()), (80, 80), "{numbers:?}");
+    let workers: BTreeSet<&str> = numbers.iter().filter_map(|id| id.split('-').next()).collect();
+    assert!(workers.len() >= 6, "{workers:?}");
+    for worker in workers {
+        assert!(numbers.contains(format!("{worker}-1").as_str()), "{worker} counts from 1: {numbers:?}");
+    }
+    let guardian = std::fs::read_to_string(&pidfile).expect("pid file").trim().parse().expect("pid");
+    process::signal(guardian, Signal::SIGTERM);
+    daemon.family.wait_gone();
 }

@@ -1,9 +1,11 @@
 //! Who owns which rule, and what is left of ours: nothing.
 
-use super::support::process;
+use super::support::process::{self, Directory};
 use super::support::{rules, wait};
-use super::{MOOSE, STAND_IN, Scene};
+use super::{Launch, MOOSE, STAND_IN, Scene};
 use nix::sys::signal::Signal;
+use std::fs;
+use std::sync::atomic::Ordering;
 
 /// Options that make rules in every chain that there is.
 const EVERYWHERE: &[&str] = &[
@@ -119,6 +121,106 @@ fn a_second_start_on_the_same_port_leaves_the_first_unharmed() {
         assert_eq!(rules::saved(gateway), running);
         assert_eq!(scene.page(MOOSE), "cow");
     }
+}
+
+#[test]
+fn a_second_start_of_the_same_name_leaves_the_firsts_rules_alone() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let (one, two) = (Directory::new(), Directory::new());
+    let (file, other_file) = (one.file("table.conf"), two.file("table.conf"));
+    fs::write(&file, "-s 12970 -R '-d 10.2.0.5 --dport 80' 10.3.0.3 80\n").expect("file");
+    fs::write(&other_file, "-s 12971 -R '-d 10.2.0.5 --dport 81' 10.3.0.3 80\n").expect("file");
+    let local = |source| vec!["--local", "1113", "-R", source];
+    let kernel = |host| vec!["--kernel", "-R", host, "10.3.0.3", "80"];
+    let table: [(&str, Vec<&str>, Vec<&str>); 3] = [
+        ("local-1113", local("-s 10.1.0.0/24 --dport 113"), local("-s 10.9.0.0/24 --dport 113")),
+        ("kernel-80", kernel("-d 10.2.0.5 --dport 80"), kernel("-d 10.2.0.6 --dport 80")),
+        ("table", vec!["-c", &file], vec!["-c", &other_file]),
+    ];
+    for (name, first, second) in table {
+        let mut daemon = scene.relay(&[&["-d"], &first[..]].concat());
+        let running = rules::saved(gateway);
+        for args in [second.clone(), [&["-d"], &second[..]].concat(), first.clone()] {
+            let (done, family) = scene.launch(&args).start();
+            assert_eq!(done.status, 69, "{done:?}");
+            let holder = format!("the name '{name}' of the rules is in use by tproxy (process {})", daemon.pid());
+            assert!(done.stderr.contains(&holder) && done.stderr.lines().count() == 1, "{done:?}");
+            family.wait_gone();
+            assert_eq!(rules::saved(gateway), running);
+        }
+        // Another machine has names of its own; a name is free again as soon as its daemon is gone, however it went.
+        drop(Launch::new(&[&["-d"], &first[..]].concat()).within(&scene.lab.client).ready());
+        daemon.family.end();
+        drop(scene.relay(&[&["-d"], &second[..]].concat()));
+        assert_eq!(daemon.wait(), 137);
+        assert_eq!(scene.launch(&["--flush"]).run().status, 0);
+    }
+}
+
+#[test]
+fn a_name_is_held_without_a_gap_through_an_upgrade_and_is_free_after_the_stop() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = Directory::new();
+    let pidfile = directory.file("pid");
+    let args = ["-d", "-P", &pidfile, "--local", "1113", "-R", "--dport 113"];
+    let daemon = scene.relay(&args);
+    let first = daemon.pid();
+    let second = ["-d", "--local", "1113", "-R", "--dport 114"];
+    let upgraded = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            while !upgraded.load(Ordering::Relaxed) {
+                let done = scene.launch(&second).run();
+                assert_eq!(done.status, 69, "{done:?}");
+            }
+        });
+        for _ in 0..3 {
+            let guardian = pid_in(&pidfile);
+            process::signal(guardian, Signal::SIGUSR2);
+            wait::until_true("an upgrade", || pid_in(&pidfile) != guardian && !process::alive(guardian));
+        }
+        upgraded.store(true, Ordering::Relaxed);
+        others.join().expect("the others");
+    });
+    let last = pid_in(&pidfile);
+    assert_ne!(first, last);
+    let refused = scene.launch(&second).run();
+    assert!(refused.stderr.contains(&format!("(process {last})")), "{refused:?}");
+    process::signal(last, Signal::SIGTERM);
+    daemon.family.wait_gone();
+    let mut next = scene.relay(&second);
+    assert_eq!(next.stop(), 0);
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
+#[test]
+fn a_reload_that_brings_the_first_rules_needs_the_name_too() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let (one, two) = (Directory::new(), Directory::new());
+    let (file, other_file) = (one.file("table.conf"), two.file("table.conf"));
+    fs::write(&file, "-s 12970 10.3.0.3 80\n").expect("file");
+    fs::write(&other_file, "--local 1113 -R '--dport 113'\n").expect("file");
+    let mut daemon = scene.relay(&["-d", "-r", "nobody", "-c", &file]);
+    let mut other = scene.relay(&["-d", "-c", &other_file]);
+    let running = rules::saved(gateway);
+    fs::write(&file, "-s 12970 -R '-d moose --dport 80' 10.3.0.3 80\n").expect("file");
+    daemon.signal(Signal::SIGHUP);
+    daemon.journal.wait_for("reload: the name 'table' of the rules is in use by tproxy");
+    assert_eq!(rules::saved(gateway), running);
+    assert_eq!(scene.page("10.1.0.1:12970"), "cow", "what served serves on");
+    assert_eq!(other.stop(), 0);
+    daemon.signal(Signal::SIGHUP);
+    daemon.journal.wait_for("reloaded:");
+    assert_eq!(scene.page(MOOSE), "cow");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(rules::count_of_ours(gateway), 0);
+}
+
+/// The process that a pid file names.
+fn pid_in(path: &str) -> i32 {
+    wait::until("a pid file", || fs::read_to_string(path).ok()?.trim().parse().ok())
 }
 
 #[test]

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::support::daemon::Daemon;
 use super::support::pattern::{Cut, Pattern, sum_of};
+use super::support::peers::Peer;
 use super::support::servers::Server;
 use super::support::{clients, process, report, rules, wait};
 use super::{HEAVY, MOOSE, MOOSE6, Scene};
@@ -403,12 +404,15 @@ fn all_scenarios_work_from_one_file() {
     let _local = scene.lab.gateway.enter(|| Server::page("[::]:1113", "ident"));
     let _same = scene.lab.gateway.enter(|| Server::page("[::]:88", "same"));
     let _odd = scene.lab.moose.enter(|| Server::page("[::]:85", "moose85"));
+    let _outside = scene.lab.moose.enter(|| Server::page("[::]:86", "moose86"));
+    let squid = Peer::squid(&scene.lab.cow);
     for (moose, to) in [("10.2.0.5", "10.2.0.5"), ("fd00:2::5", "[fd00:2::5]")] {
         let cow = if moose.contains(':') { "fd00:3::3" } else { "10.3.0.3" };
         let file = File::new(&format!(
             "-r nobody\n\
              -s 12970 -R '-d {moose} --dport 80' cow 80                 # S1\n\
              -s 12971 --reject '-d {moose} --dport 82' -R '-d {moose} --dport 81:82' cow 80  # S2\n\
+             -s 12974 -X '-s {cow}' -R '-d {moose} --dport 86' --via http cow 3128           # S3\n\
              --local 1113 -R '-d {moose} --dport 113'                   # S4\n\
              --kernel -R '-d {moose} --dport 84' {cow} 80               # S5\n\
              --local same -R '-d {moose} --dport 88'                    # S6\n\
@@ -420,6 +424,8 @@ fn all_scenarios_work_from_one_file() {
         assert_eq!(scene.page(&format!("{to}:81")), "cow", "S2");
         let refused = scene.lab.client.connect(&format!("{to}:82")).expect_err("S2");
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "S2");
+        assert_eq!(scene.page(&format!("{to}:86")), "moose86", "S3");
+        squid.wait_for(&format!("GET http://{to}:86/ 200"));
         assert_eq!(scene.page(&format!("{to}:113")), "ident", "S4");
         assert_eq!(scene.page(&format!("{to}:84")), "cow", "S5");
         assert_eq!(scene.page(&format!("{to}:88")), "same", "S6");

@@ -33,7 +33,7 @@ fn every_connection_has_one_line_and_a_number_of_its_own() {
         assert_eq!(clients::fetch(relay.address).expect("fetch"), "page");
     }
     let lines = relay.daemon.journal.wait_connections(50);
-    let ids: std::collections::BTreeSet<u64> = lines.iter().map(|line| line.id).collect();
+    let ids: std::collections::BTreeSet<&str> = lines.iter().map(|line| line.id.as_str()).collect();
     assert_eq!((lines.len(), ids.len()), (50, 50));
     assert!(lines.iter().all(|line| line.ending == "finished"), "{lines:?}");
 }

@@ -98,6 +98,20 @@ impl Launch {
         self
     }
 
+    /// Gives it a `/usr/sbin` of its own, in which what `directory` holds stands for what is there; an empty file hides
+    /// it. The true ones are in `directory/true`. Only after [`Launch::within`], whose mounts are private.
+    pub fn with_programs_in(mut self, directory: &Path) -> Launch {
+        let directory = directory.display();
+        let script = format!(
+            "cd {directory}; mkdir -p true; mount --bind /usr/sbin true; view=$(mktemp -d -p .); \
+             ln -s {directory}/true/* $view; for f in *; do [ ! -f $f ] || ln -sf {directory}/$f $view; done; \
+             for f in *; do [ ! -f $f ] || [ -s $f ] || rm $view/$f; done; \
+             mount --bind $view /usr/sbin; cd /; exec \"$0\" \"$@\""
+        );
+        self.wrapper.extend(["sh", "-ec", &script].map(String::from));
+        self
+    }
+
     /// Sets an environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Launch {
         self.env.push((name.to_string(), value.to_string()));

@@ -87,8 +87,8 @@ impl Journal {
 /// `#ID CLIENT ORIGINAL LOCAL UPSTREAM UP DOWN SECONDS ENDING`, with or without what stands before it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnectionLine {
-    /// The connection's number.
-    pub id: u64,
+    /// The connection's number: `WORKER-NUMBER`.
+    pub id: String,
     /// The client's address and port.
     pub client: String,
     /// Where the client wanted to go, or `-`.
@@ -115,8 +115,10 @@ impl ConnectionLine {
         let (before, rest) = line.split_once('#')?;
         let fields: Vec<&str> = rest.splitn(9, ' ').collect();
         let [id, client, original, local, upstream, up, down, seconds, ending] = fields[..] else { return None };
+        let (worker, number) = id.split_once('-')?;
+        let _: (u32, u64) = (worker.parse().ok()?, number.parse().ok()?);
         Some(ConnectionLine {
-            id: id.parse().ok()?,
+            id: id.to_string(),
             client: client.to_string(),
             original: original.to_string(),
             local: local.to_string(),

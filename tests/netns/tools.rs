@@ -1,0 +1,253 @@
+//! The daemon and the tools that hold the tables: what happens when these fail, and how often they are run.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::support::daemon::{Daemon, Launch};
+use super::support::process::{self, Directory};
+use super::support::{alone, report, rules, wait};
+use super::{HEAVY, MOOSE, Scene};
+
+/// The tools that tproxy runs.
+const TOOLS: [&str; 4] = ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"];
+
+/// Puts a script there; an empty one stands for a program that is missing.
+fn script(directory: &Directory, name: &str, text: &str) {
+    let path = directory.file(name);
+    let text = if text.is_empty() { String::new() } else { format!("#!/bin/sh\n{text}\n") };
+    // In one step: the program may be started at any time.
+    fs::write(format!("{path}.new"), text).expect("script");
+    fs::set_permissions(format!("{path}.new"), fs::Permissions::from_mode(0o755)).expect("mode");
+    fs::rename(format!("{path}.new"), &path).expect("rename");
+}
+
+/// A file of so many redirections, one a line.
+fn table_of(count: usize, line_400: &str) -> String {
+    let line = |n: usize| match n {
+        400 => format!("{line_400}\n"),
+        _ => format!("--local {} -R '-d moose --dport {}'\n", 20000 + n, 1000 + n),
+    };
+    (1..=count).map(line).collect()
+}
+
+#[test]
+fn an_unknown_match_on_line_400_of_500_is_named_and_leaves_the_tables_as_before() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    rules::add_administrators_rules(gateway);
+    let before = rules::saved(gateway);
+    let directory = Directory::new();
+    let file = directory.file("table.conf");
+    let bad = table_of(500, "--local 20400 -R '-d moose --dport 1400 -m no-such-match'");
+    fs::write(&file, &bad).expect("file");
+    for args in [vec!["-c", &file], vec!["-d", "-c", &file]] {
+        let (done, family) = scene.launch(&args).start();
+        assert_eq!(done.status, 71, "{done:?}");
+        let said = done.stderr.lines().find(|line| line.contains("table.conf:400: ")).unwrap_or_default();
+        assert!(said.contains("no-such-match':No such file or directory"), "{done:?}");
+        assert!(said.contains("at '-A tproxy.table -p tcp -d 10.2.0.5 --dport 1400 -m no-such-match -j "), "{done:?}");
+        family.wait_gone();
+        assert_eq!(rules::saved(gateway), before);
+    }
+    // The same in a reload.
+    fs::write(&file, table_of(500, "--local 20400 -R '-d moose --dport 80'")).expect("file");
+    let mut daemon = scene.relay(&["-d", "-c", &file]);
+    let running = rules::saved(gateway);
+    let _local = gateway.enter(|| super::Server::page("[::]:20400", "line 400"));
+    fs::write(&file, &bad).expect("file");
+    daemon.signal(Signal::SIGHUP);
+    daemon.journal.wait_for("table.conf:400: ");
+    daemon.journal.wait_for("the rules could not be installed; nothing has changed");
+    assert_eq!(rules::saved(gateway), running);
+    assert_eq!(scene.page(MOOSE), "line 400");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(rules::saved(gateway), before);
+}
+
+#[test]
+fn without_ip6tables_a_start_leaves_nothing_and_says_what_to_do() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let before = rules::saved(gateway);
+    let directory = Directory::new();
+    script(&directory, "ip6tables-restore", "");
+    let both = ["-d", "-s", "12970", "-R", "--dport 80", "10.3.0.3", "80"];
+    let (done, family) = scene.launch(&both).with_programs_in(&directory.path).start();
+    assert_eq!(done.status, 71, "{done:?}");
+    assert!(done.stderr.contains("`ip6tables-restore` failed (not found)"), "{done:?}");
+    assert!(done.stderr.contains("-b 0.0.0.0 leaves IPv6 out"), "{done:?}");
+    family.wait_gone();
+    assert_eq!(rules::saved(gateway), before);
+    // What it says to do helps.
+    let mut daemon = scene.launch(&[&both[..], &["-b", "0.0.0.0"]].concat()).with_programs_in(&directory.path).ready();
+    assert_eq!(scene.page(MOOSE), "cow");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(rules::saved(gateway), before);
+}
+
+/// An iptables-restore that is killed in the middle of its work when its input holds what is in `trigger`: before it has
+/// changed the tables, or after that but before it can say so.
+fn killed(tool: &str, directory: &Directory, trigger: &str, after: bool) -> String {
+    let real = format!("{}/true/{tool}", directory.path.display());
+    let work = if after { format!("echo \"$text\" | {real} \"$@\"; ") } else { String::new() };
+    format!(
+        "case $1 in --version) exec {real} --version;; esac; text=$(cat); \
+         case $text in *\"$(cat {trigger})\"*) {work}kill -9 $$;; esac; echo \"$text\" | {real} \"$@\""
+    )
+}
+
+#[test]
+fn a_killed_iptables_restore_leaves_the_tables_as_before() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    rules::add_administrators_rules(gateway);
+    let before = rules::saved(gateway);
+    for (tool, after) in [
+        ("iptables-restore", false),
+        ("iptables-restore", true),
+        ("ip6tables-restore", false),
+        ("ip6tables-restore", true),
+    ] {
+        let directory = Directory::new();
+        let (file, trigger) = (directory.file("table.conf"), directory.file("trigger"));
+        script(&directory, tool, &killed(tool, &directory, &trigger, after));
+        fs::write(&file, "-r nobody\n-s 12970 -R '--dport 80' 10.3.0.3 80\n").expect("file");
+        let launch = || scene.launch(&["-d", "-c", &file]).with_programs_in(&directory.path);
+        fs::write(&trigger, "-j REDIRECT").expect("trigger");
+        let (done, family) = launch().start();
+        assert_eq!(done.status, 71, "{tool} {after}: {done:?}");
+        assert!(done.stderr.contains(tool) && done.stderr.contains("signal: 9"), "{tool} {after}: {done:?}");
+        family.wait_gone();
+        assert_eq!(rules::saved(gateway), before, "{tool} {after}");
+
+        fs::write(&trigger, "--dport 80:81").expect("trigger");
+        let mut daemon = launch().ready();
+        let (running, worker) = (rules::saved(gateway), daemon.family.worker());
+        fs::write(&file, "-r nobody\n-s 12970 -R '--dport 80:81' 10.2.0.5 80\n").expect("file");
+        daemon.signal(Signal::SIGHUP);
+        daemon.journal.wait_for("the rules could not be installed; nothing has changed");
+        assert_eq!(daemon.journal.count("signal: 9"), 1, "{}", daemon.journal.text());
+        assert_eq!(rules::saved(gateway), running, "{tool} {after}");
+        wait::until_true("the former worker alone", || daemon.family.named("tproxy-worker") == [worker]);
+        assert_eq!(scene.page(MOOSE), "cow");
+        // Nothing is left over: the next reload does it.
+        fs::write(&trigger, "nothing of the kind").expect("trigger");
+        daemon.signal(Signal::SIGHUP);
+        daemon.journal.wait_for("reloaded: 1 redirection");
+        wait::until_true("the new upstream", || scene.page(MOOSE) == "moose");
+        assert_eq!(daemon.stop(), 0);
+        assert_eq!(rules::saved(gateway), before, "{tool} {after}");
+    }
+}
+
+/// A daemon whose tools are counted.
+struct Counted {
+    daemon: Daemon,
+    log: String,
+    file: String,
+    _directory: Directory,
+}
+
+impl Counted {
+    fn start(launch: impl Fn(&[&str]) -> Launch, table: &str) -> (Counted, usize, Duration) {
+        let directory = Directory::new();
+        let (file, log) = (directory.file("table.conf"), directory.file("runs"));
+        fs::write(&file, table).expect("file");
+        fs::write(&log, "").expect("log");
+        for tool in TOOLS {
+            let real = format!("{}/true/{tool}", directory.path.display());
+            script(&directory, tool, &format!("echo {tool} >>{log}; exec {real} \"$@\""));
+        }
+        let begin = Instant::now();
+        let daemon = launch(&["-d", "-v", "--verify", "0", "-c", &file]).with_programs_in(&directory.path).ready();
+        let took = begin.elapsed();
+        let mut counted = Counted { daemon, log, file, _directory: directory };
+        let count = counted.take();
+        (counted, count, took)
+    }
+
+    /// How many tools were run since the last time.
+    fn take(&mut self) -> usize {
+        let count = fs::read_to_string(&self.log).expect("log").lines().count();
+        fs::write(&self.log, "").expect("log");
+        count
+    }
+
+    /// Reloads, and waits until nothing is under way any more.
+    fn reload(&mut self) -> (usize, Duration) {
+        let (begin, before) = (Instant::now(), self.daemon.journal.count("reloaded:"));
+        self.daemon.signal(Signal::SIGHUP);
+        wait::until_true("a reload", || self.daemon.journal.count("reloaded:") > before);
+        let took = begin.elapsed();
+        wait::until_true("no errand is left", || self.daemon.family.named("tproxy-errand").is_empty());
+        (self.take(), took)
+    }
+}
+
+#[test]
+fn five_hundred_redirections_run_as_many_programs_as_one() {
+    let Some(scene) = Scene::new() else { return };
+    let _alone = alone(&HEAVY);
+    let mut runs = Vec::new();
+    for lines in [1, 500] {
+        let table: String = (0..lines).map(|n| format!("--local {} -R '--dport {}'\n", 20000 + n, 1000 + n)).collect();
+        let (mut counted, start, start_time) = Counted::start(|args| scene.launch(args), &table);
+        assert_eq!(rules::saved(&scene.lab.gateway).matches("-j REDIRECT").count(), 2 * lines);
+        // Nothing has changed: this reload is a comparison of the rules, as `--verify` makes it.
+        let (verify, verify_time) = counted.reload();
+        fs::write(&counted.file, table.replace("--local 20000", "--local 30000")).expect("file");
+        let (reload, reload_time) = counted.reload();
+        assert_eq!(rules::saved(&scene.lab.gateway).matches("--to-ports 30000").count(), 2);
+        let begin = Instant::now();
+        assert_eq!(counted.daemon.stop(), 0);
+        let (stop, stop_time) = (counted.take(), begin.elapsed());
+        report(&format!(
+            "table: {lines} redirections in two families: start {start} programs {start_time:.0?}, \
+             verify {verify} programs {verify_time:.0?}, reload {reload} programs {reload_time:.0?}, \
+             stop {stop} programs {stop_time:.0?}"
+        ));
+        assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+        runs.push([start, verify, reload, stop]);
+    }
+    assert_eq!(runs[0], runs[1], "start, verify, reload, stop");
+    assert!(runs[0].iter().all(|count| (2..=12).contains(count)), "{runs:?}");
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_its_errand_waits_can_be_started_again() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let directory = Directory::new();
+    let (slow, count) = (directory.file("slow"), directory.file("count"));
+    let real = format!("{}/true/iptables-restore", directory.path.display());
+    // Waits for the file to go, as for a lock.
+    script(
+        &directory,
+        "iptables-restore",
+        &format!("echo >>{count}; while [ -e {slow} ]; do sleep 0.02; done; exec {real} \"$@\""),
+    );
+    let file = directory.file("table.conf");
+    fs::write(&file, "--local 1113 -R '--dport 113'\n").expect("file");
+    let launch = || scene.launch(&["-d", "-c", &file]).with_programs_in(&directory.path);
+    let daemon = launch().ready();
+    fs::write(&slow, "").expect("file");
+    fs::write(&count, "").expect("file");
+    fs::write(&file, "--local 1114 -R '--dport 113'\n").expect("file");
+    daemon.signal(Signal::SIGHUP);
+    wait::until_true("the errand is at work", || fs::read_to_string(&count).is_ok_and(|text| !text.is_empty()));
+    let errand = daemon.family.one("tproxy-errand");
+    process::signal(daemon.family.guardian(), Signal::SIGKILL);
+    fs::write(&file, "--local 1115 -R '--dport 113'\n").expect("file");
+    // The errand is still changing rules of that name: the next daemon waits for it.
+    let next = launch().spawn();
+    wait::holds_for(Duration::from_millis(1500), "it waits", || {
+        process::alive(errand) && next.journal.count("ready:") == 0
+    });
+    fs::remove_file(&slow).expect("file");
+    next.journal.wait_for("ready:");
+    assert_eq!(rules::saved(gateway).matches("--to-ports 1115").count(), 2);
+    assert_eq!(rules::saved(gateway).matches("-j REDIRECT").count(), 2);
+}
