@@ -63,6 +63,11 @@ impl<'a> Authority<'a> {
         self.port
     }
 
+    /// The same, in a URL, where no port means that of HTTP.
+    pub fn with_port(self) -> Authority<'a> {
+        Authority { port: self.port.or(Some(HTTP)), ..self }
+    }
+
     /// Compares with where the client connected.
     pub fn claim(&self, original: SocketAddr) -> Claim<'a> {
         match self.host {

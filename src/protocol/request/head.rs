@@ -1,6 +1,7 @@
 //! The head of a request: read once, by httparse, and then held to what httparse leaves open.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use httparse::Status;
 
@@ -23,8 +24,8 @@ pub struct Head<'a> {
     pub host: Option<&'a [u8]>,
     /// The value of `Referer`.
     pub referer: Option<&'a [u8]>,
-    /// Whether it has a `Proxy-Authorization`.
-    pub authorized: bool,
+    /// Where in `rest` the line with the `Proxy-Authorization` is.
+    pub authorization: Option<Range<usize>>,
     /// What the client would rather speak from now on.
     pub upgrade: Option<Upgrade>,
 }
@@ -44,7 +45,7 @@ struct Fields<'a> {
     framing: Framing,
     host: Option<&'a [u8]>,
     referer: Option<&'a [u8]>,
-    authorized: bool,
+    authorization: Option<&'a [u8]>,
     upgrade: Option<Upgrade>,
     may_upgrade: bool,
 }
@@ -63,14 +64,15 @@ impl<'a> Head<'a> {
         }
         let mut fields = Fields::default();
         request.headers.iter().try_for_each(|header| fields.take(header.name, header.value))?;
+        let rest = &text[method.len() + 1 + target.len()..text.len() - 2];
         Ok(Head {
             method,
             target,
-            rest: &text[method.len() + 1 + target.len()..text.len() - 2],
+            rest,
             body: fields.framing.body(minor)?,
             host: fields.host,
             referer: fields.referer,
-            authorized: fields.authorized,
+            authorization: fields.authorization.map(|value| line_around(rest, value)),
             // A server ignores it in a request of HTTP/1.0.
             upgrade: fields.upgrade.filter(|_| fields.may_upgrade && minor == 1),
         })
@@ -91,7 +93,9 @@ impl<'a> Fields<'a> {
         } else if is("Referer") {
             self.referer = Some(value);
         } else if is("Proxy-Authorization") {
-            self.authorized = true;
+            if self.authorization.replace(value).is_some() {
+                return Err(Refusal::Malformed("more than one Proxy-Authorization"));
+            }
         } else if is("Connection") {
             self.may_upgrade |=
                 value.split(|byte| *byte == b',').any(|name| trim(name).eq_ignore_ascii_case(b"upgrade"));
@@ -101,6 +105,15 @@ impl<'a> Fields<'a> {
         }
         Ok(())
     }
+}
+
+/// Where in `text` the line is that holds `value`, a part of it; with its end.
+fn line_around(text: &[u8], value: &[u8]) -> Range<usize> {
+    let at = value.as_ptr().addr().wrapping_sub(text.as_ptr().addr()).min(text.len());
+    let newline = |byte: &u8| *byte == b'\n';
+    let start = text[..at].iter().rposition(newline).map_or(0, |before| before + 1);
+    let end = text[at..].iter().position(newline).map_or(text.len(), |after| at + after + 1);
+    start..end
 }
 
 /// Whether a connection that begins so is meant to be HTTP/1, well or badly; `None` while it cannot be known.

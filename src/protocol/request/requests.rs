@@ -9,7 +9,7 @@ use crate::protocol::request::head::{self, Head, Upgrade};
 use crate::protocol::request::lines;
 use crate::protocol::request::refusal::Refusal;
 use crate::protocol::request::rewriting::{Ends, Rewriting, Target};
-use crate::protocol::request::target::Form;
+use crate::protocol::request::target::{self, Form};
 
 /// What a client sends first when its upgrade to HTTP/2 was granted (RFC 9113, 3.4). No request begins like this.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
@@ -203,23 +203,26 @@ impl Requests {
         rewriting: &'t Rewriting,
     ) -> Result<Target<'t>, &'a str> {
         let page = rewriting.page_for(head.referer).filter(|_| form != Form::Authority);
-        let path = match (page, form) {
+        let (claimed, path) = match (page, form) {
             (Some(page), _) => return Ok(Target::Page(page)),
-            (None, Form::Absolute | Form::Authority) => return Ok(Target::Same),
-            (None, Form::Origin) => head.target,
-            (None, Form::Asterisk) => "",
+            (None, Form::Absolute | Form::Authority) if !rewriting.check_host => return Ok(Target::Same),
+            (None, Form::Absolute) => target::url(head.target),
+            (None, Form::Authority) => (Authority::parse(head.target.as_bytes()), ""),
+            (None, Form::Origin) => (head.host.and_then(Authority::parse), head.target),
+            (None, Form::Asterisk) => (head.host.and_then(Authority::parse), ""),
         };
-        let Some(host) = head.host.and_then(Authority::parse) else {
-            return Ok(Target::AtOriginal(path));
+        let believed = match (claimed.map(|host| (host, host.claim(ends.original))), self.host) {
+            (None | Some((_, Claim::False)), _) if rewriting.check_host => None,
+            (Some((host, Claim::Name(_))), Belief::Answered(genuine)) => genuine.then_some(host),
+            (Some((_, Claim::Name(name))), _) if rewriting.check_host => return Err(name),
+            _ => claimed,
         };
-        let believed = match (host.claim(ends.original), self.host) {
-            _ if !rewriting.check_host => true,
-            (Claim::True, _) => true,
-            (Claim::False, _) => false,
-            (Claim::Name(_), Belief::Answered(genuine)) => genuine,
-            (Claim::Name(name), Belief::Unasked | Belief::Asked) => return Err(name),
-        };
-        Ok(if believed { Target::At(host, path) } else { Target::AtOriginal(path) })
+        Ok(match (believed, form) {
+            (Some(_), Form::Absolute | Form::Authority) => Target::Same,
+            (None, Form::Authority) => Target::Through,
+            (Some(host), _) => Target::At(host, path),
+            (None, _) => Target::AtOriginal(path),
+        })
     }
 
     /// What comes behind a head.

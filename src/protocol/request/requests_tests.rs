@@ -424,9 +424,16 @@ fn the_credentials_are_added_to_every_request() {
 }
 
 #[test]
-fn a_client_with_credentials_of_its_own_keeps_them() {
-    let request = "GET http://a/ HTTP/1.0\r\nproxy-authorization: Basic eA==\r\n\r\n";
-    assert_eq!(sent(usual_ends(), with_credentials(), request), request);
+fn credentials_of_the_clients_own_are_replaced_where_there_are_ours() {
+    for line in ["proxy-authorization: Basic eA==\r\n", "Proxy-Authorization:\r\n", "Proxy-Authorization:  \r\n"] {
+        let request = format!("GET http://a/ HTTP/1.0\r\nA: b\r\n{line}C: d\r\n\r\n");
+        let ours = "Proxy-Authorization: Basic Y293Om1vbw==\r\n";
+        let wanted = format!("GET http://a/ HTTP/1.0\r\nA: b\r\nC: d\r\n{ours}\r\n");
+        assert_eq!(sent(usual_ends(), with_credentials(), &request), wanted);
+        assert_eq!(becomes(&request), request);
+    }
+    let twice = "GET / HTTP/1.1\r\nProxy-Authorization: a\r\nProxy-Authorization: b\r\n\r\n";
+    assert_eq!(refusal(twice), Some(Refusal::Malformed("more than one Proxy-Authorization")));
 }
 
 const PAGE: &str = "http://cow/closed.html";
@@ -455,13 +462,15 @@ fn what_the_page_refers_to_is_not_replaced() {
     let request = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: 10.2.0.5\r\nReferer: {PAGE}\r\n\r\n");
     assert_eq!(sent(usual_ends(), with_page(), &request("/logo.png")), request("http://10.2.0.5/logo.png"));
     let absolute = request("http://moose/logo.png");
-    assert_eq!(sent(usual_ends(), with_page(), &absolute), absolute);
+    let rewriting = Rewriting { check_host: false, ..with_page() };
+    assert_eq!(sent(usual_ends(), rewriting, &absolute), absolute);
 }
 
 #[test]
 fn connect_is_not_for_the_page() {
     let request = "CONNECT moose:443 HTTP/1.1\r\n\r\n";
-    assert_eq!(sent(usual_ends(), with_page(), request), request);
+    let rewriting = Rewriting { check_host: false, ..with_page() };
+    assert_eq!(sent(usual_ends(), rewriting, request), request);
 }
 
 #[test]
@@ -524,13 +533,56 @@ fn an_address_is_compared_without_asking() {
 #[test]
 fn nothing_is_asked_for_what_names_no_host_or_needs_none() {
     for request in [
-        "GET http://cow/ HTTP/1.1\r\nHost: moose\r\n\r\n",
+        "GET https://cow/ HTTP/1.1\r\nHost: moose\r\n\r\n",
         "GET / HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: no host\r\n\r\n",
         "CONNECT cow:443 HTTP/1.1\r\nHost: moose\r\n\r\n",
     ] {
         assert_eq!(checked("10.2.0.5:80").sends(request), Ok(None), "{request:?}");
     }
+}
+
+#[test]
+fn a_whole_url_is_checked_like_a_host() {
+    let table = [
+        ("http://moose/a?b", true, "http://moose/a?b"),
+        ("http://moose/a?b", false, "http://10.2.0.5/a?b"),
+        ("http://moose?b", false, "http://10.2.0.5?b"),
+        ("HTTP://moose:80", true, "HTTP://moose:80"),
+        ("HTTP://moose:80", false, "http://10.2.0.5"),
+    ];
+    for (url, genuine, wanted) in table {
+        let mut client = checked("10.2.0.5:80");
+        assert_eq!(client.sends(request_to("cow", url)), Ok(Some("moose".to_owned())), "{url}");
+        assert_eq!(client.answered(genuine), None);
+        assert_eq!(client.out(), request_to("cow", wanted), "{url}");
+    }
+    let table = [
+        ("10.2.0.5:80", "http://moose:81/", "http://10.2.0.5/"),
+        ("10.2.0.5:8080", "http://moose/", "http://10.2.0.5:8080/"),
+        ("10.2.0.5:80", "https://moose/", "http://10.2.0.5/"),
+        ("10.2.0.5:80", "http://me@moose/", "http://10.2.0.5/"),
+        ("10.2.0.5:80", "http://10.2.0.5/", "http://10.2.0.5/"),
+    ];
+    for (original, url, wanted) in table {
+        let mut client = checked(original);
+        assert_eq!(client.sends(request_to("moose", url)), Ok(None), "{url}");
+        assert_eq!(client.out(), request_to("moose", wanted), "{url}");
+    }
+}
+
+#[test]
+fn a_connect_is_checked_too() {
+    let connect = |target: &str| format!("CONNECT {target} HTTP/1.1\r\n\r\n");
+    for (genuine, wanted) in [(true, "moose:443"), (false, "10.2.0.5:443")] {
+        let mut client = checked("10.2.0.5:443");
+        assert_eq!(client.sends(connect("moose:443")), Ok(Some("moose".to_owned())));
+        assert_eq!(client.answered(genuine), None);
+        assert_eq!(client.out(), connect(wanted));
+    }
+    let mut client = checked("[fd00:2::5]:80");
+    assert_eq!(client.sends(connect("moose:443")), Ok(None));
+    assert_eq!(client.out(), connect("[fd00:2::5]:80"));
 }
 
 #[test]

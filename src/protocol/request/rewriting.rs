@@ -54,6 +54,8 @@ pub enum Target<'a> {
     At(Authority<'a>, &'a str),
     /// `http://`, the original destination and this path.
     AtOriginal(&'a str),
+    /// The original destination, to be connected through to.
+    Through,
 }
 
 impl Rewriting {
@@ -68,9 +70,12 @@ impl Rewriting {
         out.extend_from_slice(head.method.as_bytes());
         out.push(b' ');
         self.write_target(head, target, ends, out);
-        out.extend_from_slice(head.rest);
+        // The client knows of no proxy. What it says to one is nobody's, or meant for another.
+        let cut = head.authorization.clone().filter(|_| self.credentials.is_some()).unwrap_or_default();
+        out.extend_from_slice(&head.rest[..cut.start]);
+        out.extend_from_slice(&head.rest[cut.end..]);
         self.write_forwarded(ends.client.ip().to_canonical(), out);
-        if let Some(credentials) = self.credentials.as_ref().filter(|_| !head.authorized) {
+        if let Some(credentials) = &self.credentials {
             out.extend_from_slice(b"Proxy-Authorization: ");
             out.extend_from_slice(credentials.basic().as_bytes());
             out.extend_from_slice(b"\r\n");
@@ -91,6 +96,9 @@ impl Rewriting {
                 out.extend_from_slice(b"http://");
                 authority::write_address(ends.original, out);
                 out.extend_from_slice(path.as_bytes());
+            }
+            Target::Through => {
+                let _ = write!(out, "{}", ends.original);
             }
         }
     }

@@ -32,6 +32,15 @@ impl Form {
     }
 }
 
+/// The host that a URL in absolute form names, with its port, and what stands behind it; no host when it is not plain
+/// `http` with a host that everybody understands in the same way.
+pub fn url(target: &str) -> (Option<Authority<'_>>, &str) {
+    let Some((scheme, rest)) = target.split_once("://") else { return (None, "") };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let host = Authority::parse(authority.as_bytes()).filter(|_| scheme.eq_ignore_ascii_case("http"));
+    (host.map(Authority::with_port), path)
+}
+
 fn has_host_and_port(target: &str) -> bool {
     Authority::parse(target.as_bytes()).is_some_and(|authority| authority.port().is_some())
 }
