@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::ruleset::Known;
 use crate::config::{self, Command, Config, Listen, Target, via};
-use crate::daemon::{resolver, start};
+use crate::daemon::{claim, resolver, start};
 use crate::error::Error;
 use crate::options;
 use crate::rules::firewall::Firewall;
@@ -38,6 +38,9 @@ fn flush(name: Option<&str>) -> Result<(), Error> {
             1 => println!("1 chain removed"),
             chains => println!("{chains} chains removed"),
         },
+    }
+    for (other, holder) in claim::living().iter().filter(|(other, _)| name.is_none_or(|name| name == other)) {
+        eprintln!("tproxy: the rules '{other}' belong to {holder}, which will put them back; stop it first");
     }
     Ok(())
 }

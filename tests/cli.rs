@@ -661,7 +661,7 @@ fn credentials_reach_the_proxy_and_no_log_and_are_read_again_at_a_reload() {
 
     write_secret(&directory, "cow:barley\n", 0o600);
     relay.daemon.signal(Signal::SIGHUP);
-    journal.wait_for("reloaded: 1 redirections");
+    journal.wait_for("reloaded: 1 redirection");
     // Until the former workers have closed their sockets, they are given connections too.
     wait::until_true("the new credentials", || heard_by(&proxy, relay.address) == head(second));
     relay.daemon.signal(Signal::SIGUSR1);

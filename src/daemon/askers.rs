@@ -46,12 +46,17 @@ impl Askers {
         self.all.iter().flatten().any(|asker| asker.asked.is_none())
     }
 
-    /// Asks for the addresses of `name`.
+    /// Asks for the addresses of `name`. If nobody is left to ask, whoever waits for the answer does not wait for ever.
     pub fn ask(&mut self, name: Box<str>) {
-        let Some(asker) = self.all.iter_mut().flatten().find(|asker| asker.asked.is_none()) else { return };
-        // One that cannot be told is gone, and whoever waits for the answer does not wait for ever.
-        if asker.line.send(&Question { name: name.to_string() }.encode(), None).is_ok() {
-            asker.asked = Some(name);
+        let question = Question { name: name.to_string() }.encode();
+        for place in &mut self.all {
+            let Some(asker) = place.as_mut().filter(|asker| asker.asked.is_none()) else { continue };
+            if asker.line.send(&question, None).is_ok() {
+                asker.asked = Some(name);
+                return;
+            }
+            // It is gone. The event that tells so may have come already, with its last answer.
+            *place = None;
         }
     }
 

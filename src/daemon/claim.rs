@@ -41,7 +41,7 @@ impl Claim {
             if let Some(claim) = Claim::try_stake(name)? {
                 return Ok(claim);
             }
-            let holders = holders_of(&inodes(&fs::read_to_string("/proc/net/unix").unwrap_or_default(), name));
+            let holders = holders(name);
             let leaves = holders.iter().all(|holder| holder.name == ERRAND) && !holders.is_empty();
             if begin.elapsed() > if leaves { LONGER } else { PATIENCE } {
                 return Err(taken(name, &holders));
@@ -74,18 +74,39 @@ impl AsFd for Claim {
 }
 
 fn taken(name: &str, holders: &[Holder]) -> Error {
-    let names: Vec<String> = holders.iter().map(Holder::to_string).collect();
-    let by = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
+    let by = list(holders);
     Error::Taken(format!(
         "the name '{name}' of the rules is in use by {by}; rules are called after the port, or after the file of -c"
     ))
 }
 
-/// Reads the table of proc(5), /proc/net/unix: the sockets that have the name, by inode.
-fn inodes(table: &str, name: &str) -> Vec<u64> {
-    let wanted = format!("@{PREFIX}{name}");
-    let lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    lines.filter(|fields| fields.get(7) == Some(&wanted.as_str())).filter_map(|fields| fields[6].parse().ok()).collect()
+fn holders(name: &str) -> Vec<Holder> {
+    let inodes: Vec<u64> =
+        claims(&kernels_table()).filter(|(other, _)| *other == name).map(|(_, inode)| inode).collect();
+    holders_of(&inodes)
+}
+
+/// The names that are in use in this network namespace, each with the processes that have it, as text.
+pub fn living() -> Vec<(String, String)> {
+    claims(&kernels_table()).map(|(name, inode)| (name.to_owned(), list(&holders_of(&[inode])))).collect()
+}
+
+fn list(holders: &[Holder]) -> String {
+    let names: Vec<String> = holders.iter().map(Holder::to_string).collect();
+    if names.is_empty() { "another process".to_owned() } else { names.join(", ") }
+}
+
+fn kernels_table() -> String {
+    fs::read_to_string("/proc/net/unix").unwrap_or_default()
+}
+
+/// Reads the table of proc(5), /proc/net/unix: the names that are in use, and the inodes of their sockets.
+fn claims(table: &str) -> impl Iterator<Item = (&str, u64)> {
+    table.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(6);
+        let inode = fields.next()?.parse().ok()?;
+        Some((fields.next()?.strip_prefix('@')?.strip_prefix(PREFIX)?, inode))
+    })
 }
 
 #[cfg(test)]
@@ -110,12 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_the_kernel_is_read_by_the_whole_name() {
+    fn the_table_of_the_kernel_is_read() {
         let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
                      00000000: 00000002 00000000 00000000 0002 01 4711 @tproxy.80\n\
                      00000000: 00000002 00000000 00000000 0002 01 4712 @tproxy.8080\n\
-                     00000000: 00000002 00000000 00000000 0002 01 4713\n";
-        assert_eq!(inodes(table, "80"), [4711]);
-        assert_eq!(inodes(table, "1"), [0; 0]);
+                     00000000: 00000002 00000000 00000000 0002 01 4713\n\
+                     00000000: 00000002 00000000 00010000 0001 01 4714 /run/tproxy.80\n";
+        assert_eq!(claims(table).collect::<Vec<_>>(), [("80", 4711), ("8080", 4712)]);
     }
 }

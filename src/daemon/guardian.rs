@@ -72,6 +72,8 @@ pub struct Guardian {
     stopping: Option<Instant>,
     /// Another guardian has taken over the sockets and the rules.
     relieved: bool,
+    /// Its process, while it is known to live.
+    heir: Option<Pid>,
 }
 
 impl Guardian {
@@ -97,6 +99,7 @@ impl Guardian {
             dark: BTreeSet::new(),
             stopping: None,
             relieved: false,
+            heir: None,
         }
     }
 
@@ -190,7 +193,7 @@ impl Guardian {
         }
     }
 
-    fn send(&self, pid: Pid, signal: Signal) {
+    pub(crate) fn send(&self, pid: Pid, signal: Signal) {
         if let Err(error) = process::send_signal(pid, signal) {
             log::error!("{signal} to process {pid}: {error}");
         }
@@ -296,6 +299,10 @@ impl Guardian {
         while let Some(signal) = process::next_signal(&self.signals).map_err(failed)? {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
+                // Whoever sends it may not know yet.
+                Signal::SIGHUP | Signal::SIGUSR2 if self.relieved => {
+                    self.heir.iter().for_each(|heir| self.send(*heir, signal));
+                }
                 Signal::SIGHUP if self.stopping.is_none() => self.begin_reload(),
                 Signal::SIGUSR2 if self.stopping.is_none() => self.begin_upgrade(),
                 Signal::SIGUSR1 => self.ask_for_counters(),
@@ -320,6 +327,7 @@ impl Guardian {
             // What it said last may not have been read yet.
             self.listen_to_worker(pid.as_raw() as u32);
             self.tally.lost(pid.as_raw() as u32);
+            self.heir.take_if(|heir| *heir == pid);
             if let Some(keeper) = &mut self.keeper
                 && keeper.reaped(pid, how.is_well())
             {
@@ -437,6 +445,7 @@ impl Guardian {
             log::info!("stopping");
             self.notifier.tell("STOPPING=1");
             self.fail_reload("the daemon stops");
+            self.signal_successor(Signal::SIGTERM);
             if let Some(keeper) = &mut self.keeper
                 && !self.relieved
                 && let Err(error) = keeper.unhook()
@@ -444,7 +453,6 @@ impl Guardian {
                 log::error!("the rules could not be unhooked: {error}");
             }
             self.claim = None;
-            self.signal_successor(Signal::SIGTERM);
             self.names.dismiss();
             self.shift.sockets.all.clear();
             self.stopping = Some(Instant::now() + self.shift.config.process.drain + GRACE);
@@ -455,8 +463,8 @@ impl Guardian {
     }
 
     /// Another guardian serves now: its sockets and rules are ours no more, and our workers serve what they have.
-    pub(crate) fn relieve(&mut self) {
-        self.relieved = true;
+    pub(crate) fn relieve(&mut self, heir: Pid) {
+        (self.relieved, self.heir) = (true, Some(heir));
         self.claim = None;
         self.names.dismiss();
         self.shift.sockets.all.clear();

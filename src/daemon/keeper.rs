@@ -24,7 +24,6 @@ pub struct Keeper {
     gates: Vec<Gate>,
     /// What is in the tables, as far as is known.
     installed: Option<RuleSet>,
-    unhooked: bool,
     job: Option<Job>,
     every: Option<Duration>,
     next: Option<Instant>,
@@ -69,16 +68,7 @@ impl Keeper {
     pub fn new(set: RuleSet, every: Option<Duration>) -> Result<Keeper, Error> {
         let firewall = Firewall::find()?;
         let gates = Vec::new();
-        Ok(Keeper {
-            firewall,
-            set,
-            gates,
-            installed: None,
-            unhooked: false,
-            job: None,
-            every,
-            next: Some(Instant::now()),
-        })
+        Ok(Keeper { firewall, set, gates, installed: None, job: None, every, next: Some(Instant::now()) })
     }
 
     /// Wants other rules.
@@ -175,14 +165,12 @@ impl Keeper {
         if let Some(job) = self.job.take() {
             process::wait_for(job.pid);
         }
-        self.firewall.unhook(&self.set.name)?;
-        self.unhooked = true;
-        Ok(())
+        self.firewall.unhook(&self.set.name)
     }
 
     /// Removes the rules.
     pub fn remove(mut self) -> Result<(), Error> {
-        if self.unhooked { self.firewall.remove_unhooked(&self.set.name) } else { self.firewall.remove(&self.set.name) }
+        self.firewall.remove(&self.set.name)
     }
 
     /// Leaves the rules to somebody else.

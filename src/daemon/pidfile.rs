@@ -44,8 +44,10 @@ impl Drop for PidFile {
 /// The daemon that the file speaks of, if it is one and lives.
 fn living_daemon(path: &Path) -> Option<u32> {
     let pid: u32 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    (pid != std::process::id() && name.trim_end() == "tproxy").then_some(pid)
+    // `PID (NAME) STATE ...`, proc(5). Where nobody asks for their status the dead linger as zombies.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let lives = stat.split_once(" (tproxy) ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']));
+    (pid != std::process::id() && lives).then_some(pid)
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 
 use crate::config::{self, Config};
 use crate::daemon::change::{Reload, Step, Successor};
@@ -149,6 +148,9 @@ impl Guardian {
     /// The new shift serves; the former one's workers serve what they have to its end.
     fn finish_reload(&mut self, shift: Shift) {
         self.signal_shift(Signal::SIGHUP);
+        if self.shift.config.process.user != shift.config.process.user {
+            self.names.dismiss();
+        }
         let former = std::mem::replace(&mut self.shift, shift);
         self.leaving.extend(former.posts.into_iter().filter_map(|post| post.child));
         self.forget_unreachable();
@@ -236,14 +238,15 @@ impl Guardian {
         let Some(successor) = &self.successor else { return };
         match process::read_report(&successor.report, Some(Duration::ZERO)) {
             // It has been told to stop, too, and its end is waited for.
-            Report::Status(0) if self.is_stopping() => self.relieve(),
+            Report::Status(0) if self.is_stopping() => self.relieve(successor.pid()),
             Report::Status(0) => {
-                let pid = successor.process.id();
-                log::info!("upgrade: process {pid} serves; this one ends with its connections");
-                self.notifier.tell(&format!("MAINPID={pid}"));
-                self.forward_deferred(pid);
+                let heir = successor.pid();
+                log::info!("upgrade: process {heir} serves; this one ends with its connections");
+                self.notifier.tell(&format!("MAINPID={heir}"));
                 self.successor = None;
-                self.relieve();
+                self.relieve(heir);
+                // What was deferred is the heir's to do.
+                self.deferred.take().iter().for_each(|signal| self.send(heir, *signal));
             }
             // Its end, which is near, tells how.
             Report::Late | Report::Status(_) | Report::Gone => {}
@@ -259,15 +262,6 @@ impl Guardian {
         log::error!("upgrade: the new program does not come up; {signal} is sent to process {}", successor.pid());
         (successor.dismissed, successor.limit) = (true, Instant::now() + GRACE);
         self.signal_successor(signal);
-    }
-
-    /// What was deferred is the successor's to do.
-    fn forward_deferred(&mut self, pid: u32) {
-        if let Some(signal) = self.deferred.take()
-            && let Err(error) = process::send_signal(Pid::from_raw(pid as i32), signal)
-        {
-            log::error!("upgrade: process {pid}: {error}");
-        }
     }
 
     /// The successor has ended before it served.

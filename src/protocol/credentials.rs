@@ -36,9 +36,19 @@ impl Credentials {
         Ok(Credentials { user: user.to_owned(), password: password.to_owned() })
     }
 
-    /// The value of a `Proxy-Authorization` header (RFC 7617, 2).
-    pub fn basic(&self) -> String {
-        format!("Basic {}", BASE64.encode(format!("{}:{}", self.user, self.password).as_bytes()))
+    /// Appends a `Proxy-Authorization` header (RFC 7617, 2). It stands in every request, so nothing but `out` is used.
+    pub fn write_header(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"Proxy-Authorization: Basic ");
+        let start = out.len();
+        for part in [&self.user, ":", &self.password] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        let end = out.len();
+        out.resize(end + BASE64.encode_len(end - start), 0);
+        let (pair, encoded) = out[start..].split_at_mut(end - start);
+        BASE64.encode_mut(pair, encoded);
+        out.drain(start..end);
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -95,9 +105,14 @@ mod tests {
 
     #[test]
     fn basic_is_what_rfc_7617_gives_as_examples() {
-        let basic = |user, password| credentials(user, password).unwrap().basic();
-        assert_eq!(basic("Aladdin", "open sesame"), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
-        assert_eq!(basic("test", "123£"), "Basic dGVzdDoxMjPCow==");
+        let header = |user, password| {
+            let mut out = b"before ".to_vec();
+            credentials(user, password).unwrap().write_header(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let aladdin = "before Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n";
+        assert_eq!(header("Aladdin", "open sesame"), aladdin);
+        assert_eq!(header("test", "123£"), "before Proxy-Authorization: Basic dGVzdDoxMjPCow==\r\n");
     }
 
     #[test]

@@ -166,7 +166,7 @@ fn connect(target: Target<'_>, credentials: Option<&Credentials>, out: &mut Vec<
     // Writing to a Vec cannot fail.
     let _ = write!(out, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     if let Some(credentials) = credentials {
-        let _ = write!(out, "Proxy-Authorization: {}\r\n", credentials.basic());
+        credentials.write_header(out);
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -123,14 +123,6 @@ impl Firewall {
         Ok(())
     }
 
-    /// Removes what [`Firewall::unhook`] has left. Where a jump leads there again, another daemon of the same name has
-    /// taken over meanwhile, and its rules are not ours to remove.
-    pub fn remove_unhooked(&mut self, name: &str) -> Result<(), Error> {
-        let owner = Owner::Instance(name.to_string());
-        let taken = self.read(&owner)?.iter().flatten().any(|table| !table.jumps.is_empty());
-        if taken { Ok(()) } else { self.remove(name) }
-    }
-
     /// Removes everything that any instance ever left here, and returns how many chains that were.
     pub fn flush_all(&mut self) -> Result<usize, Error> {
         let chains = self.remove_all(&Owner::All)?;

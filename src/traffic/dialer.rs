@@ -163,8 +163,9 @@ impl Dialer {
     pub fn introduce(&mut self, line: u16, route: &mut Route, ends: Option<Ends>) -> Result<(), Ending> {
         if let Some(ends) = ends {
             (route.client, route.original) = (ends.source.into(), ends.destination.into());
-        } else if self.service(line).needs_original() {
-            self.tell_loop(route.client, "speaks for itself in its PROXY header: there is no destination to relay to");
+        }
+        if self.service(line).needs_original() && !route.original.is_known() {
+            self.tell_loop(route.client, "has no destination in its PROXY header: there is nowhere to relay to");
             return Err(Ending::Loop);
         }
         if self.is_ours(route.client, route.original) { Err(Ending::Loop) } else { Ok(()) }

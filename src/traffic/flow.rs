@@ -262,6 +262,16 @@ impl<P> Flow<P> {
         self.stage == Stage::Shut
     }
 
+    /// Whether the sink has taken all that came from the source.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.held, Held::Nothing)
+    }
+
+    /// Takes nothing more from the source: what is held is delivered, and then the end.
+    pub fn end(&mut self) {
+        self.stage = Stage::Ended;
+    }
+
     /// Ends the flow where it stands; what it holds is lost.
     pub fn abandon<L: Lender<Pipe = P>>(&mut self, pool: &mut L) {
         if let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing) {
@@ -320,7 +330,7 @@ impl<P> Flow<P> {
         let before = self.moved;
         loop {
             self.deliver(sink, kit)?;
-            if !matches!(self.held, Held::Nothing) {
+            if !self.is_empty() {
                 return Ok(Pumped::Waiting);
             }
             match self.stage {

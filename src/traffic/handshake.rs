@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use crate::protocol::tunnel::{Dialogue, Target};
+use crate::protocol::tunnel::{ANSWER, Dialogue, Target};
 use crate::traffic::flow::{Side, Socket};
 use crate::traffic::service::Tunnel;
 
@@ -15,6 +15,8 @@ pub struct Handshake {
     outgoing: Vec<u8>,
     /// Received and not yet understood.
     incoming: Vec<u8>,
+    /// Bytes that were understood.
+    understood: usize,
 }
 
 /// What became of a turn.
@@ -35,7 +37,7 @@ impl Handshake {
         };
         let mut outgoing = Vec::new();
         let dialogue = Dialogue::begin(tunnel.dialect, target, tunnel.credentials.as_ref(), &mut outgoing);
-        Handshake { dialogue, outgoing, incoming: Vec::new() }
+        Handshake { dialogue, outgoing, incoming: Vec::new(), understood: 0 }
     }
 
     /// Says and hears what can be.
@@ -43,7 +45,7 @@ impl Handshake {
     /// Errors: the words in which the proxy refused, or what became of it.
     pub fn advance<S: Socket>(&mut self, proxy: &mut Side<S>, buffer: &mut [u8]) -> Result<Heard, String> {
         loop {
-            self.say(proxy)?;
+            self.say(proxy);
             if !proxy.can_read {
                 return Ok(Heard::Waiting);
             }
@@ -61,18 +63,22 @@ impl Handshake {
             if heard.done {
                 return Ok(Heard::Through(std::mem::take(&mut self.incoming)));
             }
+            self.understood += heard.used;
+            if self.understood > ANSWER {
+                return Err("the answer is too long".into());
+            }
         }
     }
 
-    fn say<S: Socket>(&mut self, proxy: &mut Side<S>) -> Result<(), String> {
+    fn say<S: Socket>(&mut self, proxy: &mut Side<S>) {
         while proxy.can_write && !self.outgoing.is_empty() {
             match proxy.socket.send(&self.outgoing) {
                 Ok(count) => drop(self.outgoing.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => proxy.can_write = false,
-                Err(error) => return Err(words(&error)),
+                // It does not listen any more, and may still have said why.
+                Err(_) => self.outgoing.clear(),
             }
         }
-        Ok(())
     }
 }
 

@@ -45,7 +45,8 @@ pub enum Ending {
 impl Ending {
     /// Whether the peers must see a reset, because the connection did not end by itself.
     pub fn is_reset(&self) -> bool {
-        !matches!(self, Ending::Finished)
+        // Whose request was refused has been told so.
+        !matches!(self, Ending::Finished | Ending::BadRequest(_))
     }
 }
 
@@ -174,6 +175,11 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         self.phase == Phase::Connecting
     }
 
+    /// Whether the proxy is being asked to connect us through.
+    pub fn is_asking(&self) -> bool {
+        self.phase == Phase::Asking
+    }
+
     /// Bytes delivered, from client to upstream and back.
     pub fn moved(&self) -> (u64, u64) {
         (self.up.moved(), self.down.moved())
@@ -278,6 +284,7 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
             self.touched = now;
         }
         if self.down.is_over()
+            && !matches!(self.phase, Phase::Broken(End::Client) | Phase::Settling(End::Client) | Phase::Lost(_))
             && let Some(Front::Rewriter(rewriter)) = self.front.as_deref_mut()
             && let Some(words) = rewriter.last_words()
         {
@@ -334,14 +341,16 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         }
     }
 
-    /// Whether the head of a request has begun and not ended.
+    /// Whether the head of a request has begun and not ended, and the client is free to send the rest.
     fn is_reading(&self) -> bool {
-        matches!(self.front.as_deref(), Some(Front::Rewriter(rewriter)) if rewriter.is_reading())
+        let begun = matches!(self.front.as_deref(), Some(Front::Rewriter(rewriter)) if rewriter.is_reading());
+        begun && self.up.is_empty()
     }
 
     /// The ending when one end has failed, or was made to by a refusal.
     fn cut(&self, by: End) -> Ending {
-        self.refusal().map_or(Ending::Reset(by), Ending::BadRequest)
+        let refusal = self.refusal().filter(|_| by == End::Upstream);
+        refusal.map_or(Ending::Reset(by), Ending::BadRequest)
     }
 
     fn flow_from(&self, end: End) -> &Flow<P> {
@@ -402,12 +411,11 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
             self.touched = now;
             return;
         }
-        if self.up.moved() == 0 {
-            self.down.abandon(&mut kit.pool);
-        } else if let Err(error) = self.upstream.socket.finish() {
-            log::debug!("telling the upstream the end: {error}");
+        if self.up.moved() > 0 || !self.up.is_empty() {
+            return self.up.end();
         }
         self.up.abandon(&mut kit.pool);
+        self.down.abandon(&mut kit.pool);
     }
 
     fn settle(&self, by: End) -> Step {

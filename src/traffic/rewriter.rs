@@ -3,11 +3,16 @@
 use std::mem;
 use std::rc::Rc;
 
-use crate::protocol::request::{Ends, Refusal, Requests, Rewriting};
+use crate::protocol::request::{Ends, Refusal, Requests, Rewriting, head};
 use crate::protocol::sniff::{self, Sniff};
 use crate::traffic::flow::{Filter, Readiness, Refused};
 use crate::traffic::handshake::Handshake;
 use crate::traffic::service::Tunnel;
+
+/// Bytes that are rewritten at once, and after which of what they have become it is enough: credentials and URLs make a
+/// request many times as long.
+const PIECE: usize = 1024;
+const ENOUGH: usize = 16 * 1024;
 
 /// Rewrites the requests of one connection.
 #[derive(Debug)]
@@ -41,9 +46,9 @@ impl Rewriter {
         }
     }
 
-    /// Whether a head has begun and not ended.
+    /// Whether a head has begun and not ended, and nothing but the client is waited for.
     pub fn is_reading(&self) -> bool {
-        !self.kept.is_empty() && self.refusal.is_none()
+        !self.kept.is_empty() && self.refusal.is_none() && self.readiness == Readiness::Bytes
     }
 
     /// The name whose addresses are asked for; once.
@@ -81,8 +86,19 @@ impl Rewriter {
         Some((mem::take(&mut self.kept), handshake))
     }
 
-    fn keep(&mut self, rest: &[u8]) {
+    /// Whether what is not HTTP may still name whom it is for.
+    fn awaits_name(&self, input: &[u8]) -> bool {
+        self.tunnel.as_ref().is_some_and(|tunnel| tunnel.by_name) && sniff::name(input) == Sniff::More
+    }
+
+    fn keep(&mut self, rest: &[u8], readiness: Readiness) {
         self.kept = rest.to_vec();
+        self.readiness = readiness;
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Result<(), Refused> {
+        self.refusal = Some(refusal);
+        Err(Refused)
     }
 }
 
@@ -101,27 +117,41 @@ impl Filter for Rewriter {
     }
 
     fn look(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<(), Refused> {
-        match self.requests.take(input, &self.ends, &self.rewriting, output) {
-            Ok(taken) => {
-                self.question = taken.ask.map(Box::from);
-                self.readiness = if taken.ask.is_some() { Readiness::Answer } else { Readiness::Bytes };
-                self.keep(&input[taken.used..]);
-                Ok(())
+        let (mut used, mut shown) = (0, 0);
+        while shown < input.len() {
+            if output.len() >= ENOUGH {
+                self.keep(&input[used..], Readiness::Nothing);
+                return Ok(());
             }
-            Err(refusal) => {
-                self.refusal = Some(refusal);
-                self.keep(input);
-                Err(Refused)
+            shown = input.len().min(shown + PIECE);
+            match self.requests.take(&input[used..shown], &self.ends, &self.rewriting, output) {
+                Ok(taken) => {
+                    used += taken.used;
+                    self.question = taken.ask.map(Box::from);
+                }
+                Err(Refusal::NotHttp) if self.awaits_name(input) => break,
+                Err(refusal) => {
+                    self.keep(&input[used..], Readiness::Bytes);
+                    return self.refuse(refusal);
+                }
+            }
+            if self.question.is_some() {
+                self.keep(&input[used..], Readiness::Answer);
+                return Ok(());
             }
         }
+        self.keep(&input[used..], Readiness::Bytes);
+        Ok(())
     }
 
     fn end(&mut self) -> Result<(), Refused> {
         if self.kept.is_empty() {
             return Ok(());
         }
-        self.refusal = Some(Refusal::Malformed("it ends in the middle"));
-        Err(Refused)
+        // What breaks off before it is known for a request may be the whole of something else.
+        let is_request = self.requests.requests() > 0 || head::is_meant(&self.kept) == Some(true);
+        let is_other = !is_request && self.tunnel.is_some();
+        self.refuse(if is_other { Refusal::NotHttp } else { Refusal::Malformed("it ends in the middle") })
     }
 
     fn readiness(&self) -> Readiness {

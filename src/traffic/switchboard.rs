@@ -210,7 +210,10 @@ impl Switchboard {
         relay.touch(now);
         match self.place(relay, register) {
             Ok(key) => self.set_deadline(key),
-            Err(error) => log::warn!("{}: registering: {error}", Number(id)),
+            Err(error) => {
+                self.dialer.forget(&route);
+                log::warn!("{}: registering: {error}", Number(id));
+            }
         }
     }
 
@@ -236,13 +239,21 @@ impl Switchboard {
             Some(Seat::Relay(relay)) => relay,
             Some(Seat::Guest(guest)) => {
                 observe(&mut guest.side, event);
-                return self.overhear(key);
+                return match event.is_error() {
+                    true => self.leave(key, Said::Wrong(Ending::Reset(End::Client))),
+                    false => self.overhear(key),
+                };
             }
             None => return,
         };
-        let side = relay.side(end);
-        observe(side, event);
-        let error = if event.is_error() { side.socket.take_error().ok().flatten() } else { None };
+        observe(relay.side(end), event);
+        if event.is_error() && relay.is_asking() && end == End::Upstream {
+            // What the proxy said before it failed comes first.
+            self.advance(key);
+        }
+        let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return };
+        let socket = &relay.side(end).socket;
+        let error = if event.is_error() { socket.take_error().ok().flatten() } else { None };
         if relay.is_connecting() && end == End::Upstream {
             match error {
                 Some(error) => return self.dial_again(key, error),
@@ -262,7 +273,8 @@ impl Switchboard {
         let now = self.time();
         let Some(Seat::Guest(guest)) = self.seats.get_mut(key) else { return };
         match listen(guest, &mut self.dialer, &mut self.kit.buffer, now) {
-            Said::Waiting => self.deadlines.set(key.slot, guest.due().max(now + 1)),
+            // Also when that is over: bytes that drip in do not put it off.
+            Said::Waiting => self.deadlines.set(key.slot, guest.due()),
             said => self.leave(key, said),
         }
     }
@@ -310,26 +322,28 @@ impl Switchboard {
     /// Gives a relay its turn.
     fn advance(&mut self, key: Key) {
         let now = self.time();
-        loop {
-            let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return };
-            let before = relay.due_class();
-            match relay.advance(&mut self.kit, now) {
-                Step::Waiting => {}
-                Step::Again if relay.queued => {}
-                Step::Again => {
-                    relay.queued = true;
-                    self.queue.push_back(key);
-                }
-                Step::Done(ending) => return self.close(key, &ending),
-            }
-            let question = relay.question();
-            if relay.due_class() != before {
-                self.set_deadline(key);
-            }
-            let answered = question.is_some_and(|name| self.is_answered(key, name));
-            if !answered {
-                return;
-            }
+        let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return };
+        let before = relay.due_class();
+        let again = match relay.advance(&mut self.kit, now) {
+            Step::Waiting => false,
+            Step::Again => true,
+            Step::Done(ending) => return self.close(key, &ending),
+        };
+        let question = relay.question();
+        if relay.due_class() != before {
+            self.set_deadline(key);
+        }
+        if question.is_some_and(|name| self.is_answered(key, name)) || again {
+            self.enqueue(key);
+        }
+    }
+
+    /// Gives a relay another turn, after the others had theirs.
+    fn enqueue(&mut self, key: Key) {
+        let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return };
+        if !relay.queued {
+            relay.queued = true;
+            self.queue.push_back(key);
         }
     }
 

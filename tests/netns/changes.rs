@@ -1,0 +1,315 @@
+//! Changing a daemon that serves: reloads and upgrades in every order, with what an administrator gets wrong.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::support::daemon::{Daemon, Launch};
+use super::support::process::{self, Directory};
+use super::support::{alone, clients, report, rules, wait};
+use super::{HEAVY, MOOSE, Scene, Server};
+
+const TPROXY: &str = env!("CARGO_BIN_EXE_tproxy");
+
+/// The file of S1.
+const STAND_IN: &str = "-r nobody\n-s 12970 -R '-d moose --dport 80' cow 80\n";
+
+/// A daemon with a file, a pid file and a program of its own.
+struct Site {
+    directory: Directory,
+    file: String,
+    pidfile: String,
+    program: String,
+}
+
+impl Site {
+    fn new(text: &str) -> Site {
+        let directory = Directory::new();
+        let names = ["table.conf", "pid", "tproxy"].map(|name| directory.file(name));
+        let [file, pidfile, program] = names;
+        let site = Site { directory, file, pidfile, program };
+        site.write(text);
+        site.install(&fs::read(TPROXY).expect("the program"));
+        site
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.file, text).expect("file");
+    }
+
+    /// Puts a program in place of the daemon's, as a package manager does.
+    fn install(&self, program: &[u8]) {
+        use std::os::unix::fs::PermissionsExt;
+        let new = self.directory.file("new");
+        fs::write(&new, program).expect("program");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("mode");
+        fs::rename(&new, &self.program).expect("rename");
+    }
+
+    fn launch(&self, scene: &Scene) -> Launch {
+        let args = ["-d", "-P", &self.pidfile, "-c", &self.file];
+        Launch::new(&args).within(&scene.lab.gateway).by_user(0, &self.program)
+    }
+
+    /// The guardian, as far as the pid file knows.
+    fn guardian(&self) -> Option<i32> {
+        fs::read_to_string(&self.pidfile).ok()?.trim().parse().ok()
+    }
+
+    fn signal(&self, signal: Signal) {
+        process::signal(self.guardian().expect("pid file"), signal);
+    }
+
+    /// Reloads, and waits for the end of it.
+    fn reload(&self, daemon: &Daemon) {
+        let before = daemon.journal.count("reloaded:");
+        self.signal(Signal::SIGHUP);
+        wait::until_true("a reload", || daemon.journal.count("reloaded:") > before);
+    }
+
+    /// Stops whatever runs, as an init script does.
+    fn stop(&self, daemon: &Daemon) {
+        wait::until_true("the end of all", || {
+            self.guardian().iter().for_each(|pid| process::signal(*pid, Signal::SIGTERM));
+            daemon.family.pids().is_empty()
+        });
+    }
+}
+
+#[test]
+fn a_reload_may_change_ports_addresses_users_and_workers() {
+    let Some(scene) = Scene::new() else { return };
+    let site = Site::new(STAND_IN);
+    let daemon = site.launch(&scene).ready();
+    let listening = || {
+        let text = scene.lab.gateway.run(&["ss", "-Htln"]);
+        let mut all: Vec<String> =
+            text.lines().filter_map(|line| Some(line.split_whitespace().nth(3)?.to_owned())).collect();
+        all.sort_unstable();
+        all
+    };
+    let changes: [(&str, &str, &str, &[&str]); 6] = [
+        ("nobody", "", "-s 12999", &["0.0.0.0:12999", "[::]:12999"]),
+        ("daemon", "", "-s 12999", &["0.0.0.0:12999", "[::]:12999"]),
+        ("daemon", "-w 2", "-s 12999", &["0.0.0.0:12999", "0.0.0.0:12999", "[::]:12999", "[::]:12999"]),
+        ("daemon", "-w 2", "-b 10.1.0.1 -s 12999", &["10.1.0.1:12999", "10.1.0.1:12999"]),
+        ("daemon", "-w 1", "-b 0.0.0.0 -s 12970", &["0.0.0.0:12970"]),
+        ("nobody", "-w 1", "-s 12970", &["0.0.0.0:12970", "[::]:12970"]),
+    ];
+    for (user, workers, listen, wanted) in changes {
+        site.write(&format!("-r {user} {workers}\n{listen} -R '-d moose --dport 80' cow 80\n"));
+        site.reload(&daemon);
+        wait::until_true(listen, || listening() == wanted);
+        let uid = if user == "nobody" { "65534 65534 65534 65534" } else { "1 1 1 1" };
+        wait::until_true("everybody is the user", || {
+            let children = process::children(site.guardian().expect("pid file"));
+            !children.is_empty() && children.iter().all(|pid| process::status_field(*pid, "Uid") == uid)
+        });
+        assert_eq!(scene.page(MOOSE), "cow", "{user} {workers} {listen}");
+    }
+    site.stop(&daemon);
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
+/// Fetches pages from four threads while `work` is done; gives how many, and how many of them failed.
+fn under_load(scene: &Scene, work: impl FnOnce()) -> (usize, usize) {
+    let (stop, asked, failed) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                scene.lab.client.enter(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        let page = clients::fetch(MOOSE.parse().expect("address"));
+                        asked.fetch_add(1, Ordering::Relaxed);
+                        failed.fetch_add(usize::from(!page.is_ok_and(|page| page == "cow")), Ordering::Relaxed);
+                    }
+                });
+            });
+        }
+        work();
+        stop.store(true, Ordering::Relaxed);
+    });
+    (asked.into_inner(), failed.into_inner())
+}
+
+#[test]
+fn more_and_fewer_workers_under_load_refuse_nobody() {
+    let Some(scene) = Scene::new() else { return };
+    let _alone = alone(&HEAVY);
+    let site = Site::new(STAND_IN);
+    let daemon = site.launch(&scene).ready();
+    let (asked, failed) = under_load(&scene, || {
+        for (round, workers) in [4, 1, 3, 2, 4, 1, 2, 1].into_iter().enumerate() {
+            site.write(&format!("-w {workers}\n{STAND_IN}"));
+            site.reload(&daemon);
+            if round % 4 == 3 {
+                let former = site.guardian();
+                site.signal(Signal::SIGUSR2);
+                wait::until_true("an upgrade", || {
+                    site.guardian() != former && daemon.journal.count("serves;") > round / 4
+                });
+            }
+        }
+    });
+    report(&format!("changes: -w 1 to 4 and back, twice, with two upgrades: {asked} requests, {failed} failed"));
+    assert_eq!(failed, 0);
+    assert!(asked > 100, "no load: {asked}");
+    site.stop(&daemon);
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
+#[test]
+fn hangups_in_quick_succession_end_with_the_last_file() {
+    let Some(scene) = Scene::new() else { return };
+    let site = Site::new(STAND_IN);
+    let daemon = site.launch(&scene).ready();
+    for round in 0..4 {
+        for upstream in ["moose", "cow", if round % 2 == 0 { "moose" } else { "cow" }] {
+            site.write(&STAND_IN.replace("cow 80", &format!("{upstream} 80")));
+            site.signal(Signal::SIGHUP);
+            // The next one comes in the middle of this one.
+            wait::until_true("it has begun", || daemon.family.named("tproxy-worker").len() > 1);
+        }
+        let last = if round % 2 == 0 { "moose" } else { "cow" };
+        wait::until_true("one worker is left", || daemon.family.named("tproxy-worker").len() == 1);
+        assert_eq!(scene.page(MOOSE), last, "round {round}");
+    }
+    site.stop(&daemon);
+}
+
+#[test]
+fn an_upgrade_that_cannot_be_changes_nothing() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let site = Site::new(STAND_IN);
+    let program = fs::read(TPROXY).expect("the program");
+    let daemon = site.launch(&scene).ready();
+    let (guardian, running, worker) = (site.guardian(), rules::saved(gateway), daemon.family.worker());
+    let _taken = gateway.enter(|| Server::silent("0.0.0.0:13000"));
+    let fails = |program: &[u8], file: &str, why: &str| {
+        site.install(program);
+        site.write(file);
+        if program.is_empty() {
+            fs::remove_file(&site.program).expect("program");
+        }
+        site.signal(Signal::SIGUSR2);
+        daemon.journal.wait_for(why);
+        wait::until_true("nothing else runs", || {
+            daemon.family.named("tproxy") == [guardian.expect("pid")]
+                && daemon.family.named("tproxy-worker") == [worker]
+        });
+        assert_eq!(site.guardian(), guardian, "{why}");
+        assert_eq!(rules::saved(gateway), running, "{why}");
+        assert_eq!(scene.page(MOOSE), "cow", "{why}");
+    };
+    fails(b"#!/bin/sh\nexit 3\n", STAND_IN, "upgrade: the new program ended with status 3; nothing has changed");
+    fails(b"garbage", STAND_IN, "Exec format error");
+    fails(b"", STAND_IN, "starting it: No such file or directory");
+    fails(b"#!/bin/sh\nkill -9 $$\n", STAND_IN, "upgrade: the new program was killed by SIGKILL; nothing has changed");
+    fails(&program, "-s 70000 cow 80\n", "upgrade: the new program ended with status 64; nothing has changed");
+    let taken = format!("{STAND_IN}-s 13000 cow 80\n");
+    fails(&program, &taken, "upgrade: the new program ended with status 69; nothing has changed");
+    let unknown = STAND_IN.replace("--dport 80", "--dport 80 -m no-such-match");
+    fails(&program, &unknown, "upgrade: the new program ended with status 71; nothing has changed");
+    // And one that can be.
+    site.write(STAND_IN);
+    site.signal(Signal::SIGUSR2);
+    daemon.journal.wait_for("serves; this one ends");
+    assert_ne!(site.guardian(), guardian);
+    assert_eq!(scene.page(MOOSE), "cow");
+    site.stop(&daemon);
+    assert_eq!(rules::count_of_ours(gateway), 0);
+}
+
+#[test]
+fn a_signal_to_a_guardian_that_was_replaced_reaches_the_one_that_serves() {
+    let Some(scene) = Scene::new() else { return };
+    let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
+    let site = Site::new("-r nobody\n-s 12970 -R '-d moose --dport 7' cow 7\n");
+    let daemon = site.launch(&scene).ready();
+    let former = site.guardian().expect("pid file");
+    let mut client = scene.lab.client.connect("10.2.0.5:7").expect("connect");
+    clients::round_trip(&mut client, b"before").expect("echo");
+    site.signal(Signal::SIGUSR2);
+    daemon.journal.wait_for("serves; this one ends");
+    process::signal(former, Signal::SIGHUP);
+    daemon.journal.wait_for("reloaded:");
+    process::signal(former, Signal::SIGUSR2);
+    wait::until_true("another upgrade", || daemon.journal.count("serves; this one ends") == 2);
+    clients::round_trip(&mut client, b"after").expect("the former worker's connection");
+    drop(client);
+    wait::until_true("the former ones are gone", || daemon.family.named("tproxy").len() == 1);
+    site.stop(&daemon);
+}
+
+/// For changes that are interrupted: after so many milliseconds.
+const MOMENTS: [u64; 7] = [0, 5, 10, 20, 40, 70, 110];
+
+#[test]
+fn a_stop_in_the_middle_of_a_change_leaves_nothing() {
+    let Some(scene) = Scene::new() else { return };
+    let before = rules::saved(&scene.lab.gateway);
+    for signal in [Signal::SIGHUP, Signal::SIGUSR2] {
+        for moment in MOMENTS {
+            let site = Site::new(STAND_IN);
+            let daemon = site.launch(&scene).ready();
+            site.signal(signal);
+            // The moment of the interruption, not a wait for readiness.
+            std::thread::sleep(Duration::from_millis(moment));
+            site.stop(&daemon);
+            assert_eq!(rules::saved(&scene.lab.gateway), before, "{signal} {moment} ms");
+        }
+    }
+    assert_eq!(scene.page(MOOSE), "moose");
+}
+
+#[test]
+fn a_guardian_killed_in_the_middle_of_a_change_is_followed_by_one_that_serves() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let before = rules::saved(gateway);
+    for signal in [Signal::SIGHUP, Signal::SIGUSR2] {
+        for moment in MOMENTS {
+            let site = Site::new(STAND_IN);
+            let daemon = site.launch(&scene).ready();
+            let running = rules::saved(gateway);
+            let guardian = daemon.pid();
+            process::signal(guardian, signal);
+            std::thread::sleep(Duration::from_millis(moment));
+            process::signal(guardian, Signal::SIGKILL);
+            let what = format!("{signal} {moment} ms");
+            // Either a successor is about to serve, or the next start does.
+            wait::until_true("the guardian is dead", || !process::alive(guardian));
+            let next = daemon.family.named("tproxy").is_empty().then(|| site.launch(&scene).ready());
+            wait::until_true(&what, || {
+                let families = [Some(&daemon), next.as_ref()].into_iter().flatten();
+                let workers: usize = families.map(|daemon| daemon.family.named("tproxy-worker").len()).sum();
+                workers == 1 && site.guardian() != Some(guardian)
+            });
+            assert_eq!(rules::saved(gateway), running, "{what}");
+            assert_eq!(scene.page(MOOSE), "cow", "{what}");
+            site.stop(next.as_ref().unwrap_or(&daemon));
+            wait::until_true("the end of all", || daemon.family.pids().is_empty());
+            assert_eq!(rules::saved(gateway), before, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_moves_is_followed_by_every_one_of_many_redirections() {
+    let Some(mut scene) = Scene::new() else { return };
+    let lines: String = (0..300).map(|n| format!("-b 0.0.0.0 -s {} cow 80\n", 20000 + n)).collect();
+    let site = Site::new(&format!("-r nobody\n{lines}"));
+    let _daemon = site.launch(&scene).ready();
+    assert_eq!(scene.page("10.1.0.1:20299"), "cow");
+    scene.lab.gateway.hosts("10.2.0.5 moose cow\n");
+    scene.cow = None;
+    // The first that cannot be served has the name looked up.
+    let _ = scene.lab.client.fetch("10.1.0.1:20000");
+    wait::until_true("the first one", || scene.page("10.1.0.1:20000") == "moose");
+    for port in [20001, 20150, 20299] {
+        assert_eq!(scene.page(&format!("10.1.0.1:{port}")), "moose");
+    }
+}

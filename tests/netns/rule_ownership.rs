@@ -131,6 +131,7 @@ fn a_second_start_of_the_same_name_leaves_the_firsts_rules_alone() {
     let (file, other_file) = (one.file("table.conf"), two.file("table.conf"));
     fs::write(&file, "-s 12970 -R '-d 10.2.0.5 --dport 80' 10.3.0.3 80\n").expect("file");
     fs::write(&other_file, "-s 12971 -R '-d 10.2.0.5 --dport 81' 10.3.0.3 80\n").expect("file");
+    scene.lab.client.sysctl(&["net.ipv4.ip_forward=1"]);
     let local = |source| vec!["--local", "1113", "-R", source];
     let kernel = |host| vec!["--kernel", "-R", host, "10.3.0.3", "80"];
     let table: [(&str, Vec<&str>, Vec<&str>); 3] = [

@@ -21,7 +21,7 @@ pub struct Office {
 }
 
 /// What is caught: the connections of the clients, not those of the proxy, which pass the same gateway.
-pub fn caught(port: &str) -> Vec<String> {
+fn caught(port: &str) -> Vec<String> {
     let one = |from: &str| ["-R".to_owned(), format!("-s {from} --dport {port}")];
     [one("10.1.0.0/24"), one("fd00:1::/64")].concat()
 }
@@ -48,14 +48,9 @@ impl Office {
 
     /// tproxy on the gateway, in front of what the clients send to `port`, with blank-separated arguments.
     pub fn relay(&self, port: &str, more: &str) -> Daemon {
-        self.launch(port, more).ready()
-    }
-
-    /// The same, not yet started.
-    pub fn launch(&self, port: &str, more: &str) -> Launch {
         let launch = Launch::line("-d -s 8081 -r nobody").within(&self.lab.gateway);
         let launch = caught(port).into_iter().fold(launch, Launch::arg);
-        more.split_whitespace().fold(launch, Launch::arg)
+        more.split_whitespace().fold(launch, Launch::arg).ready()
     }
 
     /// A file for `--auth-file`.

@@ -254,6 +254,10 @@ fn a_proxy_with_a_password_gets_it_and_nobody_else_does() {
     let ask = |path: &str| office.curl(&["-o", "/dev/null", "-w", "%{http_code}\n", &format!("http://moose/{path}")]);
     assert_eq!(ask("known"), "200\n");
     squid.wait_for(&format!("GET http://moose/known 200 {USER}"));
+    // What a client shows is not what counts.
+    let own = ["-H", "Proxy-Authorization: Basic eDp5", "-o", "/dev/null", "-w", "%{http_code}\n", "http://moose/own"];
+    assert_eq!(office.curl(&own), "200\n");
+    squid.wait_for(&format!("GET http://moose/own 200 {USER}"));
     assert!(origin.seen().iter().all(|seen| seen.header("Proxy-Authorization").is_none()), "{:?}", origin.seen());
     assert_eq!(daemon.stop(), 0);
     assert!(!daemon.journal.text().contains("Sesame"), "{}", daemon.journal.text());

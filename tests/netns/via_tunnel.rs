@@ -10,7 +10,7 @@ use super::support::netns::Net;
 use super::support::pattern::{Cut, Pattern, Sum, sum_of};
 use super::support::peers::{self, PASSWORD, Peer, USER};
 use super::support::servers::Server;
-use super::support::{alone, clients, report};
+use super::support::{alone, clients, process, raise_open_files, report};
 use super::via::{Office, text};
 
 const CONNECT: &str = "--via connect cow 3128";
@@ -267,14 +267,19 @@ fn proxy_that(office: &Office, act: impl Fn(TcpStream) + Send + Sync + 'static) 
     office.lab.cow.enter(|| {
         Server::threaded("[::]:3128", move |mut stream| {
             let _ = stream.set_nodelay(true);
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
-                head.push(byte[0]);
-            }
+            read_head(&mut stream);
             act(stream);
         })
     })
+}
+
+/// Reads up to an empty line and not a byte more, or to the end.
+fn read_head(stream: &mut TcpStream) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
+        head.push(byte[0]);
+    }
 }
 
 #[test]
@@ -393,4 +398,60 @@ fn a_browser_sees_the_secret_through_squid() {
     let page = text(&done.stdout);
     assert!(page.contains("secret of moose.example moose.example"), "{page}{}", text(&done.stderr));
     squid.wait_for("CONNECT moose.example:443 200");
+}
+
+/// What the worker's memory grows by for an idle connection after `heads` heads were read and answered by the proxy.
+fn memory_of_an_idle_connection(office: &Office, way: &str, heads: usize) -> u64 {
+    let kept = std::sync::Mutex::new(Vec::new());
+    let _proxy = office.lab.cow.enter(|| {
+        Server::inline("[::]:3128", 1, move |mut stream| {
+            for _ in 0..heads {
+                read_head(&mut stream);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            }
+            kept.lock().expect("kept").push(stream);
+        })
+    });
+    let daemon = office.relay("80", way);
+    let worker = daemon.family.worker();
+    let open = |count: usize| -> Vec<TcpStream> {
+        office.lab.client.enter(|| {
+            let address = "10.2.0.5:80".parse().expect("address");
+            let one = |_| {
+                let mut stream = clients::connect(address).expect("connect");
+                stream.write_all(b"GET / HTTP/1.1\r\nHost: moose\r\n\r\n").expect("send");
+                read_head(&mut stream);
+                stream
+            };
+            (0..count).map(one).collect()
+        })
+    };
+    let warm = open(100);
+    let before = process::anonymous_memory(worker);
+    let all = open(MANY);
+    let grown = process::anonymous_memory(worker).saturating_sub(before);
+    drop((warm, all));
+    grown / MANY as u64
+}
+
+/// So many connections that what one of them costs can be told.
+const MANY: usize = 2000;
+
+#[test]
+fn an_idle_connection_through_a_proxy_costs_little() {
+    let _alone = alone(&HEAVY);
+    raise_open_files();
+    // With HTTP it has to be remembered where in which request the client is.
+    for (way, heads, bound) in [
+        ("cow 3128", 1, 300),
+        (CONNECT, 2, 300),
+        ("--sni --via connect cow 3128", 2, 300),
+        ("--via http cow 3128", 1, 512),
+    ] {
+        // Machines of its own for each: a daemon with so many connections takes a while to end.
+        let Some(office) = Office::new() else { return };
+        let bytes = memory_of_an_idle_connection(&office, way, heads);
+        report(&format!("an idle connection {way}: {bytes} bytes"));
+        assert!(bytes <= bound, "{way}: {bytes} bytes");
+    }
 }

@@ -53,7 +53,7 @@ pub fn hex(hash: &[u8]) -> String {
 /// upgrades to a protocol that sends back what it gets.
 pub struct Origin {
     seen: Arc<Mutex<Vec<Seen>>>,
-    server: Server,
+    _server: Server,
 }
 
 impl Origin {
@@ -66,12 +66,7 @@ impl Origin {
             // A client that goes away in the middle is no concern of the server's.
             let _ = converse(&stream, number, |seen| record.lock().expect("seen").push(seen));
         });
-        Origin { seen, server }
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.server.address
+        Origin { seen, _server: server }
     }
 
     /// Every request so far.

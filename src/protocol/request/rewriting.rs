@@ -76,9 +76,7 @@ impl Rewriting {
         out.extend_from_slice(&head.rest[cut.end..]);
         self.write_forwarded(ends.client.ip().to_canonical(), out);
         if let Some(credentials) = &self.credentials {
-            out.extend_from_slice(b"Proxy-Authorization: ");
-            out.extend_from_slice(credentials.basic().as_bytes());
-            out.extend_from_slice(b"\r\n");
+            credentials.write_header(out);
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -98,7 +96,8 @@ impl Rewriting {
                 out.extend_from_slice(path.as_bytes());
             }
             Target::Through => {
-                let _ = write!(out, "{}", ends.original);
+                let original = ends.original;
+                let _ = write!(out, "{}", SocketAddr::new(original.ip().to_canonical(), original.port()));
             }
         }
     }
