@@ -405,14 +405,13 @@ fn redirection(matches: &Matches) -> Result<Redirection, Error> {
         Target::Relay(_) => values::listen(matches)?,
         _ => Listen::Passed(None),
     };
-    let redirection =
-        Redirection {
-            listen,
-            target,
-            lines: lines(matches, protocols)?,
-            output: matches.opt_present("output"),
-            place: None,
-        };
+    let redirection = Redirection {
+        listen,
+        target,
+        lines: lines(matches, protocols)?,
+        output: matches.opt_present("output"),
+        place: None,
+    };
     let has = |verb| redirection.lines.iter().any(|(other, _)| *other == verb);
     if redirection.output && redirection.lines.is_empty() {
         return Err(Error::Usage("-O: given without -R, which says what to redirect".into()));

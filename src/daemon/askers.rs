@@ -82,3 +82,29 @@ impl Askers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolver_that_is_gone_is_passed_over() {
+        let registry = mio::Poll::new().unwrap().registry().try_clone().unwrap();
+        let mut askers = Askers::default();
+        let (ours, gone) = Channel::pair().unwrap();
+        askers.add(ours, &registry).unwrap();
+        let (ours, theirs) = Channel::pair().unwrap();
+        askers.add(ours, &registry).unwrap();
+        drop(gone);
+        askers.ask("moose".into());
+        let mut buffer = [0; SIZE];
+        assert!(matches!(theirs.receive(&mut buffer), Ok(Received::Message(..))));
+        assert_eq!(Question::decode(&buffer), Some(Question { name: "moose".into() }));
+        assert!(!askers.is_idle());
+        let (ours, _theirs) = Channel::pair().unwrap();
+        askers.add(ours, &registry).unwrap();
+        assert_eq!((askers.all.len(), askers.is_idle()), (2, true));
+        theirs.send(&Answer::Failed("no such name".into()).encode(), None).unwrap();
+        assert_eq!(askers.hear(2), Some(("moose".into(), Vec::new())));
+    }
+}

@@ -66,13 +66,7 @@ impl Shift {
     }
 
     /// Puts the daemon's worker of that number on its place.
-    pub fn start_worker(
-        &mut self,
-        post: usize,
-        number: u32,
-        names: &Names,
-        registry: &Registry,
-    ) -> Result<(), Error> {
+    pub fn start_worker(&mut self, post: usize, number: u32, names: &Names, registry: &Registry) -> Result<(), Error> {
         let lines = self.lines(names);
         let workers = self.posts.len();
         let listeners = self.sockets.all.iter_mut().flat_map(|socket| socket.of(post, workers)).collect();

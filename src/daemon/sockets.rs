@@ -81,7 +81,9 @@ impl Sockets {
         let failed = |error| Error::sys(format!("listening on {address}"), error);
         let open_already = before.all.iter().find(|socket| socket.address == address);
         let mut listeners: Vec<Option<TcpListener>> = match open_already {
-            Some(socket) => socket.listeners.iter().map(|listener| copy(listener.as_ref())).collect::<Result<_, _>>()?,
+            Some(socket) => {
+                socket.listeners.iter().map(|listener| copy(listener.as_ref())).collect::<Result<_, _>>()?
+            }
             None => passed.take_address(address).into_iter().map(Some).collect(),
         };
         // Also at another address: then the former one is closed when this one is redirected to.

@@ -108,17 +108,16 @@ fn alone(config: Config, passed: &mut Passed) -> Result<(), Error> {
     Notifier::from_environment().tell("READY=1");
     let Shift { config, access_log, capacity, .. } = &mut shift;
     let access_log = access_log.take();
-    let served =
-        worker::run(Start {
-            number: 1,
-            config,
-            listeners,
-            lines,
-            access_log,
-            guardian: None,
-            capacity: *capacity,
-            first: None,
-        });
+    let served = worker::run(Start {
+        number: 1,
+        config,
+        listeners,
+        lines,
+        access_log,
+        guardian: None,
+        capacity: *capacity,
+        first: None,
+    });
     drop(pidfile);
     served
 }

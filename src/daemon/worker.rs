@@ -147,7 +147,19 @@ impl<'a> Worker<'a> {
             course = Course::Draining(None);
         }
         let askers = Askers::default();
-        Ok(Worker { config, poll, signals, guardian, alone, acceptor, switchboard, askers, course, dump_from: None, capacity })
+        Ok(Worker {
+            config,
+            poll,
+            signals,
+            guardian,
+            alone,
+            acceptor,
+            switchboard,
+            askers,
+            course,
+            dump_from: None,
+            capacity,
+        })
     }
 
     fn serve(&mut self) -> io::Result<()> {

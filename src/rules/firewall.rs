@@ -325,7 +325,13 @@ mod tests {
             owner: 0,
             output: false,
         };
-        let set = RuleSet { name: "1".into(), lines: vec![line], families: Family::BOTH.to_vec(), own_uid: None, places: vec![] };
+        let set = RuleSet {
+            name: "1".into(),
+            lines: vec![line],
+            families: Family::BOTH.to_vec(),
+            own_uid: None,
+            places: vec![],
+        };
         let error = firewall.install(&set).unwrap_err();
         assert_eq!(error.exit_status(), 71);
         assert!(error.to_string().contains("`ip6tables-restore` failed (not found)"), "{error}");

@@ -495,3 +495,7 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
 
 /// Ticks for which the acknowledgement of the last bytes before a reset is awaited.
 const SETTLE_AT_MOST: Tick = 300;
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

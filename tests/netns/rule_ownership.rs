@@ -78,6 +78,23 @@ fn flush_removes_what_a_killed_daemon_left_and_nothing_else() {
 }
 
 #[test]
+fn a_flush_beside_a_daemon_says_that_it_puts_its_rules_back() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let mut daemon = scene.relay(&[&["--verify", "1"], STAND_IN].concat());
+    let running = rules::saved(gateway);
+    for flush in [&["--flush"][..], &["--flush", "-s", "12970"]] {
+        let done = scene.launch(flush).run();
+        assert_eq!(done.status, 0, "{done:?}");
+        let holder = format!("the rules '12970' belong to tproxy (process {})", daemon.pid());
+        assert!(done.stderr.contains(&holder), "{done:?}");
+        wait::until_true("they are back", || rules::saved(gateway) == running);
+    }
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(scene.launch(&["--flush"]).run().stderr, "");
+}
+
+#[test]
 fn a_start_over_leftovers_makes_no_duplicates() {
     let Some(scene) = Scene::new() else { return };
     let gateway = &scene.lab.gateway;

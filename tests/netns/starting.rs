@@ -7,6 +7,7 @@ use super::{MOOSE, Scene, Server, stand_in_detached};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 fn started(done: &Finished) {
@@ -205,4 +206,102 @@ fn the_access_log_is_reopened_by_a_daemon_that_has_dropped_its_privileges() {
     let count = lines(&path);
     assert_eq!(scene.page(MOOSE), "cow");
     wait::until_true("a line of the new worker", || lines(&path) > count);
+}
+
+/// The init script with a file of defaults of its own.
+struct InitScript {
+    directory: Directory,
+    script: String,
+    family: Family,
+}
+
+impl InitScript {
+    fn new(options: &str) -> InitScript {
+        let directory = Directory::new();
+        let [script, defaults, pidfile] = ["init", "default", "pid"].map(|name| directory.file(name));
+        let text = fs::read_to_string("scripts/tproxy.init").expect("the script");
+        let usual = "DEFAULTS=/etc/default/tproxy\n";
+        assert_eq!(text.matches(usual).count(), 1);
+        fs::write(&script, text.replace(usual, &format!("DEFAULTS={defaults}\n"))).expect("script");
+        let program = env!("CARGO_BIN_EXE_tproxy");
+        let text = format!("DAEMON={program}\nPIDFILE={pidfile}\nSTOP_WAIT=5\nDAEMON_OPTS=\"{options}\"\n");
+        fs::write(&defaults, text).expect("defaults");
+        InitScript { directory, script, family: Family::new() }
+    }
+
+    /// Gives the status, and what was said.
+    fn run(&self, scene: &Scene, order: &str) -> (i32, String) {
+        let words = ["netns", "exec", &scene.lab.gateway.name, "sh", &self.script, order];
+        let done = Command::new("ip").args(words).envs([self.family.entry()]).output().expect("ip");
+        let said = [done.stdout, done.stderr].concat();
+        (done.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
+    }
+}
+
+#[test]
+fn the_init_script_starts_reloads_restarts_and_stops() {
+    let Some(scene) = Scene::new() else { return };
+    let before = rules::saved(&scene.lab.gateway);
+    let file = "-r nobody\n-s 12970 -R '-d moose --dport 80' cow 80\n";
+    let init = InitScript::new("-c $(dirname $PIDFILE)/table.conf");
+    let write = |text: &str| fs::write(init.directory.file("table.conf"), text).expect("file");
+    let pid = || fs::read_to_string(init.directory.file("pid")).unwrap_or_default().trim().to_string();
+    write(file);
+    let run = |order: &str, status: i32, said: &str| {
+        let (got, text) = init.run(&scene, order);
+        assert_eq!(got, status, "{order}: {text}");
+        assert!(text.contains(said), "{order}: {text}");
+    };
+    run("status", 3, "tproxy: is not running\n");
+    run("reload", 7, "tproxy: is not running\n");
+    run("start", 0, "tproxy: started\n");
+    assert_eq!(scene.page(MOOSE), "cow");
+    let first = pid();
+    run("start", 0, &format!("is running already, process {first}"));
+    run("status", 0, &format!("is running, process {first}"));
+    // What cannot be is refused with its sentence, and what runs goes on.
+    let worker = init.family.worker();
+    for bad in ["-s 70000 cow 80\n", "-s 12970 --no-such-option cow 80\n", "-s 12970 'cow 80\n"] {
+        write(&format!("{file}{bad}"));
+        run("reload", 6, "table.conf:3: ");
+        run("restart", 6, "tproxy: nothing was changed\n");
+    }
+    fs::remove_file(init.directory.file("table.conf")).expect("file");
+    run("reload", 1, "table.conf: No such file or directory");
+    run("restart", 1, "tproxy: nothing was changed\n");
+    assert_eq!((pid(), init.family.worker()), (first.clone(), worker));
+    assert_eq!(scene.page(MOOSE), "cow");
+
+    write(&file.replace("cow 80", "moose 80"));
+    run("reload", 0, "");
+    wait::until_true("the new upstream", || scene.page(MOOSE) == "moose");
+    assert_eq!(pid(), first);
+    write(file);
+    run("restart", 0, "tproxy: stopped\ntproxy: started\n");
+    assert_ne!(pid(), first);
+    assert_eq!(scene.page(MOOSE), "cow");
+    // An upgrade in the middle of a stop is stopped as well.
+    process::signal(init.family.guardian(), Signal::SIGUSR2);
+    run("stop", 0, "tproxy: stopped\n");
+    init.family.wait_gone();
+    assert_eq!(rules::saved(&scene.lab.gateway), before);
+    run("stop", 0, "tproxy: is not running\n");
+}
+
+#[test]
+fn the_init_script_cleans_up_after_a_killed_daemon() {
+    let Some(scene) = Scene::new() else { return };
+    let before = rules::saved(&scene.lab.gateway);
+    let init = InitScript::new("-s 12970 -r nobody -R '-d moose --dport 80' cow 80");
+    assert_eq!(init.run(&scene, "start").0, 0);
+    process::signal(init.family.guardian(), Signal::SIGKILL);
+    wait::until_true("its end", || init.family.named("tproxy").is_empty());
+    let (status, said) = init.run(&scene, "status");
+    assert_eq!((status, said.contains("was not stopped")), (1, true), "{said}");
+    assert_eq!(init.run(&scene, "start"), (0, "tproxy: started\n".into()));
+    assert_eq!(scene.page(MOOSE), "cow");
+    wait::until_true("the orphan has gone", || init.family.named("tproxy-worker").len() == 1);
+    assert_eq!(init.run(&scene, "stop"), (0, "tproxy: stopped\n".into()));
+    init.family.wait_gone();
+    assert_eq!(rules::saved(&scene.lab.gateway), before);
 }

@@ -2,6 +2,7 @@
 //! upstreams, several workers, reload and upgrade without loss.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,8 +10,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::support::daemon::Daemon;
-use super::support::pattern::{Cut, Pattern, sum_of};
+use super::support::pattern::{Cut, Pattern, Sum, sum_of};
 use super::support::peers::Peer;
+use super::support::process::Directory;
 use super::support::servers::Server;
 use super::support::{clients, process, report, rules, wait};
 use super::{HEAVY, MOOSE, MOOSE6, Scene};
@@ -292,109 +294,113 @@ fn number(name: &str, default: u64) -> u64 {
     super::support::number_from_env(name, default)
 }
 
+/// Fetches pages at `rate` a second from a few threads until `stop`; counts them, and those that are not cow's.
+fn steady_load(scene: &Scene, rate: u32, stop: &AtomicBool) -> (usize, usize) {
+    const THREADS: u32 = 8;
+    let (asked, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let begin = Instant::now();
+    scene.lab.client.enter(|| {
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (asked, failed) = (&asked, &failed);
+                scope.spawn(move || {
+                    for turn in 0.. {
+                        let due = begin + Duration::from_secs(1) * (turn * THREADS + thread) / rate;
+                        // The rhythm of the load, not a wait for readiness.
+                        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                        if stop.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let page = clients::fetch(MOOSE.parse().expect("address"));
+                        asked.fetch_add(1, Ordering::Relaxed);
+                        failed.fetch_add(usize::from(!page.is_ok_and(|page| page == "cow")), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+    });
+    (asked.into_inner(), failed.into_inner())
+}
+
+/// What a long transfer sends, in pieces.
+fn pieces() -> impl Iterator<Item = Pattern> {
+    (0..16).map(|seed| Pattern { seed, bytes: 1 << 18 })
+}
+
+/// The sum of all pieces.
+fn uploaded() -> Sum {
+    let mut all = Vec::new();
+    pieces().for_each(|piece| drop(piece.send(&mut all, Cut::Bulk).expect("memory")));
+    sum_of(&mut &all[..]).expect("memory")
+}
+
+/// Sends all pieces, one whenever `progress` has come as far, while it reads what comes back; gives the sum of that.
+fn long_transfer(mut client: TcpStream, progress: &AtomicUsize, end: usize) -> Sum {
+    let mut reader = client.try_clone().expect("clone");
+    let reading = std::thread::spawn(move || sum_of(&mut reader));
+    for (part, piece) in pieces().enumerate() {
+        piece.send(&mut client, Cut::Bulk).expect("upload");
+        let far = (part + 1) * end / 16;
+        wait::until_within(Duration::from_secs(120), "progress", || {
+            (progress.load(Ordering::Relaxed) >= far).then_some(())
+        });
+    }
+    client.shutdown(std::net::Shutdown::Write).expect("half-close");
+    reading.join().expect("reader").expect("download")
+}
+
 #[test]
 fn reloads_and_upgrades_under_load_lose_nothing() {
     let Some(scene) = Scene::new() else { return };
     let _alone = HEAVY.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let (reloads, upgrades) = (number("TPROXY_RELOADS", 100), number("TPROXY_UPGRADES", 10));
+    let (reloads, upgrades) = (number("TPROXY_RELOADS", 100) as usize, number("TPROXY_UPGRADES", 10) as usize);
     let down = Pattern { seed: 1, bytes: 8 << 20 };
-    let up = Pattern { seed: 2, bytes: 8 << 20 };
     let (_server, sums) = scene.lab.cow.enter(|| Server::exchange("[::]:9", down, Cut::Bulk));
-    let pidfile = std::env::temp_dir().join(process::unique("tproxy-pid"));
-    let pid_path = pidfile.to_str().expect("path").to_owned();
-    let file = File::new(&format!(
-        "-r nobody -P {pid_path}\n-s 12970 -R '-d moose --dport 80' cow 80\n-s 12971 -R '-d moose --dport 9' cow 9\n"
-    ));
-    let daemon = scene.relay(&["-d", "-c", &file.path]);
-    let (stop, asked, failed) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let directory = Directory::new();
+    let (pidfile, path) = (directory.file("pid"), directory.file("table.conf"));
+    let table = "-s 12970 -R '-d moose --dport 80' cow 80\n-s 12971 -R '-d moose --dport 9' cow 9\n";
+    fs::write(&path, format!("-r nobody -P {pidfile}\n{table}")).expect("file");
+    let daemon = scene.relay(&["-d", "-c", &path]);
+    let guardian = || fs::read_to_string(&pidfile).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let (stop, progress) = (AtomicBool::new(false), AtomicUsize::new(0));
     let long: Vec<_> = (0..50).map(|_| scene.lab.client.connect("10.2.0.5:9").expect("connect")).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                scene.lab.client.enter(|| {
-                    while !stop.load(Ordering::Relaxed) {
-                        let begin = Instant::now();
-                        let page = clients::fetch(MOOSE.parse().expect("address"));
-                        asked.fetch_add(1, Ordering::Relaxed);
-                        if !page.is_ok_and(|page| page == "cow") {
-                            failed.fetch_add(1, Ordering::Relaxed);
-                        }
-                        // 250 a second from each of the two.
-                        std::thread::sleep(Duration::from_millis(4).saturating_sub(begin.elapsed()));
-                    }
-                });
-            });
-        }
-        let transfers: Vec<_> = long
-            .into_iter()
-            .map(|mut client| {
-                scope.spawn(move || {
-                    let mut reader = client.try_clone().expect("clone");
-                    let reading = std::thread::spawn(move || sum_of(&mut reader));
-                    // Slow enough to last through all of it.
-                    for part in 0..16 {
-                        let piece = Pattern { seed: part, bytes: 1 << 19 };
-                        piece.send(&mut client, Cut::Bulk).expect("upload");
-                        std::thread::sleep(Duration::from_millis(100));
-                    }
-                    client.shutdown(std::net::Shutdown::Write).expect("half-close");
-                    reading.join().expect("reader").expect("download")
-                })
-            })
-            .collect();
+    let begin = Instant::now();
+    let (asked, failed) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| steady_load(&scene, 700, &stop));
+        let transfers: Vec<_> =
+            long.into_iter().map(|client| scope.spawn(|| long_transfer(client, &progress, reloads))).collect();
         for round in 0..reloads {
-            let count = daemon.journal.count("reloaded:");
-            let guardian = fs::read_to_string(&pidfile).expect("pid file").trim().parse().expect("pid");
-            process::signal(guardian, Signal::SIGHUP);
-            wait::until("a reload", || (daemon.journal.count("reloaded:") > count).then_some(()));
+            let (count, now) = (daemon.journal.count("reloaded:"), guardian().expect("pid file"));
+            process::signal(now, Signal::SIGHUP);
+            wait::until_true("a reload", || daemon.journal.count("reloaded:") > count);
             if upgrades > 0 && round % (reloads / upgrades).max(1) == 0 {
-                process::signal(guardian, Signal::SIGUSR2);
-                wait::until("an upgrade", || {
-                    let now = fs::read_to_string(&pidfile).ok()?.trim().parse::<i32>().ok()?;
-                    (now != guardian && daemon.journal.count(&format!("process {now} serves")) > 0).then_some(())
-                });
+                let count = daemon.journal.count("serves; this one ends");
+                process::signal(now, Signal::SIGUSR2);
+                wait::until_true("an upgrade", || daemon.journal.count("serves; this one ends") > count);
             }
+            progress.store(round + 1, Ordering::Relaxed);
         }
         for transfer in transfers {
             assert_eq!(transfer.join().expect("transfer"), down.sum(), "download");
         }
         stop.store(true, Ordering::Relaxed);
+        load.join().expect("load")
     });
+    let seconds = begin.elapsed().as_secs_f64();
     for _ in 0..50 {
         let got = sums.recv().expect("server").expect("upload");
-        assert_eq!(got.bytes, up.bytes);
+        assert_eq!(got, uploaded());
     }
-    let (asked, failed) = (asked.load(Ordering::Relaxed), failed.load(Ordering::Relaxed));
     report(&format!(
-        "table: {reloads} reloads, {upgrades} upgrades: {asked} requests, {failed} failed; 50 transfers whole"
+        "table: {reloads} reloads, {upgrades} upgrades in {seconds:.1} s: {asked} requests ({:.0} a second), \
+         {failed} failed; 50 transfers whole",
+        asked as f64 / seconds
     ));
     assert_eq!(failed, 0);
-    let guardian: i32 = fs::read_to_string(&pidfile).expect("pid file").trim().parse().expect("pid");
+    assert!(asked >= 10 * reloads, "no load: {asked}");
+    let guardian = guardian().expect("pid file");
     process::signal(guardian, Signal::SIGTERM);
     wait::until_true("the end", || !process::alive(guardian));
-    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
-}
-
-#[test]
-fn five_hundred_redirections_cost_one_transaction_per_family() {
-    let Some(scene) = Scene::new() else { return };
-    let _alone = HEAVY.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let lines: String =
-        (0..500).map(|n| format!("--local {} -R '-d moose --dport {}'\n", 20000 + n, 1000 + n)).collect();
-    let file = File::new(&lines);
-    let begin = Instant::now();
-    let mut daemon = scene.relay(&["-d", "-c", &file.path]);
-    let start = begin.elapsed();
-    let _last = scene.lab.gateway.enter(|| Server::page("[::]:20499", "last"));
-    assert_eq!(scene.page("10.2.0.5:1499"), "last");
-    file.write(&lines.replace("--local 20499", "--local 20498"));
-    let begin = Instant::now();
-    daemon.signal(Signal::SIGHUP);
-    daemon.journal.wait_for("reloaded:");
-    let reload = begin.elapsed();
-    let begin = Instant::now();
-    assert_eq!(daemon.stop(), 0);
-    report(&format!("table: 500 redirections: start {start:?}, reload {reload:?}, stop {:?}", begin.elapsed()));
     assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
 }
 

@@ -193,14 +193,18 @@ fn five_hundred_redirections_run_as_many_programs_as_one() {
     let _alone = alone(&HEAVY);
     let mut runs = Vec::new();
     for lines in [1, 500] {
-        let table: String = (0..lines).map(|n| format!("--local {} -R '--dport {}'\n", 20000 + n, 1000 + n)).collect();
+        let table: String =
+            (0..=lines).map(|n| format!("--local {} -R '--dport {}'\n", 20000 + n, 1000 + n)).skip(1).collect();
         let (mut counted, start, start_time) = Counted::start(|args| scene.launch(args), &table);
         assert_eq!(rules::saved(&scene.lab.gateway).matches("-j REDIRECT").count(), 2 * lines);
+        let last = scene.lab.gateway.enter(|| super::Server::page(&format!("[::]:{}", 20000 + lines), "the last"));
+        assert_eq!(scene.page(&format!("10.2.0.5:{}", 1000 + lines)), "the last");
+        drop(last);
         // Nothing has changed: this reload is a comparison of the rules, as `--verify` makes it.
         let (verify, verify_time) = counted.reload();
-        fs::write(&counted.file, table.replace("--local 20000", "--local 30000")).expect("file");
+        fs::write(&counted.file, table.replace("--dport 1001'", "--dport 999'")).expect("file");
         let (reload, reload_time) = counted.reload();
-        assert_eq!(rules::saved(&scene.lab.gateway).matches("--to-ports 30000").count(), 2);
+        assert_eq!(rules::saved(&scene.lab.gateway).matches("--dport 999 ").count(), 2);
         let begin = Instant::now();
         assert_eq!(counted.daemon.stop(), 0);
         let (stop, stop_time) = (counted.take(), begin.elapsed());

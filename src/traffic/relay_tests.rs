@@ -1,0 +1,199 @@
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::rc::Rc;
+
+use super::*;
+use crate::protocol::request::{Ends, Rewriting};
+use crate::protocol::tunnel::Dialect;
+use crate::traffic::pipe::Fill;
+use crate::traffic::service::{Balance, Tunnel};
+use crate::traffic::upstream::Upstreams;
+
+/// A socket that does as the test tells.
+#[derive(Default)]
+struct Puppet {
+    /// What it reads; then there is nothing, or the end.
+    said: RefCell<VecDeque<Vec<u8>>>,
+    has_ended: Cell<bool>,
+    /// What was sent to it, and for how many bytes more it has room.
+    heard: RefCell<Vec<u8>>,
+    room: Cell<usize>,
+    is_deaf: Cell<bool>,
+    was_told_the_end: Cell<bool>,
+}
+
+impl Puppet {
+    fn says(&self, words: &[u8]) {
+        self.said.borrow_mut().push_back(words.to_vec());
+    }
+
+    fn heard(&self) -> String {
+        String::from_utf8_lossy(&self.heard.borrow()).into_owned()
+    }
+}
+
+impl Socket for Puppet {
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.said.borrow_mut().pop_front() {
+            Some(words) => {
+                buffer[..words.len()].copy_from_slice(&words);
+                Ok(words.len())
+            }
+            None if self.has_ended.get() => Ok(0),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_deaf.get() {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
+        let count = bytes.len().min(self.room.get());
+        if count == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.room.set(self.room.get() - count);
+        self.heard.borrow_mut().extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+    fn finish(&self) -> io::Result<()> {
+        self.was_told_the_end.set(true);
+        Ok(())
+    }
+    fn acknowledge(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn unacknowledged(&self) -> io::Result<usize> {
+        Ok(0)
+    }
+}
+
+/// There are no pipes here.
+enum Never {}
+
+impl Conduit<Puppet> for Never {
+    fn held(&self) -> usize {
+        match *self {}
+    }
+    fn fill(&mut self, _from: &Puppet, _max: usize) -> io::Result<Fill> {
+        match *self {}
+    }
+    fn drain(&mut self, _to: &Puppet) -> io::Result<Option<usize>> {
+        match *self {}
+    }
+    fn store(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+        match *self {}
+    }
+}
+
+struct Nobody;
+
+impl Lender for Nobody {
+    type Pipe = Never;
+    fn lend(&mut self) -> Option<Never> {
+        None
+    }
+    fn give_back(&mut self, pipe: Never) {
+        match pipe {}
+    }
+}
+
+type PuppetRelay = Relay<Puppet, Never>;
+
+/// A relay whose upstream has answered, with room for any number of bytes on both sides.
+fn relay(front: Front) -> PuppetRelay {
+    let unknown = Endpoint::UNKNOWN;
+    let route = Route { client: unknown, original: unknown, local: unknown, upstream: unknown };
+    let puppet = || Puppet { room: Cell::new(usize::MAX), ..Puppet::default() };
+    let mut upstreams = Upstreams::new(&[], Balance::First);
+    let attempt = upstreams.begin([10, 0, 0, 1].into());
+    let mut relay = Relay::connecting(Side::new(puppet()), puppet(), route, attempt, Some(Box::new(front)));
+    relay.connected(0);
+    relay
+}
+
+fn ends() -> Ends {
+    Ends { client: ([10, 1, 0, 2], 40_000).into(), original: ([10, 2, 0, 5], 80).into() }
+}
+
+/// Both sides have something to tell, and the relay has as many turns as it wants.
+fn run(relay: &mut PuppetRelay, kit: &mut Kit<Nobody>, now: Tick) -> Step {
+    for side in [&mut relay.client, &mut relay.upstream] {
+        (side.can_read, side.can_write) = (true, true);
+        side.hung_up = side.socket.has_ended.get();
+    }
+    loop {
+        match relay.advance(kit, now) {
+            Step::Again => {}
+            step => return step,
+        }
+    }
+}
+
+#[test]
+fn requests_that_are_held_back_are_delivered_before_a_wrong_one_ends_them() {
+    let mut relay = relay(Front::Rewriter(Rewriter::new(ends(), Rc::new(Rewriting::default()), None)));
+    let mut kit = Kit::new(Nobody);
+    relay.upstream.socket.room.set(10);
+    relay.client.socket.says(b"GET /1 HTTP/1.0\r\n\r\nGET /2 HTTP/1.0\r\n\r\n\r\n\r\nwrong");
+    assert!(matches!(run(&mut relay, &mut kit, 0), Step::Waiting));
+    assert_eq!(relay.upstream.socket.heard(), "GET http:/");
+    assert!(!relay.upstream.socket.was_told_the_end.get());
+    relay.upstream.socket.room.set(usize::MAX);
+    assert!(matches!(run(&mut relay, &mut kit, 0), Step::Waiting));
+    let requests = "GET http://10.2.0.5/1 HTTP/1.0\r\n\r\nGET http://10.2.0.5/2 HTTP/1.0\r\n\r\n";
+    assert_eq!(relay.upstream.socket.heard(), requests);
+    assert!(relay.upstream.socket.was_told_the_end.get());
+    relay.upstream.socket.says(b"answers");
+    relay.upstream.socket.has_ended.set(true);
+    assert!(matches!(run(&mut relay, &mut kit, 0), Step::Done(Ending::BadRequest(_))));
+    assert!(relay.client.socket.heard().starts_with("answersHTTP/1.1 400 "), "{}", relay.client.socket.heard());
+}
+
+#[test]
+fn a_first_request_that_is_wrong_leaves_nothing_to_wait_for() {
+    let mut relay = relay(Front::Rewriter(Rewriter::new(ends(), Rc::new(Rewriting::default()), None)));
+    relay.client.socket.says(b"GET / HTTP/1.0\n\n");
+    assert!(matches!(run(&mut relay, &mut Kit::new(Nobody), 0), Step::Done(Ending::BadRequest(_))));
+    assert!(relay.client.socket.heard().starts_with("HTTP/1.1 400 "));
+    assert_eq!(relay.upstream.socket.heard(), "");
+}
+
+#[test]
+fn a_head_is_not_slow_while_it_is_the_proxy_that_does_not_read() {
+    let patience = Patience { connect: 100, handshake: 10, idle: Some(1000), fin: None };
+    let mut relay = relay(Front::Rewriter(Rewriter::new(ends(), Rc::new(Rewriting::default()), None)));
+    let mut kit = Kit::new(Nobody);
+    relay.client.socket.says(b"GET /1 HT");
+    run(&mut relay, &mut kit, 5);
+    assert_eq!(relay.due(&patience), Some(15));
+    relay.upstream.socket.room.set(10);
+    relay.client.socket.says(b"TP/1.0\r\n\r\nGET /2");
+    run(&mut relay, &mut kit, 7);
+    assert_eq!(relay.due(&patience), Some(1007));
+    relay.upstream.socket.room.set(usize::MAX);
+    run(&mut relay, &mut kit, 500);
+    assert_eq!(relay.due(&patience), Some(510));
+    assert!(matches!(relay.expire(&patience, 510), Step::Done(Ending::Unheard)));
+}
+
+#[test]
+fn a_proxy_that_does_not_listen_is_heard_all_the_same() {
+    let tunnel = Tunnel { dialect: Dialect::Connect, credentials: None, by_name: false };
+    let mut relay = relay(Front::Handshake(Handshake::new(&tunnel, ends().original, None)));
+    relay.upstream.socket.is_deaf.set(true);
+    relay.upstream.socket.says(b"HTTP/1.1 503 Too many connections\r\n\r\n");
+    let step = run(&mut relay, &mut Kit::new(Nobody), 0);
+    let Step::Done(Ending::Refused(words)) = step else { panic!("{step:?}") };
+    assert_eq!(words, "HTTP/1.1 503 Too many connections");
+}
+
+#[test]
+fn an_answer_without_end_is_not_listened_to_for_ever() {
+    let tunnel = Tunnel { dialect: Dialect::Connect, credentials: None, by_name: false };
+    let mut relay = relay(Front::Handshake(Handshake::new(&tunnel, ends().original, None)));
+    (0..1000).for_each(|_| relay.upstream.socket.says(b"HTTP/1.1 102 Processing\r\n\r\n"));
+    let step = run(&mut relay, &mut Kit::new(Nobody), 0);
+    let Step::Done(Ending::Refused(words)) = step else { panic!("{step:?}") };
+    assert_eq!(words, "the answer is too long");
+}
