@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,10 @@ use crate::daemon::local::LocalPorts;
 use crate::daemon::message::{Order, Word};
 use crate::daemon::names::Names;
 use crate::daemon::notify::Notifier;
+use crate::daemon::orphans::{self, Holder};
 use crate::daemon::respawn::Verdict;
 use crate::daemon::shift::Shift;
+use crate::daemon::sockets;
 use crate::daemon::spawn::{Child, hear};
 use crate::daemon::tally::Tally;
 use crate::error::Error;
@@ -74,6 +77,8 @@ pub struct Guardian {
     relieved: bool,
     /// Its process, while it is known to live.
     heir: Option<Pid>,
+    /// The guardian that this one has replaced, while it lives.
+    former: Option<u32>,
 }
 
 impl Guardian {
@@ -100,6 +105,7 @@ impl Guardian {
             stopping: None,
             relieved: false,
             heir: None,
+            former: None,
         }
     }
 
@@ -135,20 +141,42 @@ impl Guardian {
             }
         }
         self.look_at_the_clock();
+        self.look_at_the_former();
         if let Some(counters) = self.tally.answer(Instant::now()) {
             log::info!("counters: {counters}");
         }
         Ok(())
     }
 
+    /// This one has replaced the guardian that started it, and hears of its death (as a SIGCHLD).
+    pub fn follow(&mut self, former: u32) -> Result<(), Error> {
+        self.former = Some(former);
+        nix::sys::prctl::set_pdeathsig(Signal::SIGCHLD).map_err(|errno| Error::sys("PR_SET_PDEATHSIG", errno))?;
+        self.look_at_the_former();
+        Ok(())
+    }
+
+    /// A former guardian that was killed may not have told its workers that others take over.
+    fn look_at_the_former(&mut self) {
+        if self.former.take_if(|former| *former != parent_id()).is_none() {
+            return;
+        }
+        let addresses = self.shift.sockets.all.iter().map(|socket| socket.address);
+        let mut orphans: Vec<Holder> = addresses.flat_map(orphans::holders).collect();
+        orphans.retain(|holder| holder.is_worker() && !self.workers().any(|child| child.pid == holder.pid));
+        orphans.sort_unstable_by_key(|holder| holder.pid);
+        orphans.dedup();
+        sockets::relieve(&orphans);
+    }
+
     fn next_due(&self) -> Option<Instant> {
+        let upgrade = self.successor.as_ref().map(|successor| successor.limit);
         if self.stopping.is_some() {
-            return self.stopping.into_iter().chain(self.tally.due()).min();
+            return self.stopping.into_iter().chain(self.tally.due()).chain(upgrade).min();
         }
         let rules = self.keeper.as_ref().and_then(Keeper::due);
         let posts = self.shift.posts.iter().filter_map(|post| post.respawn.next);
         let reload = self.reload.as_ref().map(Reload::due);
-        let upgrade = self.successor.as_ref().map(|successor| successor.limit);
         let grace = self.shift.config.process.upstream_grace;
         let gates = grace.and_then(|grace| Some(*self.unreachable.values().min()? + grace));
         let gates = gates.filter(|due| *due > Instant::now());
@@ -158,11 +186,11 @@ impl Guardian {
 
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
+        self.limit_successor();
         if let Some(until) = self.stopping {
             if until <= now {
                 log::error!("workers did not end in time and are killed");
                 self.signal_workers(Signal::SIGKILL);
-                self.signal_successor(Signal::SIGKILL);
                 self.stopping = Some(now + GRACE);
             }
             return;
@@ -176,7 +204,6 @@ impl Guardian {
             self.local.look(&self.shift.config);
         }
         self.go_on_reloading();
-        self.limit_successor();
         self.do_deferred();
         self.ask_for_names();
         self.set_gates();
@@ -445,7 +472,7 @@ impl Guardian {
             log::info!("stopping");
             self.notifier.tell("STOPPING=1");
             self.fail_reload("the daemon stops");
-            self.signal_successor(Signal::SIGTERM);
+            self.dismiss_successor(Signal::SIGTERM, 3 * GRACE);
             if let Some(keeper) = &mut self.keeper
                 && !self.relieved
                 && let Err(error) = keeper.unhook()
@@ -472,12 +499,6 @@ impl Guardian {
         self.leaving.extend(self.shift.posts.drain(..).filter_map(|post| post.child));
         if let Some(keeper) = self.keeper.take() {
             keeper.leave();
-        }
-    }
-
-    pub(crate) fn signal_successor(&self, signal: Signal) {
-        if let Some(successor) = &self.successor {
-            self.send(successor.pid(), signal);
         }
     }
 

@@ -237,8 +237,11 @@ impl Guardian {
     pub(crate) fn hear_successor(&mut self) {
         let Some(successor) = &self.successor else { return };
         match process::read_report(&successor.report, Some(Duration::ZERO)) {
-            // It has been told to stop, too, and its end is waited for.
-            Report::Status(0) if self.is_stopping() => self.relieve(successor.pid()),
+            // It has been told to stop, too, and its end is waited for: it has connections of its own by now.
+            Report::Status(0) if self.is_stopping() => {
+                self.relieve(successor.pid());
+                self.dismiss_successor(Signal::SIGTERM, self.shift.config.process.drain + 2 * GRACE);
+            }
             Report::Status(0) => {
                 let heir = successor.pid();
                 log::info!("upgrade: process {heir} serves; this one ends with its connections");
@@ -255,13 +258,20 @@ impl Guardian {
 
     /// Ends a successor that has taken too long; first gently, for it may have children by now.
     pub(crate) fn limit_successor(&mut self) {
-        let Some(successor) = self.successor.as_mut().filter(|successor| successor.limit <= Instant::now()) else {
-            return;
-        };
-        let signal = if successor.dismissed { Signal::SIGKILL } else { Signal::SIGTERM };
-        log::error!("upgrade: the new program does not come up; {signal} is sent to process {}", successor.pid());
-        (successor.dismissed, successor.limit) = (true, Instant::now() + GRACE);
-        self.signal_successor(signal);
+        if let Some(successor) = self.successor.as_ref().filter(|successor| successor.limit <= Instant::now()) {
+            let signal = if successor.dismissed { Signal::SIGKILL } else { Signal::SIGTERM };
+            log::error!("upgrade: the new program does not come up; {signal} is sent to process {}", successor.pid());
+            // It may be waiting for the lock of the tables, and is better not killed then.
+            self.dismiss_successor(signal, 3 * GRACE);
+        }
+    }
+
+    /// Tells the successor to end, within that time.
+    pub(crate) fn dismiss_successor(&mut self, signal: Signal, patience: Duration) {
+        let Some(successor) = &mut self.successor else { return };
+        (successor.dismissed, successor.limit) = (true, Instant::now() + patience);
+        let pid = successor.pid();
+        self.send(pid, signal);
     }
 
     /// The successor has ended before it served.

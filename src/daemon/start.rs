@@ -12,13 +12,13 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use nix::unistd::Pid;
 
 use crate::config::ruleset::Known;
 use crate::config::{Config, Listen, Target, via};
@@ -27,7 +27,6 @@ use crate::daemon::guardian::{Guardian, wait_readable, watch};
 use crate::daemon::keeper::Keeper;
 use crate::daemon::names::Names;
 use crate::daemon::notify::Notifier;
-use crate::daemon::orphans::{self, Holder};
 use crate::daemon::passed::Passed;
 use crate::daemon::pidfile::PidFile;
 use crate::daemon::resolver;
@@ -158,7 +157,7 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
 }
 
 fn guard(config: Config, passed: Passed, report: Option<OwnedFd>, shell: Option<Instant>) -> Result<(), Error> {
-    let (upgrade, parent) = (report.is_some() && shell.is_none(), std::os::unix::process::parent_id());
+    let (upgrade, parent) = (report.is_some() && shell.is_none(), parent_id());
     let started = match Starting::new(config, passed, shell).and_then(|starting| starting.start(upgrade)) {
         Ok(started) => started,
         Err(error) => {
@@ -174,9 +173,9 @@ fn guard(config: Config, passed: Passed, report: Option<OwnedFd>, shell: Option<
             logging::leave_terminal()?;
         }
         tell(&report, 0);
-        if upgrade && std::os::unix::process::parent_id() != parent {
-            relieve_orphans(&guardian);
-        }
+    }
+    if upgrade {
+        guardian.follow(parent)?;
     }
     guardian.notifier.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
     let served = guardian.serve();
@@ -186,17 +185,6 @@ fn guard(config: Config, passed: Passed, report: Option<OwnedFd>, shell: Option<
     drop(pidfile);
     log::info!("stopped");
     served
-}
-
-/// The former guardian was killed before it could tell its workers that others take over.
-fn relieve_orphans(guardian: &Guardian) {
-    let own: Vec<Pid> = guardian.shift.children().map(|child| child.pid).collect();
-    let addresses = guardian.shift.sockets.all.iter().map(|socket| socket.address);
-    let mut orphans: Vec<Holder> = addresses.flat_map(orphans::holders).collect();
-    orphans.retain(|holder| holder.is_worker() && !own.contains(&holder.pid));
-    orphans.sort_unstable_by_key(|holder| holder.pid);
-    orphans.dedup();
-    sockets::relieve(&orphans);
 }
 
 fn tell(report: &OwnedFd, status: u8) {

@@ -176,12 +176,14 @@ pub struct Side<S> {
     /// Urgent data came in. A splice stops before it for ever (`tcp_read_sock`, net/ipv4/tcp.c), and a short read is
     /// no proof of dryness.
     pub urgent: bool,
+    /// The peer was told the end: it can be told nothing more.
+    pub finished: bool,
 }
 
 impl<S> Side<S> {
     /// A socket of which nothing is known yet.
     pub fn new(socket: S) -> Side<S> {
-        Side { socket, can_read: false, can_write: false, hung_up: false, urgent: false }
+        Side { socket, can_read: false, can_write: false, hung_up: false, urgent: false, finished: false }
     }
 }
 
@@ -338,6 +340,7 @@ impl<P> Flow<P> {
                 Stage::Ended => {
                     if at_end == AtEnd::PassOn {
                         sink.socket.finish().map_err(Fault::Sink)?;
+                        sink.finished = true;
                     }
                     self.stage = Stage::Shut;
                     return Ok(Pumped::Over);
@@ -449,7 +452,9 @@ impl<P> Flow<P> {
                 // Less than a message's worth since the last event: what comes next may be a message.
                 self.stream = turn >= SMALL as u64;
             }
-            Ok(Fill::Eof) => self.stage = Stage::Ended,
+            // Or urgent data that no event has told of yet: in front of it a splice says whatever it would say of an
+            // empty socket. A read knows.
+            Ok(Fill::Eof) => self.stream = false,
             Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
                 log::warn!("splice does not work here ({error}): copying from now on");
                 kit.splice_works = false;
@@ -532,7 +537,10 @@ impl<P> Flow<P> {
         let mut sent = 0;
         while sent < bytes.len() {
             match unless_blocked(sink.socket.send(&bytes[sent..])).map_err(Fault::Sink)? {
-                Some(more) => sent += more,
+                Some(more) => {
+                    sent += more;
+                    self.moved += more as u64;
+                }
                 None => {
                     sink.can_write = false;
                     self.hold::<S, L>(&bytes[sent..], pool);
@@ -540,7 +548,6 @@ impl<P> Flow<P> {
                 }
             }
         }
-        self.moved += sent as u64;
         Ok(())
     }
 

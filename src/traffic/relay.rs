@@ -239,7 +239,10 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
             End::Client => self.down.abandon(pool),
             End::Upstream => self.up.abandon(pool),
         }
-        self.side(end).can_read = true;
+        let side = self.side(end);
+        side.can_read = true;
+        // There may be some that no event has told of, and a splice says of what is behind it that the socket failed.
+        side.urgent = true;
         self.phase = Phase::Broken(end);
         self.touched = now;
     }
@@ -284,6 +287,7 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
             self.touched = now;
         }
         if self.down.is_over()
+            && !self.client.finished
             && !matches!(self.phase, Phase::Broken(End::Client) | Phase::Settling(End::Client) | Phase::Lost(_))
             && let Some(Front::Rewriter(rewriter)) = self.front.as_deref_mut()
             && let Some(words) = rewriter.last_words()
@@ -384,19 +388,15 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     fn fault<L: Lender<Pipe = P>>(&mut self, from: End, fault: &Fault, kit: &mut Kit<L>, now: Tick) {
         let lost = match fault {
             Fault::Refused => return self.refuse(kit, now),
-            Fault::Source(_) => {
-                match from {
-                    End::Client => self.up.abandon(&mut kit.pool),
-                    End::Upstream => self.down.abandon(&mut kit.pool),
-                }
-                from
-            }
+            Fault::Source(_) => from,
             Fault::Sink(_) => from.other(),
         };
-        match self.phase {
-            Phase::Flowing => self.break_at(lost, now, &mut kit.pool),
-            Phase::Broken(by) if lost != by => self.phase = Phase::Lost(by),
-            _ => {}
+        match (self.phase, from) {
+            // A failed source is read to its end: whoever said that it failed may have said so too early.
+            (Phase::Flowing, _) => self.break_at(lost, now, &mut kit.pool),
+            (Phase::Broken(by), _) if lost != by => self.phase = Phase::Lost(by),
+            (_, End::Client) => self.up.abandon(&mut kit.pool),
+            (_, End::Upstream) => self.down.abandon(&mut kit.pool),
         }
     }
 
@@ -404,7 +404,10 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     /// its earlier requests.
     fn refuse<L: Lender<Pipe = P>>(&mut self, kit: &mut Kit<L>, now: Tick) {
         let Some(Front::Rewriter(rewriter)) = self.front.as_deref_mut() else { return };
-        if let Some((words, handshake)) = rewriter.tunnel() {
+        // A client that has reset its connection is not connected through any more.
+        if self.phase == Phase::Flowing
+            && let Some((words, handshake)) = rewriter.tunnel()
+        {
             self.up.begin_with(&words);
             self.front = Some(Box::new(Front::Handshake(handshake)));
             self.phase = Phase::Asking;

@@ -158,3 +158,37 @@ impl Filter for Rewriter {
         self.readiness
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::credentials::Credentials;
+
+    #[test]
+    fn what_requests_become_is_bounded_and_none_is_lost() {
+        const COUNT: usize = 800;
+        let credentials = Credentials::parse(&format!("{0}:{0}", "x".repeat(255))).unwrap();
+        let rewriting = Rewriting { credentials: Some(credentials), ..Rewriting::default() };
+        let ends = Ends { client: ([10, 1, 0, 2], 40_000).into(), original: ([10, 2, 0, 5], 80).into() };
+        let mut rewriter = Rewriter::new(ends, Rc::new(rewriting), None);
+        let input = "GET / HTTP/1.0\r\n\r\n".repeat(COUNT) + "GET /inc";
+        let (mut buffer, mut all, mut looks) = (vec![0; 16 * 1024], Vec::new(), 0);
+        buffer[..input.len()].copy_from_slice(input.as_bytes());
+        let mut length = input.len();
+        loop {
+            let mut output = Vec::new();
+            assert_eq!(rewriter.look(&buffer[..length], &mut output), Ok(()));
+            assert!(output.len() < 4 * ENOUGH, "{}", output.len());
+            all.extend(output);
+            looks += 1;
+            if rewriter.readiness() == Readiness::Bytes {
+                break;
+            }
+            length = rewriter.restore(&mut buffer);
+        }
+        let requests = String::from_utf8(all).unwrap();
+        assert_eq!(requests.matches("GET http://10.2.0.5/ HTTP/1.0\r\nProxy-Authorization: Basic ").count(), COUNT);
+        assert!(looks > 5 && rewriter.is_reading());
+        assert_eq!(rewriter.restore(&mut buffer), 8);
+    }
+}
