@@ -1,6 +1,8 @@
 # make            builds tproxy
 # make demo       shows it at work in network namespaces of its own (root)
 # make demo-proxy shows it enforcing a proxy, a real Squid, in the same way (root)
+# make bench      measures it beside HAProxy, nginx, rinetd, redsocks and socat, in the same way (root); 'make bench
+#                 ONLY=small ROUNDS=3' and other settings are in scripts/bench
 # make test       installs what the tests need and runs them all (root)
 # make check      format, lints, documentation, manual page, shell scripts
 # make install    into $(DESTDIR)$(PREFIX); make uninstall takes it out again
@@ -26,7 +28,7 @@ check:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
-	shellcheck scripts/setup scripts/demo scripts/demo-proxy scripts/tproxy.init scripts/tproxy.default .ci/run
+	shellcheck scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/bench-via scripts/tproxy.init scripts/tproxy.default .ci/run
 
 # Release, because some of the tests measure. TPROXY_MUST_NETNS makes a test fail that could not get its namespaces.
 test: root
@@ -37,6 +39,12 @@ demo demo-proxy: root
 	scripts/setup $@
 	$(CARGO) build --release --locked
 	scripts/$@ $(BINARY)
+
+# SECONDS is a variable of the shell's own, so it goes by another name there.
+bench: root
+	scripts/setup $@
+	$(CARGO) build --release --locked
+	SECONDS_EACH=$(or $(SECONDS_EACH),$(SECONDS)) scripts/bench $(BINARY)
 
 # The OPTIONS section is made from the option table; everything else in the page is written by hand.
 man:
@@ -75,4 +83,4 @@ root:
 		echo "Without root, 'cargo test' runs what needs none and names what it skips." >&2; \
 		exit 1; }
 
-.PHONY: all check test demo demo-proxy man install uninstall clean root
+.PHONY: all check test demo demo-proxy bench man install uninstall clean root

@@ -16,6 +16,14 @@ mod payload;
 mod resources;
 #[path = "relay/stopping.rs"]
 mod stopping;
+#[path = "relay/via.rs"]
+mod via;
+#[path = "relay/via_guests.rs"]
+mod via_guests;
+#[path = "relay/via_http.rs"]
+mod via_http;
+#[path = "relay/via_limits.rs"]
+mod via_limits;
 
 use nix::sys::signal::Signal;
 use std::io::{ErrorKind, Read, Write};

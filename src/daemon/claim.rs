@@ -42,9 +42,11 @@ impl Claim {
                 return Ok(claim);
             }
             let holders = holders(name);
-            let leaves = holders.iter().all(|holder| holder.name == ERRAND) && !holders.is_empty();
+            // Nobody at all: it has gone between the two looks, and the next attempt will succeed.
+            let leaves = holders.iter().all(|holder| holder.name == ERRAND);
             if begin.elapsed() > if leaves { LONGER } else { PATIENCE } {
-                return Err(taken(name, &holders));
+                // Who had it may have gone while we looked who it is.
+                return Claim::try_stake(name)?.ok_or_else(|| taken(name, &holders));
             }
             std::thread::sleep(PAUSE);
         }

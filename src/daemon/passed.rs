@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::sys::inherited;
 
 /// The variable in which a guardian tells the one that replaces it what it hands over:
-/// `REPORT [claim=CLAIM] [workers=COUNT] LISTENER[=[NAME]]...`, numbers of descriptors but for the count. Those of
-/// listeners that were passed to it have a `=`, and behind it their name if they have one.
+/// `REPORT [guardian=PID] [claim=CLAIM] [workers=COUNT] LISTENER[=[NAME]]...`, numbers of descriptors where not said
+/// otherwise. Those of listeners that were passed to it have a `=`, and behind it their name if they have one.
 const HANDOVER: &str = "TPROXY_HANDOVER";
 
 /// What was found.
@@ -27,6 +27,8 @@ pub struct Passed {
     pub claim: Option<Claim>,
     /// How many workers former guardians have started.
     pub workers: u32,
+    /// The process of the former guardian.
+    pub former: Option<u32>,
     /// A connection that waits on descriptor 0.
     pub connection: Option<TcpStream>,
     /// Whether inetd has started this process, which must not go into the background then.
@@ -64,6 +66,7 @@ impl Passed {
             let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
             match (key, value.unwrap_or(word).parse(), key.parse(), value) {
                 ("claim", Ok(number), ..) => self.claim = Some(Claim::handed_over(inherited::take(number)?)),
+                ("guardian", Ok(pid), ..) => self.former = u32::try_from(pid).ok(),
                 ("workers", Ok(count), ..) => self.workers = u32::try_from(count).unwrap_or(0),
                 (_, _, Ok(number), Some("")) => self.take(number, None)?,
                 (_, _, Ok(number), Some(name)) => self.take(number, Some(name.to_owned()))?,
@@ -149,7 +152,7 @@ impl Handover<'_> {
         let claim = self.claim.map(inherited::survivor).transpose()?;
         let copies = self.listeners.iter().map(|(listener, _)| inherited::survivor(listener));
         let copies = copies.collect::<io::Result<Vec<_>>>()?;
-        let mut handover = format!("{} workers={}", report.as_raw_fd(), self.workers);
+        let mut handover = format!("{} guardian={} workers={}", report.as_raw_fd(), std::process::id(), self.workers);
         if let Some(claim) = &claim {
             handover += &format!(" claim={}", claim.as_raw_fd());
         }

@@ -12,7 +12,6 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -157,7 +156,7 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
 }
 
 fn guard(config: Config, passed: Passed, report: Option<OwnedFd>, shell: Option<Instant>) -> Result<(), Error> {
-    let (upgrade, parent) = (report.is_some() && shell.is_none(), parent_id());
+    let (upgrade, former) = (report.is_some() && shell.is_none(), passed.former);
     let started = match Starting::new(config, passed, shell).and_then(|starting| starting.start(upgrade)) {
         Ok(started) => started,
         Err(error) => {
@@ -174,8 +173,8 @@ fn guard(config: Config, passed: Passed, report: Option<OwnedFd>, shell: Option<
         }
         tell(&report, 0);
     }
-    if upgrade {
-        guardian.follow(parent)?;
+    if let Some(former) = former {
+        guardian.follow(former)?;
     }
     guardian.notifier.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
     let served = guardian.serve();

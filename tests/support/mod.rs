@@ -16,6 +16,7 @@ pub mod peers;
 pub mod process;
 pub mod rules;
 pub mod servers;
+pub mod speaker;
 pub mod wait;
 
 /// Raises the soft limit of open files to the hard one: thousands of test sockets live in this process.
