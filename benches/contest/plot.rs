@@ -1,0 +1,178 @@
+//! The picture: for each kind of work what it costs the machine and how much of that is the proxy's, and how the cost
+//! of a request changes with the number of connections.
+
+use std::fmt::Write;
+
+use crate::contestant::{Contestant, Role};
+use crate::figures::{Metric, heading, shown};
+use crate::goals::Played;
+use crate::plan::{SCALE_NAME, Unit};
+
+const WIDTH: f64 = 920.0;
+const COLUMN: f64 = WIDTH / 2.0;
+const MARGIN: f64 = 20.0;
+/// Height of a bar with the gap to the next.
+const ROW: f64 = 20.0;
+/// Where the bars of a panel begin, and how long the longest is.
+const LABELS: f64 = 120.0;
+const LONGEST: f64 = COLUMN - LABELS - 2.0 * MARGIN - 95.0;
+const PLOT_HEIGHT: f64 = 200.0;
+/// Bars that would leave no room for the others are cut off.
+const CUT: f64 = 4.0;
+
+const OURS: (&str, &str) = ("#1f6f43", "#9fd3b5");
+const OTHERS: (&str, &str) = ("#3b4a6b", "#b9c3d9");
+const LINES: [&str; 4] = ["#1f6f43", "#b3541e", "#3b4a6b", "#7a3b8f"];
+
+struct Canvas {
+    body: String,
+}
+
+impl Canvas {
+    fn text(&mut self, x: f64, y: f64, attributes: &str, text: &str) {
+        let escaped = text.replace("**", "").replace('&', "&amp;").replace('<', "&lt;");
+        let _ = writeln!(self.body, "<text x=\"{x:.1}\" y=\"{y:.1}\" {attributes}>{escaped}</text>");
+    }
+
+    fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, colour: &str) {
+        let _ = writeln!(
+            self.body,
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>"
+        );
+    }
+
+    fn line(&mut self, points: &[(f64, f64)], colour: &str, width: f64) {
+        let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let points = points.join(" ");
+        let _ = writeln!(
+            self.body,
+            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\"/>"
+        );
+    }
+}
+
+/// Draws what was played.
+pub fn draw(played: &[Played], contestants: &[Contestant]) -> String {
+    let mut canvas = Canvas { body: String::new() };
+    canvas.text(
+        MARGIN,
+        28.0,
+        "class=\"head\"",
+        "What carrying it costs: CPU of the whole machine, and of the proxy alone",
+    );
+    legend(&mut canvas);
+    let panels: Vec<&Played> = played.iter().filter(|played| played.section.is_contest()).collect();
+    let mut top = 70.0;
+    for pair in panels.chunks(2) {
+        let heights = pair
+            .iter()
+            .enumerate()
+            .map(|(at, played)| panel(&mut canvas, played, contestants, at as f64 * COLUMN + MARGIN, top));
+        top += heights.fold(0.0, f64::max);
+    }
+    if let Some(played) = played.iter().find(|played| played.section.name == SCALE_NAME) {
+        top += scale(&mut canvas, played, contestants, top);
+    }
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top:.0}\" font-family=\"sans-serif\" font-size=\"12\">
+<style>.head {{ font-size: 16px; font-weight: bold }} .title {{ font-weight: bold }} .ours {{ font-weight: bold }} .small {{ font-size: 11px; fill: #555 }}</style>
+<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>
+{}</svg>
+",
+        canvas.body
+    )
+}
+
+fn legend(canvas: &mut Canvas) {
+    let marks = [
+        (OURS.0, "tproxy"),
+        (OURS.1, "the rest of the machine"),
+        (OTHERS.0, "another proxy"),
+        (OTHERS.1, "the rest of the machine"),
+    ];
+    for (at, (colour, text)) in marks.into_iter().enumerate() {
+        let x = MARGIN + at as f64 * 170.0;
+        canvas.bar(x, 40.0, 12.0, 12.0, colour);
+        canvas.text(x + 17.0, 50.0, "class=\"small\"", text);
+    }
+}
+
+/// One kind of work; returns the height.
+fn panel(canvas: &mut Canvas, played: &Played, contestants: &[Contestant], left: f64, top: f64) -> f64 {
+    let unit = played.section.unit;
+    canvas.text(left, top + 14.0, "class=\"title\"", &played.section.title);
+    let costs = |metric| played.records.iter().map(move |record| record.median(metric).unwrap_or(0.0));
+    let machine: Vec<f64> = costs(Metric::Machine).collect();
+    let proxy: Vec<f64> = costs(Metric::Proxy).collect();
+    let ours = played.of("tproxy").and_then(|record| record.median(Metric::Machine)).unwrap_or(f64::INFINITY);
+    let most = machine.iter().copied().fold(0.0, f64::max).min(ours * CUT).max(1.0);
+    canvas.text(left, top + 29.0, "class=\"small\"", &heading(Metric::Machine, unit));
+    for (at, entry) in played.section.entries.iter().enumerate() {
+        let y = top + 38.0 + at as f64 * ROW;
+        let Some(one) = contestants.iter().find(|one| one.name == entry.who) else { continue };
+        let (dark, light) = if one.role == Role::Ours { OURS } else { OTHERS };
+        let class = if one.role == Role::Ours { "class=\"ours\"" } else { "" };
+        let length = |cost: f64| (cost / most).min(1.0) * LONGEST;
+        canvas.text(left, y + 12.0, class, one.title);
+        canvas.bar(left + LABELS, y, length(machine[at]), ROW - 5.0, light);
+        canvas.bar(left + LABELS, y, length(proxy[at]), ROW - 5.0, dark);
+        let figure = |metric, value: f64| shown(metric, unit, value);
+        let mut text = figure(Metric::Machine, machine[at]);
+        if proxy[at] > 0.0 {
+            let _ = write!(text, ", of it {}", figure(Metric::Proxy, proxy[at]));
+        }
+        canvas.text(left + LABELS + length(machine[at]) + 5.0, y + 12.0, "class=\"small\"", &text);
+    }
+    38.0 + played.section.entries.len() as f64 * ROW + 22.0
+}
+
+/// Lines over the number of connections, which is logarithmic; returns the height.
+fn scale(canvas: &mut Canvas, played: &Played, contestants: &[Contestant], top: f64) -> f64 {
+    let (left, right, bottom) = (MARGIN + 40.0, WIDTH - 180.0, top + 40.0 + PLOT_HEIGHT);
+    canvas.text(MARGIN, top + 14.0, "class=\"title\"", &played.section.title);
+    canvas.text(MARGIN, top + 29.0, "class=\"small\"", &heading(Metric::Proxy, Unit::Request));
+    let costs = || played.records.iter().filter_map(|record| record.median(Metric::Proxy));
+    let most = costs().fold(1.0, f64::max) * 1.1;
+    let counts = || played.section.entries.iter().map(|entry| entry.load.connections());
+    let decades = counts().max().map_or(1.0, |count| (count as f64).log10()).max(1.0);
+    let place = |count: usize, cost: f64| {
+        let x = left + (count as f64).log10() / decades * (right - left);
+        (x, bottom - cost / most * PLOT_HEIGHT)
+    };
+    canvas.line(&[(left, bottom), (right, bottom)], "#999", 1.0);
+    canvas.line(&[(left, bottom), (left, bottom - PLOT_HEIGHT)], "#999", 1.0);
+    for quarter in 1..=4 {
+        let cost = most * f64::from(quarter) / 4.0;
+        let (_, y) = place(1, cost);
+        canvas.line(&[(left, y), (right, y)], "#eee", 1.0);
+        canvas.text(MARGIN, y + 4.0, "class=\"small\"", &shown(Metric::Proxy, Unit::Request, cost));
+    }
+    let mut whom: Vec<&str> = Vec::new();
+    for entry in &played.section.entries {
+        let (x, _) = place(entry.load.connections(), 0.0);
+        if whom.is_empty() || whom == [entry.who] {
+            canvas.text(
+                x,
+                bottom + 16.0,
+                "class=\"small\" text-anchor=\"middle\"",
+                &entry.load.connections().to_string(),
+            );
+        }
+        if !whom.contains(&entry.who) {
+            whom.push(entry.who);
+        }
+    }
+    for (who, colour) in whom.into_iter().zip(LINES) {
+        let entries = played.section.entries.iter().zip(&played.records).filter(|(entry, _)| entry.who == who);
+        let points: Vec<(f64, f64)> = entries
+            .filter_map(|(entry, record)| Some(place(entry.load.connections(), record.median(Metric::Proxy)?)))
+            .collect();
+        canvas.line(&points, colour, 2.0);
+        let title = contestants.iter().find(|one| one.name == who).map_or(who, |one| one.title);
+        if let Some((x, y)) = points.last() {
+            canvas.text(x + 8.0, y + 4.0, &format!("fill=\"{colour}\""), title);
+        }
+    }
+    canvas.text((left + right) / 2.0, bottom + 32.0, "class=\"small\" text-anchor=\"middle\"", "connections");
+    PLOT_HEIGHT + 90.0
+}
