@@ -129,7 +129,8 @@ mod tests {
         drop(first);
         assert!(Claim::try_stake(&name).unwrap().is_none());
         drop(second);
-        Claim::try_stake(&name).unwrap().expect("free");
+        // Not at the first attempt, perhaps: a child that another test forks has a copy until its exec.
+        Claim::stake(&name).expect("free");
     }
 
     #[test]

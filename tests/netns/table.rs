@@ -371,7 +371,9 @@ fn reloads_and_upgrades_under_load_lose_nothing() {
         let load = scope.spawn(|| steady_load(&scene, 700, &stop));
         let transfers: Vec<_> =
             long.into_iter().map(|client| scope.spawn(|| long_transfer(client, &progress, reloads))).collect();
+        let mut longest = Duration::ZERO;
         for round in 0..reloads {
+            let begin = Instant::now();
             let (count, now) = (daemon.journal.count("reloaded:"), guardian().expect("pid file"));
             process::signal(now, Signal::SIGHUP);
             wait::until_true("a reload", || daemon.journal.count("reloaded:") > count);
@@ -380,13 +382,17 @@ fn reloads_and_upgrades_under_load_lose_nothing() {
                 process::signal(now, Signal::SIGUSR2);
                 wait::until_true("an upgrade", || daemon.journal.count("serves; this one ends") > count);
             }
+            longest = longest.max(begin.elapsed());
             progress.store(round + 1, Ordering::Relaxed);
         }
+        let changing = begin.elapsed();
         for transfer in transfers {
             assert_eq!(transfer.join().expect("transfer"), down.sum(), "download");
         }
         stop.store(true, Ordering::Relaxed);
-        load.join().expect("load")
+        let (asked, failed) = load.join().expect("load");
+        report(&format!("table: all changes {changing:.1?}, the longest {longest:.0?}"));
+        (asked, failed)
     });
     let seconds = begin.elapsed().as_secs_f64();
     for _ in 0..50 {

@@ -169,8 +169,9 @@ impl Counted {
         (counted, count, took)
     }
 
-    /// How many tools were run since the last time.
+    /// How many tools were run since the last time, by jobs that are over.
     fn take(&mut self) -> usize {
+        wait::until_true("no errand is left", || process::children(self.daemon.pid()).is_empty());
         let count = fs::read_to_string(&self.log).expect("log").lines().count();
         fs::write(&self.log, "").expect("log");
         count
@@ -182,7 +183,6 @@ impl Counted {
         self.daemon.signal(Signal::SIGHUP);
         wait::until_true("a reload", || self.daemon.journal.count("reloaded:") > before);
         let took = begin.elapsed();
-        wait::until_true("no errand is left", || self.daemon.family.named("tproxy-errand").is_empty());
         (self.take(), took)
     }
 }
