@@ -10,7 +10,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use crate::daemon::orphans::{Holder, holders_of};
+use crate::daemon::orphans::{Census, Holder};
 use crate::daemon::spawn::ERRAND;
 use crate::error::Error;
 use crate::rules::chains::PREFIX;
@@ -85,12 +85,13 @@ fn taken(name: &str, holders: &[Holder]) -> Error {
 fn holders(name: &str) -> Vec<Holder> {
     let inodes: Vec<u64> =
         claims(&kernels_table()).filter(|(other, _)| *other == name).map(|(_, inode)| inode).collect();
-    holders_of(&inodes)
+    Census::take().holders_of(&inodes)
 }
 
 /// The names that are in use in this network namespace, each with the processes that have it, as text.
 pub fn living() -> Vec<(String, String)> {
-    claims(&kernels_table()).map(|(name, inode)| (name.to_owned(), list(&holders_of(&[inode])))).collect()
+    let census = Census::take();
+    claims(&kernels_table()).map(|(name, inode)| (name.to_owned(), list(&census.holders_of(&[inode])))).collect()
 }
 
 fn list(holders: &[Holder]) -> String {

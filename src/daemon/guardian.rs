@@ -25,7 +25,8 @@ use crate::daemon::local::LocalPorts;
 use crate::daemon::message::{Order, Word};
 use crate::daemon::names::Names;
 use crate::daemon::notify::Notifier;
-use crate::daemon::orphans::{self, Holder};
+use crate::daemon::orphans::Holder;
+use crate::daemon::passed::Former;
 use crate::daemon::respawn::Verdict;
 use crate::daemon::shift::Shift;
 use crate::daemon::sockets;
@@ -78,7 +79,7 @@ pub struct Guardian {
     /// Its process, while it is known to live.
     heir: Option<Pid>,
     /// The guardian that this one has replaced, while it lives.
-    former: Option<u32>,
+    former: Option<Former>,
 }
 
 impl Guardian {
@@ -149,7 +150,7 @@ impl Guardian {
     }
 
     /// This one has replaced the guardian that started it, and hears of its death (as a SIGCHLD).
-    pub fn follow(&mut self, former: u32) -> Result<(), Error> {
+    pub fn follow(&mut self, former: Former) -> Result<(), Error> {
         self.former = Some(former);
         nix::sys::prctl::set_pdeathsig(Signal::SIGCHLD).map_err(|errno| Error::sys("PR_SET_PDEATHSIG", errno))?;
         self.look_at_the_former();
@@ -158,15 +159,11 @@ impl Guardian {
 
     /// A former guardian that was killed may not have told its workers that others take over.
     fn look_at_the_former(&mut self) {
-        if self.former.take_if(|former| *former != parent_id()).is_none() {
-            return;
+        if let Some(former) = self.former.take_if(|former| former.pid != parent_id()) {
+            let orphans = former.workers.into_iter().filter_map(Holder::of);
+            let orphans: Vec<Holder> = orphans.filter(Holder::is_worker).collect();
+            sockets::relieve(&orphans);
         }
-        let addresses = self.shift.sockets.all.iter().map(|socket| socket.address);
-        let mut orphans: Vec<Holder> = addresses.flat_map(orphans::holders).collect();
-        orphans.retain(|holder| holder.is_worker() && !self.workers().any(|child| child.pid == holder.pid));
-        orphans.sort_unstable_by_key(|holder| holder.pid);
-        orphans.dedup();
-        sockets::relieve(&orphans);
     }
 
     fn next_due(&self) -> Option<Instant> {

@@ -19,6 +19,12 @@ pub struct Holder {
 }
 
 impl Holder {
+    /// The process of that id, if there is one.
+    pub fn of(pid: Pid) -> Option<Holder> {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(Holder { pid, name: name.trim_end().to_owned() })
+    }
+
     /// Whether it is a worker of ours. Without a guardian among the holders it has lost its own.
     pub fn is_worker(&self) -> bool {
         self.name == WORKER
@@ -31,41 +37,56 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The processes that listen on the port of `address` in this network namespace. Of other users' processes only root
-/// sees the descriptors, so the list may be too short.
-pub fn holders(address: SocketAddr) -> Vec<Holder> {
-    let table = if address.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
-    holders_of(&listening_inodes(&fs::read_to_string(table).unwrap_or_default(), address.port()))
+/// Who has which socket of this network namespace. It is taken once for many questions, since it looks at all descriptors
+/// of all processes. Of other users' processes only root sees the descriptors, so the answers may be too short.
+#[derive(Debug)]
+pub struct Census {
+    processes: Vec<(Holder, Vec<u64>)>,
+    /// Listening sockets: whether it is IPv4, the port, the inode.
+    listening: Vec<(bool, u16, u64)>,
 }
 
-/// The processes that have one of these sockets, with the same reservation.
-pub fn holders_of(inodes: &[u64]) -> Vec<Holder> {
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| holds(*pid, inodes))
-        .map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            Holder { pid: Pid::from_raw(pid), name: name.trim_end().to_owned() }
-        })
-        .collect()
+impl Census {
+    /// Takes it.
+    pub fn take() -> Census {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let processes = pids.filter_map(|pid| Some((Holder::of(Pid::from_raw(pid))?, sockets(pid))));
+        let read = |name: &str, v4| {
+            let table = fs::read_to_string(name).unwrap_or_default();
+            listening(&table).map(|(port, inode)| (v4, port, inode)).collect::<Vec<_>>()
+        };
+        let listening = [read("/proc/net/tcp", true), read("/proc/net/tcp6", false)].concat();
+        Census { processes: processes.collect(), listening }
+    }
+
+    /// Who listens on the port of `address`.
+    pub fn listeners_at(&self, address: SocketAddr) -> Vec<Holder> {
+        let at = |(v4, port, _): &&(bool, u16, u64)| *v4 == address.is_ipv4() && *port == address.port();
+        let inodes: Vec<u64> = self.listening.iter().filter(at).map(|(.., inode)| *inode).collect();
+        self.holders_of(&inodes)
+    }
+
+    /// Who has one of these sockets.
+    pub fn holders_of(&self, inodes: &[u64]) -> Vec<Holder> {
+        let has = |(_, sockets): &&(Holder, Vec<u64>)| sockets.iter().any(|inode| inodes.contains(inode));
+        self.processes.iter().filter(has).map(|(holder, _)| holder.clone()).collect()
+    }
 }
 
-fn holds(pid: i32, inodes: &[u64]) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    let targets = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
-    targets
-        .filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
-        .any(|inode: u64| inodes.contains(&inode))
+fn sockets(pid: i32) -> Vec<u64> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
 }
 
-/// Reads the table of proc(5), /proc/net/tcp: sockets in state 0A (TCP_LISTEN) on the port, by inode.
-fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
-    let suffix = format!(":{port:04X}");
-    let lines = table.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    lines
-        .filter(|fields| fields.get(1).is_some_and(|local| local.ends_with(&suffix)) && fields.get(3) == Some(&"0A"))
-        .filter_map(|fields| fields.get(9)?.parse().ok())
-        .collect()
+/// Reads the table of proc(5), /proc/net/tcp: ports and inodes of the sockets in state 0A (TCP_LISTEN).
+fn listening(table: &str) -> impl Iterator<Item = (u16, u64)> {
+    table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (_, port) = fields.get(1).filter(|_| fields.get(3) == Some(&"0A"))?.rsplit_once(':')?;
+        Some((u16::from_str_radix(port, 16).ok()?, fields.get(9)?.parse().ok()?))
+    })
 }
 
 #[cfg(test)]
@@ -78,9 +99,10 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else { continue };
             let address = listener.local_addr().unwrap();
-            assert!(holders(address).iter().any(|holder| holder.pid == Pid::this()));
+            let holders = || Census::take().listeners_at(address);
+            assert!(holders().iter().any(|holder| holder.pid == Pid::this()));
             drop(listener);
-            assert!(!holders(address).iter().any(|holder| holder.pid == Pid::this()));
+            assert!(!holders().iter().any(|holder| holder.pid == Pid::this()));
         }
     }
 }

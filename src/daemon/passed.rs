@@ -7,13 +7,16 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::unistd::Pid;
+
 use crate::daemon::claim::Claim;
 use crate::error::Error;
 use crate::sys::inherited;
 
 /// The variable in which a guardian tells the one that replaces it what it hands over:
-/// `REPORT [guardian=PID] [claim=CLAIM] [workers=COUNT] LISTENER[=[NAME]]...`, numbers of descriptors where not said
-/// otherwise. Those of listeners that were passed to it have a `=`, and behind it their name if they have one.
+/// `REPORT [guardian=PID] [worker=PID]... [claim=CLAIM] [workers=COUNT] LISTENER[=[NAME]]...`, numbers of descriptors
+/// where not said otherwise. Those of listeners that were passed to it have a `=`, and behind it their name if they have
+/// one.
 const HANDOVER: &str = "TPROXY_HANDOVER";
 
 /// What was found.
@@ -27,14 +30,23 @@ pub struct Passed {
     pub claim: Option<Claim>,
     /// How many workers former guardians have started.
     pub workers: u32,
-    /// The process of the former guardian.
-    pub former: Option<u32>,
+    /// The former guardian.
+    pub former: Option<Former>,
     /// A connection that waits on descriptor 0.
     pub connection: Option<TcpStream>,
     /// Whether inetd has started this process, which must not go into the background then.
     pub from_inetd: bool,
     /// Where a former guardian waits for the report that this one serves.
     pub report: Option<OwnedFd>,
+}
+
+/// A guardian that has started this one to replace it.
+#[derive(Debug, Default)]
+pub struct Former {
+    /// Its process.
+    pub pid: u32,
+    /// Those of its workers.
+    pub workers: Vec<Pid>,
 }
 
 impl Passed {
@@ -66,7 +78,8 @@ impl Passed {
             let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
             match (key, value.unwrap_or(word).parse(), key.parse(), value) {
                 ("claim", Ok(number), ..) => self.claim = Some(Claim::handed_over(inherited::take(number)?)),
-                ("guardian", Ok(pid), ..) => self.former = u32::try_from(pid).ok(),
+                ("guardian", Ok(pid), ..) => self.former.get_or_insert_default().pid = pid as u32,
+                ("worker", Ok(pid), ..) => self.former.get_or_insert_default().workers.push(Pid::from_raw(pid)),
                 ("workers", Ok(count), ..) => self.workers = u32::try_from(count).unwrap_or(0),
                 (_, _, Ok(number), Some("")) => self.take(number, None)?,
                 (_, _, Ok(number), Some(name)) => self.take(number, Some(name.to_owned()))?,
@@ -141,6 +154,8 @@ pub struct Handover<'a> {
     pub claim: Option<&'a Claim>,
     /// How many workers were started so far.
     pub workers: u32,
+    /// Those that serve.
+    pub serving: Vec<Pid>,
     /// The listening sockets, and behind those that were passed to this process their name, which may be empty.
     pub listeners: Vec<(&'a TcpListener, Option<&'a str>)>,
 }
@@ -153,6 +168,7 @@ impl Handover<'_> {
         let copies = self.listeners.iter().map(|(listener, _)| inherited::survivor(listener));
         let copies = copies.collect::<io::Result<Vec<_>>>()?;
         let mut handover = format!("{} guardian={} workers={}", report.as_raw_fd(), std::process::id(), self.workers);
+        self.serving.iter().for_each(|pid| handover += &format!(" worker={pid}"));
         if let Some(claim) = &claim {
             handover += &format!(" claim={}", claim.as_raw_fd());
         }

@@ -226,7 +226,8 @@ impl Guardian {
     fn start_successor(&self) -> Result<Successor, Error> {
         let (report, theirs) = process::report_line().map_err(|error| Error::sys("pipe", error))?;
         let (claim, workers, listeners) = (self.claim.as_ref(), self.workers, self.shift.listeners());
-        let handover = Handover { report: theirs, claim, workers, listeners };
+        let serving = self.shift.children().map(|child| child.pid).collect();
+        let handover = Handover { report: theirs, claim, workers, serving, listeners };
         let process = handover.start(&self.program, &self.shift.config.arguments);
         let process = process.map_err(|error| Error::sys("starting it", error))?;
         guardian::watch(&self.poll, &report, Wake::Line(0))?;

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 
 use crate::config::{Config, Listen};
-use crate::daemon::orphans::{Holder, holders};
+use crate::daemon::orphans::{Census, Holder};
 use crate::daemon::passed::Passed;
 use crate::error::Error;
 use crate::sys::process;
@@ -38,6 +38,8 @@ pub struct Sockets {
     pub all: Vec<Socket>,
     /// Workers of a killed guardian that listen on the same ports.
     pub orphans: Vec<Holder>,
+    /// Who has which port, once that was asked.
+    census: Option<Census>,
 }
 
 impl Sockets {
@@ -67,6 +69,7 @@ impl Sockets {
                 }
             }
         }
+        sockets.census = None;
         Ok(sockets)
     }
 
@@ -105,7 +108,7 @@ impl Sockets {
 
     /// The port is taken: well if by workers who have lost their guardian.
     fn beside_orphans(&mut self, address: SocketAddr) -> Result<(), Error> {
-        let holders = holders(address);
+        let holders = self.census.get_or_insert_with(Census::take).listeners_at(address);
         if holders.is_empty() || !holders.iter().all(Holder::is_worker) {
             let others = holders.iter().filter(|holder| !holder.is_worker());
             let names: Vec<String> = others.map(Holder::to_string).collect();

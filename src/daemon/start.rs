@@ -155,8 +155,8 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
     })
 }
 
-fn guard(config: Config, passed: Passed, report: Option<OwnedFd>, shell: Option<Instant>) -> Result<(), Error> {
-    let (upgrade, former) = (report.is_some() && shell.is_none(), passed.former);
+fn guard(config: Config, mut passed: Passed, report: Option<OwnedFd>, shell: Option<Instant>) -> Result<(), Error> {
+    let (upgrade, former) = (report.is_some() && shell.is_none(), passed.former.take());
     let started = match Starting::new(config, passed, shell).and_then(|starting| starting.start(upgrade)) {
         Ok(started) => started,
         Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -302,6 +302,22 @@ fn a_guardian_killed_in_the_middle_of_a_change_is_followed_by_one_that_serves() 
             assert_eq!(rules::saved(gateway), before, "{what}");
         }
     }
+}
+
+#[test]
+fn a_killed_guardian_of_five_hundred_redirections_is_followed_at_once() {
+    let Some(scene) = Scene::new() else { return };
+    let lines: String = (0..500).map(|n| format!("-s {} cow 80\n", 20000 + n)).collect();
+    let site = Site::new(&format!("-r nobody\n{lines}"));
+    let daemon = site.launch(&scene).ready();
+    process::signal(daemon.pid(), Signal::SIGKILL);
+    wait::until_true("the guardian is dead", || !process::alive(daemon.pid()));
+    let begin = Instant::now();
+    let next = site.launch(&scene).ready();
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    wait::until_true("the orphan has gone", || daemon.family.pids().is_empty());
+    assert_eq!(scene.page("10.1.0.1:20499"), "cow");
+    site.stop(&next);
 }
 
 #[test]
