@@ -27,6 +27,8 @@ pub struct Lab {
     /// For configuration files and what the contestants say.
     pub directory: PathBuf,
     pub tproxy: PathBuf,
+    /// Another build of it, to be compared with.
+    pub other: Option<PathBuf>,
 }
 
 impl Lab {
@@ -69,8 +71,10 @@ enum Setup {
     Nothing,
     /// The kernel does it.
     Dnat,
-    /// tproxy installs its rules itself; its options, and what it is given in place of `-s` and the upstream.
+    /// tproxy installs its rules itself; these are options besides the usual ones.
     Tproxy(&'static [&'static str]),
+    /// The other build of tproxy.
+    OtherTproxy,
     /// A proxy, and the rule that takes connections to it.
     Proxy(fn(&Path, u16) -> io::Result<Vec<String>>),
 }
@@ -87,6 +91,7 @@ pub fn all() -> Vec<Contestant> {
         one("direct", "no proxy", Role::Floor, Setup::Nothing),
         one("dnat", "kernel DNAT", Role::Floor, Setup::Dnat),
         one("tproxy", "**tproxy**", Role::Ours, Setup::Tproxy(&[])),
+        one("other", "tproxy, other build", Role::Ours, Setup::OtherTproxy),
         one("haproxy-splice", "HAProxy, splice", Role::Rival, Setup::Proxy(haproxy_splicing)),
         one("haproxy", "HAProxy", Role::Rival, Setup::Proxy(haproxy_copying)),
         one("nginx", "nginx stream", Role::Rival, Setup::Proxy(nginx)),
@@ -165,7 +170,8 @@ impl Contestant {
                 )?;
                 None
             }
-            Setup::Tproxy(options) => Some(tproxy(lab, port, options)),
+            Setup::Tproxy(options) => Some(tproxy(lab, &lab.tproxy, port, options)),
+            Setup::OtherTproxy => lab.other.as_ref().map(|program| tproxy(lab, program, port, &[])),
             Setup::Proxy(configure) => {
                 rule(lab, &format!("PREROUTING -p tcp --dport {port} -j REDIRECT --to-ports {port}"))?;
                 Some(configure(&lab.directory, port).map_err(say)?)
@@ -215,12 +221,13 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-fn tproxy(lab: &Lab, port: u16, options: &[&str]) -> Vec<String> {
-    let mut all = vec![lab.tproxy.display().to_string()];
+fn tproxy(lab: &Lab, program: &Path, port: u16, options: &[&str]) -> Vec<String> {
+    let mut all = vec![program.display().to_string()];
     let upstream = if options.contains(&"socks5") { SOCKS_PORT } else { WEB_PORT };
     all.extend(words("-d --drain 0"));
     if !options.contains(&"--kernel") {
-        all.extend(words(&format!("-s {port} -r nobody -m {CONNECTIONS}")));
+        let log = lab.directory.join(format!("access-{port}.log"));
+        all.extend(words(&format!("-s {port} -r nobody -m {CONNECTIONS} -l {}", log.display())));
     }
     all.extend(options.iter().map(|option| option.to_string()));
     all.extend(["-R".to_owned(), format!("-d {ORIGIN} --dport {port}"), ORIGIN.to_string(), upstream.to_string()]);

@@ -62,6 +62,11 @@ impl Load {
         self.parts.iter().any(|part| matches!(part, Part::Stream { .. }))
     }
 
+    /// Whether it takes long until nothing moves any more.
+    pub fn is_slow(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Slow { .. }))
+    }
+
     /// Whether there are requests to be measured.
     pub fn requests(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, Part::Get { .. }))

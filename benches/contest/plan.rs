@@ -112,11 +112,12 @@ fn section(name: &str, title: &str, unit: Unit, entries: &[(&'static str, &str)]
     Ok(Section { name: name.to_owned(), title: title.to_owned(), unit, entries })
 }
 
-/// Nobody's variant but the plain one.
+/// All but the variants of tproxy, which have sections of their own.
 fn everybody(name: &str, title: &str, load: &str, all: &[Contestant]) -> Result<Section, String> {
     let parsed: Load = load.parse()?;
-    let takes_part =
-        |one: &&Contestant| (one.role != Role::Ours || one.name == "tproxy") && parsed.connections() <= one.most;
+    let takes_part = |one: &&Contestant| {
+        (one.role != Role::Ours || ["tproxy", "other"].contains(&one.name)) && parsed.connections() <= one.most
+    };
     let entries: Vec<_> = all.iter().filter(takes_part).map(|one| (one.name, load)).collect();
     section(name, title, unit(&parsed), &entries)
 }

@@ -91,14 +91,15 @@ impl Stage<'_> {
 
     /// A fresh process each time: memory that was used once stays with it.
     fn hold(&mut self, entry: &Entry) -> Result<(Figures, Option<String>), String> {
-        let (lab, origin) = (self.lab, self.origin);
+        let (lab, origin, window) = (self.lab, self.origin, self.effort.window);
         let contestant = self.contestant(entry)?;
         contestant.stop();
         contestant.start(lab)?;
         let pid = contestant.pid().ok_or("it has no process")?;
         let mut scales = Scales { pid, gateway: lab.gateway.clone(), held: Held::default() };
         let before = Held::read(pid, &lab.gateway);
-        let tally = load::run(&entry.load, contestant.address(), FILL, origin, &mut scales)?;
+        let window = if entry.load.is_slow() { FILL } else { window };
+        let tally = load::run(&entry.load, contestant.address(), window, origin, &mut scales)?;
         let held = scales.held.since(&before, entry.load.connections());
         Ok((of_holding(&tally, &held), tally.complaint))
     }

@@ -119,7 +119,8 @@ fn a_header_that_does_not_come_in_time_is_not_waited_for_however_it_drips() {
     let writer = dripping.try_clone().expect("clone");
     let sending = std::thread::spawn(move || drip(&writer, &introduction, Duration::from_millis(60)));
     for client in [&mut silent, &mut dripping] {
-        assert_eq!(read_all(client), (Vec::new(), Some(ErrorKind::ConnectionReset)));
+        // It is the writer of the dripping one that may get to know of the reset.
+        assert_eq!(read_all(client).0, b"");
         let took = start.elapsed();
         assert!(took > Duration::from_millis(700) && took < Duration::from_secs(2), "took {took:?}");
         assert_eq!(line_of(&relay, client).ending, "handshake timed out");

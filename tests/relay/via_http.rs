@@ -104,7 +104,8 @@ fn a_head_that_does_not_end_in_time_is_not_waited_for_however_it_drips() {
         }
     });
     for client in [&mut stopped, &mut dripping, &mut later] {
-        expect_reset(client);
+        // It is the writer of the dripping one that may get to know of the reset.
+        assert_eq!(read_all(client).0, b"");
         let took = start.elapsed();
         assert!(took > Duration::from_millis(700) && took < Duration::from_secs(3), "took {took:?}");
         assert_eq!(stage.line(client).ending, "handshake timed out");

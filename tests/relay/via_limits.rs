@@ -15,6 +15,14 @@ fn is_silent(stream: &mut TcpStream) -> bool {
     silent
 }
 
+/// A connection that is refused: after it the relay has all that it ever has when it is idle.
+fn warm_up(relay: &LoopbackRelay) {
+    let mut client = relay.connect();
+    client.write_all(b"no header").expect("write");
+    expect_reset(&mut client);
+    line_of(relay, &client);
+}
+
 /// One word each way.
 fn exchange(client: &mut TcpStream, proxy: &mut TcpStream) {
     let mut word = [0];
@@ -78,11 +86,12 @@ fn at_a_stop_those_who_are_not_through_yet_may_get_through_for_a_while() {
 fn a_client_that_goes_while_the_proxy_is_being_connected_is_noticed() {
     let server = FullServer::new();
     let relay = behind_a_balancer("--via connect", server.address);
-    let client = introduced(&relay, original());
-    let address = client.local_addr().expect("address");
+    warm_up(&relay);
     let pid = relay.daemon.relaying_pid();
     let before = process::descriptor_count(pid);
-    wait::until_true("the attempt has begun", || process::descriptor_count(pid) >= before);
+    let client = introduced(&relay, original());
+    let address = client.local_addr().expect("address");
+    wait::until_true("the attempt has begun", || process::descriptor_count(pid) == before + 2);
     reset(client);
     assert_eq!(relay.daemon.journal.wait_connection_of(address).ending, "reset by client");
 }
@@ -160,9 +169,10 @@ fn a_host_is_believed_only_if_it_is_where_the_client_was_going() {
     let mut waiting = [stage.proxy(), stage.proxy()];
     waiting.iter_mut().for_each(|proxy| assert!(is_silent(proxy), "it waits for the answer"));
     second.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
-    for proxy in &mut waiting {
-        assert!(hear_head(proxy).starts_with("GET http://127.0.0.1/ "));
-    }
+    // One may not have been asked for yet, and then it is a successor who is asked.
+    let heads = waiting.each_mut().map(hear_head);
+    assert!(heads.iter().all(|head| head.starts_with("GET http://")), "{heads:?}");
+    assert!(heads.iter().any(|head| head.starts_with("GET http://127.0.0.1/ ")), "{heads:?}");
     wait::until_true("four others again", || {
         resolvers().len() == 4 && resolvers().iter().all(|pid| !second.contains(pid))
     });
@@ -285,6 +295,7 @@ fn thousands_of_connections_with_every_fate_leave_nothing_behind() {
     let server = Server::threaded(LOCAL, moody);
     for options in ["--sni --via connect", "--via http --via-fallback connect"] {
         let relay = behind_a_balancer(options, server.address);
+        warm_up(&relay);
         let pid = relay.daemon.relaying_pid();
         let sockets = || process::descriptor_count(pid) - process::pipe_ends(pid);
         let before = sockets();
@@ -302,15 +313,15 @@ fn thousands_of_connections_with_every_fate_leave_nothing_behind() {
                 });
             }
         });
-        wait::until_true("all have ended", || relay.daemon.journal.connections().len() as u64 >= count);
+        wait::until_true("all have ended", || relay.daemon.journal.connections().len() as u64 > count);
         wait::until_true("descriptors return", || sockets() <= before);
         assert!(process::pipe_ends(pid) <= 64, "{} ends of pipes at rest", process::pipe_ends(pid));
         relay.daemon.signal(Signal::SIGUSR1);
         let counters = relay.daemon.journal.wait_for("counters: ");
-        assert!(counters.contains(&format!("{count} accepted, 0 open")), "{counters}");
+        assert!(counters.contains(&format!("{} accepted, 0 open", count + 1)), "{counters}");
         assert!(counters.contains(" 0 pipes lent"), "{counters}");
         let lines = relay.daemon.journal.connections();
-        assert_eq!(lines.len() as u64, count, "{options}");
+        assert_eq!(lines.len() as u64, count + 1, "{options}");
         let endings = ["finished", "reset by client", "reset by upstream", "refused by proxy", "bad PROXY header"];
         for ending in endings {
             assert!(lines.iter().any(|line| line.ending.starts_with(ending)), "{options}: nobody was {ending}");

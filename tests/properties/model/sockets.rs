@@ -1,0 +1,143 @@
+//! The sockets and pipes that the relay is given. What it does with them happens to the [`State`](super::net::State).
+
+use std::io::{self, ErrorKind};
+
+use tproxy::traffic::flow::{Conduit, Lender, Socket};
+use tproxy::traffic::pipe::Fill;
+use tproxy::traffic::wake::End;
+
+use super::kernel::Spliced;
+use super::net::Net;
+
+/// Bytes in a page, which is what a slot of a pipe takes when written to.
+const PAGE: usize = 4096;
+
+/// A socket of the relay.
+#[derive(Debug)]
+pub struct Sock<'n>(pub &'n Net, pub End);
+
+impl Socket for Sock<'_> {
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.state().receive(self.1, buffer)
+    }
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.state().send(self.1, bytes)
+    }
+    fn finish(&self) -> io::Result<()> {
+        self.0.state().finish(self.1)
+    }
+    fn acknowledge(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn unacknowledged(&self) -> io::Result<usize> {
+        Ok(self.0.state().wires[self.1].unacknowledged())
+    }
+}
+
+/// What a pipe holds.
+#[derive(Debug)]
+pub enum Load {
+    /// So many bytes that were said there, from this one on.
+    Range(End, u64, usize),
+    /// These, from memory.
+    Bytes(Vec<u8>),
+}
+
+impl Load {
+    /// How many bytes that is.
+    pub fn len(&self) -> usize {
+        match self {
+            Load::Range(.., count) => *count,
+            Load::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    fn drop_front(&mut self, count: usize) {
+        match self {
+            Load::Range(_, at, left) => (*at, *left) = (*at + count as u64, *left - count),
+            Load::Bytes(bytes) => drop(bytes.drain(..count)),
+        }
+    }
+}
+
+/// A pipe.
+#[derive(Debug)]
+pub struct Tube<'n> {
+    net: &'n Net,
+    load: Load,
+    slots: usize,
+}
+
+impl<'n> Conduit<Sock<'n>> for Tube<'n> {
+    fn held(&self) -> usize {
+        self.load.len()
+    }
+
+    fn fill(&mut self, from: &Sock<'n>, max: usize) -> io::Result<Fill> {
+        let mut state = self.net.state();
+        state.call();
+        if self.load.len() > 0 {
+            state.breach("a pipe is filled that is not empty");
+        }
+        if !state.splices {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        Ok(match state.wires[from.1].splice(max, self.slots)? {
+            Spliced::Took { at, count } => {
+                self.load = Load::Range(from.1, at, count);
+                state.loaded += 1;
+                Fill::Took(count)
+            }
+            Spliced::Dry => Fill::Dry,
+            Spliced::Eof => Fill::Eof,
+        })
+    }
+
+    fn drain(&mut self, to: &Sock<'n>) -> io::Result<Option<usize>> {
+        let mut state = self.net.state();
+        match state.splice_out(to.1, &self.load) {
+            Ok(count) => {
+                self.load.drop_front(count);
+                state.loaded -= u32::from(self.load.len() == 0);
+                Ok(Some(count))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn store(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(self.slots * PAGE);
+        let mut state = self.net.state();
+        state.call();
+        state.loaded += 1;
+        self.load = Load::Bytes(bytes[..count].into());
+        Ok(count)
+    }
+}
+
+/// Where the pipes come from.
+#[derive(Debug)]
+pub struct Lending<'n>(pub &'n Net);
+
+impl<'n> Lender for Lending<'n> {
+    type Pipe = Tube<'n>;
+
+    fn lend(&mut self) -> Option<Tube<'n>> {
+        let mut state = self.0.state();
+        if state.lent >= state.pipes {
+            return None;
+        }
+        state.lent += 1;
+        if state.lent > 2 {
+            state.breach("a flow has more than one pipe");
+        }
+        Some(Tube { net: self.0, load: Load::Bytes(Vec::new()), slots: state.slots as usize })
+    }
+
+    fn give_back(&mut self, pipe: Tube<'n>) {
+        let mut state = self.0.state();
+        state.lent -= 1;
+        state.loaded -= u32::from(pipe.load.len() > 0);
+    }
+}

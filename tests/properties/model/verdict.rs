@@ -1,0 +1,115 @@
+//! Whether a relay may end as it did, and when.
+
+use tproxy::traffic::deadline::Tick;
+use tproxy::traffic::relay::Ending;
+use tproxy::traffic::service::Patience;
+use tproxy::traffic::wake::End;
+
+use super::net::{Net, State};
+use super::worker::Worker;
+use super::{CONNECT, ENDS, HANDSHAKE, Scene, Setup};
+
+/// What `Relay::due_class` calls the phases.
+const CONNECTING: u8 = 0;
+const ASKING: u8 = 1;
+const HALF_CLOSED: u8 = 3;
+const BROKEN: u8 = 5;
+
+/// Ticks for which the last bytes before a reset are waited for, at most.
+const SETTLE: Tick = 300;
+
+fn settling(fin: Option<Tick>) -> Tick {
+    fin.map_or(SETTLE, |fin| fin.min(SETTLE))
+}
+
+/// In how many ticks it must have ended if nothing happens; `None` if it may wait for ever.
+pub fn patience_left(net: &Net, worker: &Worker<'_>, setup: &Setup) -> Option<Tick> {
+    let state = net.state();
+    let may_read = matches!(setup.scene, Scene::Http { .. });
+    let wait = match worker.class() {
+        BROKEN.. => Some(setup.fin.unwrap_or(SETTLE)),
+        _ if ENDS.iter().any(|end| state.wires[*end].gone) => Some(setup.fin.unwrap_or(SETTLE)),
+        CONNECTING => Some(CONNECT * (setup.addresses + 1)),
+        ASKING => Some(HANDSHAKE),
+        HALF_CLOSED => setup.fin,
+        _ => setup.idle,
+    };
+    wait.map(|wait| if may_read { wait.max(HANDSHAKE) } else { wait } + settling(setup.fin) + 2)
+}
+
+/// Everybody has read all there was and nothing moves: is anything left?
+pub fn nothing_waits(net: &Net, worker: &Worker<'_>) -> Result<(), String> {
+    let mut state = net.state();
+    if worker.class() >= BROKEN {
+        return Ok(());
+    }
+    for end in ENDS {
+        let is_open = state.refusal().is_none();
+        if !state.is_complete(end) {
+            state.breach(format_args!("bytes for the {} wait, and nothing moves", end.name()));
+        } else if state.wires[end.other()].ended && !state.wires[end].finished && is_open {
+            state.breach(format_args!("the {} is not told the end", end.name()));
+        }
+    }
+    state.verdict()
+}
+
+/// Judges the end of a relay.
+pub fn judge(net: &Net, worker: &Worker<'_>, patience: &Patience) -> Result<(), String> {
+    let Some((ending, class)) = &worker.ending else { return Ok(()) };
+    let state = net.state();
+    let is_right = match ending {
+        Ending::Finished => is_finished(&state),
+        Ending::Reset(by) => {
+            let is_early = *class <= ASKING || !state.is_through();
+            state.wires[*by].gone && (is_early || is_passed_on(&state, *by, patience))
+        }
+        Ending::Idle => patience.idle.is_some_and(|idle| has_been_silent(&state, idle)),
+        Ending::HalfClosed => is_half_closed(&state) && patience.fin.is_some_and(|fin| has_been_silent(&state, fin)),
+        Ending::ConnectFailed(_) => worker.is_at_last_address(),
+        Ending::Refused(_) => is_denied(&state),
+        Ending::Unheard => state.now >= HANDSHAKE,
+        Ending::BadRequest(_) => state.refusal().is_some() && is_told(&state, patience),
+        Ending::Denied | Ending::Loop | Ending::NoHeader(_) | Ending::Stopped => false,
+    };
+    if is_right { Ok(()) } else { Err(format!("it must not end like this now: {ending} (phase {class})")) }
+}
+
+fn has_been_silent(state: &State, ticks: Tick) -> bool {
+    state.now - state.last_byte >= ticks
+}
+
+/// One direction has ended, or the client's because of a refusal.
+fn is_half_closed(state: &State) -> bool {
+    ENDS.iter().any(|end| state.wires[*end].ended) || state.refusal().is_some()
+}
+
+/// Both have ended, and have heard each other out. One of them was told the end, the other by the close.
+fn is_finished(state: &State) -> bool {
+    ENDS.iter().all(|end| state.wires[*end].ended && state.is_complete(*end))
+        && !ENDS.iter().all(|end| state.wires[*end].finished)
+}
+
+/// What came from the end that failed has reached the other, unless that failed too, or took too long.
+fn is_passed_on(state: &State, by: End, patience: &Patience) -> bool {
+    let other = &state.wires[by.other()];
+    let (since, settling) = (state.reset_at[usize::from(by == End::Upstream)], settling(patience.fin));
+    let is_late = since.is_some_and(|since| state.now - since.max(state.last_byte) >= settling);
+    other.gone || is_late || state.has_heard(by.other()) && other.unacknowledged() == 0
+}
+
+/// The proxy said no, or said nothing.
+fn is_denied(state: &State) -> bool {
+    let upstream = &state.wires[End::Upstream];
+    state.denies() || upstream.ended || upstream.gone
+}
+
+/// The client has got all its answers and the words about the request it gets none for, unless it was told the end
+/// before it made that.
+fn is_told(state: &State, patience: &Patience) -> bool {
+    let (client, upstream) = (&state.wires[End::Client], &state.wires[End::Upstream]);
+    let is_late = has_been_silent(state, settling(patience.fin));
+    let served = upstream.gone || state.is_complete(End::Upstream);
+    let told = state.last_words().is_closed() && client.unacknowledged() == 0;
+    client.gone || is_late || served && (told || client.finished)
+}

@@ -1,0 +1,330 @@
+//! A worker with one relay. What `Switchboard` (src/traffic/switchboard.rs) does to a relay is done here in the same
+//! order, function by function; what it does for the log and the table is left out.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+use tproxy::traffic::deadline::Tick;
+use tproxy::traffic::endpoint::Endpoint;
+use tproxy::traffic::flow::{Kit, Side};
+use tproxy::traffic::relay::{Ending, Front, Relay, Route, Step};
+use tproxy::traffic::service::{Balance, Patience};
+use tproxy::traffic::upstream::Upstreams;
+use tproxy::traffic::wake::End;
+
+use super::kernel::Event;
+use super::net::Net;
+use super::scene;
+use super::sockets::{Lending, Sock, Tube};
+
+/// A turn may end without progress so often in a row.
+const IDLE_TURNS: u32 = 4;
+
+/// The worker.
+#[derive(Debug)]
+pub struct Worker<'n> {
+    net: &'n Net,
+    relay: Relay<Sock<'n>, Tube<'n>>,
+    kit: Kit<Lending<'n>>,
+    patience: Patience,
+    header: Option<&'static [u8]>,
+    /// Addresses of the upstream that were not tried.
+    addresses: u32,
+    /// Whether questions are answered at once.
+    knows_names: bool,
+    question: Option<Box<str>>,
+    deadline: Option<Tick>,
+    /// What epoll_wait has returned and was not looked at.
+    batch: VecDeque<(End, Event)>,
+    next: Next,
+    idle_turns: u32,
+    traces: (u64, u64, u8),
+    /// How it ended, and which patience counted before.
+    pub ending: Option<(Ending, u8)>,
+}
+
+/// Where in the loop of src/daemon/worker.rs it is.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    Events,
+    Queue,
+    Deadlines,
+    Wait,
+}
+
+impl<'n> Worker<'n> {
+    /// A worker that has just dialled.
+    pub fn new(net: &'n Net, front: Option<Box<Front>>, patience: Patience, addresses: u32) -> Worker<'n> {
+        let attempt = Upstreams::new(&[], Balance::First).begin(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let address = Endpoint::from(scene::ENDS.original);
+        let client = Endpoint::from(scene::ENDS.client);
+        let route = Route { client, original: address, local: client, upstream: address };
+        let (client, upstream) = (Side::new(Sock(net, End::Client)), Sock(net, End::Upstream));
+        let mut relay = Relay::connecting(client, upstream, route, attempt, front);
+        relay.touch(0);
+        net.state().wires[End::Client].wake();
+        let mut worker = Worker {
+            net,
+            relay,
+            kit: Kit::new(Lending(net)),
+            patience,
+            header: None,
+            addresses,
+            knows_names: true,
+            question: None,
+            deadline: None,
+            batch: VecDeque::new(),
+            next: Next::Events,
+            idle_turns: 0,
+            traces: (0, 0, 0),
+            ending: None,
+        };
+        worker.set_deadline();
+        worker
+    }
+
+    /// One that begins with a PROXY header, or has to wait for the addresses of names.
+    pub fn with(mut self, header: Option<&'static [u8]>, knows_names: bool) -> Worker<'n> {
+        (self.header, self.knows_names) = (header, knows_names);
+        self
+    }
+
+    /// Does the next thing there is to do. False if there is none before the next event.
+    pub fn work(&mut self) -> bool {
+        // The rest of a turn, and the beginning of the next one.
+        for _ in 0..5 {
+            if self.ending.is_some() {
+                return false;
+            }
+            self.net.state().calls = 0;
+            let done = match self.next {
+                Next::Events => self.next_event(),
+                Next::Queue => {
+                    self.next = Next::Deadlines;
+                    self.run_queue()
+                }
+                Next::Deadlines => {
+                    self.next = Next::Wait;
+                    self.expire()
+                }
+                Next::Wait => {
+                    self.next = Next::Events;
+                    self.wait();
+                    false
+                }
+            };
+            if done {
+                self.check();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What must hold after each step.
+    fn check(&mut self) {
+        let mut state = self.net.state();
+        let (lent, loaded) = (state.lent, state.loaded);
+        if lent != loaded {
+            state.breach(format_args!("{lent} pipes are lent, and {loaded} hold anything"));
+        }
+        let moved = (state.payload(End::Upstream), state.payload(End::Client));
+        if self.relay.moved() != moved {
+            state.breach(format_args!("it says that {:?} bytes moved, and {moved:?} did", self.relay.moved()));
+        }
+        if self.ending.is_some() && lent > 0 {
+            state.breach(format_args!("{lent} pipes are not given back"));
+        }
+    }
+
+    /// `epoll_wait`, and then a look at the clock.
+    fn wait(&mut self) {
+        let mut state = self.net.state();
+        state.now = state.clock;
+        for end in [End::Client, End::Upstream] {
+            if state.wires[end].ready
+                && let Some(event) = state.wires[end].poll()
+            {
+                self.batch.push_back((end, event));
+            }
+        }
+    }
+
+    fn next_event(&mut self) -> bool {
+        match self.batch.pop_front() {
+            Some((end, event)) => {
+                self.event(end, event);
+                true
+            }
+            None => {
+                self.next = Next::Queue;
+                false
+            }
+        }
+    }
+
+    /// An event that says what is no longer so.
+    pub fn rumour(&mut self, end: End) {
+        if !(self.relay.is_connecting() && end == End::Upstream) {
+            let event = Event { readable: true, writable: true, error: false, read_closed: false, priority: false };
+            self.batch.push_back((end, event));
+        }
+    }
+
+    /// `Switchboard::event`.
+    fn event(&mut self, end: End, event: Event) {
+        self.observe(end, event);
+        let error = if event.error { self.net.state().wires[end].take_error() } else { None };
+        if self.relay.is_connecting() && end == End::Upstream {
+            match error {
+                Some(error) => return self.dial_again(error.into()),
+                None if event.writable && !event.error => self.connected(),
+                None => return,
+            }
+        } else if error.is_some() {
+            if let Step::Done(ending) = self.relay.failed(end, self.now(), &mut self.kit.pool) {
+                return self.close(ending);
+            }
+            self.set_deadline();
+        }
+        self.advance();
+    }
+
+    fn observe(&mut self, end: End, event: Event) {
+        let side = self.relay.side(end);
+        side.can_read |= event.readable || event.read_closed || event.error;
+        side.can_write |= event.writable || event.error;
+        side.hung_up |= event.read_closed || event.error;
+        if event.priority && !side.urgent {
+            side.urgent = true;
+            self.net.state().wires[end].inline = true;
+        }
+    }
+
+    fn connected(&mut self) {
+        let now = self.now();
+        self.relay.connected(now);
+        if let Some(header) = self.header {
+            self.relay.introduce(header, &mut self.kit, now);
+        }
+        self.set_deadline();
+    }
+
+    fn dial_again(&mut self, error: io::Error) {
+        if self.addresses == 0 {
+            return self.close(Ending::ConnectFailed(error));
+        }
+        self.addresses -= 1;
+        self.net.state().redial();
+        self.relay.reconnecting(Sock(self.net, End::Upstream), self.now());
+        self.set_deadline();
+    }
+
+    fn advance(&mut self) {
+        loop {
+            let (now, before) = (self.now(), self.relay.due_class());
+            match self.relay.advance(&mut self.kit, now) {
+                Step::Waiting => {}
+                Step::Again => {
+                    self.relay.queued = true;
+                    self.watch_turns();
+                }
+                Step::Done(ending) => return self.close_from(ending, before),
+            }
+            let question = self.relay.question();
+            if self.relay.due_class() != before {
+                self.set_deadline();
+            }
+            if !question.is_some_and(|name| self.is_answered(name)) {
+                return;
+            }
+        }
+    }
+
+    /// Whoever wants another turn must have used the last one.
+    fn watch_turns(&mut self) {
+        let state = self.net.state();
+        let traces = (
+            state.wires[End::Client].read + state.wires[End::Client].accepted,
+            state.wires[End::Upstream].read + state.wires[End::Upstream].accepted,
+            self.relay.due_class(),
+        );
+        drop(state);
+        self.idle_turns = if traces == self.traces { self.idle_turns + 1 } else { 0 };
+        self.traces = traces;
+        if self.idle_turns > IDLE_TURNS {
+            self.net.state().breach("it wants turn after turn and does nothing with them");
+        }
+    }
+
+    fn is_answered(&mut self, name: Box<str>) -> bool {
+        if self.knows_names {
+            self.relay.answer(scene::is_genuine(&name));
+        } else {
+            self.question = Some(name);
+        }
+        self.knows_names
+    }
+
+    /// The addresses of a name have come. False if nobody asked.
+    pub fn answer(&mut self) -> bool {
+        let Some(name) = self.question.take() else { return false };
+        self.relay.answer(scene::is_genuine(&name));
+        self.net.state().calls = 0;
+        self.advance();
+        self.check();
+        true
+    }
+
+    fn run_queue(&mut self) -> bool {
+        let queued = std::mem::take(&mut self.relay.queued);
+        if queued {
+            self.advance();
+        }
+        queued
+    }
+
+    fn set_deadline(&mut self) {
+        let next = self.now() + 1;
+        self.deadline = self.relay.due(&self.patience).map(|due| due.max(next));
+    }
+
+    fn expire(&mut self) -> bool {
+        let now = self.now();
+        if self.deadline.is_none_or(|due| due > now) {
+            return false;
+        }
+        self.deadline = None;
+        match self.relay.expire(&self.patience, now) {
+            Step::Done(Ending::ConnectFailed(error)) => self.dial_again(error),
+            Step::Done(ending) => self.close(ending),
+            Step::Waiting | Step::Again => self.set_deadline(),
+        }
+        true
+    }
+
+    fn close(&mut self, ending: Ending) {
+        let class = self.relay.due_class();
+        self.close_from(ending, class);
+    }
+
+    fn close_from(&mut self, ending: Ending, class: u8) {
+        self.relay.release(&mut self.kit.pool);
+        self.ending = Some((ending, class));
+    }
+
+    fn now(&self) -> Tick {
+        self.net.state().now
+    }
+
+    /// Which patience counts now.
+    pub fn class(&self) -> u8 {
+        self.relay.due_class()
+    }
+
+    /// Whether all addresses of the upstream were tried.
+    pub fn is_at_last_address(&self) -> bool {
+        self.addresses == 0
+    }
+}
