@@ -118,7 +118,9 @@ fn a_tunnel_that_is_idle_holds_little() {
         let (more_descriptors, more_memory) = measure();
         let bytes = more_memory.saturating_sub(memory) as f64 / COUNT as f64;
         report(&format!("via: {COUNT} idle tunnels, {tongue:?}: {bytes:.0} bytes each"));
-        assert_eq!(more_descriptors - descriptors, 2 * COUNT);
+        // The line of a connection comes before its sockets are closed: those of the first two may have been counted.
+        let each = more_descriptors - descriptors;
+        assert!((2 * COUNT - 4..=2 * COUNT).contains(&each), "{each} descriptors for {COUNT} tunnels");
         assert!(bytes <= 300.0, "{bytes} bytes of user memory per idle tunnel");
         drop(pairs);
         wait::until_true("descriptors return", || process::descriptor_count(pid) <= descriptors);
