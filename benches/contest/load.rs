@@ -67,6 +67,11 @@ impl Load {
         self.parts.iter().any(|part| matches!(part, Part::Slow { .. }))
     }
 
+    /// Whether there is a connection for each object.
+    pub fn is_fresh(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Get { fresh: true, .. }))
+    }
+
     /// Whether there are requests to be measured.
     pub fn requests(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, Part::Get { .. }))
