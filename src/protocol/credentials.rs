@@ -37,6 +37,10 @@ impl Credentials {
     }
 
     /// Appends a `Proxy-Authorization` header (RFC 7617, 2). It stands in every request, so nothing but `out` is used.
+    #[cfg_attr(
+        not(test),
+        expect(clippy::indexing_slicing, clippy::disallowed_methods, reason = "these places are our own")
+    )]
     pub fn write_header(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"Proxy-Authorization: Basic ");
         let start = out.len();

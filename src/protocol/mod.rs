@@ -1,4 +1,8 @@
 //! What is said on the wire to clients, proxies and balancers. Nothing here knows a socket: bytes in, bytes out.
+//!
+//! These bytes are somebody else's. No place in them is taken for granted: what is not there is `None`, and no panic.
+
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::indexing_slicing))]
 
 pub mod credentials;
 pub mod proxy_header;

@@ -136,14 +136,15 @@ pub fn read(bytes: &[u8]) -> Result<Read, Malformed> {
 }
 
 fn read_line(bytes: &[u8]) -> Result<Read, Malformed> {
-    let seen = &bytes[..bytes.len().min(LINE)];
-    let end = seen.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(seen.len());
-    let text = std::str::from_utf8(&seen[..end]).ok().filter(|text| begins_a_line(text)).ok_or(NO_HEADER)?;
-    match &seen[end..] {
+    let seen = bytes.get(..LINE).unwrap_or(bytes);
+    let end = seen.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+    let (text, rest) = end.and_then(|end| seen.split_at_checked(end)).unwrap_or((seen, &[]));
+    let text = std::str::from_utf8(text).ok().filter(|text| begins_a_line(text)).ok_or(NO_HEADER)?;
+    match rest {
         [] | [b'\r'] if seen.len() == LINE => Err(TOO_LONG),
         [] => Ok(Read::More),
         [b'\r'] => line(text).map(|_| Read::More).ok_or(BAD_LINE),
-        [b'\r', b'\n', ..] => line(text).map(|ends| Read::Header { length: end + 2, ends }).ok_or(BAD_LINE),
+        [b'\r', b'\n', ..] => line(text).map(|ends| Read::Header { length: text.len() + 2, ends }).ok_or(BAD_LINE),
         _ => Err(BAD_LINE),
     }
 }
@@ -190,7 +191,7 @@ fn read_block(bytes: &[u8]) -> Result<Read, Malformed> {
     let Some(kind) = bytes.get(13) else { return Ok(Read::More) };
     // What a sender says of its own connection is to be passed over, whatever it is.
     let least = if *command == LOCAL { 0 } else { addresses(*kind).ok_or(BAD_BLOCK)? };
-    let Some(size) = bytes[14..].first_chunk() else { return Ok(Read::More) };
+    let Some(size) = bytes.get(14..).and_then(|rest| rest.first_chunk()) else { return Ok(Read::More) };
     let size = usize::from(u16::from_be_bytes(*size));
     if size < least {
         return Err(BAD_BLOCK);
@@ -230,8 +231,8 @@ fn ends_in(kind: u8, block: &[u8]) -> Option<Ends> {
 }
 
 fn ends(ips: [IpAddr; 2], ports: [u16; 2]) -> Ends {
-    let [source, destination] = [0, 1].map(|end| SocketAddr::new(ips[end].to_canonical(), ports[end]));
-    Ends { source, destination }
+    let ([from, to], [from_port, to_port]) = (ips.map(|ip| ip.to_canonical()), ports);
+    Ends { source: SocketAddr::new(from, from_port), destination: SocketAddr::new(to, to_port) }
 }
 
 #[cfg(test)]

@@ -138,11 +138,11 @@ impl Dialogue {
     pub fn hear(&mut self, said: &[u8], out: &mut Vec<u8>) -> Result<Heard, Refused> {
         let mut used = 0;
         while self.next != Step::Payload {
-            let Some((length, next)) = self.understand(&said[used..])? else { break };
+            let Some((length, next)) = self.understand(said.get(used..).unwrap_or_default())? else { break };
             used += length;
             match next {
-                Step::Welcome => out.extend_from_slice(&self.later[..self.request]),
-                Step::Reply => out.extend_from_slice(&self.later[self.request..]),
+                Step::Welcome => out.extend_from_slice(self.later.get(..self.request).unwrap_or_default()),
+                Step::Reply => out.extend_from_slice(self.later.get(self.request..).unwrap_or_default()),
                 Step::Head | Step::Method | Step::Payload => {}
             }
             self.next = next;
@@ -174,16 +174,16 @@ fn connect(target: Target<'_>, credentials: Option<&Credentials>, out: &mut Vec<
 /// Any 2xx is the end of it, whatever its other lines say (RFC 9110, 9.3.6). Of them nothing is looked at but where
 /// they end: proxies are careless about them.
 fn head(said: &[u8]) -> Result<Option<(usize, Step)>, Refused> {
-    let seen = &said[..said.len().min(ANSWER)];
+    let seen = said.get(..ANSWER).unwrap_or(said);
     if !seen.iter().enumerate().all(|(at, byte)| may_stand(at, *byte)) {
         return Err(Refused::new("the answer is not HTTP/1"));
     }
     let mut lines = seen.split_inclusive(|byte| *byte == b'\n');
     let Some(first) = lines.next().filter(|line| line.ends_with(b"\n")) else { return undecided(seen) };
-    let next = match &first[STATUS..STATUS + 3] {
-        [b'2', ..] => Step::Payload,
+    let next = match first.get(STATUS..STATUS + 3) {
+        Some([b'2', ..]) => Step::Payload,
         // 101 would be another protocol, which nobody asked for.
-        [b'1', rest @ ..] if rest != b"01" => Step::Head,
+        Some([b'1', rest @ ..]) if rest != b"01" => Step::Head,
         _ => return Err(Refused::new(String::from_utf8_lossy(first).trim_end())),
     };
     let mut length = first.len();
@@ -199,7 +199,7 @@ fn head(said: &[u8]) -> Result<Option<(usize, Step)>, Refused> {
 /// Whether a status line can have this byte there.
 fn may_stand(at: usize, byte: u8) -> bool {
     match at {
-        0..=6 => byte == b"HTTP/1."[at],
+        0..=6 => b"HTTP/1.".get(at) == Some(&byte),
         7 | STATUS..=11 => byte.is_ascii_digit(),
         8 => byte == b' ',
         12 => matches!(byte, b' ' | b'\r' | b'\n'),
@@ -247,7 +247,7 @@ fn ask(target: Target<'_>, out: &mut Vec<u8>) {
 fn counted(text: &str, out: &mut Vec<u8>) {
     let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
     out.push(length);
-    out.extend_from_slice(&text.as_bytes()[..usize::from(length)]);
+    out.extend(text.bytes().take(length.into()));
 }
 
 fn method(said: &[u8], with_password: bool) -> Result<Option<(usize, Step)>, Refused> {

@@ -28,11 +28,10 @@ pub fn quote(error: Error, text: &str) -> Error {
 /// `Error occurred at line: 4`, `iptables-restore: line 4 failed`, `line 4: RULE_APPEND failed`.
 fn line_number(said: &str) -> Option<usize> {
     let rest = ["Error occurred at line: ", "restore: line ", "line "].iter().find_map(|before| {
-        let at = said.find(before).filter(|at| *at == 0 || before.starts_with("restore"))?;
-        Some(&said[at + before.len()..])
+        let (start, rest) = said.split_once(before)?;
+        (start.is_empty() || before.starts_with("restore")).then_some(rest)
     })?;
-    let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
-    rest[..end].parse().ok()
+    rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The owner of the line whose rule was complained about.

@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::Error;
+use crate::sys::process;
 
 /// How long to wait at most before looking whether the child has ended: something that it started may hold its
 /// output open.
@@ -22,11 +23,12 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Between the end of a child's output and its own there is next to nothing.
 const LOOK_AT_END: Duration = Duration::from_millis(1);
 
-/// Runs a program in a clean environment and returns what it wrote to its standard output. Any end but exit
+/// Runs a program in a clean environment, with no descriptor but the three, and returns what it wrote to its standard output. Any end but exit
 /// status 0 within `limit` is an error that holds what it wrote to its standard error.
 pub fn run(program: &Path, arguments: &[&str], input: &str, limit: Duration) -> Result<String, Error> {
     let command = std::iter::once(program.display().to_string()).chain(arguments.iter().map(|a| a.to_string()));
     let command = command.collect::<Vec<_>>().join(" ");
+    process::keep_descriptors().map_err(|error| Error::sys("close_range", error))?;
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
@@ -111,7 +113,7 @@ fn feed<W: Write>(pipe: &mut Option<W>, input: &mut &[u8]) -> io::Result<()> {
             break;
         }
         match end.write(input) {
-            Ok(written) => *input = &input[written..],
+            Ok(written) => *input = input.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::BrokenPipe => *pipe = None,
@@ -182,6 +184,14 @@ mod tests {
     fn the_environment_is_fixed() {
         let environment = run(Path::new("/usr/bin/env"), &[], "", LIMIT).unwrap();
         assert_eq!(environment, "LC_ALL=C\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\n");
+    }
+
+    #[test]
+    fn nothing_that_was_left_open_is_inherited() {
+        // Far from what a shell opens for itself; without FD_CLOEXEC, as whoever starts us may leave it.
+        let left = fcntl(io::stdin(), FcntlArg::F_DUPFD(300)).unwrap();
+        let seen = shell("echo /proc/self/fd/*", "", LIMIT).unwrap();
+        assert!(seen.contains("/proc/self/fd/2") && !seen.contains(&format!("/{left}")), "{seen}");
     }
 
     #[test]

@@ -286,7 +286,8 @@ fn stray(planned: &[Table], found: &[Table]) -> Option<String> {
 /// What a rule does. Unlike what it matches, iptables-save writes this as it was given.
 fn verdict(rule: &Rule) -> Vec<String> {
     let words = unquote(&rule.text);
-    words.iter().rposition(|word| word == "-j").map(|at| words[at..].to_vec()).unwrap_or_default()
+    let verdict = words.iter().rposition(|word| word == "-j").and_then(|at| words.get(at..));
+    verdict.unwrap_or_default().to_vec()
 }
 
 #[cfg(test)]

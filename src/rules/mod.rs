@@ -1,5 +1,7 @@
 //! The rules: from a MATCH on the command line to chains in the kernel, and back out again.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::indexing_slicing))]
+
 pub mod address;
 pub mod backend;
 pub mod blame;

@@ -175,7 +175,7 @@ fn decided(item: &Item) -> Vec<Rule> {
 /// back this way; and the jumps to it. See [`Origin`] for how it knows them.
 fn masquerade(instance: &Instance, items: &[Item]) -> Option<(Chain, Vec<Jump>)> {
     let last = items.iter().rposition(|item| item.target.is_some())?;
-    let items = &items[..=last];
+    let items = items.get(..=last)?;
     let mut rules = Vec::new();
     for item in items {
         let origin = Origin::of(item.words);

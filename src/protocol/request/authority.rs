@@ -44,7 +44,7 @@ impl<'a> Authority<'a> {
             Some(rest) => rest.find(']')? + 2,
             None => whole.find(':').unwrap_or(whole.len()),
         };
-        let (text, rest) = whole.split_at(end);
+        let (text, rest) = whole.split_at_checked(end)?;
         let host = match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some(literal) => Host::Address(literal.parse::<Ipv6Addr>().ok()?.into()),
             None => name_or_address(text)?,

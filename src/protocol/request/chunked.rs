@@ -18,16 +18,17 @@ const NOT_IN_A_TRAILER: [&str; 3] = ["Content-Length", "Host", "Transfer-Encodin
 /// The length of the line that `input` begins with, and the size of the chunk that follows; `None` while the line is
 /// incomplete.
 pub fn size(input: &[u8]) -> Result<Option<(usize, u64)>, Refusal> {
-    let input = &input[..input.len().min(LINE)];
+    let input = input.get(..LINE).unwrap_or(input);
     let is_end = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
-    let length = input.iter().position(is_end).unwrap_or(input.len());
-    match &input[length..] {
+    let end = input.iter().position(is_end);
+    let (line, rest) = end.and_then(|end| input.split_at_checked(end)).unwrap_or((input, &[]));
+    match rest {
         [] | [b'\r'] if input.len() == LINE => Err(Refusal::Malformed("a chunk's size is too long")),
         [] | [b'\r'] => Ok(None),
         [b'\r', b'\n', ..] => {
-            let digits = input[..length].split(|byte| *byte == b';').next().unwrap_or_default();
+            let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
             let size = number(digits, 16).filter(|_| digits.len() <= DIGITS);
-            Ok(Some((length + 2, size.ok_or(Refusal::Malformed("a chunk's size"))?)))
+            Ok(Some((line.len() + 2, size.ok_or(Refusal::Malformed("a chunk's size"))?)))
         }
         _ => Err(Refusal::Malformed("a chunk's size")),
     }

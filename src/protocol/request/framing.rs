@@ -73,11 +73,11 @@ pub fn number(text: &[u8], radix: u32) -> Option<u64> {
 }
 
 /// Without the spaces and tabs that may stand around the elements of a list (RFC 9110, 5.6.3).
-pub fn trim(element: &[u8]) -> &[u8] {
-    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = element.iter().position(|byte| !is_space(byte)).unwrap_or(element.len());
-    let end = element.iter().rposition(|byte| !is_space(byte)).map_or(start, |last| last + 1);
-    &element[start..end]
+pub fn trim(mut element: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = element {
+        element = rest;
+    }
+    element
 }
 
 /// Whether a name may have this byte (RFC 9110, 5.6.2).

@@ -64,7 +64,9 @@ impl<'a> Head<'a> {
         }
         let mut fields = Fields::default();
         request.headers.iter().try_for_each(|header| fields.take(header.name, header.value))?;
-        let rest = &text[method.len() + 1 + target.len()..text.len() - 2];
+        let end = text.len().checked_sub(2);
+        let rest = end.and_then(|end| text.get(method.len() + 1 + target.len()..end));
+        let rest = rest.ok_or(Refusal::Malformed("the request line"))?;
         Ok(Head {
             method,
             target,
@@ -111,15 +113,15 @@ impl<'a> Fields<'a> {
 fn line_around(text: &[u8], value: &[u8]) -> Range<usize> {
     let at = value.as_ptr().addr().wrapping_sub(text.as_ptr().addr()).min(text.len());
     let newline = |byte: &u8| *byte == b'\n';
-    let start = text[..at].iter().rposition(newline).map_or(0, |before| before + 1);
-    let end = text[at..].iter().position(newline).map_or(text.len(), |after| at + after + 1);
+    let start = text.iter().take(at).rposition(newline).map_or(0, |before| before + 1);
+    let end = text.iter().skip(at).position(newline).map_or(text.len(), |after| at + after + 1);
     start..end
 }
 
 /// Whether a connection that begins so is meant to be HTTP/1, well or badly; `None` while it cannot be known.
 pub fn is_meant(input: &[u8]) -> Option<bool> {
     let end = input.iter().position(|byte| *byte == b'\n');
-    let line = &input[..end.unwrap_or(input.len())];
+    let line = end.and_then(|end| input.get(..end)).unwrap_or(input);
     let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
     let foreign = |byte: &u8| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace();
     let no_start = |byte: &u8| !is_token(*byte) && !byte.is_ascii_whitespace();

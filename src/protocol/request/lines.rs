@@ -11,16 +11,12 @@ pub const MOST: usize = 100;
 /// The length of the lines that `input` begins with, up to and with the empty one; `None` while that has not come.
 /// `seen` bytes have been looked through before.
 pub fn section(input: &[u8], seen: usize) -> Result<Option<usize>, Refusal> {
-    let input = &input[..input.len().min(HEAD)];
-    let mut next = seen.min(input.len());
-    while let Some(distance) = input[next..].iter().position(|byte| *byte == b'\n') {
-        let feed = next + distance;
-        next = feed + 1;
-        if feed == 0 || input[feed - 1] != b'\r' {
-            return Err(Refusal::Malformed("a bare LF"));
-        }
-        if feed == 1 || input[feed - 2] == b'\n' {
-            return Ok(Some(next));
+    let input = input.get(..HEAD).unwrap_or(input);
+    for (feed, _) in input.iter().enumerate().skip(seen).filter(|(_, byte)| **byte == b'\n') {
+        match input.get(..feed) {
+            Some([b'\r'] | [.., b'\n', b'\r']) => return Ok(Some(feed + 1)),
+            Some([.., b'\r']) => {}
+            _ => return Err(Refusal::Malformed("a bare LF")),
         }
     }
     if input.len() == HEAD { Err(Refusal::TooLong) } else { Ok(None) }

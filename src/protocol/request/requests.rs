@@ -129,8 +129,7 @@ impl Requests {
         out: &mut Vec<u8>,
     ) -> Result<Taken<'a>, Refusal> {
         let mut used = 0;
-        while used < input.len() {
-            let rest = &input[used..];
+        while let Some(rest) = input.get(used..).filter(|rest| !rest.is_empty()) {
             let step = match self.stage {
                 Stage::Head => self.head(rest, ends, rewriting, out)?,
                 Stage::Body(_) | Stage::Chunk(_) | Stage::Opaque => self.pass(rest, out),
@@ -168,12 +167,12 @@ impl Requests {
             return Ok(Step::Used(blank));
         }
         if self.count == 0 {
-            check_beginning(&input[blank..])?;
+            check_beginning(input.get(blank..).unwrap_or_default())?;
         }
         let Some(end) = lines::section(input, self.seen.max(blank))? else {
             return Ok(self.incomplete(input));
         };
-        let head = Head::parse(&input[blank..end])?;
+        let head = Head::parse(input.get(blank..end).unwrap_or_default())?;
         let form = Form::of(head.method, head.target)?;
         match self.target(&head, form, ends, rewriting) {
             Ok(target) => {
@@ -250,10 +249,11 @@ impl Requests {
     }
 
     fn pass<'a>(&mut self, input: &[u8], out: &mut Vec<u8>) -> Step<'a> {
-        let count = usize::try_from(self.opaque()).unwrap_or(usize::MAX).min(input.len());
-        out.extend_from_slice(&input[..count]);
-        self.passed(count as u64);
-        Step::Used(count)
+        let count = usize::try_from(self.opaque()).unwrap_or(usize::MAX);
+        let passed = input.get(..count).unwrap_or(input);
+        out.extend_from_slice(passed);
+        self.passed(passed.len() as u64);
+        Step::Used(passed.len())
     }
 
     fn between_chunks<'a>(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step<'a>, Refusal> {
@@ -265,7 +265,7 @@ impl Requests {
             Stage::ChunkEnd => chunked::end(input)?.inspect(|_| self.stage = Stage::Size),
             _ => self.trailer(input)?,
         };
-        out.extend_from_slice(&input[..used.unwrap_or(0)]);
+        out.extend_from_slice(used.and_then(|used| input.get(..used)).unwrap_or_default());
         Ok(used.map_or(Step::Incomplete, Step::Used))
     }
 
@@ -274,7 +274,7 @@ impl Requests {
             self.seen = input.len();
             return Ok(None);
         };
-        chunked::check_trailer(&input[..end])?;
+        chunked::check_trailer(input.get(..end).unwrap_or(input))?;
         self.finish();
         Ok(Some(end))
     }

@@ -72,8 +72,9 @@ impl Rewriting {
         self.write_target(head, target, ends, out);
         // The client knows of no proxy. What it says to one is nobody's, or meant for another.
         let cut = head.authorization.clone().filter(|_| self.credentials.is_some()).unwrap_or_default();
-        out.extend_from_slice(&head.rest[..cut.start]);
-        out.extend_from_slice(&head.rest[cut.end..]);
+        for part in [head.rest.get(..cut.start), head.rest.get(cut.end..)] {
+            out.extend_from_slice(part.unwrap_or_default());
+        }
         self.write_forwarded(ends.client.ip().to_canonical(), out);
         if let Some(credentials) = &self.credentials {
             credentials.write_header(out);

@@ -36,7 +36,7 @@ impl Form {
 /// `http` with a host that everybody understands in the same way.
 pub fn url(target: &str) -> (Option<Authority<'_>>, &str) {
     let Some((scheme, rest)) = target.split_once("://") else { return (None, "") };
-    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (authority, path) = rest.find(['/', '?']).and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, ""));
     let host = Authority::parse(authority.as_bytes()).filter(|_| scheme.eq_ignore_ascii_case("http"));
     (host.map(Authority::with_port), path)
 }

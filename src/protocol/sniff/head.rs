@@ -31,7 +31,7 @@ pub fn host(bytes: &[u8]) -> Result<&[u8], Stop> {
 }
 
 fn without_port(value: &[u8]) -> Option<&[u8]> {
-    let Some(colon) = value.iter().position(|byte| *byte == b':') else { return Some(value) };
-    let port = &value[colon + 1..];
-    (port.len() <= 5 && port.iter().all(u8::is_ascii_digit)).then_some(&value[..colon])
+    let mut parts = value.splitn(2, |byte| *byte == b':');
+    let (host, port) = (parts.next()?, parts.next().unwrap_or_default());
+    (port.len() <= 5 && port.iter().all(u8::is_ascii_digit)).then_some(host)
 }

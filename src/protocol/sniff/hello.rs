@@ -120,7 +120,7 @@ impl<'a> Hello<'a> {
         if self.fragment.is_empty() {
             self.open_record()?;
         }
-        let (piece, rest) = self.fragment.split_at(most.min(self.fragment.len()));
+        let (piece, rest) = self.fragment.split_at_checked(most).unwrap_or((self.fragment, &[]));
         self.fragment = rest;
         self.left -= piece.len();
         Ok(piece)
@@ -136,7 +136,7 @@ impl<'a> Hello<'a> {
         if content.is_empty() {
             return Err(Stop::Short);
         }
-        (self.fragment, self.records) = content.split_at(size.min(content.len()));
+        (self.fragment, self.records) = content.split_at_checked(size).unwrap_or((content, &[]));
         Ok(())
     }
 }

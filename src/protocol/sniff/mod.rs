@@ -34,7 +34,7 @@ enum Stop {
 
 /// Looks at all that a client has sent so far.
 pub fn name(bytes: &[u8]) -> Sniff<'_> {
-    let seen = &bytes[..bytes.len().min(MOST)];
+    let seen = bytes.get(..MOST).unwrap_or(bytes);
     let found = match seen.first() {
         None => Err(Stop::Short),
         Some(&hello::HANDSHAKE) => hello::server_name(seen),
