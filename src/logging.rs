@@ -2,8 +2,11 @@
 //! holds up the caller: what cannot be sent is counted, and the count is sent as soon as that works again.
 
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +24,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 static LOGGER: Logger = Logger(Mutex::new(None));
 
+/// Whether this process would make a new connection to syslog if it could.
+static CUT_OFF: AtomicBool = AtomicBool::new(false);
+
 struct Logger(Mutex<Option<State>>);
 
 struct State {
@@ -35,12 +41,14 @@ struct Syslog {
     facility: Facility,
     socket: Option<UnixDatagram>,
     tried: Option<Instant>,
+    /// Whether connections come from somebody else.
+    confined: bool,
     lost: u64,
 }
 
 /// Starts logging: to standard error, and to syslog as well when a facility is given.
 pub fn start(process: &'static str, facility: Option<Facility>, verbose: bool) {
-    let syslog = facility.map(|facility| Syslog { facility, socket: None, tried: None, lost: 0 });
+    let syslog = facility.map(|facility| Syslog { facility, socket: None, tried: None, confined: false, lost: 0 });
     let state = State { process, pid: std::process::id(), stderr: true, syslog, line: String::with_capacity(512) };
     if let Ok(mut guard) = LOGGER.0.lock() {
         *guard = Some(state);
@@ -73,8 +81,44 @@ pub fn become_process(process: &'static str) {
 
 /// Lets go of the terminal and writes to syslog only: the shell that started us has its prompt back.
 pub fn leave_terminal() -> Result<(), Error> {
+    process::open_null().map_err(|error| Error::sys("/dev/null", error)).and_then(|null| leave_terminal_for(&null))
+}
+
+/// The same with a /dev/null that was opened when it could be found.
+pub fn leave_terminal_for(null: &File) -> Result<(), Error> {
     with_state(|state| state.stderr = false);
-    process::silence_stdio().map_err(|error| Error::sys("/dev/null", error))
+    process::silence_stdio(null).map_err(|error| Error::sys("/dev/null", error))
+}
+
+/// From here on this process cannot find the way to syslog; somebody else must make its connections ([`is_cut_off`]).
+pub fn confine() {
+    with_state(|state| {
+        if let Some(syslog) = &mut state.syslog {
+            syslog.confined = true;
+        }
+    });
+}
+
+/// Whether a new connection is wanted from somebody else; true once for each time that it is.
+pub fn is_cut_off() -> bool {
+    CUT_OFF.load(Ordering::Relaxed) && CUT_OFF.swap(false, Ordering::Relaxed)
+}
+
+/// A new connection to syslog, for a process that cannot make it.
+pub fn connect() -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect(SYSLOG)?;
+    Ok(socket)
+}
+
+/// Goes on in the connection that somebody else has made.
+pub fn go_on_in(connection: OwnedFd) {
+    with_state(|state| {
+        if let Some(syslog) = &mut state.syslog {
+            syslog.socket = Some(UnixDatagram::from(connection));
+        }
+    });
 }
 
 /// Connects to syslog again: SIGHUP.
@@ -139,9 +183,11 @@ fn severity(level: Level) -> Severity {
 impl Syslog {
     fn reconnect(&mut self) {
         self.tried = Some(Instant::now());
-        self.socket = UnixDatagram::unbound()
-            .ok()
-            .filter(|socket| socket.set_nonblocking(true).is_ok() && socket.connect(SYSLOG).is_ok());
+        if self.confined {
+            CUT_OFF.store(true, Ordering::Relaxed);
+        } else {
+            self.socket = connect().ok();
+        }
     }
 
     fn write(&mut self, line: &mut String, pid: u32, severity: Severity, text: fmt::Arguments<'_>) {
@@ -247,7 +293,8 @@ mod tests {
     fn a_full_syslog_socket_counts_instead_of_blocking() {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut syslog = Syslog { facility: Facility::LOG_DAEMON, socket: Some(ours), tried: None, lost: 0 };
+        let mut syslog =
+            Syslog { facility: Facility::LOG_DAEMON, socket: Some(ours), tried: None, confined: false, lost: 0 };
         let mut line = String::new();
         for number in 0..10_000 {
             syslog.write(&mut line, 1, Severity::LOG_INFO, format_args!("{number}"));

@@ -1,5 +1,7 @@
 //! What holds for every input, tried with many that nobody thought of. PROPTEST_CASES sets how many.
 
+#[path = "properties/messages.rs"]
+mod messages;
 #[path = "properties/model.rs"]
 mod model;
 #[path = "properties/request.rs"]

@@ -66,12 +66,17 @@ impl Askers {
         let asker = place.as_mut()?;
         let mut buffer = [0; SIZE];
         match asker.line.receive(&mut buffer) {
-            Ok(Received::Message(count, _)) => {
+            Ok(Received::Message(count)) => {
                 let addresses = match Answer::decode(&buffer[..count]) {
                     Some(Answer::Addresses(addresses)) => addresses,
                     _ => Vec::new(),
                 };
-                Some((asker.asked.take()?, addresses))
+                let asked = asker.asked.take();
+                if asked.is_none() {
+                    // Nobody has asked: it is not what was started any more, and could go on like this without end.
+                    *place = None;
+                }
+                Some((asked?, addresses))
             }
             Ok(Received::Nothing) => None,
             Ok(Received::Closed) | Err(_) => {
@@ -106,5 +111,18 @@ mod tests {
         assert_eq!((askers.all.len(), askers.is_idle()), (2, true));
         theirs.send(&Answer::Failed("no such name".into()).encode(), None).unwrap();
         assert_eq!(askers.hear(2), Some(("moose".into(), Vec::new())));
+    }
+
+    #[test]
+    fn a_resolver_that_says_what_nobody_has_asked_is_heard_no_more() {
+        let registry = mio::Poll::new().unwrap().registry().try_clone().unwrap();
+        let mut askers = Askers::default();
+        let (ours, theirs) = Channel::pair().unwrap();
+        askers.add(ours, &registry).unwrap();
+        let answer = Answer::Addresses(vec![IpAddr::from([10, 0, 0, 1])]).encode();
+        theirs.send(&answer, None).unwrap();
+        assert_eq!(askers.hear(1), None);
+        assert!(!askers.is_idle());
+        assert!(theirs.send(&answer, None).is_err(), "its line is closed");
     }
 }

@@ -33,12 +33,23 @@ use crate::daemon::sockets;
 use crate::daemon::spawn::{Child, hear};
 use crate::daemon::tally::Tally;
 use crate::error::Error;
+use crate::logging;
 use crate::rules::rule::Gate;
 use crate::sys::process;
 use crate::traffic::wake::Wake;
 
 /// How much longer than `--drain` a worker may take to end.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
+
+/// So much of what one child says is heard at once. A child that was taken over could talk without end, and has no
+/// right to all of the guardian's time.
+const WORDS: usize = 64;
+
+/// Whoever has said so much is not listened to for this long.
+const SILENCE: Duration = Duration::from_millis(50);
+
+/// Resolvers of workers are replaced once in this time: a worker that was taken over could have them end at once.
+const ASKERS_PAUSE: Duration = Duration::from_secs(1);
 
 /// The running guardian.
 #[derive(Debug)]
@@ -60,6 +71,10 @@ pub struct Guardian {
     pub(crate) local: LocalPorts,
     /// Workers that only serve what they have.
     pub(crate) leaving: Vec<Child>,
+    /// Workers that talk too much, and when they are listened to again.
+    talkative: BTreeMap<u32, Instant>,
+    /// When missing resolvers of workers are to be replaced.
+    askers_due: Option<Instant>,
     /// What the workers have done.
     tally: Tally,
     /// How many workers were started so far.
@@ -97,6 +112,8 @@ impl Guardian {
             program,
             local: LocalPorts::default(),
             leaving: Vec::new(),
+            talkative: BTreeMap::new(),
+            askers_due: None,
             tally: Tally::default(),
             workers: 0,
             claim: None,
@@ -168,8 +185,9 @@ impl Guardian {
 
     fn next_due(&self) -> Option<Instant> {
         let upgrade = self.successor.as_ref().map(|successor| successor.limit);
+        let talkative = self.talkative.values().min().copied();
         if self.stopping.is_some() {
-            return self.stopping.into_iter().chain(self.tally.due()).chain(upgrade).min();
+            return [self.stopping, self.tally.due(), upgrade, talkative].into_iter().flatten().min();
         }
         let rules = self.keeper.as_ref().and_then(Keeper::due);
         let posts = self.shift.posts.iter().filter_map(|post| post.respawn.next);
@@ -178,12 +196,18 @@ impl Guardian {
         let gates = grace.and_then(|grace| Some(*self.unreachable.values().min()? + grace));
         let gates = gates.filter(|due| *due > Instant::now());
         let others = [self.names.due(), rules, reload, upgrade, gates, self.local.due(), self.tally.due()];
-        posts.chain(others.into_iter().flatten()).min()
+        let others = others.into_iter().chain([talkative, self.askers_due]);
+        posts.chain(others.flatten()).min()
     }
 
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
         self.limit_successor();
+        while let Some((pid, _)) = self.talkative.iter().find(|(_, until)| **until <= now) {
+            let pid = *pid;
+            self.talkative.remove(&pid);
+            self.listen_to_worker(pid);
+        }
         if let Some(until) = self.stopping {
             if until <= now {
                 log::error!("workers did not end in time and are killed");
@@ -196,6 +220,9 @@ impl Guardian {
             if self.shift.posts[post].respawn.next.is_some_and(|next| next <= now) {
                 self.respawn_is_due(post);
             }
+        }
+        if self.askers_due.take_if(|due| *due <= now).is_some() {
+            self.replace_askers();
         }
         if self.local.due().is_some_and(|due| due <= now) {
             self.local.look(&self.shift.config);
@@ -224,9 +251,12 @@ impl Guardian {
     }
 
     fn listen_to(&mut self, pid: u32) {
-        if self.names.resolver().is_some_and(|child| child.is(pid)) {
+        if let Some(resolver) = self.names.resolver().filter(|child| child.is(pid)).map(|child| child.pid) {
             if let Some(name) = self.names.answer() {
                 self.readdress(&name);
+            }
+            if self.names.resolver().is_none() {
+                self.send(resolver, Signal::SIGKILL);
             }
         } else {
             self.listen_to_worker(pid);
@@ -234,11 +264,16 @@ impl Guardian {
     }
 
     fn listen_to_worker(&mut self, pid: u32) {
-        loop {
-            let Some(word) = self.workers().find(|child| child.is(pid)).and_then(hear) else { return };
+        if self.talkative.contains_key(&pid) {
+            return;
+        }
+        for _ in 0..WORDS {
+            let Some(said) = self.workers().find(|child| child.is(pid)).and_then(hear) else { return };
+            let Some(word) = said else { continue };
             let post = self.shift.posts.iter().position(|post| post.child.as_ref().is_some_and(|child| child.is(pid)));
             match (word, post) {
                 (Word::Counters(counters), _) => self.tally.heard(pid, counters),
+                (Word::Unheard, _) => self.connect_to_syslog(pid),
                 (Word::Ready, Some(post)) => self.shift.posts[post].ready = true,
                 (Word::Ready, None) => self.reload.iter_mut().for_each(|reload| reload.ready(pid)),
                 (Word::Leaving, Some(post)) => self.replace_leaving(post),
@@ -249,6 +284,18 @@ impl Guardian {
                 // Of redirections that are not this shift's, or of its past.
                 (Word::Leaving | Word::Unreachable(_) | Word::Reachable(_), None) => {}
             }
+        }
+        self.talkative.insert(pid, Instant::now() + SILENCE);
+    }
+
+    /// Makes a worker the connection to syslog that it cannot make.
+    fn connect_to_syslog(&self, pid: u32) {
+        let Some(child) = self.workers().find(|child| child.is(pid)) else { return };
+        // Without a syslog daemon there is none; the worker asks again.
+        if let Ok(connection) = logging::connect()
+            && let Err(error) = child.line.send(&Order::SystemLog.encode(), Some(connection.as_fd()))
+        {
+            log::debug!("telling worker {pid}: {error}");
         }
     }
 
@@ -265,8 +312,8 @@ impl Guardian {
     }
 
     fn upstreams_are_unreachable(&mut self, line: u16) {
-        self.unreachable.entry(line).or_insert_with(Instant::now);
         if let Some((_, redirection, _)) = self.shift.config.relayed().nth(line.into()) {
+            self.unreachable.entry(line).or_insert_with(Instant::now);
             redirection.hosts().iter().for_each(|host| self.names.hurry(&host.name));
         }
     }
@@ -349,7 +396,9 @@ impl Guardian {
     fn reap(&mut self) {
         while let Some((pid, how)) = process::reap() {
             // What it said last may not have been read yet.
+            self.talkative.remove(&(pid.as_raw() as u32));
             self.listen_to_worker(pid.as_raw() as u32);
+            self.talkative.remove(&(pid.as_raw() as u32));
             self.tally.lost(pid.as_raw() as u32);
             self.heir.take_if(|heir| *heir == pid);
             if let Some(keeper) = &mut self.keeper
@@ -377,15 +426,24 @@ impl Guardian {
         }
     }
 
-    /// A resolver of a worker is gone: with the worker, or else it is replaced.
+    /// A resolver of a worker is gone: with the worker, or else it is replaced soon.
     fn asker_died(&mut self, post: usize, pid: Pid) {
-        let place = &mut self.shift.posts[post];
-        place.askers.retain(|asker| *asker != pid);
-        if self.stopping.is_none()
-            && place.askers.len() < ASKERS
-            && let Err(error) = self.shift.start_asker(post)
-        {
-            log::error!("a resolver cannot be started: {error}");
+        self.shift.posts[post].askers.retain(|asker| *asker != pid);
+        self.askers_due.get_or_insert_with(|| Instant::now() + ASKERS_PAUSE);
+    }
+
+    fn replace_askers(&mut self) {
+        for post in 0..self.shift.posts.len() {
+            while self.shift.config.checks_hosts()
+                && self.shift.posts[post].child.is_some()
+                && self.shift.posts[post].askers.len() < ASKERS
+            {
+                if let Err(error) = self.shift.start_asker(post) {
+                    log::error!("a resolver cannot be started: {error}");
+                    self.askers_due = Some(Instant::now() + ASKERS_PAUSE);
+                    return;
+                }
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! What our processes say to each other: messages of one fixed size each, checked field by field on arrival. A child
 //! that was taken over can send any bytes; it gets no further than a message that means something or none.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::indexing_slicing))]
+
 use std::net::{IpAddr, SocketAddr};
 
 use crate::traffic::counters::{COUNT, Counters};
@@ -41,6 +43,8 @@ pub enum Order {
     Asker,
     /// All connections are to be reset now. Not a second signal: two that wait are one (signal(7)).
     Reset,
+    /// A fresh connection to syslog comes along.
+    SystemLog,
 }
 
 /// From a worker to the guardian.
@@ -56,6 +60,8 @@ pub enum Word {
     Reachable(u16),
     /// What has happened at the worker so far.
     Counters(Counters),
+    /// The worker's connection to syslog is dead, and from where it is it can make no other.
+    Unheard,
 }
 
 /// From the guardian to the resolver: which addresses has this name?
@@ -80,20 +86,22 @@ impl Order {
         match self {
             Order::Addresses { name, addresses } => {
                 let mut bytes = put_addresses(1, addresses);
-                let length = name.len().min(NAME);
-                bytes[NAMED] = length as u8;
-                bytes[NAMED + 1..][..length].copy_from_slice(&name.as_bytes()[..length]);
+                let name = start(name, NAME);
+                bytes[NAMED] = name.len() as u8;
+                bytes[NAMED + 1..].iter_mut().zip(name).for_each(|(place, byte)| *place = *byte);
                 bytes
             }
             Order::AccessLog => put(2, 0, &[]),
             Order::Reset => put(3, 0, &[]),
             Order::Asker => put(4, 0, &[]),
+            Order::SystemLog => put(5, 0, &[]),
         }
     }
 
     /// `None` when it means nothing.
     pub fn decode(bytes: &[u8]) -> Option<Order> {
-        match *bytes.first()? {
+        let bytes: &Bytes = bytes.try_into().ok()?;
+        match bytes[0] {
             1 => {
                 let addresses = take_addresses(bytes)?;
                 let name = bytes[NAMED + 1..].get(..bytes[NAMED].into())?;
@@ -102,6 +110,7 @@ impl Order {
             2 => Some(Order::AccessLog),
             3 => Some(Order::Reset),
             4 => Some(Order::Asker),
+            5 => Some(Order::SystemLog),
             _ => None,
         }
     }
@@ -113,6 +122,7 @@ impl Word {
         let (kind, line) = match self {
             Word::Ready => (1, 0),
             Word::Leaving => (2, 0),
+            Word::Unheard => (6, 0),
             Word::Unreachable(line) => (3, line),
             Word::Reachable(line) => (4, line),
             Word::Counters(counters) => {
@@ -121,31 +131,32 @@ impl Word {
             }
         };
         let mut bytes = put(kind, 0, &[]);
-        bytes[LINE..LINE + 2].copy_from_slice(&line.to_be_bytes());
+        [bytes[LINE], bytes[LINE + 1]] = line.to_be_bytes();
         bytes
     }
 
     /// `None` when it means nothing.
     pub fn decode(bytes: &[u8]) -> Option<Word> {
-        match (bytes.len(), *bytes.first()?) {
-            (SIZE, 1) => Some(Word::Ready),
-            (SIZE, 2) => Some(Word::Leaving),
-            (SIZE, 3) => Some(Word::Unreachable(line(bytes))),
-            (SIZE, 4) => Some(Word::Reachable(line(bytes))),
-            (SIZE, 5) => Some(Word::Counters(counters(bytes))),
+        let bytes: &Bytes = bytes.try_into().ok()?;
+        match bytes[0] {
+            1 => Some(Word::Ready),
+            2 => Some(Word::Leaving),
+            3 => Some(Word::Unreachable(line(bytes))),
+            4 => Some(Word::Reachable(line(bytes))),
+            5 => Some(Word::Counters(counters(bytes))),
+            6 => Some(Word::Unheard),
             _ => None,
         }
     }
 }
 
-/// Reads the counters from a message of full length.
-fn counters(bytes: &[u8]) -> Counters {
-    let (numbers, _) = bytes[2..].as_chunks();
-    Counters::from_numbers(std::array::from_fn(|place| u64::from_be_bytes(numbers[place])))
+fn counters(bytes: &Bytes) -> Counters {
+    let mut numbers = bytes[2..].as_chunks().0.iter();
+    Counters::from_numbers(std::array::from_fn(|_| numbers.next().map_or(0, |number| u64::from_be_bytes(*number))))
 }
 
-/// Reads the redirection's number from a message of full length.
-fn line(bytes: &[u8]) -> u16 {
+/// The redirection's number.
+fn line(bytes: &Bytes) -> u16 {
     u16::from_be_bytes([bytes[LINE], bytes[LINE + 1]])
 }
 
@@ -157,7 +168,7 @@ impl Question {
 
     /// `None` when it means nothing.
     pub fn decode(bytes: &[u8]) -> Option<Question> {
-        take_text(bytes).map(|name| Question { name })
+        take_text(bytes.try_into().ok()?).map(|name| Question { name })
     }
 }
 
@@ -172,7 +183,8 @@ impl Answer {
 
     /// `None` when it means nothing.
     pub fn decode(bytes: &[u8]) -> Option<Answer> {
-        match *bytes.first()? {
+        let bytes: &Bytes = bytes.try_into().ok()?;
+        match bytes[0] {
             1 => {
                 let list = take_addresses(bytes)?;
                 (!list.is_empty()).then_some(Answer::Addresses(list))
@@ -186,7 +198,7 @@ impl Answer {
 fn put(kind: u8, count: u8, content: &[u8]) -> Bytes {
     let mut bytes = [0; SIZE];
     (bytes[0], bytes[1]) = (kind, count);
-    bytes[2..2 + content.len()].copy_from_slice(content);
+    bytes[2..].iter_mut().zip(content).for_each(|(place, byte)| *place = *byte);
     bytes
 }
 
@@ -198,9 +210,9 @@ fn put_addresses(kind: u8, list: &[IpAddr]) -> Bytes {
     put(kind, (content.len() / ENDPOINT) as u8, &content)
 }
 
-fn take_addresses(bytes: &[u8]) -> Option<Vec<IpAddr>> {
-    let count = usize::from(*bytes.get(1)?);
-    if bytes.len() != SIZE || count > ADDRESSES {
+fn take_addresses(bytes: &Bytes) -> Option<Vec<IpAddr>> {
+    let count = usize::from(bytes[1]);
+    if count > ADDRESSES {
         return None;
     }
     let list = bytes[2..].chunks_exact(ENDPOINT).take(count);
@@ -208,16 +220,17 @@ fn take_addresses(bytes: &[u8]) -> Option<Vec<IpAddr>> {
 }
 
 fn put_text(kind: u8, text: &str, most: usize) -> Bytes {
-    let end = (0..=text.len().min(most)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    put(kind, end as u8, &text.as_bytes()[..end])
+    let text = start(text, most);
+    put(kind, text.len() as u8, text)
 }
 
-fn take_text(bytes: &[u8]) -> Option<String> {
-    let count = usize::from(*bytes.get(1)?);
-    if bytes.len() != SIZE {
-        return None;
-    }
-    let text = std::str::from_utf8(&bytes[2..2 + count]).ok()?;
+/// So many bytes of a text, less if a letter would be cut.
+fn start(text: &str, most: usize) -> &[u8] {
+    (0..=most).rev().find_map(|end| text.get(..end)).unwrap_or_default().as_bytes()
+}
+
+fn take_text(bytes: &Bytes) -> Option<String> {
+    let text = std::str::from_utf8(bytes.get(2..2 + usize::from(bytes[1]))?).ok()?;
     Some(text.chars().filter(|c| !c.is_control()).collect())
 }
 
@@ -229,12 +242,15 @@ mod tests {
     fn messages_survive_the_line() {
         let list: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         let order = |addresses| Order::Addresses { name: "n".repeat(NAME), addresses };
-        for order in [order(list.clone()), order(vec![]), Order::AccessLog, Order::Reset, Order::Asker] {
+        for order in
+            [order(list.clone()), order(vec![]), Order::AccessLog, Order::Reset, Order::Asker, Order::SystemLog]
+        {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
         let counters = Counters::from_numbers(std::array::from_fn(|place| u64::MAX - place as u64));
         let lines = [Word::Unreachable(499), Word::Reachable(1)];
-        for word in [Word::Ready, Word::Leaving, Word::Counters(counters)].into_iter().chain(lines) {
+        let words = [Word::Ready, Word::Leaving, Word::Unheard, Word::Counters(counters)];
+        for word in words.into_iter().chain(lines) {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }
         let question = Question { name: "a".repeat(NAME) };

@@ -3,6 +3,7 @@
 pub mod askers;
 pub mod change;
 pub mod claim;
+pub mod confine;
 pub mod guardian;
 pub mod keeper;
 pub mod local;

@@ -147,14 +147,19 @@ impl Names {
         let mut buffer = [0; SIZE];
         let line = &self.resolver.as_ref()?.line;
         let count = match line.receive(&mut buffer) {
-            Ok(Received::Message(count, _)) => count,
+            Ok(Received::Message(count)) => count,
             Ok(Received::Nothing) => return None,
             Ok(Received::Closed) | Err(_) => {
                 self.lost();
                 return None;
             }
         };
-        let (name, _) = self.asked.take()?;
+        let Some((name, _)) = self.asked.take() else {
+            // It is not what was started any more.
+            log::error!("the resolver says what nobody has asked, and is replaced");
+            self.lost();
+            return None;
+        };
         match Answer::decode(&buffer[..count]) {
             Some(Answer::Addresses(addresses)) => return self.learn(name, addresses),
             Some(Answer::Failed(why)) => self.failed(&name, &why),

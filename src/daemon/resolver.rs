@@ -29,7 +29,7 @@ pub fn run(line: &Channel) {
     let mut buffer = [0; SIZE];
     loop {
         match line.receive(&mut buffer) {
-            Ok(Received::Message(count, _)) => {
+            Ok(Received::Message(count)) => {
                 let Some(Question { name }) = Question::decode(&buffer[..count]) else { continue };
                 let answer = match look_up(&name) {
                     Ok(addresses) => Answer::Addresses(addresses),

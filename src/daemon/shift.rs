@@ -10,7 +10,7 @@ use mio::Registry;
 use nix::unistd::Pid;
 
 use crate::config::ruleset::Known;
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, Process};
 use crate::daemon::askers::ASKERS;
 use crate::daemon::message::Order;
 use crate::daemon::names::Names;
@@ -22,6 +22,7 @@ use crate::daemon::worker::Capacity;
 use crate::error::Error;
 use crate::rules::rule::RuleSet;
 use crate::sys::process;
+use crate::traffic::census::Census;
 use crate::traffic::dialer::Line;
 use crate::traffic::journal;
 use crate::traffic::service::Host;
@@ -37,6 +38,8 @@ pub struct Shift {
     pub access_log: Option<File>,
     /// How much each worker may take on.
     pub capacity: Capacity,
+    /// Where the workers count the connections of each source, if that is limited.
+    pub census: Option<Census>,
     /// The places of the workers.
     pub posts: Vec<Post>,
 }
@@ -62,7 +65,8 @@ impl Shift {
         let access_log = config.process.access_log.as_deref().map(journal::open).transpose()?;
         let relays = config.relayed().next().is_some();
         let posts = (0..if relays { config.process.workers } else { 0 }).map(|_| Post::default()).collect();
-        Ok(Shift { config, sockets, access_log, capacity, posts })
+        let census = census(&config.process, capacity.places)?;
+        Ok(Shift { config, sockets, access_log, capacity, census, posts })
     }
 
     /// Puts the daemon's worker of that number on its place.
@@ -71,7 +75,8 @@ impl Shift {
         let workers = self.posts.len();
         let listeners = self.sockets.all.iter_mut().flat_map(|socket| socket.of(post, workers)).collect();
         let (config, access_log, capacity) = (&self.config, &mut self.access_log, self.capacity);
-        let child = spawn::worker(Outfit { number, config, listeners, lines, access_log, capacity })?;
+        let census = self.census.as_ref().map(|census| census.of(post));
+        let child = spawn::worker(Outfit { number, config, listeners, lines, access_log, capacity, census })?;
         child.watch(registry)?;
         let place = &mut self.posts[post];
         (place.child, place.ready) = (Some(child), false);
@@ -149,11 +154,21 @@ pub fn addresses(host: &Host, names: &Names) -> Vec<SocketAddr> {
     }
 }
 
+fn census(process: &Process, places: usize) -> Result<Option<Census>, Error> {
+    let Process { max_per_source, source_block, workers, .. } = *process;
+    let census = max_per_source.map(|limit| Census::new(limit, source_block, workers, places)).transpose();
+    census.map_err(|error| Error::sys("mmap", error))
+}
+
 fn capacity(config: &Config) -> Result<Capacity, Error> {
     let descriptors = process::raise_open_files().map_err(|error| Error::sys("RLIMIT_NOFILE", error))?;
-    let capacity = Capacity::plan(descriptors, config.process.max_connections);
-    if config.process.max_connections.is_some_and(|wanted| wanted > capacity.places) {
-        log::warn!("{descriptors} open files are enough for {} connections, not for those of -m", capacity.places);
+    let Process { max_connections, workers, .. } = config.process;
+    // Each worker can let in its share of them only: together they must not let in more.
+    let wanted = max_connections.map(|most| most / workers);
+    let capacity = Capacity::plan(descriptors, wanted);
+    if wanted.is_some_and(|wanted| wanted > capacity.places) {
+        let most = capacity.places * workers;
+        log::warn!("{descriptors} open files are enough for {most} connections, not for those of -m");
     }
     let tracked = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").ok();
     if let Some(most) = tracked.and_then(|text| text.trim().parse::<usize>().ok())

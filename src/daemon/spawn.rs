@@ -10,14 +10,15 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::config::Config;
+use crate::daemon::confine;
 use crate::daemon::message::{SIZE, Word};
 use crate::daemon::resolver;
 use crate::daemon::worker::{self, Capacity, Start};
 use crate::error::Error;
 use crate::logging;
-use crate::sys::account::{self, Account};
 use crate::sys::channel::{Channel, Received};
 use crate::sys::process::{self, Forked};
+use crate::traffic::census::Census;
 use crate::traffic::dialer::Line;
 use crate::traffic::wake::Wake;
 
@@ -54,16 +55,12 @@ impl Child {
     }
 }
 
-/// The next thing that a child says, if it says something.
-pub fn hear(child: &Child) -> Option<Word> {
+/// The next thing that a child says, if it says something; that may mean nothing.
+pub fn hear(child: &Child) -> Option<Option<Word>> {
     let mut buffer = [0; SIZE];
-    loop {
-        // A line that is closed: the child is about to be reaped, which says it all.
-        let Ok(Received::Message(count, _)) = child.line.receive(&mut buffer) else { return None };
-        if let Some(word) = Word::decode(&buffer[..count]) {
-            return Some(word);
-        }
-    }
+    // A line that is closed: the child is about to be reaped, which says it all.
+    let Ok(Received::Message(count)) = child.line.receive(&mut buffer) else { return None };
+    Some(Word::decode(&buffer[..count]))
 }
 
 /// What a worker is started with. The fork gives it descriptors of its own, which it takes out of here for good; in the
@@ -82,17 +79,19 @@ pub struct Outfit<'a> {
     pub access_log: &'a mut Option<File>,
     /// How much it may take on.
     pub capacity: Capacity,
+    /// Where it counts the connections of each source, if that is limited.
+    pub census: Option<Census>,
 }
 
 /// Starts a worker.
 pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
-    let Outfit { number, config, listeners, lines, access_log, capacity } = outfit;
+    let Outfit { number, config, listeners, lines, access_log, capacity, census } = outfit;
     let mut keep: Vec<RawFd> = listeners.iter().filter_map(|(socket, _)| Some(socket.as_ref()?.as_raw_fd())).collect();
     keep.extend(access_log.iter().map(AsRawFd::as_raw_fd));
     child(WORKER, keep, |line| {
-        become_harmless(config.process.user)?;
+        let confinement = confine::worker(config)?;
         let listeners = listeners.into_iter().filter_map(|(socket, line)| Some((socket.take()?, line)));
-        worker::run(Start {
+        let start = Start {
             number,
             config,
             listeners: listeners.collect(),
@@ -100,19 +99,19 @@ pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
             access_log: access_log.take(),
             guardian: Some(line),
             capacity,
+            census,
             first: None,
-        })
+        };
+        worker::run(start, confinement)
     })
 }
 
 /// Starts the resolver.
 pub fn resolver(config: &Config) -> Result<Child, Error> {
     child(RESOLVER, Vec::new(), |line| {
-        become_harmless(config.process.user)?;
-        if !config.process.foreground {
-            logging::leave_terminal()?;
-        }
+        let confinement = confine::resolver(config)?;
         process::obey(&[Signal::SIGTERM]).map_err(|error| Error::sys("setting the signal mask", error))?;
+        confinement.seal()?;
         resolver::run(&line);
         Ok(())
     })
@@ -159,12 +158,4 @@ fn child(
             })
         }
     }
-}
-
-/// Gives up what privileges there are. A process for which that fails must not go on.
-fn become_harmless(user: Option<Account>) -> Result<(), Error> {
-    if let Some(user) = user {
-        account::become_account(user).map_err(|error| Error::sys("giving up root", error))?;
-    }
-    account::no_new_privileges().map_err(|error| Error::sys("PR_SET_NO_NEW_PRIVS", error))
 }

@@ -22,6 +22,7 @@ use nix::sys::signalfd::SignalFd;
 use crate::config::ruleset::Known;
 use crate::config::{Config, Listen, Target, via};
 use crate::daemon::claim::Claim;
+use crate::daemon::confine;
 use crate::daemon::guardian::{Guardian, wait_readable, watch};
 use crate::daemon::keeper::Keeper;
 use crate::daemon::names::Names;
@@ -104,9 +105,9 @@ fn alone(config: Config, passed: &mut Passed) -> Result<(), Error> {
     let listeners = sockets.filter_map(|socket| Some((socket.listeners.first_mut()?.take()?, socket.line))).collect();
     log_ready(&shift, &names);
     Notifier::from_environment().tell("READY=1");
-    let Shift { config, access_log, capacity, .. } = &mut shift;
+    let Shift { config, access_log, capacity, census, .. } = &mut shift;
     let access_log = access_log.take();
-    let served = worker::run(Start {
+    let start = Start {
         number: 1,
         config,
         listeners,
@@ -114,8 +115,10 @@ fn alone(config: Config, passed: &mut Passed) -> Result<(), Error> {
         access_log,
         guardian: None,
         capacity: *capacity,
+        census: census.take(),
         first: None,
-    });
+    };
+    let served = worker::run(start, confine::alone()?);
     drop(pidfile);
     served
 }
@@ -143,7 +146,7 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
         &Sockets::default(),
         &mut Passed::default(),
     )?;
-    worker::run(Start {
+    let start = Start {
         number: 1,
         config,
         listeners: Vec::new(),
@@ -151,8 +154,10 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
         access_log: shift.access_log,
         guardian: None,
         capacity: shift.capacity,
+        census: None,
         first: Some(connection),
-    })
+    };
+    worker::run(start, confine::alone()?)
 }
 
 fn guard(config: Config, mut passed: Passed, report: Option<OwnedFd>, shell: Option<Instant>) -> Result<(), Error> {

@@ -13,12 +13,14 @@ use nix::sys::signalfd::SignalFd;
 
 use crate::config::Config;
 use crate::daemon::askers::Askers;
+use crate::daemon::confine::Confinement;
 use crate::daemon::message::{Order, SIZE, Word};
 use crate::error::Error;
 use crate::logging;
 use crate::sys::channel::{Channel, Received};
-use crate::sys::process;
+use crate::sys::{process, wait};
 use crate::traffic::acceptor::Acceptor;
+use crate::traffic::census::Census;
 use crate::traffic::counters::Counters;
 use crate::traffic::deadline::{TICK, Tick, ticks};
 use crate::traffic::dialer::{Dialer, Line, News};
@@ -33,9 +35,9 @@ const EVENTS: usize = 1024;
 /// Descriptors that are not a connection's or a pipe's: listeners, log, lines, epoll, and some to spare.
 const RESERVE: u64 = 64;
 
-/// Pipes that one worker may have. A user's quota (`fs.pipe-user-pages-soft`, 16,384 pages unless set) is good for
-/// 1,024 of them.
-const PIPES: u64 = 1000;
+/// Pipes that one worker may have. A user's quota (`fs.pipe-user-pages-soft`, 16,384 pages unless set) is good for the
+/// large ones, which take 4,096, and 768 others.
+const PIPES: u64 = 750;
 
 /// Ticks in which a worker that stops still lets in who was redirected before the rules were removed.
 const LAST_CALL: Tick = 2;
@@ -76,6 +78,8 @@ pub struct Start<'a> {
     pub guardian: Option<Channel>,
     /// How much it may take on.
     pub capacity: Capacity,
+    /// Where it counts the connections of each source, if that is limited.
+    pub census: Option<Census>,
     /// A connection that is there already, and the only one then.
     pub first: Option<TcpStream>,
 }
@@ -105,25 +109,24 @@ struct Worker<'a> {
     capacity: Capacity,
 }
 
-/// Serves until told to stop.
+/// Serves until told to stop, confined from the moment when all is set up.
 ///
 /// Errors: what went wrong while setting up, or a loop that cannot go on.
-pub fn run(start: Start<'_>) -> Result<(), Error> {
+pub fn run(start: Start<'_>, confinement: Confinement) -> Result<(), Error> {
     let mut worker = Worker::new(start).map_err(|error| Error::sys("setting up the event loop", error))?;
-    if !worker.config.process.foreground {
-        logging::leave_terminal()?;
-    }
+    confinement.seal()?;
     worker.say(Word::Ready);
     worker.serve().map_err(|error| Error::sys("waiting for events", error))
 }
 
 impl<'a> Worker<'a> {
     fn new(start: Start<'a>) -> io::Result<Worker<'a>> {
-        let Start { number, config, listeners, lines, access_log, guardian, capacity, first } = start;
+        let Start { number, config, listeners, lines, access_log, guardian, capacity, census, first } = start;
         let alone = guardian.is_none();
         let own = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT];
         // From the terminal SIGINT reaches the guardian as well, which then does what is to be done.
         let signals = process::signals(if alone { &own } else { &own[..3] })?;
+        wait::be_punctual()?;
         let poll = Poll::new()?;
         let doors = listeners.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect();
         let mut acceptor = Acceptor::new(listeners);
@@ -134,12 +137,12 @@ impl<'a> Worker<'a> {
         }
         acceptor.register(registry)?;
         let mut switchboard = Switchboard::new(
-            Dialer::new(lines, doors, capacity.places),
+            Dialer::new(lines, doors, capacity.places, census),
             capacity.places,
             Pool::new(capacity.pipes),
             Journal::new(number, access_log),
             registry.try_clone()?,
-        );
+        )?;
         let mut course = Course::Serving;
         if let Some(connection) = first {
             let peer = connection.peer_addr()?;
@@ -164,13 +167,9 @@ impl<'a> Worker<'a> {
 
     fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        let mut stream_events = Events::with_capacity(EVENTS);
         loop {
-            let timeout = self.timeout();
-            if let Err(error) = self.poll.poll(&mut events, timeout)
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                return Err(error);
-            }
+            self.wait(&mut events)?;
             self.switchboard.tell_time();
             for event in &events {
                 match Wake::from(event.token()) {
@@ -184,6 +183,7 @@ impl<'a> Worker<'a> {
             }
             self.accept();
             self.switchboard.run_queue();
+            self.switchboard.run_stream(&mut stream_events)?;
             self.switchboard.expire();
             if self.config.process.upstream_grace.is_some() {
                 self.switchboard.probe();
@@ -196,6 +196,17 @@ impl<'a> Worker<'a> {
             if self.is_done() {
                 return Ok(());
             }
+        }
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let mut timeout = self.timeout();
+        if timeout != Some(Duration::ZERO) && self.switchboard.wait_with_streams(&self.poll, timeout)? {
+            timeout = Some(Duration::ZERO);
+        }
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -237,6 +248,9 @@ impl<'a> Worker<'a> {
         {
             self.askers.ask(name);
         }
+        if logging::is_cut_off() {
+            self.say(Word::Unheard);
+        }
         while let Some(news) = self.switchboard.dialer().news() {
             self.say(match news {
                 News::Unreachable(line) => Word::Unreachable(line),
@@ -257,16 +271,17 @@ impl<'a> Worker<'a> {
     fn take_orders(&mut self) {
         let mut buffer = [0; SIZE];
         while let Some(line) = &self.guardian {
-            match line.receive(&mut buffer) {
-                Ok(Received::Message(count, file)) => match (Order::decode(&buffer[..count]), file) {
+            match line.receive_with_descriptor(&mut buffer) {
+                Ok((Received::Message(count), file)) => match (Order::decode(&buffer[..count]), file) {
                     (Some(Order::Addresses { name, addresses }), _) => self.readdress(&name, &addresses),
                     (Some(Order::AccessLog), Some(file)) => self.switchboard.journal().reopen(File::from(file)),
                     (Some(Order::Reset), _) => self.reset_all(),
                     (Some(Order::Asker), Some(line)) => self.add_asker(line),
+                    (Some(Order::SystemLog), Some(connection)) => logging::go_on_in(connection),
                     _ => log::debug!("an order that means nothing"),
                 },
-                Ok(Received::Nothing) => return,
-                Ok(Received::Closed) | Err(_) => {
+                Ok((Received::Nothing, _)) => return,
+                Ok((Received::Closed, _)) | Err(_) => {
                     log::warn!("the guardian is gone: serving on without it; the rules stay until the next start");
                     self.guardian = None;
                 }
@@ -320,9 +335,15 @@ impl<'a> Worker<'a> {
         }
         let (seconds, open) = (self.config.process.drain.as_secs(), self.switchboard.len());
         log::info!("stopping: {open} connections have {seconds} seconds to end");
-        self.say(Word::Leaving);
+        self.leave();
         let last_call = now.saturating_add(LAST_CALL);
         self.course = Course::LastCall(last_call, Some(last_call.saturating_add(ticks(self.config.process.drain))));
+    }
+
+    /// From the word on, this worker's place is another's.
+    fn leave(&mut self) {
+        self.switchboard.dialer().resign();
+        self.say(Word::Leaving);
     }
 
     fn reset_all(&mut self) {
@@ -337,7 +358,7 @@ impl<'a> Worker<'a> {
     /// Another worker takes over: ends with the last connection.
     fn retire(&mut self) {
         if self.course == Course::Serving {
-            self.say(Word::Leaving);
+            self.leave();
             log::info!("retiring: {} connections are served to their end", self.switchboard.len());
             self.course = Course::LastCall(self.switchboard.time().saturating_add(LAST_CALL), None);
         }

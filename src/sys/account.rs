@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, User, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
 
 /// An account to run as.
@@ -46,6 +47,53 @@ pub fn become_account(account: Account) -> io::Result<()> {
     if !uid.is_root() && (setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() || is_root()) {
         return Err(io::Error::other("root can be regained"));
     }
+    Ok(())
+}
+
+/// No program that this process becomes can have a capability from its file (`PR_CAPBSET_DROP`, capabilities(7)). Where
+/// that is not allowed nothing happens, and [`no_new_privileges`] says the same.
+pub fn empty_bounding_set() -> io::Result<()> {
+    for capability in 0.. {
+        // SAFETY: takes integers only.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) };
+        match Errno::result(result) {
+            Ok(_) => {}
+            // Behind the last one that this kernel knows.
+            Err(Errno::EINVAL | Errno::EPERM) => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The arguments of capset(2), linux/capability.h.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+/// Half of the sets: each of the three numbers is 32 capabilities.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Capabilities {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3`: 64 capabilities, in two halves.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// Gives up all capabilities; what is not permitted cannot be ambient either. A user other than root has none by then,
+/// unless the program's file gives it some.
+pub fn drop_capabilities() -> io::Result<()> {
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let none = [Capabilities::default(); 2];
+    // SAFETY: the kernel reads the two halves that this version has, and may write the version that it prefers into the
+    // header; both live through the call, and the header is ours to write.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) };
+    Errno::result(result)?;
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv, recvmsg, sendmsg,
+    socketpair,
 };
 
 /// One end of the line. Never blocks.
@@ -16,8 +17,8 @@ pub struct Channel(OwnedFd);
 /// What a look into the line brought.
 #[derive(Debug)]
 pub enum Received {
-    /// A message of so many bytes, and the descriptor that came with it.
-    Message(usize, Option<OwnedFd>),
+    /// A message of so many bytes: none if it was too long to be one of ours.
+    Message(usize),
     /// Nothing there now.
     Nothing,
     /// The other end is closed for good.
@@ -44,16 +45,22 @@ impl Channel {
         Ok(())
     }
 
-    /// Takes the next message. What does not fit into `buffer` is lost, so offer room for the largest.
+    /// Takes the next message. Descriptors that come along, however many, never become this process's own.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        // The whole length, also of what did not fit.
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+        received(recv(self.0.as_raw_fd(), buffer, flags), buffer.len())
+    }
+
+    /// The same from an end that is trusted, with the descriptor that came along.
+    pub fn receive_with_descriptor(&self, buffer: &mut [u8]) -> io::Result<(Received, Option<OwnedFd>)> {
         let mut space = nix::cmsg_space!([RawFd; 1]);
+        let room = buffer.len();
         let mut slices = [IoSliceMut::new(buffer)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_TRUNC;
         let message = match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags) {
             Ok(message) => message,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
-            Err(Errno::ECONNRESET) => return Ok(Received::Closed),
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => return Ok((received(Err(errno), room)?, None)),
         };
         let mut descriptor = None;
         for control in message.cmsgs()? {
@@ -65,8 +72,19 @@ impl Channel {
                 }
             }
         }
+        Ok((received(Ok(message.bytes), room)?, descriptor))
+    }
+}
+
+/// What the length of a message, or its absence, means to someone who had so much room for it.
+fn received(result: nix::Result<usize>, room: usize) -> io::Result<Received> {
+    match result {
         // Our messages are never empty: zero bytes are the end of the line.
-        Ok(if message.bytes == 0 { Received::Closed } else { Received::Message(message.bytes, descriptor) })
+        Ok(0) | Err(Errno::ECONNRESET) => Ok(Received::Closed),
+        Ok(count) if count > room => Ok(Received::Message(0)),
+        Ok(count) => Ok(Received::Message(count)),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Received::Nothing),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -100,10 +118,32 @@ mod tests {
         a.send(b"one", None).unwrap();
         a.send(b"two!", Some(read.as_fd())).unwrap();
         let mut buffer = [0; 16];
-        assert!(matches!(b.receive(&mut buffer).unwrap(), Received::Message(3, None)));
-        assert!(matches!(b.receive(&mut buffer).unwrap(), Received::Message(4, Some(_))));
-        assert!(matches!(b.receive(&mut buffer).unwrap(), Received::Nothing));
+        assert!(matches!(b.receive_with_descriptor(&mut buffer).unwrap(), (Received::Message(3), None)));
+        assert!(matches!(b.receive_with_descriptor(&mut buffer).unwrap(), (Received::Message(4), Some(_))));
+        assert!(matches!(b.receive_with_descriptor(&mut buffer).unwrap(), (Received::Nothing, None)));
         drop(a);
-        assert!(matches!(b.receive(&mut buffer).unwrap(), Received::Closed));
+        assert!(matches!(b.receive_with_descriptor(&mut buffer).unwrap(), (Received::Closed, None)));
+    }
+
+    #[test]
+    fn what_is_too_long_is_no_message_and_descriptors_that_nobody_wants_are_closed() {
+        let (a, b) = Channel::pair().unwrap();
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let mut buffer = [0; 16];
+        for (length, counted) in [(16, 16), (17, 0), (60_000, 0)] {
+            a.send(&vec![7; length], None).unwrap();
+            assert!(matches!(b.receive(&mut buffer).unwrap(), Received::Message(count) if count == counted));
+            a.send(&vec![7; length], None).unwrap();
+            let (received, _) = b.receive_with_descriptor(&mut buffer).unwrap();
+            assert!(matches!(received, Received::Message(count) if count == counted));
+        }
+        // Three of them are more than the room for one has place for.
+        let all = [read.as_raw_fd(); 3];
+        let rights = [ControlMessage::ScmRights(&all)];
+        sendmsg::<()>(a.as_raw_fd(), &[IoSlice::new(b"four")], &rights, MsgFlags::empty(), None).unwrap();
+        assert!(matches!(b.receive(&mut buffer).unwrap(), Received::Message(4)));
+        drop(read);
+        // Nobody has the reading end any more: not this process under other numbers either.
+        assert_eq!(nix::unistd::write(&write, b"x"), Err(Errno::EPIPE));
     }
 }

@@ -4,7 +4,11 @@
 pub mod account;
 pub mod channel;
 pub mod inherited;
+pub mod message;
 pub mod process;
+pub mod seccomp;
 pub mod services;
+pub mod shared;
 pub mod sockopt;
 pub mod splice;
+pub mod wait;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use nix::unistd::{ForkResult, Pid, chroot, dup2_stderr, dup2_stdin, dup2_stdout, fork, mkdtemp, setsid};
 
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,13 +104,44 @@ pub enum Report {
     Late,
 }
 
-/// Points the three standard descriptors at /dev/null.
-pub fn silence_stdio() -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
+/// What swallows everything and says nothing.
+pub fn open_null() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/null")
+}
+
+/// Points the three standard descriptors at what [`open_null`] has opened.
+pub fn silence_stdio(null: &File) -> io::Result<()> {
+    dup2_stdin(null)?;
+    dup2_stdout(null)?;
+    dup2_stderr(null)?;
     Ok(())
+}
+
+/// Where an empty directory may be made for a moment.
+const PLACES: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
+
+/// Makes an empty directory the root of this process (chroot(2)), one that is removed already: nobody can ever put
+/// anything into it, and nothing is left of it on the disk.
+///
+/// Errors: this process may not, or nowhere can a directory be made.
+pub fn enter_empty_root() -> io::Result<()> {
+    let mut made = Err(Errno::ENOENT);
+    for place in PLACES {
+        made = mkdtemp(&Path::new(place).join("tproxy-XXXXXX"));
+        if made.is_ok() {
+            break;
+        }
+    }
+    let directory = made?;
+    let entered = std::env::set_current_dir(&directory);
+    std::fs::remove_dir(&directory)?;
+    entered?;
+    Ok(chroot(".")?)
+}
+
+/// Nobody without privileges can look into this process or trace it, and its end leaves no core (`PR_SET_DUMPABLE`).
+pub fn hide() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
 /// Ends this process without running anything that belongs to its parent (buffers, guards): _exit(2).
@@ -164,6 +196,26 @@ pub fn close_others(keep: &[RawFd]) -> io::Result<()> {
         }
     }
     Ok(close(first, libc::c_uint::MAX)?)
+}
+
+/// Lets no program that this process starts inherit its descriptors but the standard ones: also of those not that
+/// somebody else has opened and left to it.
+pub fn keep_descriptors() -> io::Result<()> {
+    let (first, last, flag) = (3 as libc::c_uint, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: takes three integers and closes nothing.
+    match Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, flag) }) {
+        // Older than the flag (5.11) or the call (5.9).
+        Err(Errno::EINVAL | Errno::ENOSYS) => {}
+        done => return Ok(done.map(drop)?),
+    }
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+        if number > libc::STDERR_FILENO {
+            // SAFETY: takes integers; that the descriptor of this very directory is among them does no harm.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
 }
 
 /// The next signal waiting on a descriptor of [`signals`].

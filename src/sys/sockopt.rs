@@ -1,15 +1,16 @@
 //! Socket options, and making the sockets that need them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
     Ip6tOriginalDst, Ipv6V6Only, KeepAlive, Linger, OobInline, OriginalDst, ReuseAddr, ReusePort, TcpNoDelay,
 };
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, getsockopt, listen,
-    setsockopt, socket,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, connect, getsockopt,
+    listen, setsockopt, socket,
 };
 use nix::{setsockopt_impl, sockopt_impl};
 
@@ -60,22 +61,35 @@ pub fn listener(address: SocketAddr, beside: Beside) -> io::Result<TcpListener> 
     Ok(TcpListener::from(socket))
 }
 
-/// What an outgoing socket needs: no Nagle delay, and a dead peer noticed.
-pub fn prepare_outgoing(socket: impl AsFd) -> io::Result<()> {
+/// A non-blocking socket that is being connected: without Nagle's delay, and a dead peer is noticed.
+///
+/// The third packet of the handshake waits for the first data to go with it, so whoever has none has to
+/// [`acknowledge`], or else the peer learns only after 200 ms that it is connected (`tcp_rcv_synsent_state_process`,
+/// net/ipv4/tcp_input.c).
+pub fn connecting(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, TcpNoDelay, &true)?;
     setsockopt(&socket, KeepAlive, &true)?;
-    Ok(())
+    setsockopt(&socket, QuickAck, &false)?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(socket)),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Whether this is an address of this host: then the kernel would send from that very address (ip-route(8), table
 /// local). A datagram socket asks without sending anything.
-pub fn is_local(address: SocketAddr) -> bool {
+///
+/// Errors: there is no socket to ask with, and no answer.
+pub fn is_local(address: SocketAddr) -> io::Result<bool> {
+    if address.ip().is_loopback() {
+        return Ok(true);
+    }
     let from = SocketAddr::new(if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) }, 0);
-    let probe = UdpSocket::bind(from).and_then(|probe| {
-        probe.connect(address)?;
-        probe.local_addr()
-    });
-    address.ip().is_loopback() || probe.is_ok_and(|local| local.ip() == address.ip())
+    let probe = UdpSocket::bind(from)?;
+    let local = probe.connect(address).and_then(|()| probe.local_addr());
+    Ok(local.is_ok_and(|local| local.ip() == address.ip()))
 }
 
 /// Makes the coming close send RST and throw away what is unsent (`SO_LINGER` of zero seconds, socket(7)).
@@ -112,7 +126,7 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
     // SAFETY: SIOCOUTQ (= TIOCOUTQ) writes one int through the pointer, which is valid for the length of the call; the
     // descriptor is borrowed and so open.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
-    nix::errno::Errno::result(result)?;
+    Errno::result(result)?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
@@ -122,8 +136,8 @@ mod tests {
 
     #[test]
     fn own_addresses_are_told_from_others() {
-        assert!(is_local("127.0.0.1:80".parse().unwrap()));
-        assert!(is_local("127.9.9.9:80".parse().unwrap()));
-        assert!(!is_local("192.0.2.1:80".parse().unwrap()));
+        assert!(is_local("127.0.0.1:80".parse().unwrap()).unwrap());
+        assert!(is_local("127.9.9.9:80".parse().unwrap()).unwrap());
+        assert!(!is_local("192.0.2.1:80".parse().unwrap()).unwrap());
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// What one splice did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,23 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn pipe_size(pipe: impl AsFd) -> io::Result<usize> {
     let size = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ)?;
     Ok(usize::try_from(size).unwrap_or(0))
+}
+
+/// What the kernel says if it does not splice from TCP sockets at all. One that is not connected it refuses for another
+/// reason.
+pub fn refusal() -> Option<io::Error> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).ok()?;
+    let (_read, write) = pipe().ok()?;
+    let error = splice_once(&socket, &write, 1).err()?;
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported).then_some(error)
+}
+
+/// Asks for a capacity of `size` bytes, and returns the one that it is then. An unprivileged user gets no more than
+/// `fs.pipe-max-size`, and nothing that takes all its pipes together over `fs.pipe-user-pages-soft` (pipe(7)).
+pub fn resize_pipe(pipe: impl AsFd, size: usize) -> io::Result<usize> {
+    let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
+    Ok(usize::try_from(fcntl(pipe.as_fd(), FcntlArg::F_SETPIPE_SZ(size))?).unwrap_or(0))
 }
 
 /// Moves up to `max` bytes without copying them; one of the two is a pipe. `SPLICE_F_NONBLOCK` speaks for the pipe

@@ -45,7 +45,9 @@ fn the_daemon_lets_go_of_its_starter() {
     let (done, family) = scene.launch(&stand_in_detached(&[])).start();
     started(&done);
     for pid in family.pids() {
-        assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).expect("cwd").display().to_string(), "/");
+        let root = fs::read_link(format!("/proc/{pid}/root")).expect("root").display().to_string();
+        assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).expect("cwd").display().to_string(), root);
+        assert!(root == "/" || root.ends_with(" (deleted)"), "process {pid} keeps {root} in use");
         let stdin = fs::read_link(format!("/proc/{pid}/fd/0")).expect("stdin");
         assert_eq!(stdin.display().to_string(), "/dev/null");
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");

@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A directory that stands in for `/dev`, with the socket of a syslog daemon in it.
-struct Syslog {
-    directory: PathBuf,
+pub(super) struct Syslog {
+    pub(super) directory: PathBuf,
     socket: Option<UnixDatagram>,
 }
 
 impl Syslog {
-    fn new() -> Syslog {
+    pub(super) fn new() -> Syslog {
         let directory = std::env::temp_dir().join(process::unique("tproxy-dev"));
         fs::create_dir(&directory).expect("directory");
         let mut syslog = Syslog { directory, socket: None };
@@ -47,7 +47,7 @@ impl Syslog {
     }
 
     /// What has come since the last look.
-    fn messages(&self) -> Vec<String> {
+    pub(super) fn messages(&self) -> Vec<String> {
         let mut buffer = [0; 8192];
         let mut all = Vec::new();
         let socket = self.socket.as_ref().expect("socket");
@@ -58,7 +58,7 @@ impl Syslog {
     }
 
     /// Waits for a message with all of these words.
-    fn wait_for(&self, words: &[&str]) -> String {
+    pub(super) fn wait_for(&self, words: &[&str]) -> String {
         let mut seen = Vec::new();
         let found = wait::try_until(wait::PATIENCE, || {
             seen.extend(self.messages());

@@ -15,7 +15,7 @@ use super::{HEAVY, MOOSE, Scene};
 const TOOLS: [&str; 4] = ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"];
 
 /// Puts a script there; an empty one stands for a program that is missing.
-fn script(directory: &Directory, name: &str, text: &str) {
+pub(super) fn script(directory: &Directory, name: &str, text: &str) {
     let path = directory.file(name);
     let text = if text.is_empty() { String::new() } else { format!("#!/bin/sh\n{text}\n") };
     // In one step: the program may be started at any time.

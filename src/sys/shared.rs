@@ -1,0 +1,71 @@
+//! Memory that a process and the children which it forks have in common.
+
+use std::io;
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicU64;
+
+/// Words that every process which was forked after they were made sees and changes. All are zero at first.
+#[derive(Debug)]
+pub struct Words {
+    first: NonNull<AtomicU64>,
+    count: usize,
+}
+
+impl Words {
+    /// So many of them.
+    pub fn new(count: usize) -> io::Result<Words> {
+        let bytes = count.checked_mul(size_of::<AtomicU64>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory which is in use; the descriptor
+        // is not looked at for an anonymous one.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let first = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Words { first, count })
+    }
+}
+
+impl Deref for Words {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping has room for `count` words, begins at a page and so is aligned, is zeroed by the kernel,
+        // which is a valid value of each, and lives as long as `self`. Other processes change the words, and may: they
+        // are atomic.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: exactly what mmap(2) gave, which nobody refers to any more: `deref` lends it no longer than `self`
+        // lives. Other processes have mappings of their own.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process;
+    use nix::unistd::{ForkResult, fork};
+    use std::sync::atomic::Ordering::SeqCst;
+
+    #[test]
+    fn what_a_child_writes_its_parent_reads() {
+        let words = Words::new(3).unwrap();
+        assert!(words.iter().all(|word| word.load(SeqCst) == 0));
+        // SAFETY: the child, which has the other threads' locks and not the threads, writes a word and ends.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                words[2].store(7, SeqCst);
+                process::leave(0)
+            }
+            ForkResult::Parent { child } => process::wait_for(child),
+        }
+        assert_eq!(words.iter().map(|word| word.load(SeqCst)).collect::<Vec<_>>(), [0, 0, 7]);
+    }
+}
