@@ -78,6 +78,19 @@ pub const OPTIONS: &[Opt] = &[
         "SOURCE",
         "Serve clients from this address or network (CIDR) only. May be given more than once. Others are reset.",
     ),
+    flag(
+        Scope::Redirection,
+        "",
+        "only-redirected",
+        "Reset connections that were not redirected and come to the listening port directly.",
+    ),
+    many(
+        Scope::Redirection,
+        "",
+        "deny",
+        "NET",
+        "Never relay to this address or network (CIDR) because a client was going there, nor ask a proxy for it. May be given more than once; see SECURITY CONSIDERATIONS for what is never connected to anyway.",
+    ),
     one(
         Scope::Process,
         "l",
@@ -163,7 +176,21 @@ pub const OPTIONS: &[Opt] = &[
         "m",
         "max-connections",
         "NUMBER",
-        "Serve at most this many connections at once. Further clients wait until one ends. The default is what the limit of open files allows.",
+        "Serve at most this many connections at once. Further clients wait until one ends. The default is what the limit of open files allows. Each worker has an equal share.",
+    ),
+    one(
+        Scope::Process,
+        "",
+        "max-per-source",
+        "NUMBER",
+        "Serve at most this many connections at once from one source. Further ones from there are reset. The default is no such limit.",
+    ),
+    one(
+        Scope::Process,
+        "",
+        "source-block",
+        "V4:V6",
+        "What is one source to --max-per-source: addresses that have so many bits in common, of IPv4 and of IPv6. The default is 32:64, as a host has one address of IPv4 and a whole network of IPv6.",
     ),
     one(
         Scope::Process,

@@ -117,6 +117,43 @@ fn a_bad_number_of_connections_is_refused() {
 }
 
 #[test]
+fn a_bad_limit_of_a_source_is_refused() {
+    for bad in ["0", "-5", "many", "", "1000001"] {
+        value_refused("--max-per-source", bad);
+    }
+    for bad in ["", "32", "32:", ":64", "33:64", "32:129", "0:64", "24:0", "/24", "24:64:1"] {
+        value_refused("--source-block", bad);
+    }
+}
+
+#[test]
+fn a_bad_network_to_deny_is_refused() {
+    for bad in ["10.0.0.0/33", "fd00::/129", "moose", "", "10.0.0.0"] {
+        let said = refused(&["-d", "-s", "40123", "-t", "--deny", bad]).stderr;
+        assert!(said.starts_with(&format!("tproxy: --deny: '{bad}' given, ")), "{said}");
+    }
+    for good in ["10.0.0.1", "10.0.0.0/8", "::ffff:10.0.0.0/104", "2001:db8::/32"] {
+        assert_eq!(Launch::new(&["--check", "-s", "40123", "-t", "--deny", good]).run().status, 0, "{good}");
+    }
+}
+
+#[test]
+fn where_clients_have_no_choice_nothing_is_denied() {
+    let said = refused(&[&["--deny", "10.0.0.0/8"], GOOD].concat()).stderr;
+    assert!(said.contains("--deny: given with HOST PORT alone"), "{said}");
+    for choice in ["--fallback", "--via http", "--via connect", "--via socks5"] {
+        let line = format!("--check -s 40123 --deny 10.0.0.0/8 {choice} 127.0.0.1 80");
+        assert_eq!(Launch::line(&line).run().status, 0, "{choice}");
+    }
+}
+
+#[test]
+fn each_worker_must_have_a_place_to_offer() {
+    let said = refused(&[&["-m", "2", "-w", "3"], GOOD].concat()).stderr;
+    assert_eq!(said, "tproxy: -m: '2' given, one connection for each of 3 workers wanted");
+}
+
+#[test]
 fn bad_seconds_are_refused() {
     for option in ["--connect-timeout", "--idle-timeout", "--fin-timeout", "--drain"] {
         for bad in ["soon", "-1", "", "10s", "99999999999999999999"] {
@@ -330,6 +367,10 @@ fn what_has_no_proxy_to_belong_to_is_refused_with_what_is_wanted() {
         ),
         (&["--proxy-protocol", "v2", "--via", "http"], "--proxy-protocol: given with --via http, --via tcp wanted"),
         (&["--accept-proxy"], "--accept-proxy: given without -a, which says who may speak for others"),
+        (
+            &["--accept-proxy", "-a", "10.0.0.1", "--only-redirected"],
+            "--only-redirected: given with --accept-proxy, one of them wanted (a balancer connects directly)",
+        ),
     ];
     for (options, sentence) in wrong {
         let said = refused(&[options, GOOD].concat()).stderr;
@@ -369,6 +410,8 @@ fn what_is_not_relayed_is_not_spoken_to() {
         &["--proxy-protocol", "v1"],
         &["--accept-proxy"],
         &["--handshake-timeout", "5"],
+        &["--only-redirected"],
+        &["--deny", "10.0.0.0/8"],
     ];
     let targets: &[&[&str]] =
         &[&["--local", "same", "-R", "--dport 80"], &["--kernel", "-R", "--dport 80", "cow", "80"]];

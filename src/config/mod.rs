@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::options::{self, Scope};
 use crate::rules::rule::Match;
 use crate::sys::account::{self, Account};
+use crate::traffic::census::Block;
 use crate::traffic::deadline::ticks;
 use crate::traffic::service::{Destination, Host, Patience, Service, Via};
 use crate::traffic::upstream::HOSTS;
@@ -61,8 +62,12 @@ pub struct Process {
     pub access_log: Option<PathBuf>,
     /// The file for the process id.
     pub pidfile: Option<PathBuf>,
-    /// The most connections at once of each worker, if less than the descriptors allow.
+    /// The most connections at once of all workers, if less than the descriptors allow.
     pub max_connections: Option<usize>,
+    /// The most of them from one source.
+    pub max_per_source: Option<usize>,
+    /// What counts as one source.
+    pub source_block: Block,
     /// Log more.
     pub verbose: bool,
     /// Where in syslog.
@@ -296,6 +301,11 @@ fn config(matches: &Matches) -> Result<Config, Error> {
     if config.redirections.is_empty() {
         return Err(Error::Usage("-c: the file holds no redirection; at least one is wanted".into()));
     }
+    let Process { max_connections, workers, .. } = config.process;
+    if let Some(most) = max_connections.filter(|most| *most < workers) {
+        // Whom the kernel gives to a worker without a place would wait for ever.
+        return Err(Error::value("-m", most.to_string(), format!("one connection for each of {workers} workers")));
+    }
     Ok(config)
 }
 
@@ -387,7 +397,9 @@ fn process(matches: &Matches) -> Result<Process, Error> {
         foreground: matches.opt_present("foreground"),
         access_log: values::path(matches, "-l", "access-log")?,
         pidfile: values::path(matches, "-P", "pidfile")?,
-        max_connections: matches.opt_str("max-connections").map(|text| values::connections(&text)).transpose()?,
+        max_connections: values::connections(matches, "-m", "max-connections")?,
+        max_per_source: values::connections(matches, "--max-per-source", "max-per-source")?,
+        source_block: matches.opt_str("source-block").map_or(Ok(Block::DEFAULT), |text| values::block(&text))?,
         verbose: matches.opt_present("verbose"),
         facility: values::facility(matches.opt_str("syslog"))?,
         fail: values::fail(matches.opt_str("fail"))?,
@@ -439,6 +451,8 @@ fn target(matches: &Matches) -> Result<Target, Error> {
         "listen",
         "bind",
         "allow",
+        "only-redirected",
+        "deny",
         "transparent",
         "fallback",
         "balance",
@@ -490,13 +504,28 @@ fn service(matches: &Matches) -> Result<Service, Error> {
     if accept_proxy && !matches.opt_present("allow") {
         return Err(Error::Usage("--accept-proxy: given without -a, which says who may speak for others".into()));
     }
+    let only_redirected = matches.opt_present("only-redirected");
+    if accept_proxy && only_redirected {
+        let sentence =
+            "--only-redirected: given with --accept-proxy, one of them wanted (a balancer connects directly)";
+        return Err(Error::Usage(sentence.into()));
+    }
+    let (via, fallback) = (via::via(matches, &destination)?, matches.opt_present("fallback"));
+    let chosen_by_clients = destination == Destination::Original || fallback || !matches!(via, Via::Tcp(_));
+    if matches.opt_present("deny") && !chosen_by_clients {
+        let sentence =
+            "--deny: given with HOST PORT alone, where clients have no choice; -t, --via or --fallback wanted";
+        return Err(Error::Usage(sentence.into()));
+    }
     Ok(Service {
-        via: via::via(matches, &destination)?,
+        via,
         destination,
         accept_proxy,
         balance: values::balance(matches.opt_str("balance"))?,
-        fallback: matches.opt_present("fallback"),
-        allow: matches.opt_strs("allow").iter().map(|text| values::network(text)).collect::<Result<_, _>>()?,
+        fallback,
+        allow: values::networks(matches, "-a", "allow")?,
+        only_redirected,
+        deny: values::networks(matches, "--deny", "deny")?,
         patience: Patience {
             connect: ticks(values::seconds(matches, "connect-timeout", 1, 10)?),
             handshake: ticks(values::seconds(matches, "handshake-timeout", 1, 10)?),

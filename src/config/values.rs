@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use getopts::Matches;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use syslog::Facility;
 
 use crate::config::{Fail, Listen, Workers};
 use crate::error::Error;
 use crate::sys::account::{self, Account};
 use crate::sys::services;
+use crate::traffic::census::{self, Block};
 use crate::traffic::deadline::{Tick, ticks};
 use crate::traffic::service::{Balance, Host};
 
@@ -69,19 +70,32 @@ pub fn user(name: &str) -> Result<Account, Error> {
     found.ok_or_else(|| Error::value("-r", name, "the name or #UID of a user of this host"))
 }
 
-/// `-a`.
-pub fn network(text: &str) -> Result<IpNet, Error> {
+/// `-a` and `--deny`.
+pub fn networks(matches: &Matches, option: &str, name: &str) -> Result<Vec<IpNet>, Error> {
+    matches.opt_strs(name).iter().map(|text| network(option, text)).collect()
+}
+
+fn network(option: &str, text: &str) -> Result<IpNet, Error> {
     if let Ok(network) = text.parse() {
-        return Ok(network);
+        return Ok(canonical(network));
     }
     match text.parse::<IpAddr>() {
         // The ancestor took this for a network of a length that it guessed.
         Ok(IpAddr::V4(v4)) if v4.octets()[3] == 0 => {
             let wants = format!("a network with its length (such as {text}/24) or the address of a host");
-            Err(Error::value("-a", text, wants))
+            Err(Error::value(option, text, wants))
         }
-        Ok(ip) => Ok(ip.into()),
-        Err(_) => Err(Error::value("-a", text, "the address of a host or a network such as 10.0.0.0/8")),
+        Ok(ip) => Ok(ip.to_canonical().into()),
+        Err(_) => Err(Error::value(option, text, "the address of a host or a network such as 10.0.0.0/8")),
+    }
+}
+
+/// IPv4 that is written as IPv6 (`::ffff:10.0.0.0/104`) as what it is.
+fn canonical(network: IpNet) -> IpNet {
+    let v4 = |v6: Ipv6Net| Ipv4Net::new(v6.addr().to_ipv4_mapped()?, v6.prefix_len().checked_sub(96)?).ok();
+    match network {
+        IpNet::V6(v6) => v4(v6).map_or(network, IpNet::V4),
+        IpNet::V4(_) => network,
     }
 }
 
@@ -94,10 +108,20 @@ pub fn path(matches: &Matches, option: &str, name: &str) -> Result<Option<PathBu
     std::path::absolute(&text).map(Some).map_err(|error| Error::file(text, error))
 }
 
-/// `-m`.
-pub fn connections(text: &str) -> Result<usize, Error> {
-    let number = text.parse().ok().filter(|number| (1..=1_000_000).contains(number));
-    number.ok_or_else(|| Error::value("-m", text, "a number of connections from 1 to 1000000"))
+/// `-m` and `--max-per-source`.
+pub fn connections(matches: &Matches, option: &str, name: &str) -> Result<Option<usize>, Error> {
+    let Some(text) = matches.opt_str(name) else { return Ok(None) };
+    let number = text.parse().ok().filter(|number| (1..=census::MOST).contains(number));
+    let wants = format!("a number of connections from 1 to {}", census::MOST);
+    number.map(Some).ok_or_else(|| Error::value(option, text, wants))
+}
+
+/// `--source-block`.
+pub fn block(text: &str) -> Result<Block, Error> {
+    let bits = |text: &str, most: u8| text.parse().ok().filter(|bits| (1..=most).contains(bits));
+    let both = text.split_once(':').and_then(|(v4, v6)| Some(Block { v4: bits(v4, 32)?, v6: bits(v6, 128)? }));
+    let wants = "the bits that make a source of an IPv4 and of an IPv6 address, such as 32:64";
+    both.ok_or_else(|| Error::value("--source-block", text, wants))
 }
 
 /// The most workers: more have no use on any machine, and each has its own listening sockets.

@@ -16,11 +16,16 @@ const BATCH: usize = 64;
 /// Ticks to wait after the kernel had no descriptor or memory for another connection.
 const PAUSE: Tick = 10;
 
+/// Ticks to wait after a whole batch of failures: whoever forbids accepting leaves the client in the queue.
+const SHORT_PAUSE: Tick = 1;
+
 /// The listening sockets of a worker.
 #[derive(Debug)]
 pub struct Acceptor {
     doors: Vec<Door>,
     paused_until: Option<Tick>,
+    /// Failures since the last client that was let in.
+    failures: usize,
     limiter: Limiter,
     /// How often accepting was paused.
     pub pauses: u64,
@@ -40,7 +45,7 @@ impl Acceptor {
     pub fn new(listeners: Vec<(std::net::TcpListener, u16)>) -> Acceptor {
         let door = |(listener, line)| Door { listener: TcpListener::from_std(listener), line, ready: false };
         let doors = listeners.into_iter().map(door);
-        Acceptor { doors: doors.collect(), paused_until: None, limiter: Limiter::new(), pauses: 0 }
+        Acceptor { doors: doors.collect(), paused_until: None, failures: 0, limiter: Limiter::new(), pauses: 0 }
     }
 
     /// Asks for events.
@@ -89,6 +94,7 @@ impl Acceptor {
                 match self.doors[number].listener.accept() {
                     Ok((stream, peer)) => {
                         left -= 1;
+                        self.failures = 0;
                         admit(self.doors[number].line, stream, peer);
                     }
                     Err(error) => {
@@ -109,18 +115,28 @@ impl Acceptor {
                 true
             }
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                self.paused_until = Some(now.saturating_add(PAUSE));
-                self.pauses += 1;
-                if let Some(more) = self.limiter.pass() {
-                    log::warn!("accepting pauses: {error}; clients wait until a connection ends{more}");
-                }
+                self.pause(now.saturating_add(PAUSE), error);
                 false
             }
             // Trouble of that one connection, which is gone; accept(2) lists them.
             _ => {
                 log::debug!("accept: {error}");
-                true
+                self.failures += 1;
+                if self.failures < BATCH {
+                    return true;
+                }
+                self.failures = 0;
+                self.pause(now.saturating_add(SHORT_PAUSE), error);
+                false
             }
+        }
+    }
+
+    fn pause(&mut self, until: Tick, error: &io::Error) {
+        self.paused_until = Some(until);
+        self.pauses += 1;
+        if let Some(more) = self.limiter.pass() {
+            log::warn!("accepting pauses: {error}; clients wait{more}");
         }
     }
 

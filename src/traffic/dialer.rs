@@ -14,7 +14,9 @@ use mio::net::TcpStream;
 use crate::logging::Limiter;
 use crate::protocol::proxy_header::Ends;
 use crate::sys::sockopt;
+use crate::traffic::census::Census;
 use crate::traffic::deadline::Tick;
+use crate::traffic::destinations::{self, Foreign, Ground};
 use crate::traffic::endpoint::Endpoint;
 use crate::traffic::probe::Probe;
 use crate::traffic::relay::{Ending, Route};
@@ -60,8 +62,14 @@ pub struct Dialer {
     /// Where this worker listens.
     doors: Vec<SocketAddr>,
     outgoing: Outgoing,
+    /// How many connections each source has, where that is limited.
+    census: Option<Census>,
+    foreign: Foreign,
     loops: Limiter,
     lookups: Limiter,
+    crowds: Limiter,
+    strangers: Limiter,
+    forbidden: Limiter,
     news: VecDeque<News>,
 }
 
@@ -92,9 +100,28 @@ impl Outgoing {
 
 impl Dialer {
     /// For these redirections, behind these listening addresses; `places` connections can be out at once.
-    pub fn new(lines: Vec<Line>, doors: Vec<SocketAddr>, places: usize) -> Dialer {
+    pub fn new(lines: Vec<Line>, doors: Vec<SocketAddr>, places: usize, census: Option<Census>) -> Dialer {
         let outgoing = Outgoing { ends: HashSet::with_capacity(places), hasher: RandomState::new() };
-        Dialer { lines, doors, outgoing, loops: Limiter::new(), lookups: Limiter::new(), news: VecDeque::new() }
+        Dialer {
+            lines,
+            doors,
+            outgoing,
+            census,
+            foreign: Foreign::new(),
+            loops: Limiter::new(),
+            lookups: Limiter::new(),
+            crowds: Limiter::new(),
+            strangers: Limiter::new(),
+            forbidden: Limiter::new(),
+            news: VecDeque::new(),
+        }
+    }
+
+    /// Another worker takes over, and begins to count sources anew.
+    pub fn resign(&mut self) {
+        if let Some(census) = &mut self.census {
+            census.resign();
+        }
     }
 
     /// An upstream has other addresses now.
@@ -114,17 +141,24 @@ impl Dialer {
         &self.service(line).patience
     }
 
-    /// Where an accepted connection comes from and wanted to go.
+    /// Where an accepted connection comes from and wanted to go. Unless a balancer has yet to say for whom it speaks, it
+    /// is counted among those of its source, until [`Dialer::discharge`].
     ///
     /// Errors: its ending, when it may not pass.
-    pub fn route(&mut self, line: u16, client: &TcpStream, peer: SocketAddr) -> Result<Route, (Route, Ending)> {
+    pub fn route(
+        &mut self,
+        line: u16,
+        client: &TcpStream,
+        peer: SocketAddr,
+        now: Tick,
+    ) -> Result<Route, (Route, Ending)> {
         let mut route = Route {
             client: peer.into(),
             original: Endpoint::UNKNOWN,
             local: Endpoint::UNKNOWN,
             upstream: Endpoint::UNKNOWN,
         };
-        let service = &self.lines[usize::from(line)].service;
+        let service = self.service(line);
         let allow = &service.allow;
         if !allow.is_empty() && !allow.iter().any(|network| network.contains(&route.client.ip())) {
             return Err((route, Ending::Denied));
@@ -132,43 +166,124 @@ impl Dialer {
         if service.accept_proxy {
             return Ok(route);
         }
-        let transparent = service.needs_original();
-        match sockopt::original_destination(client, peer.ip()) {
-            Ok(original) => route.original = original.into(),
-            Err(error) if transparent => self.unknown_original(&error),
-            Err(_) => {}
+        match self.locate(line, client, &mut route, now).and_then(|()| self.enroll(&route)) {
+            Ok(()) => Ok(route),
+            Err(ending) => Err((route, ending)),
         }
-        // Without a redirection the client wanted to go where it arrived.
-        if transparent || !route.original.is_known() {
-            let Ok(arrived) = client.local_addr().map(Endpoint::from) else {
-                return Err((route, Ending::Loop));
-            };
-            if transparent && (route.original == arrived || !route.original.is_known()) {
-                self.tell_loop(route.client, "connected to us directly: there is no other destination to relay to");
-                return Err((route, Ending::Loop));
-            }
-            if !route.original.is_known() && self.is_ours(route.client, arrived) {
-                return Err((route, Ending::Loop));
-            }
-        }
-        if route.original.is_known() && self.is_ours(route.client, route.original) {
-            return Err((route, Ending::Loop));
-        }
-        Ok(route)
     }
 
-    /// A balancer has said who the client is and where it wanted to go, or that it speaks for itself.
+    /// Finds out where a connection was going, and whether it may go on.
+    fn locate(&mut self, line: u16, client: &TcpStream, route: &mut Route, now: Tick) -> Result<(), Ending> {
+        let service = self.service(line);
+        let (transparent, only_redirected) = (service.needs_original(), service.only_redirected);
+        // A socket for both families has IPv4 clients too.
+        match sockopt::original_destination(client, route.client.ip()) {
+            Ok(original) => route.original = original.into(),
+            Err(error) if transparent || only_redirected => self.unknown_original(&error),
+            Err(_) => {}
+        }
+        let known = route.original.is_known();
+        // Without a redirection the client wanted to go where it arrived.
+        if transparent || only_redirected || !known {
+            let arrived = client.local_addr().map(Endpoint::from).map_err(|_| Ending::Loop)?;
+            let direct = !known || route.original == arrived;
+            if direct && only_redirected {
+                self.tell_stranger(route.client);
+                return Err(Ending::Direct);
+            }
+            if direct && transparent {
+                self.tell_loop(route.client, "connected to us directly: there is no other destination to relay to");
+                return Err(Ending::Loop);
+            }
+            if !known && self.is_ours(route.client, arrived) {
+                return Err(Ending::Loop);
+            }
+        }
+        if known && self.is_ours(route.client, route.original) {
+            return Err(Ending::Loop);
+        }
+        if transparent { self.permit(line, route, &[route.client], now) } else { Ok(()) }
+    }
+
+    /// A balancer has said who the client is and where it wanted to go, or that it speaks for itself. From here on the
+    /// connection is one of the client's.
     ///
     /// Errors: its ending, when there is nowhere to go, or when it would come back to us.
-    pub fn introduce(&mut self, line: u16, route: &mut Route, ends: Option<Ends>) -> Result<(), Ending> {
+    pub fn introduce(&mut self, line: u16, route: &mut Route, ends: Option<Ends>, now: Tick) -> Result<(), Ending> {
+        let balancer = route.client;
         if let Some(ends) = ends {
             (route.client, route.original) = (ends.source.into(), ends.destination.into());
         }
-        if self.service(line).needs_original() && !route.original.is_known() {
+        let transparent = self.service(line).needs_original();
+        if transparent && !route.original.is_known() {
             self.tell_loop(route.client, "has no destination in its PROXY header: there is nowhere to relay to");
             return Err(Ending::Loop);
         }
-        if self.is_ours(route.client, route.original) { Err(Ending::Loop) } else { Ok(()) }
+        if self.is_ours(route.client, route.original) {
+            return Err(Ending::Loop);
+        }
+        if transparent {
+            self.permit(line, route, &[balancer, route.client], now)?;
+        }
+        self.enroll(route)
+    }
+
+    /// Whether a connection may go where it was going, which is asked for all of whom it comes from.
+    fn permit(&mut self, line: u16, route: &Route, from: &[Endpoint], now: Tick) -> Result<(), Ending> {
+        let ground = self.ground(line, route.original.socket_addr(), from, now).map_err(Ending::ConnectFailed)?;
+        let Some(ground) = ground else { return Ok(()) };
+        if let Some(more) = self.forbidden.pass() {
+            let Route { client, original, .. } = route;
+            log::warn!("forbidden: {client} wanted to go to {original}, {ground}{more}");
+        }
+        Err(Ending::Forbidden(ground))
+    }
+
+    fn ground(&mut self, line: u16, to: SocketAddr, from: &[Endpoint], now: Tick) -> io::Result<Option<Ground>> {
+        let ground = match destinations::ground(to.ip(), &self.service(line).deny) {
+            None if self.is_own(to, now)? => Ground::Own,
+            None => return Ok(None),
+            Some(ground) => ground,
+        };
+        let mut spared = ground.spares_locals();
+        for end in from {
+            spared = spared && sockopt::is_local(end.socket_addr())?;
+        }
+        Ok((!spared).then_some(ground))
+    }
+
+    fn is_own(&mut self, address: SocketAddr, now: Tick) -> io::Result<bool> {
+        if self.foreign.holds(address.ip(), now) {
+            return Ok(false);
+        }
+        let own = sockopt::is_local(address)?;
+        if !own {
+            self.foreign.learn(address.ip(), now);
+        }
+        Ok(own)
+    }
+
+    /// Counts a connection among those of its source.
+    fn enroll(&mut self, route: &Route) -> Result<(), Ending> {
+        let Some(census) = &mut self.census else { return Ok(()) };
+        if census.enter(route.client.ip()) {
+            return Ok(());
+        }
+        if let Some(more) = self.crowds.pass() {
+            let limit = census.limit();
+            log::warn!(
+                "too many from this source: {} is reset, its source has {limit} connections{more}",
+                route.client
+            );
+        }
+        Err(Ending::Crowded)
+    }
+
+    /// A connection that was counted among those of its source is gone.
+    pub fn discharge(&mut self, route: &Route) {
+        if let Some(census) = &mut self.census {
+            census.leave(route.client.ip());
+        }
     }
 
     fn is_ours(&mut self, client: Endpoint, original: Endpoint) -> bool {
@@ -182,6 +297,12 @@ impl Dialer {
     fn tell_loop(&mut self, client: Endpoint, what: &str) {
         if let Some(more) = self.loops.pass() {
             log::warn!("loop: {client} {what}{more}");
+        }
+    }
+
+    fn tell_stranger(&mut self, client: Endpoint) {
+        if let Some(more) = self.strangers.pass() {
+            log::warn!("not redirected: {client} connected to us directly and is reset{more}");
         }
     }
 
@@ -235,9 +356,12 @@ impl Dialer {
             return Some(address);
         }
         let last_resort = service.fallback || service.destination == Destination::Original;
-        let original = (last_resort && !attempt.fell_back && route.original.is_known()).then_some(route.original);
-        attempt.fell_back = true;
-        original.map(|original| original.socket_addr())
+        let asked_before = service.needs_original();
+        if !last_resort || std::mem::replace(&mut attempt.fell_back, true) || !route.original.is_known() {
+            return None;
+        }
+        let may = asked_before || self.permit(line, route, &[route.client], now).is_ok();
+        may.then(|| route.original.socket_addr())
     }
 
     /// Whether connecting there would reach our own listening socket. Asked before connecting: a connection that is
@@ -247,7 +371,8 @@ impl Dialer {
             let family = door.is_ipv4() == address.is_ipv4();
             family && door.port() == address.port() && (door.ip().is_unspecified() || door.ip() == address.ip())
         };
-        self.doors.iter().any(reaches) && sockopt::is_local(address)
+        // Without an answer it is left alone, as ourselves would be.
+        self.doors.iter().any(reaches) && sockopt::is_local(address).unwrap_or(true)
     }
 
     /// An address did not answer.
@@ -315,8 +440,7 @@ impl Dialer {
 }
 
 fn connect(address: SocketAddr) -> io::Result<(TcpStream, Endpoint)> {
-    let socket = TcpStream::connect(address)?;
-    sockopt::prepare_outgoing(&socket)?;
+    let socket = TcpStream::from_std(sockopt::connecting(address)?);
     // The kernel chose our end in connect(2) already, before any answer; it must be known before the connection can
     // come back to us.
     let local = socket.local_addr()?;

@@ -29,6 +29,8 @@ pub struct Guest {
     pub route: Route,
     /// Which redirection it belongs to.
     pub line: u16,
+    /// Whether it is counted among the connections of its source.
+    pub enrolled: bool,
     awaits: Awaits,
     due: Tick,
 }
@@ -61,7 +63,7 @@ impl Guest {
     /// A connection that was accepted just now.
     pub fn new(client: TcpStream, line: u16, route: Route, id: u64, started: u64) -> Guest {
         let side = Side { can_read: true, ..Side::new(client) };
-        Guest { side, id, started, route, line, awaits: Awaits::Nothing, due: 0 }
+        Guest { side, id, started, route, line, enrolled: false, awaits: Awaits::Nothing, due: 0 }
     }
 
     /// Begins to wait for what the redirection wants.

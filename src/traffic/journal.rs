@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use time::OffsetDateTime;
@@ -20,6 +20,8 @@ pub struct Journal {
     worker: u32,
     file: Option<File>,
     lines: String,
+    /// The last line in the file is a torn one.
+    torn: bool,
     limiter: Limiter,
 }
 
@@ -74,7 +76,7 @@ pub fn open(path: &Path) -> Result<File, Error> {
 impl Journal {
     /// That of the worker with this number. Writes to `file`, or to the log when there is none.
     pub fn new(worker: u32, file: Option<File>) -> Journal {
-        Journal { worker, file, lines: String::with_capacity(GATHER + 512), limiter: Limiter::new() }
+        Journal { worker, file, lines: String::with_capacity(GATHER + 512), torn: false, limiter: Limiter::new() }
     }
 
     /// The number of the worker's first connection. The next one has the next.
@@ -86,6 +88,7 @@ impl Journal {
     pub fn reopen(&mut self, file: File) {
         self.flush();
         self.file = Some(file);
+        self.torn = false;
     }
 
     /// Adds a line.
@@ -119,13 +122,34 @@ impl Journal {
         if self.lines.is_empty() {
             return;
         }
-        if let Err(error) = file.write_all(self.lines.as_bytes())
+        if self.torn {
+            self.lines.insert(0, '\n');
+        }
+        let (written, result) = write_all(file, self.lines.as_bytes());
+        if let Some(last) = self.lines.as_bytes()[..written].last() {
+            self.torn = *last != b'\n';
+        }
+        if let Err(error) = result
             && let Some(more) = self.limiter.pass()
         {
             log::warn!("access log: {error}; lines are lost{more}");
         }
         self.lines.clear();
     }
+}
+
+/// Writes as much as can be written, and tells how much that was.
+fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
 }
 
 #[cfg(test)]

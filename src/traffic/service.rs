@@ -25,6 +25,10 @@ pub struct Service {
     pub fallback: bool,
     /// Who is served; empty means everybody.
     pub allow: Vec<IpNet>,
+    /// Whether connections that were not redirected are reset.
+    pub only_redirected: bool,
+    /// Where nobody is relayed to because he was going there.
+    pub deny: Vec<IpNet>,
     /// How long connections may be silent.
     pub patience: Patience,
 }

@@ -75,3 +75,14 @@ fn a_service_manager_hands_over_sockets_by_name() {
     report("passed: inetd nowait and wait, systemd-socket-activate");
     drop(manager);
 }
+
+#[test]
+fn a_socket_for_both_families_knows_where_its_ipv4_clients_were_going() {
+    let Some(scene) = Scene::new() else { return };
+    let rule = ["-p", "tcp", "-d", "10.2.0.5", "--dport", "80", "-j", "REDIRECT", "--to-ports", "8084"];
+    let program = [TPROXY, "-d", "-r", "nobody", "-t", "--only-redirected"];
+    scene.lab.gateway.run(&[&["iptables", "-w", "-t", "nat", "-A", "PREROUTING"], &rule[..]].concat());
+    let manager = Running::new(&scene, &[&["systemd-socket-activate", "-l", "[::]:8084"], &program[..]].concat());
+    wait::until_true("moose's page", || scene.page(super::MOOSE) == "moose");
+    drop(manager);
+}

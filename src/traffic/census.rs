@@ -1,0 +1,248 @@
+//! How many connections each source has: counted by every worker for itself, in memory that all of them see, so that
+//! `--max-per-source` holds for the workers together.
+//!
+//! A worker's count of a source is one word in a table of its own, which nobody else writes. Where it may stand follows
+//! from the source: in one of a few words that are next to each other, in whichever was free. So nothing is searched or
+//! moved when a source leaves, the others need no lock to read it, and a worker that dies in the middle leaves nothing
+//! half-done: its successor begins with an empty table.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::sys::shared::Words;
+
+/// How much of an address says who it is: so many bits, the rest being its own to choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// Of an IPv4 address.
+    pub v4: u8,
+    /// Of an IPv6 address.
+    pub v6: u8,
+}
+
+impl Block {
+    /// A host has one IPv4 address and as many of its IPv6 network as it likes.
+    pub const DEFAULT: Block = Block { v4: 32, v6: 64 };
+
+    /// The address without what does not count.
+    fn of(self, ip: IpAddr) -> Ipv6Addr {
+        let (bits, length) = match ip.to_canonical() {
+            IpAddr::V4(v4) => (v4.to_ipv6_mapped(), 96 + u32::from(self.v4)),
+            // All hosts have the same network in common here.
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => (v6, 128),
+            IpAddr::V6(v6) => (v6, u32::from(self.v6)),
+        };
+        Ipv6Addr::from_bits(bits.to_bits() & u128::MAX.checked_shl(128 - length).unwrap_or(0))
+    }
+}
+
+/// The words in which the count of a source may stand. A table is at most a quarter full, and then the odds are less than
+/// one in a million millions that so many words in a row are taken.
+const REACH: usize = 64;
+
+/// A word is the count, and above it what is left of the source's hash. Two sources in one place that have these bits in
+/// common would be counted as one.
+const COUNT_BITS: u32 = 20;
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
+
+/// The most that can be counted, and so the highest limit.
+pub const MOST: usize = 1_000_000;
+const _: () = assert!((MOST as u64) < COUNT);
+
+/// The counts of all workers, as one of them sees them.
+#[derive(Debug, Clone)]
+pub struct Census {
+    words: Rc<Words>,
+    /// Words of one worker, a power of two.
+    size: usize,
+    /// This worker's number among them.
+    own: usize,
+    limit: u64,
+    block: Block,
+    /// Keyed, so that nobody can choose addresses that share their place.
+    hasher: RandomState,
+    resigned: bool,
+}
+
+impl Census {
+    /// For so many workers with so many connections each, of which one source may have `limit`, at most [`MOST`].
+    pub fn new(limit: usize, block: Block, workers: usize, places: usize) -> io::Result<Census> {
+        let size = (4 * places).next_power_of_two().max(REACH);
+        let words = Rc::new(Words::new(size * workers)?);
+        Ok(Census { words, size, own: 0, limit: limit as u64, block, hasher: RandomState::new(), resigned: false })
+    }
+
+    /// That of the worker with this number, counted from 0, which begins without a connection.
+    pub fn of(&self, own: usize) -> Census {
+        let census = Census { own, ..self.clone() };
+        let table = census.table(own);
+        census.words[table].iter().filter(|word| word.load(SeqCst) != 0).for_each(|word| word.store(0, SeqCst));
+        census
+    }
+
+    /// The words of a worker.
+    fn table(&self, worker: usize) -> Range<usize> {
+        worker * self.size..(worker + 1) * self.size
+    }
+
+    /// The mark of a source, and the first place in each table where its count may stand.
+    fn find(&self, source: IpAddr) -> (u64, usize) {
+        let hash = self.hasher.hash_one(self.block.of(source));
+        (hash & !COUNT, hash as usize & (self.size - 1))
+    }
+
+    /// The words in a worker's table where a count that belongs at `place` may stand.
+    fn reach(&self, worker: usize, place: usize) -> impl Iterator<Item = usize> {
+        let (first, mask) = (worker * self.size, self.size - 1);
+        (0..REACH).map(move |step| first + ((place + step) & mask))
+    }
+
+    /// Where a worker counts the source of this mark, and how many connections it has there.
+    fn count(&self, worker: usize, mark: u64, place: usize) -> Option<(usize, u64)> {
+        let counts = self.reach(worker, place).map(|at| (at, self.words[at].load(SeqCst)));
+        counts
+            .filter(|(_, word)| word & COUNT != 0)
+            .find(|(_, word)| word & !COUNT == mark)
+            .map(|(at, word)| (at, word & COUNT))
+    }
+
+    /// Counts one more connection of a source, unless it has as many as it may have.
+    pub fn enter(&mut self, source: IpAddr) -> bool {
+        if self.resigned {
+            return true;
+        }
+        let (mark, place) = self.find(source);
+        let known = self.count(self.own, mark, place);
+        let free = || self.reach(self.own, place).find(|at| self.words[*at].load(SeqCst) == 0).map(|at| (at, 0));
+        let Some((at, count)) = known.or_else(free) else { return false };
+        // First said, then asked what the others say: of two workers that do so at once, one sees the other.
+        self.words[at].store(mark | (count + 1), SeqCst);
+        let workers = self.words.len() / self.size;
+        let all: u64 = (0..workers).filter_map(|worker| self.count(worker, mark, place)).map(|(_, count)| count).sum();
+        if all > self.limit {
+            self.set(at, mark, count);
+        }
+        all <= self.limit
+    }
+
+    /// How many connections a source may have.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// A connection of a source that was counted has ended.
+    pub fn leave(&mut self, source: IpAddr) {
+        let (mark, place) = self.find(source);
+        if !self.resigned
+            && let Some((at, count)) = self.count(self.own, mark, place)
+        {
+            self.set(at, mark, count - 1);
+        }
+    }
+
+    fn set(&self, at: usize, mark: u64, count: u64) {
+        self.words[at].store(if count == 0 { 0 } else { mark | count }, SeqCst);
+    }
+
+    /// Counts no more: the table is for a successor from now on.
+    pub fn resign(&mut self) {
+        self.resigned = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(number: u32) -> IpAddr {
+        IpAddr::from(number.to_be_bytes())
+    }
+
+    fn of(limit: usize, workers: usize, places: usize) -> Vec<Census> {
+        let census = Census::new(limit, Block::DEFAULT, workers, places).unwrap();
+        (0..workers).map(|own| census.of(own)).collect()
+    }
+
+    #[test]
+    fn a_source_has_no_more_than_it_may_and_others_do_not_suffer() {
+        let census = &mut of(2, 1, 10)[0];
+        assert!(census.enter(ip(1)) && census.enter(ip(1)));
+        assert!(!census.enter(ip(1)) && !census.enter(ip(1)));
+        assert!(census.enter(ip(2)));
+        census.leave(ip(1));
+        assert!(census.enter(ip(1)) && !census.enter(ip(1)));
+    }
+
+    #[test]
+    fn the_limit_holds_for_all_workers_together() {
+        let mut all = of(3, 4, 10);
+        assert_eq!(all.iter_mut().map(|census| census.enter(ip(1))).collect::<Vec<_>>(), [true, true, true, false]);
+        all[1].leave(ip(1));
+        assert!(all[3].enter(ip(1)) && !all[0].enter(ip(1)));
+    }
+
+    #[test]
+    fn full_of_different_sources_it_has_a_place_for_each_and_is_empty_afterwards() {
+        const PLACES: u32 = 50_000;
+        let census = &mut of(1, 1, PLACES as usize)[0];
+        assert!((0..PLACES).all(|number| census.enter(ip(number))));
+        assert!((0..PLACES).all(|number| !census.enter(ip(number))));
+        (0..PLACES).for_each(|number| census.leave(ip(number)));
+        assert!(census.words.iter().all(|word| word.load(SeqCst) == 0));
+    }
+
+    #[test]
+    fn it_counts_as_a_plain_map_does_whatever_the_order() {
+        let mut all = of(5, 2, 100);
+        let mut plain = std::collections::HashMap::<(usize, u32), u64>::new();
+        let mut random = 1_u64;
+        for _ in 0..100_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (worker, source, comes) = ((random >> 33) as usize % 2, (random >> 40) as u32 % 20, random >> 63 == 0);
+            let sum: u64 = (0..2).filter_map(|worker| plain.get(&(worker, source))).sum();
+            let count = plain.entry((worker, source)).or_default();
+            if comes {
+                assert_eq!(all[worker].enter(ip(source)), sum < 5);
+                *count += u64::from(sum < 5);
+            } else if *count > 0 {
+                all[worker].leave(ip(source));
+                *count -= 1;
+            }
+        }
+    }
+
+    #[test]
+    fn a_successor_begins_without_a_connection_and_who_has_resigned_counts_no_more() {
+        let guardian = Census::new(1, Block::DEFAULT, 2, 10).unwrap();
+        let (mut former, mut other) = (guardian.of(0), guardian.of(1));
+        assert!(former.enter(ip(1)) && !other.enter(ip(1)));
+        former.resign();
+        let mut successor = guardian.of(0);
+        assert!(successor.enter(ip(1)));
+        former.leave(ip(1));
+        assert!(!other.enter(ip(1)), "the former worker's connections are not the successor's");
+    }
+
+    #[test]
+    fn a_network_of_one_host_is_one_source() {
+        let [a, b, c] = ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
+        let one = Block::DEFAULT;
+        assert_eq!(one.of(a), one.of(b));
+        assert_ne!(one.of(a), one.of(c));
+        assert_ne!(Block { v4: 32, v6: 128 }.of(a), Block { v4: 32, v6: 128 }.of(b));
+        let [a, b, mapped] = ["10.1.2.3", "10.1.2.4", "::ffff:10.1.2.3"].map(|text| text.parse().unwrap());
+        assert_ne!(one.of(a), one.of(b));
+        assert_eq!(one.of(a), one.of(mapped));
+        assert_eq!(Block { v4: 24, v6: 64 }.of(a), Block { v4: 24, v6: 64 }.of(b));
+        let [a, b] = ["fe80::1", "fe80::2"].map(|text| text.parse().unwrap());
+        assert_ne!(one.of(a), one.of(b));
+        assert_eq!(
+            Block { v4: 0, v6: 0 }.of("1.2.3.4".parse().unwrap()),
+            Block { v4: 0, v6: 0 }.of("::ffff:9.9.9.9".parse().unwrap())
+        );
+    }
+}

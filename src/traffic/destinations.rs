@@ -1,0 +1,152 @@
+//! Destinations that a client cannot be relayed to: what it could not reach by itself must not come within its reach
+//! because the relay stands nearer to it.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+use crate::traffic::deadline::Tick;
+
+/// Why a destination is not connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ground {
+    /// It is in `--deny`.
+    Denied,
+    /// No host has this address: unspecified, which the kernel takes for this host, multicast or broadcast.
+    NoHost,
+    /// It is this host as it calls itself.
+    Loopback,
+    /// It is on the link, whose hosts no router speaks for (RFC 3927, 7; RFC 4291, 2.5.6).
+    LinkLocal,
+    /// It is an address of this host.
+    Own,
+}
+
+impl Ground {
+    /// Whether a client on this host itself has that within its reach anyway.
+    pub fn spares_locals(self) -> bool {
+        matches!(self, Ground::Loopback | Ground::LinkLocal | Ground::Own)
+    }
+}
+
+impl fmt::Display for Ground {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Ground::Denied => "in --deny",
+            Ground::NoHost => "address of no host",
+            Ground::Loopback => "loopback address",
+            Ground::LinkLocal => "link-local address",
+            Ground::Own => "address of this host",
+        })
+    }
+}
+
+/// What speaks against a destination, as far as its address tells.
+pub fn ground(to: IpAddr, deny: &[IpNet]) -> Option<Ground> {
+    let to = to.to_canonical();
+    if deny.iter().any(|network| network.contains(&to)) {
+        return Some(Ground::Denied);
+    }
+    match to {
+        IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.is_multicast() || v4.is_broadcast() => Some(Ground::NoHost),
+        IpAddr::V6(v6) if v6.is_unspecified() || v6.is_multicast() => Some(Ground::NoHost),
+        IpAddr::V4(v4) if v4.is_link_local() => Some(Ground::LinkLocal),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(Ground::LinkLocal),
+        to if to.is_loopback() => Some(Ground::Loopback),
+        _ => None,
+    }
+}
+
+/// Addresses that were found not to be this host's. To ask the kernel costs as much as a tenth of a short connection, and
+/// most go where others went a moment ago.
+#[derive(Debug)]
+pub struct Foreign {
+    /// Each with the time until which that is believed, at the place that its hash says.
+    found: Box<[(IpAddr, Tick)]>,
+    hasher: RandomState,
+}
+
+/// How many of them are remembered, and for how many ticks: this host may get an address at any time.
+const REMEMBERED: usize = 256;
+const BELIEVED: Tick = 10;
+
+impl Foreign {
+    /// Nothing is known yet.
+    pub fn new() -> Foreign {
+        let nothing = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        Foreign { found: vec![nothing; REMEMBERED].into(), hasher: RandomState::new() }
+    }
+
+    fn place(&self, ip: IpAddr) -> usize {
+        self.hasher.hash_one(ip) as usize % REMEMBERED
+    }
+
+    /// Whether this was found to be another host's address, not long ago.
+    pub fn holds(&self, ip: IpAddr, now: Tick) -> bool {
+        let (found, until) = self.found[self.place(ip)];
+        found == ip && now < until
+    }
+
+    /// This is another host's address.
+    pub fn learn(&mut self, ip: IpAddr, now: Tick) {
+        self.found[self.place(ip)] = (ip, now.saturating_add(BELIEVED));
+    }
+}
+
+impl Default for Foreign {
+    fn default() -> Foreign {
+        Foreign::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_is_believed_for_a_while_and_of_that_address_only() {
+        let mut foreign = Foreign::new();
+        let [a, b] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse().unwrap());
+        assert!(!foreign.holds(a, 0));
+        foreign.learn(a, 5);
+        assert!(foreign.holds(a, 5) && foreign.holds(a, 4 + BELIEVED));
+        assert!(!foreign.holds(a, 5 + BELIEVED) && !foreign.holds(b, 5));
+        for last in 0..=u32::from(u16::MAX) {
+            foreign.learn(Ipv4Addr::from(last).into(), 6);
+        }
+        assert!(!foreign.holds(a, 6), "the latest are remembered");
+    }
+
+    fn of(to: &str) -> Option<Ground> {
+        ground(to.parse().unwrap(), &["10.9.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()])
+    }
+
+    #[test]
+    fn an_address_is_judged_by_what_it_means_however_it_is_written() {
+        let cases = [
+            (Ground::Loopback, &["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1"][..]),
+            (Ground::NoHost, &["0.0.0.0", "0.1.2.3", "::", "::ffff:0.0.0.0", "255.255.255.255"]),
+            (Ground::NoHost, &["224.0.0.1", "239.255.255.255", "ff02::1", "::ffff:224.0.0.1"]),
+            (Ground::LinkLocal, &["169.254.169.254", "fe80::1", "febf::1", "::ffff:169.254.0.1"]),
+            (Ground::Denied, &["10.9.0.0", "10.9.255.255", "::ffff:10.9.1.1", "2001:db8:ffff::1"]),
+        ];
+        for (wanted, addresses) in cases {
+            for address in addresses {
+                assert_eq!(of(address), Some(wanted), "{address}");
+            }
+        }
+        for address in ["10.8.255.255", "10.10.0.0", "128.0.0.1", "126.255.255.255", "192.168.1.255", "fec0::1", "::2"]
+        {
+            assert_eq!(of(address), None, "{address}");
+        }
+        assert_eq!(of("2001:db7::1"), None);
+    }
+
+    #[test]
+    fn what_the_administrator_denies_counts_for_everybody() {
+        assert!(!Ground::Denied.spares_locals() && !Ground::NoHost.spares_locals());
+        assert!(Ground::Own.spares_locals());
+    }
+}
