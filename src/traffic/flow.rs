@@ -5,9 +5,13 @@
 //!   small   recv ──────────► shared buffer ──────────► send
 //!   stream  splice ────────► lent pipe ──────────────► splice
 //!   blocked                  pipe, or a copy in memory   (held until the sink takes it)
+//!   scarce  peek ──────────► shared buffer ──────────► send, and discard what was sent
 //!
 //!   Open ── end of source ──► Ended ── all delivered, end passed on ──► Shut
 //! ```
+//!
+//! When pipes become scarce because sinks do not take what they are given, what a sink does not take is left with the
+//! source's kernel, and nothing is held.
 //!
 //! A flow holds bytes only when the sink could not take them, reads only when it holds none, and so needs a pipe only
 //! for as long as bytes are under way. Readiness is sticky: an event sets it, EAGAIN clears it. The socket is
@@ -15,14 +19,20 @@
 
 use std::io::{self, ErrorKind};
 
-use crate::traffic::pipe::{Fill, Pipe, Pool, USEFUL_SIZE};
+use crate::traffic::pipe::{Fill, LARGE_SIZE, Pipe, Pool, Size};
 
 /// A connected, non-blocking stream socket, as far as a flow uses it.
 pub trait Socket {
     /// Reads; zero bytes are the end.
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Reads what a read will return once more.
+    fn peek(&self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Reads as much as `buffer` takes, which is left as it is.
+    fn discard(&self, buffer: &mut [u8]) -> io::Result<usize>;
     /// Writes.
     fn send(&self, bytes: &[u8]) -> io::Result<usize>;
+    /// The same; the end follows at once, and may be told in the same packet.
+    fn send_before_end(&self, bytes: &[u8]) -> io::Result<usize>;
     /// Tells the peer that nothing more will come.
     fn finish(&self) -> io::Result<()>;
     /// Does not keep the peer waiting for the acknowledgement of what was read.
@@ -48,9 +58,11 @@ pub trait Lender {
     /// The pipes.
     type Pipe;
     /// An empty pipe, if one is to be had.
-    fn lend(&mut self) -> Option<Self::Pipe>;
+    fn lend(&mut self, size: Size) -> Option<Self::Pipe>;
     /// Takes a pipe back, empty or not.
     fn give_back(&mut self, pipe: Self::Pipe);
+    /// Whether pipes are not to be held for long any more.
+    fn is_scarce(&mut self) -> bool;
 }
 
 impl<S: std::os::fd::AsFd> Conduit<S> for Pipe {
@@ -70,11 +82,14 @@ impl<S: std::os::fd::AsFd> Conduit<S> for Pipe {
 
 impl Lender for Pool {
     type Pipe = Pipe;
-    fn lend(&mut self) -> Option<Pipe> {
-        Pool::lend(self)
+    fn lend(&mut self, size: Size) -> Option<Pipe> {
+        Pool::lend(self, size)
     }
     fn give_back(&mut self, pipe: Pipe) {
         Pool::give_back(self, pipe);
+    }
+    fn is_scarce(&mut self) -> bool {
+        Pool::is_scarce(self)
     }
 }
 
@@ -143,12 +158,15 @@ pub struct Kit<L> {
     pub pool: L,
     /// Cleared for good when the kernel refuses to splice these sockets.
     pub splice_works: bool,
+    /// Bytes that one flow may move in a turn before the others get theirs.
+    pub budget: u64,
 }
 
 impl<L> Kit<L> {
     /// A kit with the usual buffer.
     pub fn new(pool: L) -> Kit<L> {
-        Kit { buffer: vec![0; SMALL].into_boxed_slice(), rewritten: Vec::new(), pool, splice_works: true }
+        let buffer = vec![0; SMALL].into_boxed_slice();
+        Kit { buffer, rewritten: Vec::new(), pool, splice_works: true, budget: BUDGET }
     }
 }
 
@@ -156,11 +174,11 @@ impl<L> Kit<L> {
 /// stream and spliced from then on.
 pub const SMALL: usize = 16 * 1024;
 
-/// Bytes asked for in one splice: a pipe's worth.
-const CHUNK: usize = USEFUL_SIZE;
+/// The usual budget of a turn.
+const BUDGET: u64 = 512 * 1024;
 
-/// Bytes that one flow may move in a turn before the others get theirs.
-const BUDGET: usize = 512 * 1024;
+/// A flow of more bytes than this without a word from the other side is taken for a stream without end.
+const ENDLESS: u32 = 4 * 1024 * 1024;
 
 /// A socket with what is known of it.
 #[derive(Debug)]
@@ -203,9 +221,12 @@ enum Held<P> {
     /// No pipe was to be had.
     Memory {
         bytes: Box<[u8]>,
-        sent: usize,
+        sent: u32,
     },
 }
+
+/// How bytes are written.
+type Way<S> = fn(&S, &[u8]) -> io::Result<usize>;
 
 /// One direction.
 #[derive(Debug)]
@@ -215,6 +236,10 @@ pub struct Flow<P> {
     stage: Stage,
     /// The source is a stream: splice.
     stream: bool,
+    /// The sink was full since the source was last dry.
+    overtaken: bool,
+    /// Bytes moved since the other flow last carried a message.
+    run: u32,
 }
 
 /// What became of a turn.
@@ -251,12 +276,26 @@ pub enum AtEnd {
 impl<P> Flow<P> {
     /// A flow in which nothing has moved yet.
     pub fn new() -> Flow<P> {
-        Flow { held: Held::Nothing, moved: 0, stage: Stage::Open, stream: false }
+        Flow { held: Held::Nothing, moved: 0, stage: Stage::Open, stream: false, overtaken: false, run: 0 }
     }
 
     /// Bytes delivered to the sink's kernel so far.
     pub fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// Takes in that this flow has `moved` so many bytes in a turn and the one of the other direction so many.
+    ///
+    /// A message from the sink may be a question, and what moves next the answer that it waits for. A stream in the
+    /// other direction is none.
+    pub fn note(&mut self, moved: u64, other: u64) {
+        let asked = (1..SMALL as u64).contains(&other);
+        self.run = if asked { 0 } else { self.run.saturating_add(u32::try_from(moved).unwrap_or(u32::MAX)) };
+    }
+
+    /// Whether this is a stream without end: nothing that moves is the answer to something.
+    pub fn is_endless(&self) -> bool {
+        self.run >= ENDLESS
     }
 
     /// Whether the source has ended and all is delivered.
@@ -356,7 +395,7 @@ impl<P> Flow<P> {
                 return Ok(Pumped::Waiting);
             }
             let turn = self.moved - before;
-            if turn >= BUDGET as u64 {
+            if turn >= kit.budget {
                 return Ok(Pumped::Again);
             }
             self.take(source, sink, kit, filter, turn)?;
@@ -375,19 +414,22 @@ impl<P> Flow<P> {
                 Held::Nothing => return Ok(()),
                 Held::Pipe(pipe) => pipe.drain(&sink.socket).map_err(Fault::Sink)?,
                 Held::Memory { bytes, sent } => {
-                    let count = unless_blocked(sink.socket.send(&bytes[*sent..])).map_err(Fault::Sink)?;
-                    *sent += count.unwrap_or(0);
+                    let count = unless_blocked(sink.socket.send(&bytes[*sent as usize..])).map_err(Fault::Sink)?;
+                    *sent += count.unwrap_or(0) as u32;
                     count
                 }
             };
             match sent {
                 Some(count) => self.moved += count as u64,
-                None => sink.can_write = false,
+                None => {
+                    sink.can_write = false;
+                    self.overtaken = true;
+                }
             }
             let empty = match &self.held {
                 Held::Nothing => true,
                 Held::Pipe(pipe) => pipe.held() == 0,
-                Held::Memory { bytes, sent } => *sent == bytes.len(),
+                Held::Memory { bytes, sent } => *sent as usize == bytes.len(),
             };
             if empty && let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing) {
                 kit.pool.give_back(pipe);
@@ -414,19 +456,55 @@ impl<P> Flow<P> {
         if opaque == 0 {
             return self.rewrite(source, sink, kit, filter);
         }
+        let scarce = kit.pool.is_scarce();
         if self.stream
             && kit.splice_works
             && !source.urgent
-            && let Some(pipe) = kit.pool.lend()
+            && !(scarce && self.overtaken)
+            && let Some(pipe) = kit.pool.lend(Size::Large)
         {
-            let took = self.splice(pipe, source, kit, opaque.min(CHUNK), turn)?;
+            let took = self.splice(pipe, source, kit, opaque.min(LARGE_SIZE), turn)?;
             filter.passed(took as u64);
             return Ok(());
         }
         let room = opaque.min(kit.buffer.len());
+        if scarce {
+            let sent = self.offer(source, sink, &mut kit.buffer[..room])?;
+            filter.passed(sent as u64);
+            return Ok(());
+        }
         let count = self.receive(source, &mut kit.buffer[..room])?;
         filter.passed(count as u64);
+        // After a short read there is only the end left, if that has been announced.
+        if source.hung_up && !source.urgent && count > 0 && count < room {
+            return self.pass_last(count, sink, kit);
+        }
         self.pass_on(count, sink, kit)
+    }
+
+    /// Gives the sink what it takes of what has come, takes as much from the source, and returns how much that is.
+    fn offer<S: Socket>(
+        &mut self,
+        source: &mut Side<S>,
+        sink: &mut Side<S>,
+        buffer: &mut [u8],
+    ) -> Result<usize, Fault> {
+        let peeked = source.socket.peek(buffer);
+        let count = self.hear(source, peeked, buffer.len())?;
+        if count == 0 {
+            return Ok(0);
+        }
+        let sent = unless_blocked(sink.socket.send(&buffer[..count])).map_err(Fault::Sink)?;
+        sink.can_write = sent.is_some();
+        let sent = sent.unwrap_or(0);
+        source.can_read |= sent < count;
+        self.overtaken |= sent < count;
+        self.moved += sent as u64;
+        let mut left = sent;
+        while left > 0 {
+            left -= source.socket.discard(&mut buffer[..left]).map_err(Fault::Source)?.max(1);
+        }
+        Ok(sent)
     }
 
     /// Moves up to `max` bytes into the pipe, and returns how many.
@@ -449,6 +527,7 @@ impl<P> Flow<P> {
             }
             Ok(Fill::Dry) => {
                 source.can_read = false;
+                self.overtaken = false;
                 // Less than a message's worth since the last event: what comes next may be a message.
                 self.stream = turn >= SMALL as u64;
             }
@@ -490,16 +569,23 @@ impl<P> Flow<P> {
             verdict = verdict.and_then(|()| filter.end());
         }
         let Kit { rewritten, pool, .. } = kit;
-        self.send(rewritten, sink, pool)?;
+        self.send(rewritten, S::send, sink, pool)?;
         verdict.map_err(|Refused| Fault::Refused)
     }
 
     /// Reads into `buffer` and returns how many bytes have come; draws its conclusions from a short read and from the
     /// end.
     fn receive<S: Socket>(&mut self, source: &mut Side<S>, buffer: &mut [u8]) -> Result<usize, Fault> {
-        let count = match unless_blocked(source.socket.receive(buffer)).map_err(Fault::Source)? {
+        let received = source.socket.receive(buffer);
+        self.hear(source, received, buffer.len())
+    }
+
+    /// Takes in what a read, or a look, of up to `most` bytes has brought, and returns how many bytes have come.
+    fn hear<S>(&mut self, source: &mut Side<S>, result: io::Result<usize>, most: usize) -> Result<usize, Fault> {
+        let count = match unless_blocked(result).map_err(Fault::Source)? {
             None => {
                 source.can_read = false;
+                self.overtaken = false;
                 return Ok(0);
             }
             Some(0) => {
@@ -508,8 +594,8 @@ impl<P> Flow<P> {
             }
             Some(count) => count,
         };
-        self.stream = count >= SMALL / 2 && count == buffer.len();
-        if count < buffer.len() && !source.hung_up && !source.urgent {
+        self.stream = count >= SMALL / 2 && count == most;
+        if count < most && !source.hung_up && !source.urgent {
             // A short read has emptied the socket, and whatever comes after it comes with an event of its own. Only
             // the end of the stream may have been announced before.
             source.can_read = false;
@@ -525,10 +611,21 @@ impl<P> Flow<P> {
         L: Lender<Pipe = P>,
     {
         let Kit { buffer, pool, .. } = kit;
-        self.send(&buffer[..count], sink, pool)
+        self.send(&buffer[..count], S::send, sink, pool)
     }
 
-    fn send<S, L>(&mut self, bytes: &[u8], sink: &mut Side<S>, pool: &mut L) -> Result<(), Fault>
+    /// The same, when the end comes next: the sink is told of it in the packet of these bytes.
+    fn pass_last<S, L>(&mut self, count: usize, sink: &mut Side<S>, kit: &mut Kit<L>) -> Result<(), Fault>
+    where
+        S: Socket,
+        P: Conduit<S>,
+        L: Lender<Pipe = P>,
+    {
+        let Kit { buffer, pool, .. } = kit;
+        self.send(&buffer[..count], S::send_before_end, sink, pool)
+    }
+
+    fn send<S, L>(&mut self, bytes: &[u8], way: Way<S>, sink: &mut Side<S>, pool: &mut L) -> Result<(), Fault>
     where
         S: Socket,
         P: Conduit<S>,
@@ -536,13 +633,14 @@ impl<P> Flow<P> {
     {
         let mut sent = 0;
         while sent < bytes.len() {
-            match unless_blocked(sink.socket.send(&bytes[sent..])).map_err(Fault::Sink)? {
+            match unless_blocked(way(&sink.socket, &bytes[sent..])).map_err(Fault::Sink)? {
                 Some(more) => {
                     sent += more;
                     self.moved += more as u64;
                 }
                 None => {
                     sink.can_write = false;
+                    self.overtaken = true;
                     self.hold::<S, L>(&bytes[sent..], pool);
                     break;
                 }
@@ -557,7 +655,7 @@ impl<P> Flow<P> {
         P: Conduit<S>,
         L: Lender<Pipe = P>,
     {
-        if let Some(mut pipe) = pool.lend() {
+        if let Some(mut pipe) = pool.lend(Size::Usual) {
             if matches!(pipe.store(rest), Ok(count) if count == rest.len()) {
                 self.held = Held::Pipe(pipe);
                 return;
@@ -580,5 +678,31 @@ fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
         Ok(count) => Ok(Some(count)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_without_a_word_from_the_other_side_is_a_stream_without_end() {
+        let mut flow = Flow::<Pipe>::new();
+        for _ in 0..4 {
+            assert!(!flow.is_endless());
+            flow.note(1 << 20, 0);
+        }
+        assert!(flow.is_endless());
+        flow.note(u64::MAX, 0);
+        assert!(flow.is_endless());
+    }
+
+    #[test]
+    fn a_message_from_the_other_side_ends_it_and_a_stream_does_not() {
+        let mut flow = Flow::<Pipe>::new();
+        flow.note(5 << 20, 1 << 20);
+        assert!(flow.is_endless());
+        flow.note(1 << 20, 1);
+        assert!(!flow.is_endless());
     }
 }

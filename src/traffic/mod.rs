@@ -1,8 +1,10 @@
 //! The data path: from an accepted connection to its line in the log.
 
 pub mod acceptor;
+pub mod census;
 pub mod counters;
 pub mod deadline;
+pub mod destinations;
 pub mod dialer;
 pub mod endpoint;
 pub mod flow;
@@ -10,6 +12,7 @@ pub mod guest;
 pub mod handshake;
 pub mod hosts;
 pub mod journal;
+pub mod lane;
 pub mod pipe;
 pub mod probe;
 pub mod relay;

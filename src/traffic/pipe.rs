@@ -9,12 +9,30 @@ use crate::sys::splice::{self, Moved};
 /// (`fs.pipe-user-pages-soft`, pipe(7)), and copying is cheaper than splicing two pages at a time.
 pub const USEFUL_SIZE: usize = 64 * 1024;
 
+/// The size that is wanted. A slot of a pipe takes a page at most, so 64 KiB are the 16 slots that one packet of a
+/// fast network fills; what counts is how much is moved at once.
+pub const LARGE_SIZE: usize = 1024 * 1024;
+
+/// How many of these a worker has at most. They are a quarter of what a user may have (`fs.pipe-user-pages-soft`), and
+/// more than are lent at a time as long as sinks take what they are given.
+const MOST_LARGE: usize = 16;
+
+/// Which pipe is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// One of [`USEFUL_SIZE`].
+    Usual,
+    /// One of [`LARGE_SIZE`], or a usual one when there is none.
+    Large,
+}
+
 /// A pipe and how many bytes are in it.
 #[derive(Debug)]
 pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
-    held: usize,
+    held: u32,
+    large: bool,
 }
 
 /// What came of filling a pipe from a socket.
@@ -34,12 +52,18 @@ impl Pipe {
         if splice::pipe_size(&write)? < USEFUL_SIZE {
             return Err(io::Error::from(io::ErrorKind::QuotaExceeded));
         }
-        Ok(Pipe { read, write, held: 0 })
+        Ok(Pipe { read, write, held: 0, large: false })
+    }
+
+    fn new_large() -> io::Result<Pipe> {
+        let pipe = Pipe::new()?;
+        let large = splice::resize_pipe(&pipe.write, LARGE_SIZE)? >= LARGE_SIZE;
+        Ok(Pipe { large, ..pipe })
     }
 
     /// Bytes in the pipe.
     pub fn held(&self) -> usize {
-        self.held
+        self.held as usize
     }
 
     /// Moves up to `max` bytes from a socket into the pipe, which must be empty.
@@ -48,10 +72,10 @@ impl Pipe {
     /// the pipe that is out of slots (a segment takes a whole one, however short it is) and not the socket that is dry.
     pub fn fill(&mut self, from: impl AsFd, max: usize) -> io::Result<Fill> {
         debug_assert_eq!(self.held, 0, "only an empty pipe is filled");
-        Ok(match splice::splice_once(from, &self.write, max)? {
+        Ok(match splice::splice_once(from, &self.write, max.min(LARGE_SIZE))? {
             Moved::Bytes(count) => {
-                self.held = count.get();
-                Fill::Took(self.held)
+                self.note(count.get());
+                Fill::Took(count.get())
             }
             Moved::Blocked => Fill::Dry,
             Moved::Eof => Fill::Eof,
@@ -60,9 +84,9 @@ impl Pipe {
 
     /// Moves what the pipe holds into a socket. `None` when the socket takes nothing now.
     pub fn drain(&mut self, to: impl AsFd) -> io::Result<Option<usize>> {
-        match splice::splice_once(&self.read, to, self.held)? {
+        match splice::splice_once(&self.read, to, self.held())? {
             Moved::Bytes(count) => {
-                self.held -= count.get();
+                self.note(self.held() - count.get());
                 Ok(Some(count.get()))
             }
             Moved::Blocked => Ok(None),
@@ -73,8 +97,13 @@ impl Pipe {
     /// Puts bytes from memory into the empty pipe; less than all of them when they do not fit.
     pub fn store(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = nix::unistd::write(&self.write, bytes)?;
-        self.held += count;
+        self.note(self.held() + count);
         Ok(count)
+    }
+
+    fn note(&mut self, held: usize) {
+        debug_assert!(held <= LARGE_SIZE, "more than it has room for");
+        self.held = held as u32;
     }
 }
 
@@ -82,37 +111,88 @@ impl Pipe {
 #[derive(Debug)]
 pub struct Pool {
     resting: Vec<Pipe>,
+    resting_large: Vec<Pipe>,
+    large: usize,
     lent: usize,
     most: usize,
+    /// How often the kernel shall not be asked for a pipe, because it has refused one.
+    sulks: u32,
 }
 
 /// How many empty pipes are kept for the next borrower.
 const RESTING: usize = 32;
 
+/// How often somebody wants to know whether there are pipes before the kernel is asked again for what it has refused.
+const SULK: u32 = 64;
+
 impl Pool {
-    /// A pool that never has more than `most` pipes, lent and at rest together.
+    /// A pool that never has more than `most` pipes, lent and at rest together; none where they would be of no use.
     pub fn new(most: usize) -> Pool {
-        Pool { resting: Vec::with_capacity(RESTING), lent: 0, most }
+        let refusal = splice::refusal();
+        refusal.iter().for_each(|error| log::warn!("splice does not work here ({error}): data is copied"));
+        Pool {
+            resting: Vec::with_capacity(RESTING),
+            resting_large: Vec::with_capacity(MOST_LARGE),
+            large: 0,
+            lent: 0,
+            most: if refusal.is_some() { 0 } else { most },
+            sulks: 0,
+        }
     }
 
     /// An empty pipe, or `None` when there are no more to be had: the bound is reached, or the kernel has no
     /// descriptor or only a tiny pipe for us. The caller copies then.
-    pub fn lend(&mut self) -> Option<Pipe> {
-        let pipe = match self.resting.pop() {
-            Some(pipe) => pipe,
-            None if self.lent < self.most => Pipe::new().ok()?,
-            None => return None,
-        };
+    pub fn lend(&mut self, size: Size) -> Option<Pipe> {
+        let pipe = match size {
+            Size::Large => self.large().or_else(|| self.usual()),
+            Size::Usual => self.usual(),
+        }?;
         self.lent += 1;
         Some(pipe)
+    }
+
+    fn usual(&mut self) -> Option<Pipe> {
+        if let Some(pipe) = self.resting.pop() {
+            return Some(pipe);
+        }
+        if self.lent >= self.most || self.sulks > 0 {
+            return None;
+        }
+        let pipe = Pipe::new().ok();
+        if pipe.is_none() {
+            self.sulks = SULK;
+        }
+        pipe
+    }
+
+    fn large(&mut self) -> Option<Pipe> {
+        match self.resting_large.pop() {
+            Some(pipe) => Some(pipe),
+            None if self.large < MOST_LARGE && self.lent < self.most => {
+                let pipe = Pipe::new_large().ok().filter(|pipe| pipe.large)?;
+                self.large += 1;
+                Some(pipe)
+            }
+            None => None,
+        }
     }
 
     /// Takes a pipe back. One that still holds bytes is closed: they belong to a connection that is gone.
     pub fn give_back(&mut self, pipe: Pipe) {
         self.lent -= 1;
-        if pipe.held == 0 && self.resting.len() < RESTING {
-            self.resting.push(pipe);
+        match pipe {
+            Pipe { held: 0, large: true, .. } => self.resting_large.push(pipe),
+            Pipe { large: true, .. } => self.large -= 1,
+            Pipe { held: 0, .. } if self.resting.len() < RESTING => self.resting.push(pipe),
+            _ => {}
         }
+    }
+
+    /// Whether the next pipes are for those who give them back at once: half of them are lent, or none is to be had.
+    pub fn is_scarce(&mut self) -> bool {
+        let refused = self.sulks > 0 && self.resting.is_empty();
+        self.sulks -= u32::from(refused);
+        refused || self.lent >= self.most / 2
     }
 
     /// Pipes in use now.
@@ -156,21 +236,54 @@ mod tests {
     #[test]
     fn a_pipe_with_bytes_in_it_is_not_lent_again() {
         let mut pool = Pool::new(1);
-        let mut pipe = pool.lend().unwrap();
-        assert!(pool.lend().is_none());
+        let mut pipe = pool.lend(Size::Usual).unwrap();
+        assert!(pool.lend(Size::Usual).is_none());
         pipe.store(b"secret of another connection").unwrap();
         pool.give_back(pipe);
         assert_eq!(pool.lent(), 0);
-        assert_eq!(pool.lend().unwrap().held(), 0);
+        assert_eq!(pool.lend(Size::Usual).unwrap().held(), 0);
     }
 
     #[test]
     fn an_empty_pipe_is_used_again() {
         let mut pool = Pool::new(4);
-        let pipe = pool.lend().unwrap();
+        let pipe = pool.lend(Size::Usual).unwrap();
         pool.give_back(pipe);
         assert_eq!(pool.resting.len(), 1);
-        assert!(pool.lend().is_some());
+        assert!(pool.lend(Size::Usual).is_some());
         assert!(pool.resting.is_empty());
+    }
+
+    #[test]
+    fn large_pipes_are_few_and_those_that_come_back_empty_are_lent_again() {
+        let mut pool = Pool::new(100);
+        let mut pipes: Vec<Pipe> = (0..MOST_LARGE + 3).map(|_| pool.lend(Size::Large).unwrap()).collect();
+        assert_eq!(pipes.iter().filter(|pipe| pipe.large).count(), MOST_LARGE);
+        pipes[0].store(b"of another connection").unwrap();
+        pipes.into_iter().for_each(|pipe| pool.give_back(pipe));
+        assert_eq!((pool.resting_large.len(), pool.large), (MOST_LARGE - 1, MOST_LARGE - 1));
+        assert!(pool.lend(Size::Large).unwrap().large);
+    }
+
+    #[test]
+    fn pipes_are_scarce_when_half_of_them_are_lent() {
+        let mut pool = Pool::new(4);
+        let first = pool.lend(Size::Usual).unwrap();
+        assert!(!pool.is_scarce());
+        let second = pool.lend(Size::Usual).unwrap();
+        assert!(pool.is_scarce());
+        pool.give_back(first);
+        assert!(!pool.is_scarce());
+        drop(second);
+    }
+
+    #[test]
+    fn after_a_refusal_the_kernel_is_left_alone_for_a_while() {
+        let mut pool = Pool::new(4);
+        pool.sulks = 2;
+        assert!(pool.lend(Size::Usual).is_none());
+        assert!(pool.is_scarce() && pool.is_scarce());
+        assert!(!pool.is_scarce());
+        assert!(pool.lend(Size::Usual).is_some());
     }
 }

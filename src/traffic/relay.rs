@@ -5,6 +5,7 @@ use std::io;
 
 use crate::protocol::request::Refusal;
 use crate::traffic::deadline::Tick;
+use crate::traffic::destinations::Ground;
 use crate::traffic::endpoint::Endpoint;
 use crate::traffic::flow::{AtEnd, Conduit, Fault, Flow, Kit, Lender, Plain, Pumped, Side, Socket};
 use crate::traffic::handshake::{Handshake, Heard};
@@ -30,6 +31,12 @@ pub enum Ending {
     Denied,
     /// It would have led back to ourselves.
     Loop,
+    /// Its source has as many connections as it may have.
+    Crowded,
+    /// It was not redirected.
+    Direct,
+    /// Nobody is relayed to where it was going.
+    Forbidden(Ground),
     /// The proxy did not connect us through.
     Refused(String),
     /// The client or the proxy was longer than `--handshake-timeout` about what comes before the payload.
@@ -60,6 +67,9 @@ impl fmt::Display for Ending {
             Ending::ConnectFailed(error) => write!(f, "connect failed: {error}"),
             Ending::Denied => f.write_str("denied"),
             Ending::Loop => f.write_str("loop"),
+            Ending::Crowded => f.write_str("too many from this source"),
+            Ending::Direct => f.write_str("not redirected"),
+            Ending::Forbidden(ground) => write!(f, "forbidden: {ground}"),
             Ending::Refused(words) => write!(f, "refused by proxy: {words}"),
             Ending::Unheard => f.write_str("handshake timed out"),
             Ending::NoHeader(why) => write!(f, "bad PROXY header: {why}"),
@@ -138,6 +148,8 @@ pub struct Relay<S, P> {
     pub attempt: Attempt,
     /// Whether it waits in the run queue.
     pub queued: bool,
+    /// Whether it is in the lane of endless streams.
+    pub in_lane: bool,
     front: Option<Box<Front>>,
     phase: Phase,
     /// When the last byte moved, or the phase began.
@@ -164,6 +176,7 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
             line: 0,
             attempt,
             queued: false,
+            in_lane: false,
             front,
             phase: Phase::Connecting,
             touched: 0,
@@ -183,6 +196,11 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     /// Bytes delivered, from client to upstream and back.
     pub fn moved(&self) -> (u64, u64) {
         (self.up.moved(), self.down.moved())
+    }
+
+    /// Whether nothing in it may wait for an answer.
+    pub fn is_endless(&self) -> bool {
+        self.up.is_endless() || self.down.is_endless()
     }
 
     /// One of the sides.
@@ -283,7 +301,10 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         let reading = self.is_reading();
         let up = self.pump(End::Client, kit, now);
         let down = self.pump(End::Upstream, kit, now);
-        if self.moved() != before || self.is_reading() && !reading {
+        let moved = (self.up.moved() - before.0, self.down.moved() - before.1);
+        self.up.note(moved.0, moved.1);
+        self.down.note(moved.1, moved.0);
+        if moved != (0, 0) || self.is_reading() && !reading {
             self.touched = now;
         }
         if self.down.is_over()

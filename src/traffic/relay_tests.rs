@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::*;
 use crate::protocol::request::{Ends, Rewriting};
 use crate::protocol::tunnel::Dialect;
-use crate::traffic::pipe::Fill;
+use crate::traffic::pipe::{Fill, Size};
 use crate::traffic::service::{Balance, Tunnel};
 use crate::traffic::upstream::Upstreams;
 
@@ -56,6 +56,18 @@ impl Socket for Puppet {
         self.heard.borrow_mut().extend_from_slice(&bytes[..count]);
         Ok(count)
     }
+    fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let said = self.said.borrow();
+        let Some(words) = said.front() else { return Err(ErrorKind::WouldBlock.into()) };
+        buffer[..words.len()].copy_from_slice(words);
+        Ok(words.len())
+    }
+    fn discard(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.receive(buffer)
+    }
+    fn send_before_end(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(bytes)
+    }
     fn finish(&self) -> io::Result<()> {
         self.was_told_the_end.set(true);
         Ok(())
@@ -90,11 +102,14 @@ struct Nobody;
 
 impl Lender for Nobody {
     type Pipe = Never;
-    fn lend(&mut self) -> Option<Never> {
+    fn lend(&mut self, _: Size) -> Option<Never> {
         None
     }
     fn give_back(&mut self, pipe: Never) {
         match pipe {}
+    }
+    fn is_scarce(&mut self) -> bool {
+        false
     }
 }
 

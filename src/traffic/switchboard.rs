@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token};
 
 use crate::logging::Limiter;
 use crate::protocol::proxy_header::{self, Version};
 use crate::protocol::request::Ends;
-use crate::sys::sockopt;
+use crate::sys::{message, sockopt};
 use crate::traffic::counters::Counters;
 use crate::traffic::deadline::{Deadlines, TICK, Tick};
 use crate::traffic::dialer::{Dialed, Dialer};
@@ -21,6 +23,7 @@ use crate::traffic::guest::{Guest, Said};
 use crate::traffic::handshake::Handshake;
 use crate::traffic::hosts::Hosts;
 use crate::traffic::journal::{Entry, Journal, Number};
+use crate::traffic::lane::Lane;
 use crate::traffic::pipe::{Pipe, Pool};
 use crate::traffic::relay::{Ending, Front, Relay, Route, Step};
 use crate::traffic::rewriter::Rewriter;
@@ -45,10 +48,19 @@ const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Intere
 
 impl Socket for TcpStream {
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        io::Read::read(&mut &*self, buffer)
+        uninterrupted(|| io::Read::read(&mut &*self, buffer))
     }
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        io::Write::write(&mut &*self, bytes)
+        uninterrupted(|| io::Write::write(&mut &*self, bytes))
+    }
+    fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| TcpStream::peek(self, buffer))
+    }
+    fn discard(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| message::discard(self, buffer))
+    }
+    fn send_before_end(&self, bytes: &[u8]) -> io::Result<usize> {
+        uninterrupted(|| message::send_with_more(self, bytes))
     }
     fn finish(&self) -> io::Result<()> {
         self.shutdown(std::net::Shutdown::Write)
@@ -61,6 +73,16 @@ impl Socket for TcpStream {
     }
 }
 
+/// Calls again when a signal came in between.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// All connections, and what they share.
 #[derive(Debug)]
 pub struct Switchboard {
@@ -68,6 +90,7 @@ pub struct Switchboard {
     places: usize,
     deadlines: Deadlines,
     queue: VecDeque<Key>,
+    lane: Lane,
     kit: Kit<Pool>,
     dialer: Dialer,
     hosts: Hosts,
@@ -84,12 +107,19 @@ pub struct Switchboard {
 
 impl Switchboard {
     /// For at most `places` connections at once.
-    pub fn new(dialer: Dialer, places: usize, pool: Pool, journal: Journal, registry: Registry) -> Switchboard {
-        Switchboard {
+    pub fn new(
+        dialer: Dialer,
+        places: usize,
+        pool: Pool,
+        journal: Journal,
+        registry: Registry,
+    ) -> io::Result<Switchboard> {
+        Ok(Switchboard {
             seats: Table::with_capacity(places),
             places,
             deadlines: Deadlines::with_capacity(places),
             queue: VecDeque::with_capacity(places),
+            lane: Lane::new(places)?,
             kit: Kit::new(pool),
             dialer,
             hosts: Hosts::default(),
@@ -101,7 +131,7 @@ impl Switchboard {
             trouble: Limiter::new(),
             freed: false,
             registry,
-        }
+        })
     }
 
     /// Looks at the clock, once per turn of the loop.
@@ -150,7 +180,7 @@ impl Switchboard {
         self.counters.accepted += 1;
         let id = self.next_id;
         self.next_id += 1;
-        let (route, ending) = match self.dialer.route(line, &client, peer) {
+        let (route, ending) = match self.dialer.route(line, &client, peer, now) {
             Ok(route) => (route, None),
             Err((route, ending)) => (route, Some(ending)),
         };
@@ -158,6 +188,7 @@ impl Switchboard {
         if let Some(ending) = ending {
             return self.refuse(&guest, &ending);
         }
+        guest.enrolled = !self.dialer.service(line).accept_proxy;
         guest.await_words(self.dialer.service(line), now);
         match listen(&mut guest, &mut self.dialer, &mut self.kit.buffer, now) {
             Said::Waiting => self.seat(guest),
@@ -167,11 +198,11 @@ impl Switchboard {
 
     /// Gives a guest a place to wait in.
     fn seat(&mut self, mut guest: Guest) {
-        let (id, due) = (guest.id, guest.due().max(self.time() + 1));
+        let due = guest.due().max(self.time() + 1);
         let Some(key) = self.seats.next_key() else { return };
         let token = Token::from(Wake::Relay(key, End::Client));
         if let Err(error) = self.registry.register(&mut guest.side.socket, token, INTEREST) {
-            return log::warn!("{}: registering: {error}", Number(id));
+            return self.refuse(&guest, &Ending::ConnectFailed(error));
         }
         if self.seats.insert(Seat::Guest(guest)).is_ok() {
             self.deadlines.set(key.slot, due);
@@ -208,28 +239,37 @@ impl Switchboard {
         let mut relay = Relay::connecting(guest.side, dialed.socket, route, attempt, front);
         (relay.line, relay.id, relay.started) = (line, id, started);
         relay.touch(now);
-        match self.place(relay, register) {
-            Ok(key) => self.set_deadline(key),
-            Err(error) => {
-                self.dialer.forget(&route);
-                log::warn!("{}: registering: {error}", Number(id));
-            }
+        if let Err(error) = self.watch(&mut relay, register) {
+            reset(&relay.client.socket);
+            self.dialer.forget(&route);
+            self.dialer.discharge(&route);
+            self.freed = true;
+            return self.report(id, line, &route, (0, 0), started, &Ending::ConnectFailed(error));
+        }
+        if let Ok(key) = self.seats.insert(Seat::Relay(relay)) {
+            self.set_deadline(key);
         }
     }
 
-    /// Gives the relay a slot and asks for the events of its sockets.
-    fn place(&mut self, mut relay: TcpRelay, register: Register) -> io::Result<Key> {
+    /// Asks for the events of a relay's sockets, in the name of the slot that it will get.
+    fn watch(&self, relay: &mut TcpRelay, register: Register) -> io::Result<()> {
         let key = self.seats.next_key().ok_or_else(|| io::Error::other("the table is full"))?;
         let token = |end| Token::from(Wake::Relay(key, end));
         register(&self.registry, &mut relay.client.socket, token(End::Client), INTEREST)?;
-        self.registry.register(&mut relay.upstream.socket, token(End::Upstream), INTEREST)?;
-        self.seats.insert(Seat::Relay(relay)).map_err(|_| io::Error::other("the table is full"))
+        self.registry.register(&mut relay.upstream.socket, token(End::Upstream), INTEREST)
     }
 
     fn refuse(&mut self, guest: &Guest, ending: &Ending) {
         reset(&guest.side.socket);
+        self.discharge(guest);
         self.freed = true;
         self.report(guest.id, guest.line, &guest.route, (0, 0), guest.started, ending);
+    }
+
+    fn discharge(&mut self, guest: &Guest) {
+        if guest.enrolled {
+            self.dialer.discharge(&guest.route);
+        }
     }
 
     /// The sockets of a relay have something to tell.
@@ -257,13 +297,15 @@ impl Switchboard {
         if relay.is_connecting() && end == End::Upstream {
             match error {
                 Some(error) => return self.dial_again(key, error),
-                None if event.is_writable() && !event.is_error() => self.connected(key),
+                None if event.is_writable() && !event.is_error() => return self.connected(key),
                 None => return,
             }
-        } else if error.is_some()
-            && let Step::Done(ending) = relay.failed(end, now, &mut self.kit.pool)
-        {
-            return self.close(key, &ending);
+        } else if error.is_some() {
+            if let Step::Done(ending) = relay.failed(end, now, &mut self.kit.pool) {
+                return self.close(key, &ending);
+            }
+            // Whoever has failed has another patience than before, which may have been none.
+            self.set_deadline(key);
         }
         self.advance(key);
     }
@@ -297,6 +339,13 @@ impl Switchboard {
         }
         self.dialer.worked(relay.line, relay.route.upstream.socket_addr());
         self.set_deadline(key);
+        self.advance(key);
+        if let Some(Seat::Relay(relay)) = self.seats.get_mut(key)
+            && relay.moved().0 == 0
+            && let Err(error) = relay.upstream.socket.acknowledge()
+        {
+            log::debug!("{}: {error}", Number(relay.id));
+        }
     }
 
     /// Tries the next address of the upstream.
@@ -330,7 +379,11 @@ impl Switchboard {
             Step::Done(ending) => return self.close(key, &ending),
         };
         let question = relay.question();
-        if relay.due_class() != before {
+        let due_changed = relay.due_class() != before;
+        if relay.is_endless() != relay.in_lane {
+            self.change_lane(key);
+        }
+        if due_changed {
             self.set_deadline(key);
         }
         if question.is_some_and(|name| self.is_answered(key, name)) || again {
@@ -343,8 +396,23 @@ impl Switchboard {
         let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return };
         if !relay.queued {
             relay.queued = true;
-            self.queue.push_back(key);
+            if relay.in_lane { self.lane.push(key) } else { self.queue.push_back(key) }
         }
+    }
+
+    /// An endless stream goes to the lane, what has turned out to be none comes back. Whose events cannot be asked for
+    /// there stays where it is.
+    fn change_lane(&mut self, key: Key) {
+        let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return };
+        let (from, to) = match relay.in_lane {
+            true => (self.lane.registry(), &self.registry),
+            false => (&self.registry, self.lane.registry()),
+        };
+        if let Err(error) = move_events(key, relay, from, to) {
+            return log::debug!("{}: registering: {error}", Number(relay.id));
+        }
+        relay.in_lane = !relay.in_lane;
+        if relay.in_lane { self.lane.enter() } else { self.lane.leave() }
     }
 
     /// Answers the question of a relay, if it does not have to wait for that.
@@ -383,7 +451,49 @@ impl Switchboard {
 
     /// Whether some relay could go on without an event.
     pub fn has_work(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || self.lane.has_work()
+    }
+
+    /// Waits for an event of `others` or of an endless stream, if there is one. Whether it has waited.
+    pub fn wait_with_streams(&self, others: &Poll, timeout: Option<Duration>) -> io::Result<bool> {
+        if self.lane.is_empty() {
+            return Ok(false);
+        }
+        self.lane.wait(others, timeout)?;
+        Ok(true)
+    }
+
+    /// Gives the next endless stream its turn, just one: the others come first. `events` is room for theirs.
+    pub fn run_stream(&mut self, events: &mut Events) -> io::Result<()> {
+        if self.lane.is_empty() && !self.lane.has_work() {
+            return Ok(());
+        }
+        self.lane.collect(events)?;
+        for event in &*events {
+            if let Wake::Relay(key, end) = Wake::from(event.token()) {
+                self.stream_event(key, end, event);
+            }
+        }
+        let Some(key) = self.lane.pop() else { return Ok(()) };
+        let Some(Seat::Relay(relay)) = self.seats.get_mut(key) else { return Ok(()) };
+        relay.queued = false;
+        let (up, down) = relay.moved();
+        self.advance(key);
+        if let Some(Seat::Relay(relay)) = self.seats.get_mut(key) {
+            let moved = relay.moved();
+            self.lane.note(moved.0 - up + moved.1 - down);
+        }
+        Ok(())
+    }
+
+    fn stream_event(&mut self, key: Key, end: End, event: &Event) {
+        match self.seats.get_mut(key) {
+            Some(Seat::Relay(relay)) if !event.is_error() => {
+                observe(relay.side(end), event);
+                self.enqueue(key);
+            }
+            _ => self.event(key, end, event),
+        }
     }
 
     /// Gives each relay in the queue one turn.
@@ -447,6 +557,10 @@ impl Switchboard {
         let Some(Seat::Relay(mut relay)) = self.seats.remove(key) else { return };
         self.deadlines.cancel(key.slot);
         self.dialer.forget(&relay.route);
+        self.dialer.discharge(&relay.route);
+        if relay.in_lane {
+            self.lane.leave();
+        }
         relay.release(&mut self.kit.pool);
         if ending.is_reset() {
             reset(&relay.client.socket);
@@ -476,7 +590,10 @@ impl Switchboard {
             Ending::Reset(_) => counters.reset += 1,
             Ending::Idle | Ending::HalfClosed | Ending::Unheard => counters.timed_out += 1,
             Ending::ConnectFailed(_) | Ending::Refused(_) => counters.unreachable += 1,
-            Ending::Denied | Ending::Loop | Ending::NoHeader(_) | Ending::BadRequest(_) => counters.refused += 1,
+            Ending::Denied | Ending::Loop | Ending::Crowded | Ending::Direct | Ending::Forbidden(_) => {
+                counters.refused += 1;
+            }
+            Ending::NoHeader(_) | Ending::BadRequest(_) => counters.refused += 1,
             Ending::Stopped => counters.stopped += 1,
         }
         let lasted = self.milliseconds.saturating_sub(started);
@@ -518,13 +635,24 @@ fn listen(guest: &mut Guest, dialer: &mut Dialer, buffer: &mut [u8], now: Tick) 
     loop {
         match guest.listen(dialer.service(guest.line), buffer, now) {
             Said::Introduced(ends) => {
-                if let Err(ending) = dialer.introduce(guest.line, &mut guest.route, ends) {
+                if let Err(ending) = dialer.introduce(guest.line, &mut guest.route, ends, now) {
                     return Said::Wrong(ending);
                 }
+                guest.enrolled = true;
             }
             said => return said,
         }
     }
+}
+
+/// Has the events of both sockets told by `to` and no longer by `from`. In between they are told by both, which does no
+/// harm; of a socket that is ready already the new one tells at once.
+fn move_events(key: Key, relay: &TcpRelay, from: &Registry, to: &Registry) -> io::Result<()> {
+    let sides = [(End::Client, relay.client.socket.as_raw_fd()), (End::Upstream, relay.upstream.socket.as_raw_fd())];
+    for (end, descriptor) in sides {
+        to.register(&mut SourceFd(&descriptor), Token::from(Wake::Relay(key, end)), INTEREST)?;
+    }
+    sides.iter().try_for_each(|(_, descriptor)| from.deregister(&mut SourceFd(descriptor)))
 }
 
 /// What stands between the client and a proxy.
