@@ -4,6 +4,8 @@ mod support;
 
 #[path = "relay/failures.rs"]
 mod failures;
+#[path = "relay/instructions.rs"]
+mod instructions;
 #[path = "relay/integrity.rs"]
 mod integrity;
 #[path = "relay/limits.rs"]
@@ -16,6 +18,8 @@ mod payload;
 mod resources;
 #[path = "relay/stopping.rs"]
 mod stopping;
+#[path = "relay/streams.rs"]
+mod streams;
 #[path = "relay/via.rs"]
 mod via;
 #[path = "relay/via_guests.rs"]

@@ -9,11 +9,12 @@ use std::fmt;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::Config;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, TestRunner};
 use tproxy::traffic::wake::End;
 
 use simulation::scene::{PROXIES, Scene, TALKS};
-use simulation::{Act, Op, Setup, play};
+use simulation::{Act, Op, Seen, Setup, Trace, play};
 
 /// As many sequences as PROPTEST_CASES says, or `most`; few where the code is not optimised.
 fn sequences(most: u32) -> Config {
@@ -46,10 +47,21 @@ const ROOMS: [u32; 8] = [1 << 21, 1, 5, 1000, 16_384, 20_000, 100_000, 600_000];
 fn setup(scene: impl Strategy<Value = Scene>) -> impl Strategy<Value = Setup> {
     let patience = || prop_oneof![Just(None), Just(Some(7)), Just(Some(50)), Just(Some(1000))];
     let room = || (0..ROOMS.len()).prop_map(|at| ROOMS[at]);
-    (scene, room(), room(), 0..16_u8, patience(), patience()).prop_map(|(scene, client, upstream, bits, idle, fin)| {
+    (scene, room(), room(), 0..64_u8, patience(), patience()).prop_map(|(scene, client, upstream, bits, idle, fin)| {
         let (knows_names, stalls, addresses) = (bits & 1 == 0, bits & 2 != 0, u32::from(bits & 4 != 0));
         let rooms = [client, upstream];
-        Setup { rooms, splices: bits != 15, knows_names, idle, fin, addresses, stalls, ..Setup::new(scene) }
+        let budget = [None, None, Some(1), Some(20_000)][usize::from(bits >> 4)];
+        Setup {
+            rooms,
+            splices: bits & 15 != 15,
+            knows_names,
+            idle,
+            fin,
+            addresses,
+            stalls,
+            budget,
+            ..Setup::new(scene)
+        }
     })
 }
 
@@ -123,7 +135,7 @@ fn sequence(scene: impl Strategy<Value = Scene>) -> impl Strategy<Value = Sequen
 }
 
 fn holds(sequence: &Sequence) -> Result<(), TestCaseError> {
-    play(&sequence.setup, &sequence.ops).map_err(TestCaseError::fail)
+    play(&sequence.setup, &sequence.ops).map(drop).map_err(TestCaseError::fail)
 }
 
 proptest! {
@@ -157,4 +169,42 @@ proptest! {
 fn http() -> impl Strategy<Value = Scene> {
     let tunnel = prop_oneof![Just(None), (0..PROXIES.len()).prop_map(Some)];
     (0..TALKS.len(), tunnel, any::<bool>()).prop_map(|(talk, tunnel, checks)| Scene::Http { talk, tunnel, checks })
+}
+
+/// What some thousand sequences of a scene come to.
+fn traces(scene: impl Strategy<Value = Scene>, runner: &mut TestRunner) -> Vec<Trace> {
+    let sequences = sequence(scene);
+    let play = |runner: &mut TestRunner| {
+        let Sequence { setup, ops } = sequences.new_tree(runner).expect("a sequence").current();
+        play(&setup, &ops).expect("it holds")
+    };
+    (0..4000).map(|_| play(runner)).collect()
+}
+
+/// Sequences in which nothing goes wrong prove nothing.
+#[test]
+fn the_sequences_get_everywhere() {
+    let mut runner = TestRunner::deterministic();
+    let mut all = traces(Just(Scene::Plain), &mut runner);
+    all.extend(traces((0..PROXIES.len()).prop_map(|proxy| Scene::Tunnel { proxy }), &mut runner));
+    all.extend(traces(http(), &mut runner));
+    for what in Seen::ALL {
+        let count = all.iter().filter(|trace| trace.seen[what as usize]).count();
+        assert!(count * 100 > all.len(), "{what:?} in {count} of {} sequences", all.len());
+    }
+    let endings = [
+        "finished",
+        "reset by client",
+        "reset by upstream",
+        "idle",
+        "half-closed",
+        "connect failed",
+        "refused by proxy",
+        "handshake timed out",
+        "bad request",
+    ];
+    for ending in endings {
+        let count = all.iter().filter(|trace| trace.ending.starts_with(ending)).count();
+        assert!(count > 20, "{count} of {} sequences ended so: {ending}", all.len());
+    }
 }

@@ -98,11 +98,12 @@ fn a_client_that_goes_while_the_proxy_is_being_connected_is_noticed() {
 
 #[test]
 fn a_tunnel_that_is_idle_holds_little() {
-    const COUNT: usize = 1000;
+    // What the first of them make the worker touch is not theirs alone.
+    const COUNT: usize = 4000;
     raise_open_files();
     for tongue in Tongue::BOTH {
         // What is laid out for as many connections as there may be is not the connections'.
-        let stage = Stage::new(&format!("-m 1010 {}", tongue.option()));
+        let stage = Stage::new(&format!("-m 4010 {}", tongue.option()));
         let one = || {
             let (mut client, mut proxy) = stage.pair();
             tongue.accept(&mut proxy);

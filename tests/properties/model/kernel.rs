@@ -41,6 +41,8 @@ pub struct Wire {
     /// Bytes that have come from the peer, and how many of them were read.
     pub arrived: u64,
     pub read: u64,
+    /// How far was looked without reading.
+    pub seen: u64,
     /// Where the segments end that are in the receive queue. Only a splice sees them.
     segments: Vec<u64>,
     /// The urgent byte, while it is unread.
@@ -80,6 +82,7 @@ impl Wire {
             connecting,
             arrived: 0,
             read: 0,
+            seen: 0,
             segments: Vec::new(),
             mark: None,
             inline: false,
@@ -208,6 +211,13 @@ impl Wire {
 
     /// A read of up to `most` bytes: where they begin and how many there are.
     pub fn receive(&mut self, most: usize) -> io::Result<(u64, usize)> {
+        let (at, count) = self.peek(most)?;
+        self.consume(count as u64);
+        Ok((at, count))
+    }
+
+    /// The same without taking them. An urgent byte that is not in line is passed over for good.
+    pub fn peek(&mut self, most: usize) -> io::Result<(u64, usize)> {
         if self.mark == Some(self.read) {
             self.mark = None;
             if !self.inline {
@@ -222,9 +232,9 @@ impl Wire {
                 _ => Ok((self.read, 0)),
             };
         }
-        let (at, count) = (self.read, (stop - self.read).min(most as u64));
-        self.consume(count);
-        Ok((at, count as usize))
+        let count = (stop - self.read).min(most as u64);
+        self.seen = self.read + count;
+        Ok((self.read, count as usize))
     }
 
     fn nothing_to_read(&mut self) -> io::Result<Spliced> {

@@ -18,6 +18,35 @@ use super::speech::{Hearing, Script};
 /// More system calls than any one step can need.
 const SPINS: u32 = 20_000;
 
+/// What sequences must come to, or else they prove little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Bytes went through a pipe, and those of a short read past it.
+    Spliced,
+    Copied,
+    /// What a sink did not take stayed with the source.
+    Peeked,
+    /// A socket took a part of what it was given, or nothing.
+    TakenInPart,
+    Blocked,
+    /// What was not taken was put into a pipe, or did not fit, or there was no pipe to be had.
+    Stored,
+    StoredInPart,
+    NoPipe,
+    /// An end was told.
+    Finished,
+    /// Something happened in the middle of a step.
+    Meanwhile,
+}
+
+impl Seen {
+    /// All of them.
+    pub const ALL: [Seen; 10] = {
+        use Seen::{Blocked, Copied, Finished, Meanwhile, NoPipe, Peeked, Spliced, Stored, StoredInPart, TakenInPart};
+        [Spliced, Copied, Peeked, TakenInPart, Blocked, Stored, StoredInPart, NoPipe, Finished, Meanwhile]
+    };
+}
+
 /// All of it.
 #[derive(Debug)]
 pub struct State {
@@ -44,6 +73,8 @@ pub struct State {
     pub last_byte: Tick,
     /// When the connections were reset.
     pub reset_at: [Option<Tick>; 2],
+    /// What has been seen.
+    pub seen: [bool; Seen::ALL.len()],
     breach: Option<String>,
 }
 
@@ -56,6 +87,11 @@ impl State {
     /// Notes that something must not be.
     pub fn breach(&mut self, what: impl Display) {
         self.breach.get_or_insert_with(|| what.to_string());
+    }
+
+    /// Notes that something was seen.
+    pub fn see(&mut self, what: Seen) {
+        self.seen[what as usize] = true;
     }
 
     /// What was noted first.
@@ -71,6 +107,7 @@ impl State {
             self.soon[at].0 = self.soon[at].0.saturating_sub(1);
             if self.soon[at].0 == 0 {
                 let (_, act) = self.soon.remove(at);
+                self.see(Seen::Meanwhile);
                 self.perform(act);
             }
         }
@@ -140,20 +177,44 @@ impl State {
     pub fn receive(&mut self, end: End, buffer: &mut [u8]) -> io::Result<usize> {
         self.call();
         let (at, count) = self.wires[end].receive(buffer.len())?;
+        self.see(Seen::Copied);
         self.parts.scripts[index(end)].copy(at, &mut buffer[..count]);
         Ok(count)
     }
 
+    pub fn peek(&mut self, end: End, buffer: &mut [u8]) -> io::Result<usize> {
+        self.call();
+        let (at, count) = self.wires[end].peek(buffer.len())?;
+        self.see(Seen::Peeked);
+        self.parts.scripts[index(end)].copy(at, &mut buffer[..count]);
+        Ok(count)
+    }
+
+    pub fn discard(&mut self, end: End, most: usize) -> io::Result<usize> {
+        self.call();
+        Ok(self.wires[end].receive(most)?.1)
+    }
+
     pub fn send(&mut self, end: End, bytes: &[u8]) -> io::Result<usize> {
         self.call();
-        let count = self.wires[end].send(bytes.len())?;
+        let count = self.write(end, bytes.len())?;
         self.heard(end, |hearing, script, holes| hearing.hear(&bytes[..count], script, holes), &bytes[..count]);
         Ok(count)
     }
 
+    fn write(&mut self, end: End, most: usize) -> io::Result<usize> {
+        let result = self.wires[end].send(most);
+        match &result {
+            Ok(count) if *count < most => self.see(Seen::TakenInPart),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.see(Seen::Blocked),
+            _ => {}
+        }
+        result
+    }
+
     pub fn splice_out(&mut self, end: End, load: &Load) -> io::Result<usize> {
         self.call();
-        let count = self.wires[end].send(load.len())?;
+        let count = self.write(end, load.len())?;
         match load {
             Load::Range(from, at, _) if *from == end.other() => {
                 self.heard(end, |hearing, script, holes| hearing.hear_through(*at, count, script, holes), &[]);
@@ -182,10 +243,10 @@ impl State {
         }
     }
 
-    /// Nothing is heard before it was read, and nothing of the client before the proxy has granted it.
+    /// Nothing is heard before it was read or looked at, and nothing of the client before the proxy has granted it.
     fn heard_in_time(&mut self, end: End) {
         let from = &self.wires[end.other()];
-        if self.parts.hearings[index(end)].heard_to(&[]).is_some_and(|heard| heard > from.read) {
+        if self.parts.hearings[index(end)].heard_to(&[]).is_some_and(|heard| heard > from.read.max(from.seen)) {
             self.breach(format_args!("the {} hears what was not read", end.name()));
         }
         if end == End::Upstream && !self.is_through() && self.payload(end) > 0 {
@@ -210,6 +271,7 @@ impl State {
         self.call();
         let twice = self.wires[end].finished;
         self.wires[end].finish()?;
+        self.see(Seen::Finished);
         if twice {
             self.breach(format_args!("the {} is told the end twice", end.name()));
         }
@@ -247,6 +309,7 @@ impl Net {
             now: 0,
             last_byte: 0,
             reset_at: [None; 2],
+            seen: [false; Seen::ALL.len()],
             breach: None,
         }))
     }

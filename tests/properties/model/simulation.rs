@@ -25,6 +25,7 @@ use tproxy::traffic::wake::End;
 
 pub use acts::Act;
 use net::Net;
+pub use net::Seen;
 use scene::Scene;
 use worker::Worker;
 
@@ -56,13 +57,16 @@ pub struct Setup {
     pub addresses: u32,
     /// Before the fair end, time passes and nothing else happens.
     pub stalls: bool,
+    /// Bytes that a turn may move; `None` for as many as it is in earnest.
+    pub budget: Option<u64>,
 }
 
 impl Setup {
     /// Nothing special.
     pub fn new(scene: Scene) -> Setup {
         let rooms = [1 << 20; 2];
-        Setup { scene, rooms, splices: true, knows_names: true, idle: None, fin: None, addresses: 0, stalls: false }
+        let (idle, fin, budget) = (None, None, None);
+        Setup { scene, rooms, splices: true, knows_names: true, idle, fin, addresses: 0, stalls: false, budget }
     }
 
     fn patience(&self) -> Patience {
@@ -87,8 +91,17 @@ pub enum Op {
     Pass(Tick),
 }
 
+/// What a sequence has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Which of [`Seen::ALL`].
+    pub seen: [bool; Seen::ALL.len()],
+    /// How the relay ended, as the log says it.
+    pub ending: String,
+}
+
 /// Plays a sequence. What breaks a rule comes back in words.
-pub fn play(setup: &Setup, ops: &[Op]) -> Result<(), String> {
+pub fn play(setup: &Setup, ops: &[Op]) -> Result<Trace, String> {
     catch_unwind(AssertUnwindSafe(|| Simulation::play(setup, ops))).unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().map(String::as_str);
         Err(words.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panics").to_owned())
@@ -102,15 +115,18 @@ struct Simulation<'n> {
 }
 
 impl Simulation<'_> {
-    fn play(setup: &Setup, ops: &[Op]) -> Result<(), String> {
+    fn play(setup: &Setup, ops: &[Op]) -> Result<Trace, String> {
         let mut cast = setup.scene.cast();
         let front = cast.front.take();
         let net = Net::new(cast, setup.rooms, setup.splices);
         let header = (setup.scene == Scene::Introduced).then_some(scene::HEADER);
-        let worker = Worker::new(&net, front, setup.patience(), setup.addresses).with(header, setup.knows_names);
+        let worker = Worker::new(&net, front, setup.patience(), setup.addresses);
+        let worker = worker.with(header, setup.knows_names, setup.budget);
         let mut simulation = Simulation { net: &net, worker, setup };
         simulation.play_out(ops)?;
-        verdict::judge(&net, &simulation.worker, &setup.patience())
+        verdict::judge(&net, &simulation.worker, &setup.patience())?;
+        let ending = simulation.worker.ending.map(|(ending, _)| ending.to_string()).unwrap_or_default();
+        Ok(Trace { seen: net.state().seen, ending })
     }
 
     /// Until it is over.

@@ -3,11 +3,11 @@
 use std::io::{self, ErrorKind};
 
 use tproxy::traffic::flow::{Conduit, Lender, Socket};
-use tproxy::traffic::pipe::Fill;
+use tproxy::traffic::pipe::{Fill, LARGE_SIZE, Size, USEFUL_SIZE};
 use tproxy::traffic::wake::End;
 
 use super::kernel::Spliced;
-use super::net::Net;
+use super::net::{Net, Seen};
 
 /// Bytes in a page, which is what a slot of a pipe takes when written to.
 const PAGE: usize = 4096;
@@ -20,7 +20,16 @@ impl Socket for Sock<'_> {
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.state().receive(self.1, buffer)
     }
+    fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.state().peek(self.1, buffer)
+    }
+    fn discard(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.state().discard(self.1, buffer.len())
+    }
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.state().send(self.1, bytes)
+    }
+    fn send_before_end(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.state().send(self.1, bytes)
     }
     fn finish(&self) -> io::Result<()> {
@@ -86,6 +95,7 @@ impl<'n> Conduit<Sock<'n>> for Tube<'n> {
             Spliced::Took { at, count } => {
                 self.load = Load::Range(from.1, at, count);
                 state.loaded += 1;
+                state.see(Seen::Spliced);
                 Fill::Took(count)
             }
             Spliced::Dry => Fill::Dry,
@@ -111,6 +121,7 @@ impl<'n> Conduit<Sock<'n>> for Tube<'n> {
         let mut state = self.net.state();
         state.call();
         state.loaded += 1;
+        state.see(if count < bytes.len() { Seen::StoredInPart } else { Seen::Stored });
         self.load = Load::Bytes(bytes[..count].into());
         Ok(count)
     }
@@ -123,21 +134,28 @@ pub struct Lending<'n>(pub &'n Net);
 impl<'n> Lender for Lending<'n> {
     type Pipe = Tube<'n>;
 
-    fn lend(&mut self) -> Option<Tube<'n>> {
+    fn lend(&mut self, size: Size) -> Option<Tube<'n>> {
         let mut state = self.0.state();
         if state.lent >= state.pipes {
+            state.see(Seen::NoPipe);
             return None;
         }
         state.lent += 1;
         if state.lent > 2 {
             state.breach("a flow has more than one pipe");
         }
-        Some(Tube { net: self.0, load: Load::Bytes(Vec::new()), slots: state.slots as usize })
+        let slots = state.slots as usize * if size == Size::Large { LARGE_SIZE / USEFUL_SIZE } else { 1 };
+        Some(Tube { net: self.0, load: Load::Bytes(Vec::new()), slots })
     }
 
     fn give_back(&mut self, pipe: Tube<'n>) {
         let mut state = self.0.state();
         state.lent -= 1;
         state.loaded -= u32::from(pipe.load.len() > 0);
+    }
+
+    fn is_scarce(&mut self) -> bool {
+        let state = self.0.state();
+        state.lent >= state.pipes / 2
     }
 }

@@ -84,9 +84,10 @@ impl<'n> Worker<'n> {
         worker
     }
 
-    /// One that begins with a PROXY header, or has to wait for the addresses of names.
-    pub fn with(mut self, header: Option<&'static [u8]>, knows_names: bool) -> Worker<'n> {
+    /// One that begins with a PROXY header, has to wait for the addresses of names, or moves little in a turn.
+    pub fn with(mut self, header: Option<&'static [u8]>, knows_names: bool, budget: Option<u64>) -> Worker<'n> {
         (self.header, self.knows_names) = (header, knows_names);
+        self.kit.budget = budget.unwrap_or(self.kit.budget);
         self
     }
 
@@ -175,6 +176,12 @@ impl<'n> Worker<'n> {
     /// `Switchboard::event`.
     fn event(&mut self, end: End, event: Event) {
         self.observe(end, event);
+        if event.error && self.relay.is_asking() && end == End::Upstream {
+            self.advance();
+            if self.ending.is_some() {
+                return;
+            }
+        }
         let error = if event.error { self.net.state().wires[end].take_error() } else { None };
         if self.relay.is_connecting() && end == End::Upstream {
             match error {
@@ -222,24 +229,21 @@ impl<'n> Worker<'n> {
     }
 
     fn advance(&mut self) {
-        loop {
-            let (now, before) = (self.now(), self.relay.due_class());
-            match self.relay.advance(&mut self.kit, now) {
-                Step::Waiting => {}
-                Step::Again => {
-                    self.relay.queued = true;
-                    self.watch_turns();
-                }
-                Step::Done(ending) => return self.close_from(ending, before),
-            }
-            let question = self.relay.question();
-            if self.relay.due_class() != before {
-                self.set_deadline();
-            }
-            if !question.is_some_and(|name| self.is_answered(name)) {
-                return;
-            }
+        let (now, before) = (self.now(), self.relay.due_class());
+        let again = match self.relay.advance(&mut self.kit, now) {
+            Step::Waiting => false,
+            Step::Again => true,
+            Step::Done(ending) => return self.close_from(ending, before),
+        };
+        if again {
+            self.watch_turns();
         }
+        let question = self.relay.question();
+        if self.relay.due_class() != before {
+            self.set_deadline();
+        }
+        let answered = question.is_some_and(|name| self.is_answered(name));
+        self.relay.queued |= answered || again;
     }
 
     /// Whoever wants another turn must have used the last one.
