@@ -4,7 +4,10 @@
 # make bench      measures it beside HAProxy, nginx, rinetd, redsocks and socat, in the same way (root); 'make bench
 #                 ONLY=small ROUNDS=3' and other settings are in scripts/bench
 # make test       installs what the tests need and runs them all (root)
+# make soak       mixes load of every kind with faults of every kind for ten minutes, and checks every byte (root); 'make
+#                 soak SECONDS=60' and SEED=, as an earlier run has told it
 # make check      format, lints, documentation, manual page, shell scripts
+# make supply     asks cargo-deny about the crates, if it is there
 # make install    into $(DESTDIR)$(PREFIX); make uninstall takes it out again
 
 PREFIX     = /usr/local
@@ -30,6 +33,19 @@ check:
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
 	shellcheck scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/bench-via scripts/tproxy.init scripts/tproxy.default .ci/run
 
+# tests/supply.rs checks the most of it everywhere. What could not be checked is said, and is no failure: neither the
+# tool nor the database of known vulnerabilities can be had on every machine.
+supply:
+	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
+		echo 'supply: NOT CHECKED: deny.toml; there is no cargo-deny here (cargo install --locked cargo-deny)'; \
+	elif ! $(CARGO) deny --offline check --hide-inclusion-graph bans licenses sources; then \
+		exit 1; \
+	elif ! $(CARGO) deny fetch db >/dev/null 2>&1; then \
+		echo 'supply: NOT CHECKED: known vulnerabilities; https://github.com/RustSec/advisory-db is out of reach'; \
+	else \
+		$(CARGO) deny check advisories; \
+	fi
+
 # Release, because some of the tests measure. TPROXY_MUST_NETNS makes a test fail that could not get its namespaces.
 test: root
 	scripts/setup
@@ -45,6 +61,12 @@ bench: root
 	scripts/setup $@
 	$(CARGO) build --release --locked
 	SECONDS_EACH=$(or $(SECONDS_EACH),$(SECONDS)) scripts/bench $(BINARY)
+
+# 'make test' runs a minute of it among the other tests.
+soak: root
+	scripts/setup
+	TPROXY_MUST_NETNS=1 SOAK_SECONDS=$(or $(SECONDS),600) $(if $(SEED),SOAK_SEED=$(SEED)) \
+		$(CARGO) test --release --locked --test faults -- --nocapture --exact soak::soak
 
 # The OPTIONS section is made from the option table; everything else in the page is written by hand.
 man:
@@ -83,4 +105,4 @@ root:
 		echo "Without root, 'cargo test' runs what needs none and names what it skips." >&2; \
 		exit 1; }
 
-.PHONY: all check test demo demo-proxy bench man install uninstall clean root
+.PHONY: all check supply test demo demo-proxy bench man install uninstall clean root

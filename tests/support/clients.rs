@@ -48,8 +48,13 @@ pub fn ask(mut stream: TcpStream) -> io::Result<String> {
 
 /// Ends a connection with RST instead of FIN.
 pub fn reset(stream: TcpStream) {
-    setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).expect("SO_LINGER");
+    reset_at_close(&stream);
     drop(stream);
+}
+
+/// The connection ends with RST when it is closed.
+pub fn reset_at_close(stream: &TcpStream) {
+    setsockopt(stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).expect("SO_LINGER");
 }
 
 /// One message to an echo server and back.

@@ -6,6 +6,7 @@
 // Each test binary compiles this module for itself and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod attack;
 pub mod clients;
 pub mod daemon;
 pub mod journal;
@@ -17,6 +18,9 @@ pub mod process;
 pub mod rules;
 pub mod servers;
 pub mod speaker;
+#[cfg(target_arch = "x86_64")]
+pub mod takeover;
+pub mod transfer;
 pub mod wait;
 
 /// Raises the soft limit of open files to the hard one: thousands of test sockets live in this process.
