@@ -7,16 +7,22 @@ mod support;
 
 #[path = "netns/changes.rs"]
 mod changes;
+#[path = "netns/confinement.rs"]
+mod confinement;
 #[path = "netns/endurance.rs"]
 mod endurance;
 #[path = "netns/examples.rs"]
 mod examples;
+#[path = "netns/hostile.rs"]
+mod hostile;
 #[path = "netns/integrity.rs"]
 mod integrity;
 #[path = "netns/loops.rs"]
 mod loops;
 #[path = "netns/measures.rs"]
 mod measures;
+#[path = "netns/memory.rs"]
+mod memory;
 #[path = "netns/names.rs"]
 mod names;
 #[path = "netns/passed.rs"]

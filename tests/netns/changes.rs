@@ -166,8 +166,10 @@ fn hangups_in_quick_succession_end_with_the_last_file() {
     let site = Site::new(STAND_IN);
     let daemon = site.launch(&scene).ready();
     for moment in MOMENTS {
-        for upstream in ["cow", "cow", "moose"] {
-            site.write(&STAND_IN.replace("cow 80", &format!("{upstream} 80")));
+        // Other ports, so that the rules change, which takes a while.
+        for (port, upstream) in [(12971, "cow"), (12972, "cow"), (12973, "moose")] {
+            let file = STAND_IN.replace("-s 12970", &format!("-s {port}"));
+            site.write(&file.replace("cow 80", &format!("{upstream} 80")));
             site.signal(Signal::SIGHUP);
             // The next one comes in the middle of this one.
             std::thread::sleep(Duration::from_millis(moment));
