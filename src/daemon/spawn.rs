@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::logging;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::process::{self, Forked};
+use crate::sys::sockopt;
 use crate::traffic::census::Census;
 use crate::traffic::dialer::Line;
 use crate::traffic::wake::Wake;
@@ -86,6 +87,10 @@ pub struct Outfit<'a> {
 /// Starts a worker.
 pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
     let Outfit { number, config, listeners, lines, access_log, capacity, census } = outfit;
+    for listener in listeners.iter().filter_map(|(socket, _)| socket.as_ref()) {
+        // The last worker may have left it deaf.
+        sockopt::keep_listening(listener).map_err(|error| Error::sys("listen", error))?;
+    }
     let mut keep: Vec<RawFd> = listeners.iter().filter_map(|(socket, _)| Some(socket.as_ref()?.as_raw_fd())).collect();
     keep.extend(access_log.iter().map(AsRawFd::as_raw_fd));
     child(WORKER, keep, |line| {

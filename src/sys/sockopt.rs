@@ -61,6 +61,12 @@ pub fn listener(address: SocketAddr, beside: Beside) -> io::Result<TcpListener> 
     Ok(TcpListener::from(socket))
 }
 
+/// Makes a socket listen that does so already, unless a process that shares it has ended that: connect(2) to no address
+/// (`AF_UNSPEC`) disconnects a listening socket as well (`tcp_disconnect`, net/ipv4/tcp.c), for all who have it.
+pub fn keep_listening(listener: &TcpListener) -> io::Result<()> {
+    Ok(listen(listener, Backlog::MAXCONN)?)
+}
+
 /// A non-blocking socket that is being connected: without Nagle's delay, and a dead peer is noticed.
 ///
 /// The third packet of the handshake waits for the first data to go with it, so whoever has none has to

@@ -249,6 +249,30 @@ fn whoever_takes_over_a_worker_can_relay_and_do_nothing_else() {
     assert_eq!(daemon.stop(), 0);
 }
 
+/// He can disconnect the listening socket, which is the guardian's as well.
+#[test]
+fn whoever_takes_over_a_worker_cannot_leave_it_deaf_for_the_next_one() {
+    let Some(scene) = Scene::new() else { return };
+    let daemon = scene.stand_in();
+    let worker = daemon.family.worker();
+    let puppet = Puppet::take(worker);
+    let listens = |fd: &u64| puppet.call(libc::SYS_accept4, &[*fd]) == Err(Errno::EAGAIN);
+    let listeners: Vec<u64> = (3..64).filter(listens).collect();
+    assert!(!listeners.is_empty());
+    let nobody = puppet.put(&[0; 16]);
+    for listener in listeners {
+        assert_eq!(puppet.call(libc::SYS_connect, &[listener, nobody, 16]), Ok(0));
+    }
+    drop(puppet);
+    assert!(scene.lab.client.connect(MOOSE).is_err(), "it is deaf");
+    process::signal(worker, Signal::SIGKILL);
+    wait::until_true("the next one serves", || {
+        let next = daemon.family.named("tproxy-worker");
+        next.len() == 1 && next[0] != worker && scene.lab.client.connect(MOOSE).is_ok()
+    });
+    assert_eq!(scene.page(MOOSE), "cow");
+}
+
 #[test]
 fn whoever_takes_over_a_resolver_can_read_what_everybody_can_and_ask() {
     let Some(scene) = Scene::new() else { return };
