@@ -291,7 +291,10 @@ fn a_guardian_killed_in_the_middle_of_a_change_is_followed_by_one_that_serves() 
             let what = format!("{signal} {moment} ms");
             // Either a successor is about to serve, or the next start does.
             wait::until_true("the guardian is dead", || !process::alive(guardian));
-            let next = daemon.family.named("tproxy").is_empty().then(|| site.launch(&scene).ready());
+            // A child that was forked a moment ago has its parent's name, but not for long.
+            let is_alone = || daemon.family.named("tproxy").is_empty().then_some(());
+            let alone = wait::try_until(Duration::from_millis(300), is_alone).is_some();
+            let next = alone.then(|| site.launch(&scene).ready());
             wait::until_true(&what, || {
                 let families = [Some(&daemon), next.as_ref()].into_iter().flatten();
                 let workers: usize = families.map(|daemon| daemon.family.named("tproxy-worker").len()).sum();
