@@ -201,9 +201,10 @@ fn time_to_banner(to: &str) -> Duration {
     begin.elapsed()
 }
 
-fn median(mut all: Vec<Duration>) -> Duration {
+/// A delay that comes from waiting for something is there every time. A busy machine's is not: the quickest tenth tells.
+fn quick(mut all: Vec<Duration>) -> Duration {
     all.sort_unstable();
-    all[all.len() / 2]
+    all[all.len() / 10]
 }
 
 #[test]
@@ -222,7 +223,7 @@ fn a_server_that_speaks_first_is_not_delayed() {
                 .lab
                 .client
                 .enter(|| (0..rounds).map(|_| (time_to_banner("10.2.0.5:26"), time_to_banner("10.2.0.5:25"))).unzip());
-            let (direct, through) = (median(direct), median(through));
+            let (direct, through) = (quick(direct), quick(through));
             report(&format!("banner {more}{way}: direct {direct:?}, through the proxy {through:?}"));
             assert!(through < direct + bound, "{more}{way}: {direct:?} direct, {through:?} through the proxy");
         }
@@ -374,10 +375,14 @@ fn a_client_that_resets_during_the_handshake_is_noticed() {
     let sender = std::sync::Mutex::new(sender);
     let _proxy = proxy_that(&office, move |mut stream| {
         let _ = stream.set_read_timeout(Some(clients::IO_PATIENCE));
-        let _ = sender.lock().expect("sender").send(stream.read(&mut [0]));
+        let sender = sender.lock().expect("sender");
+        // It has been asked.
+        let _ = sender.send(Ok(0));
+        let _ = sender.send(stream.read(&mut [0]));
     });
     let daemon = office.relay("25", CONNECT);
     let stream = office.lab.client.connect("10.2.0.5:25").expect("connect");
+    assert!(receiver.recv_timeout(clients::IO_PATIENCE).is_ok_and(|asked| asked.is_ok()));
     clients::reset(stream);
     assert_eq!(daemon.journal.wait_connections(1)[0].ending, "reset by client");
     let end = receiver.recv_timeout(clients::IO_PATIENCE).expect("the proxy's side");
