@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
@@ -40,14 +40,20 @@ pub enum Beside {
     Ours,
 }
 
-/// A listening, non-blocking socket. IPv6 sockets take IPv6 only, so that each family has its own. `TCP_NODELAY` and
-/// `SO_KEEPALIVE` are set here once: accepted sockets inherit them.
-pub fn listener(address: SocketAddr, beside: Beside) -> io::Result<TcpListener> {
+/// A non-blocking socket of the family of `address`: without Nagle's delay, and a dead peer is noticed.
+fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
-    setsockopt(&socket, ReuseAddr, &true)?;
     setsockopt(&socket, TcpNoDelay, &true)?;
     setsockopt(&socket, KeepAlive, &true)?;
+    Ok(socket)
+}
+
+/// A listening, non-blocking socket. IPv6 sockets take IPv6 only, so that each family has its own. What all
+/// stream sockets have set is set here once: accepted sockets inherit it.
+pub fn listener(address: SocketAddr, beside: Beside) -> io::Result<TcpListener> {
+    let socket = stream_socket(address)?;
+    setsockopt(&socket, ReuseAddr, &true)?;
     if address.is_ipv6() {
         setsockopt(&socket, Ipv6V6Only, &true)?;
     }
@@ -67,16 +73,13 @@ pub fn keep_listening(listener: &TcpListener) -> io::Result<()> {
     Ok(listen(listener, Backlog::MAXCONN)?)
 }
 
-/// A non-blocking socket that is being connected: without Nagle's delay, and a dead peer is noticed.
+/// A non-blocking socket that is being connected.
 ///
 /// The third packet of the handshake waits for the first data to go with it, so whoever has none has to
 /// [`acknowledge`], or else the peer learns only after 200 ms that it is connected (`tcp_rcv_synsent_state_process`,
 /// net/ipv4/tcp_input.c).
 pub fn connecting(address: SocketAddr) -> io::Result<TcpStream> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let socket = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
-    setsockopt(&socket, TcpNoDelay, &true)?;
-    setsockopt(&socket, KeepAlive, &true)?;
+    let socket = stream_socket(address)?;
     setsockopt(&socket, QuickAck, &false)?;
     match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(socket)),

@@ -351,7 +351,7 @@ impl<P> Flow<P> {
         kit.buffer[..words.len()].copy_from_slice(words);
         let room = kit.buffer.len();
         let count = self.receive(source, &mut kit.buffer[words.len()..room])?;
-        self.pass_on(words.len() + count, sink, kit)
+        self.pass_on(words.len() + count, S::send, sink, kit)
     }
 
     /// Moves bytes until the source is dry, the sink full or the budget spent.
@@ -476,10 +476,8 @@ impl<P> Flow<P> {
         let count = self.receive(source, &mut kit.buffer[..room])?;
         filter.passed(count as u64);
         // After a short read there is only the end left, if that has been announced.
-        if source.hung_up && !source.urgent && count > 0 && count < room {
-            return self.pass_last(count, sink, kit);
-        }
-        self.pass_on(count, sink, kit)
+        let is_last = source.hung_up && !source.urgent && count > 0 && count < room;
+        self.pass_on(count, if is_last { S::send_before_end } else { S::send }, sink, kit)
     }
 
     /// Gives the sink what it takes of what has come, takes as much from the source, and returns how much that is.
@@ -604,25 +602,14 @@ impl<P> Flow<P> {
     }
 
     /// Gives the sink the first `count` bytes of the shared buffer.
-    fn pass_on<S, L>(&mut self, count: usize, sink: &mut Side<S>, kit: &mut Kit<L>) -> Result<(), Fault>
+    fn pass_on<S, L>(&mut self, count: usize, way: Way<S>, sink: &mut Side<S>, kit: &mut Kit<L>) -> Result<(), Fault>
     where
         S: Socket,
         P: Conduit<S>,
         L: Lender<Pipe = P>,
     {
         let Kit { buffer, pool, .. } = kit;
-        self.send(&buffer[..count], S::send, sink, pool)
-    }
-
-    /// The same, when the end comes next: the sink is told of it in the packet of these bytes.
-    fn pass_last<S, L>(&mut self, count: usize, sink: &mut Side<S>, kit: &mut Kit<L>) -> Result<(), Fault>
-    where
-        S: Socket,
-        P: Conduit<S>,
-        L: Lender<Pipe = P>,
-    {
-        let Kit { buffer, pool, .. } = kit;
-        self.send(&buffer[..count], S::send_before_end, sink, pool)
+        self.send(&buffer[..count], way, sink, pool)
     }
 
     fn send<S, L>(&mut self, bytes: &[u8], way: Way<S>, sink: &mut Side<S>, pool: &mut L) -> Result<(), Fault>

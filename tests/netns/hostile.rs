@@ -143,6 +143,16 @@ fn storm(attempt: impl Fn() + Sync) -> usize {
     count.into_inner()
 }
 
+/// Connections that are reset after `use_it`.
+fn storm_of_resets(port: u16, use_it: impl Fn(&mut TcpStream) + Sync) -> usize {
+    storm(|| {
+        if let Ok(mut stream) = connect_from(ATTACKER, moose(port)) {
+            use_it(&mut stream);
+            clients::reset(stream);
+        }
+    })
+}
+
 /// The client's packets that answer the gateway's first one of a connection from the attacker are dropped.
 fn drop_answers(siege: &Siege, verb: &str) {
     let rule = ["-p", "tcp", "-d", "10.1.0.66", "--tcp-flags", "SYN,ACK", "SYN,ACK", "-j", "DROP"];
@@ -249,29 +259,13 @@ fn attacks() -> Vec<Attack> {
         Attack {
             name: "resets",
             options: "",
-            act: || {
-                let attempt = || {
-                    if let Ok(mut stream) = connect_from(ATTACKER, moose(SILENT)) {
-                        let _ = stream.write_all(b".");
-                        clients::reset(stream);
-                    }
-                };
-                (Vec::new(), storm(attempt))
-            },
+            act: || (Vec::new(), storm_of_resets(SILENT, |stream| drop(stream.write_all(b".")))),
             meanwhile: |siege, _| served(siege),
         },
         Attack {
             name: "resets in the middle of a stream",
             options: "",
-            act: || {
-                let attempt = || {
-                    if let Ok(mut stream) = connect_from(ATTACKER, moose(GENEROUS)) {
-                        let _ = stream.read(&mut [0; 20_000]);
-                        clients::reset(stream);
-                    }
-                };
-                (Vec::new(), storm(attempt))
-            },
+            act: || (Vec::new(), storm_of_resets(GENEROUS, |stream| drop(stream.read(&mut [0; 20_000])))),
             meanwhile: |siege, _| served(siege),
         },
         Attack {
