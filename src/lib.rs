@@ -23,7 +23,7 @@ pub mod sys;
 
 pub mod error;
 
-pub mod options;
+pub mod cli;
 
 pub mod logging;
 
@@ -37,4 +37,4 @@ pub mod config;
 
 pub mod daemon;
 
-pub mod command_line;
+pub mod commands;

@@ -143,7 +143,7 @@ impl Contestant {
         })
     }
 
-    /// Ends all its processes.
+    /// AddrPair all its processes.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let pids = family(child.id());

@@ -7,14 +7,14 @@ use std::time::Duration;
 use getopts::Matches;
 use syslog::Facility;
 
+use crate::cli::options::{self, Scope};
 use crate::error::Error;
-use crate::options::{self, Scope};
 use crate::rules::rule::Match;
 use crate::sys::account::{self, Account};
-use crate::traffic::census::Block;
-use crate::traffic::deadline::ticks;
-use crate::traffic::service::{Destination, Host, Patience, Service, Via};
-use crate::traffic::upstream::HOSTS;
+use crate::traffic::service::{Destination, HostPort, Service, Timeouts, Via};
+use crate::traffic::source_limit::SourcePrefix;
+use crate::traffic::timers::ticks;
+use crate::traffic::upstreams::HOSTS;
 
 pub mod file;
 pub mod ruleset;
@@ -67,13 +67,13 @@ pub struct Process {
     /// The most of them from one source.
     pub max_per_source: Option<usize>,
     /// What counts as one source.
-    pub source_block: Block,
+    pub source_block: SourcePrefix,
     /// Log more.
     pub verbose: bool,
     /// Where in syslog.
     pub facility: Facility,
     /// What becomes of a redirection that nobody can serve.
-    pub fail: Fail,
+    pub fail: FailMode,
     /// How long connections may go on after SIGTERM.
     pub drain: Duration,
     /// How many workers.
@@ -95,7 +95,7 @@ pub struct Redirection {
     /// What is done with them.
     pub target: Target,
     /// The rules, in the order of the command line.
-    pub lines: Vec<(Verb, Match)>,
+    pub lines: Vec<(RuleKind, Match)>,
     /// Whether this host's own connections are redirected too.
     pub output: bool,
     /// The file and the line that it was read from.
@@ -124,12 +124,12 @@ pub enum Target {
     /// It goes to a port of this host, or to the port it asked for on this host.
     Local(Option<u16>),
     /// The kernel sends it to another host.
-    Kernel(Host),
+    Kernel(HostPort),
 }
 
 /// What a rule does with the traffic that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
+pub enum RuleKind {
     /// `-X`: leaves it alone.
     Exempt,
     /// `--reject`: refuses it.
@@ -140,7 +140,7 @@ pub enum Verb {
 
 /// What becomes of traffic that nobody can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fail {
+pub enum FailMode {
     /// It goes where it wanted to.
     Open,
     /// It is rejected.
@@ -219,7 +219,7 @@ impl Config {
 
 impl Redirection {
     /// The upstreams.
-    pub fn hosts(&self) -> &[Host] {
+    pub fn hosts(&self) -> &[HostPort] {
         match &self.target {
             Target::Relay(service) => service.destination.hosts(),
             Target::Kernel(host) => std::slice::from_ref(host),
@@ -399,7 +399,7 @@ fn process(matches: &Matches) -> Result<Process, Error> {
         pidfile: values::path(matches, "-P", "pidfile")?,
         max_connections: values::connections(matches, "-m", "max-connections")?,
         max_per_source: values::connections(matches, "--max-per-source", "max-per-source")?,
-        source_block: matches.opt_str("source-block").map_or(Ok(Block::DEFAULT), |text| values::block(&text))?,
+        source_block: matches.opt_str("source-block").map_or(Ok(SourcePrefix::DEFAULT), |text| values::block(&text))?,
         verbose: matches.opt_present("verbose"),
         facility: values::facility(matches.opt_str("syslog"))?,
         fail: values::fail(matches.opt_str("fail"))?,
@@ -428,12 +428,12 @@ fn redirection(matches: &Matches) -> Result<Redirection, Error> {
     if redirection.output && redirection.lines.is_empty() {
         return Err(Error::Usage("-O: given without -R, which says what to redirect".into()));
     }
-    if !matches!(redirection.target, Target::Relay(_)) && !has(Verb::Redirect) {
+    if !matches!(redirection.target, Target::Relay(_)) && !has(RuleKind::Redirect) {
         return Err(Error::Usage("--local and --kernel: given without -R, which says what to redirect".into()));
     }
     if let Listen::Port { bind: Some(ip), .. } = redirection.listen
         && ip.is_loopback()
-        && has(Verb::Redirect)
+        && has(RuleKind::Redirect)
     {
         let wants = "an address that redirected connections can reach (the kernel sends them to the address of the interface they come in on)";
         return Err(Error::value("-b", ip.to_string(), wants));
@@ -526,7 +526,7 @@ fn service(matches: &Matches) -> Result<Service, Error> {
         allow: values::networks(matches, "-a", "allow")?,
         only_redirected,
         deny: values::networks(matches, "--deny", "deny")?,
-        patience: Patience {
+        timeouts: Timeouts {
             connect: ticks(values::seconds(matches, "connect-timeout", 1, 10)?),
             handshake: ticks(values::seconds(matches, "handshake-timeout", 1, 10)?),
             idle: values::timeout(matches, "idle-timeout", 7440)?,
@@ -553,11 +553,13 @@ fn destination(matches: &Matches) -> Result<Destination, Error> {
     words.chunks(2).map(values::host).collect::<Result<_, _>>().map(Destination::Hosts)
 }
 
-fn lines(matches: &Matches, protocols: &[&str]) -> Result<Vec<(Verb, Match)>, Error> {
+fn lines(matches: &Matches, protocols: &[&str]) -> Result<Vec<(RuleKind, Match)>, Error> {
     let mut found = Vec::new();
-    for (name, option, verb) in
-        [("redirect", "-R", Verb::Redirect), ("exempt", "-X", Verb::Exempt), ("reject", "--reject", Verb::Reject)]
-    {
+    for (name, option, verb) in [
+        ("redirect", "-R", RuleKind::Redirect),
+        ("exempt", "-X", RuleKind::Exempt),
+        ("reject", "--reject", RuleKind::Reject),
+    ] {
         for (position, text) in matches.opt_strs_pos(name) {
             found.push((position, verb, Match::parse(option, &text, protocols)?));
         }

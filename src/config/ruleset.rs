@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Config, Listen, Redirection, Target, Verb};
+use crate::config::{Config, Listen, Redirection, RuleKind, Target};
 use crate::error::Error;
-use crate::rules::rule::{self, Action, Family, Line, Match, RuleSet};
-use crate::traffic::service::Host;
+use crate::rules::rule::{self, Action, Family, Match, RuleSet, RuleSpec};
+use crate::traffic::service::HostPort;
 
 /// What is known when the rules are made.
 pub struct Known<'a> {
@@ -17,7 +17,7 @@ pub struct Known<'a> {
 
 impl Known<'_> {
     /// The addresses of an upstream, in the resolver's order.
-    pub fn upstream(&self, host: &Host) -> Vec<SocketAddr> {
+    pub fn upstream(&self, host: &HostPort) -> Vec<SocketAddr> {
         let ips = match host.name.parse() {
             Ok(ip) => vec![ip],
             Err(_) => (self.addresses)(&host.name),
@@ -56,10 +56,10 @@ impl Config {
 }
 
 impl Redirection {
-    fn line(&self, index: usize, verb: Verb, matching: &Match, known: &Known<'_>) -> Result<Line, Error> {
+    fn line(&self, index: usize, verb: RuleKind, matching: &Match, known: &Known<'_>) -> Result<RuleSpec, Error> {
         let mut matching = matching.resolve(known.addresses)?;
         let listening = (known.listening)(index);
-        if verb == Verb::Redirect && matches!(self.target, Target::Relay(_)) {
+        if verb == RuleKind::Redirect && matches!(self.target, Target::Relay(_)) {
             for family in Family::BOTH {
                 if !listening.iter().any(|address| Family::of(&address.ip()) == family) {
                     matching = matching.without(family);
@@ -67,11 +67,11 @@ impl Redirection {
             }
         }
         let action = match verb {
-            Verb::Exempt => Action::Exempt,
-            Verb::Reject => Action::Reject,
-            Verb::Redirect => self.action(&listening, known),
+            RuleKind::Exempt => Action::Exempt,
+            RuleKind::Reject => Action::Reject,
+            RuleKind::Redirect => self.action(&listening, known),
         };
-        Ok(Line { action, matching, output: self.output, owner: index as u16 })
+        Ok(RuleSpec { action, matching, output: self.output, owner: index as u16 })
     }
 
     fn action(&self, listening: &[SocketAddr], known: &Known<'_>) -> Action {
@@ -86,7 +86,7 @@ impl Redirection {
             Target::Local(port) => Action::Local { port: *port },
             Target::Kernel(host) => {
                 let ips: Vec<IpAddr> = known.upstream(host).iter().map(SocketAddr::ip).collect();
-                Action::Kernel { to: rule::Target::pick(&ips, host.port, rule::Target::default()) }
+                Action::Kernel { to: rule::DnatTarget::pick(&ips, host.port, rule::DnatTarget::default()) }
             }
         }
     }

@@ -8,13 +8,13 @@ use getopts::Matches;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use syslog::Facility;
 
-use crate::config::{Fail, Listen, Workers};
+use crate::config::{FailMode, Listen, Workers};
 use crate::error::Error;
 use crate::sys::account::{self, Account};
 use crate::sys::services;
-use crate::traffic::census::{self, Block};
-use crate::traffic::deadline::{Tick, ticks};
-use crate::traffic::service::{Balance, Host};
+use crate::traffic::service::{Balance, HostPort};
+use crate::traffic::source_limit::{self, SourcePrefix};
+use crate::traffic::timers::{Tick, ticks};
 
 /// A host name or an address, IPv6 with or without brackets.
 pub fn host_name(text: &str) -> Result<String, Error> {
@@ -33,9 +33,9 @@ pub fn host_name(text: &str) -> Result<String, Error> {
 }
 
 /// `HOST PORT`.
-pub fn host(pair: &[String]) -> Result<Host, Error> {
+pub fn host(pair: &[String]) -> Result<HostPort, Error> {
     match pair {
-        [name, number] => Ok(Host { name: host_name(name)?, port: port("PORT", number)? }),
+        [name, number] => Ok(HostPort { name: host_name(name)?, port: port("PORT", number)? }),
         words => Err(Error::Usage(format!("'{}' given, HOST PORT wanted", words.join(" ")))),
     }
 }
@@ -111,15 +111,15 @@ pub fn path(matches: &Matches, option: &str, name: &str) -> Result<Option<PathBu
 /// `-m` and `--max-per-source`.
 pub fn connections(matches: &Matches, option: &str, name: &str) -> Result<Option<usize>, Error> {
     let Some(text) = matches.opt_str(name) else { return Ok(None) };
-    let number = text.parse().ok().filter(|number| (1..=census::MOST).contains(number));
-    let wants = format!("a number of connections from 1 to {}", census::MOST);
+    let number = text.parse().ok().filter(|number| (1..=source_limit::MOST).contains(number));
+    let wants = format!("a number of connections from 1 to {}", source_limit::MOST);
     number.map(Some).ok_or_else(|| Error::value(option, text, wants))
 }
 
 /// `--source-block`.
-pub fn block(text: &str) -> Result<Block, Error> {
+pub fn block(text: &str) -> Result<SourcePrefix, Error> {
     let bits = |text: &str, most: u8| text.parse().ok().filter(|bits| (1..=most).contains(bits));
-    let both = text.split_once(':').and_then(|(v4, v6)| Some(Block { v4: bits(v4, 32)?, v6: bits(v6, 128)? }));
+    let both = text.split_once(':').and_then(|(v4, v6)| Some(SourcePrefix { v4: bits(v4, 32)?, v6: bits(v6, 128)? }));
     let wants = "the bits that make a source of an IPv4 and of an IPv6 address, such as 32:64";
     both.ok_or_else(|| Error::value("--source-block", text, wants))
 }
@@ -143,10 +143,10 @@ pub fn facility(text: Option<String>) -> Result<Facility, Error> {
 }
 
 /// `--fail`.
-pub fn fail(text: Option<String>) -> Result<Fail, Error> {
+pub fn fail(text: Option<String>) -> Result<FailMode, Error> {
     match text.as_deref() {
-        None | Some("open") => Ok(Fail::Open),
-        Some("closed") => Ok(Fail::Closed),
+        None | Some("open") => Ok(FailMode::Open),
+        Some("closed") => Ok(FailMode::Closed),
         Some(other) => Err(Error::value("--fail", other, "open or closed")),
     }
 }

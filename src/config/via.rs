@@ -171,7 +171,7 @@ pub fn text(via: &Via) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options;
+    use crate::cli::options;
     use std::io::Write;
 
     fn parsed(line: &str) -> Result<Via, Error> {

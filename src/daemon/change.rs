@@ -6,8 +6,8 @@ use std::time::Instant;
 use nix::unistd::Pid;
 
 use crate::config::Config;
-use crate::daemon::shift::Shift;
-use crate::daemon::spawn::Child;
+use crate::daemon::children::Child;
+use crate::daemon::generation::Generation;
 use crate::rules::rule::RuleSet;
 
 /// A reload under way.
@@ -25,9 +25,9 @@ pub enum Step {
     /// The names of the new configuration are being resolved.
     Resolving(Box<Config>),
     /// Its workers are starting.
-    Starting(Box<Shift>),
+    Starting(Box<Generation>),
     /// Its rules are being installed; the former ones, to go back to.
-    Ruling(Box<Shift>, Option<RuleSet>),
+    Ruling(Box<Generation>, Option<RuleSet>),
 }
 
 impl Reload {
@@ -36,38 +36,39 @@ impl Reload {
         self.limit
     }
 
-    fn shift(&mut self) -> Option<&mut Shift> {
+    fn generation(&mut self) -> Option<&mut Generation> {
         match &mut self.step {
             Step::Resolving(_) => None,
-            Step::Starting(shift) | Step::Ruling(shift, _) => Some(shift),
+            Step::Starting(generation) | Step::Ruling(generation, _) => Some(generation),
         }
     }
 
     /// The new workers.
     pub fn children(&self) -> impl Iterator<Item = &Child> {
-        let shift = match &self.step {
+        let generation = match &self.step {
             Step::Resolving(_) => None,
-            Step::Starting(shift) | Step::Ruling(shift, _) => Some(shift),
+            Step::Starting(generation) | Step::Ruling(generation, _) => Some(generation),
         };
-        shift.into_iter().flat_map(|shift| shift.children())
+        generation.into_iter().flat_map(|generation| generation.children())
     }
 
     /// One of the new workers takes connections.
     pub fn ready(&mut self, pid: u32) {
-        let Some(shift) = self.shift() else { return };
-        for post in shift.posts.iter_mut().filter(|post| post.child.as_ref().is_some_and(|child| child.is(pid))) {
-            post.ready = true;
+        let Some(generation) = self.generation() else { return };
+        for slot in generation.slots.iter_mut().filter(|slot| slot.child.as_ref().is_some_and(|child| child.is(pid))) {
+            slot.ready = true;
         }
     }
 
     /// A child has died. Whether it was one of the new workers.
     pub fn lost(&mut self, pid: Pid) -> bool {
-        let Some(shift) = self.shift() else { return false };
-        let Some(post) = shift.posts.iter_mut().find(|post| post.child.as_ref().is_some_and(|child| child.pid == pid))
+        let Some(generation) = self.generation() else { return false };
+        let Some(slot) =
+            generation.slots.iter_mut().find(|slot| slot.child.as_ref().is_some_and(|child| child.pid == pid))
         else {
             return false;
         };
-        post.child = None;
+        slot.child = None;
         true
     }
 }

@@ -11,14 +11,14 @@ use crate::error::Error;
 use crate::logging;
 use crate::sys::account;
 use crate::sys::process;
-use crate::sys::seccomp::{Condition, Filter};
+use crate::sys::seccomp::{Condition, SyscallFilter};
 
 /// A process that has given up what it does not need to get ready, and has yet to give up what it needs for that.
 #[derive(Debug)]
 pub struct Confinement {
     /// For the end of its time at the terminal.
     null: Option<File>,
-    filter: Filter,
+    filter: SyscallFilter,
 }
 
 /// For a worker: no files, no privileges, and no system calls but those of a relay.
@@ -224,9 +224,9 @@ const KIND: i32 = 0xf;
 
 /// No end of reading is told to a socket: a listening one would take no connections any more, in the guardian's and the
 /// other workers' hands either.
-fn relaying() -> Filter {
+fn relaying() -> SyscallFilter {
     let at_level = |level, options: &[i32]| [Condition::is(1, &[level]), Condition::is(2, options)];
-    let filter = Filter::default().allow(older::WAITING).allow(RELAYING).allow(LIVING);
+    let filter = SyscallFilter::default().allow(older::WAITING).allow(RELAYING).allow(LIVING);
     own_end(memory(filter))
         .allow_if(
             libc::SYS_socket,
@@ -252,7 +252,7 @@ fn relaying() -> Filter {
 }
 
 /// For a process without a guardian, which reopens its log and removes its pid file.
-fn with_own_files(filter: Filter) -> Filter {
+fn with_own_files(filter: SyscallFilter) -> SyscallFilter {
     filter
         .allow(older::OPEN)
         .allow(older::UNLINK)
@@ -264,8 +264,8 @@ fn with_own_files(filter: Filter) -> Filter {
         )
 }
 
-fn resolving() -> Filter {
-    let filter = Filter::default().allow(older::WAITING).allow(older::RESOLVING).allow(RESOLVING).allow(LIVING);
+fn resolving() -> SyscallFilter {
+    let filter = SyscallFilter::default().allow(older::WAITING).allow(older::RESOLVING).allow(RESOLVING).allow(LIVING);
     // All that a module may be in is mapped to be run.
     let filter = own_end(filter.allow(&[libc::SYS_mmap, libc::SYS_mprotect]));
     let filter = older::OPEN.iter().fold(filter, |filter, open| filter.allow_if(*open, reading(1)));
@@ -299,13 +299,13 @@ fn reading(flags: u32) -> [Condition; 1] {
 }
 
 /// Memory, none of which is ever run: what was written by somebody else is no program here.
-fn memory(filter: Filter) -> Filter {
+fn memory(filter: SyscallFilter) -> SyscallFilter {
     let not_run = || [Condition::masked(2, libc::PROT_EXEC, &[0])];
     filter.allow_if(libc::SYS_mmap, not_run()).allow_if(libc::SYS_mprotect, not_run())
 }
 
 /// abort(3), and no other signal to anybody else.
-fn own_end(filter: Filter) -> Filter {
+fn own_end(filter: SyscallFilter) -> SyscallFilter {
     let own = std::process::id().cast_signed();
     filter.allow_if(libc::SYS_tgkill, [Condition::is(0, &[own])]).allow_if(libc::SYS_tkill, [Condition::is(0, &[own])])
 }

@@ -16,27 +16,27 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
-use crate::config::Fail;
-use crate::daemon::askers::ASKERS;
+use crate::config::FailMode;
 use crate::daemon::change::{Reload, Successor};
-use crate::daemon::claim::Claim;
-use crate::daemon::keeper::Keeper;
-use crate::daemon::local::LocalPorts;
-use crate::daemon::message::{Order, Word};
+use crate::daemon::children::{Child, hear};
+use crate::daemon::generation::Generation;
+use crate::daemon::inherited::Former;
+use crate::daemon::instance_lock::InstanceLock;
+use crate::daemon::listeners;
+use crate::daemon::local_ports::LocalPorts;
+use crate::daemon::message::{ToGuardian, ToWorker};
 use crate::daemon::names::Names;
 use crate::daemon::notify::Notifier;
-use crate::daemon::orphans::Holder;
-use crate::daemon::passed::Former;
+use crate::daemon::reconciler::Reconciler;
+use crate::daemon::resolver_pool::POOL_SIZE;
 use crate::daemon::respawn::Verdict;
-use crate::daemon::shift::Shift;
-use crate::daemon::sockets;
-use crate::daemon::spawn::{Child, hear};
-use crate::daemon::tally::Tally;
+use crate::daemon::socket_owners::SocketOwner;
+use crate::daemon::stats::Stats;
 use crate::error::Error;
 use crate::logging;
 use crate::rules::rule::Gate;
 use crate::sys::process;
-use crate::traffic::wake::Wake;
+use crate::traffic::token::EventToken;
 
 /// How much longer than `--drain` a worker may take to end.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ const WORDS: usize = 64;
 const SILENCE: Duration = Duration::from_millis(50);
 
 /// Resolvers of workers are replaced once in this time: a worker that was taken over could have them end at once.
-const ASKERS_PAUSE: Duration = Duration::from_secs(1);
+const POOL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The running guardian.
 #[derive(Debug)]
@@ -58,9 +58,9 @@ pub struct Guardian {
     pub(crate) signals: SignalFd,
     pub(crate) notifier: Notifier,
     pub(crate) names: Names,
-    pub(crate) keeper: Option<Keeper>,
+    pub(crate) reconciler: Option<Reconciler>,
     /// What serves.
-    pub(crate) shift: Shift,
+    pub(crate) generation: Generation,
     /// What is to serve next, while a reload is under way.
     pub(crate) reload: Option<Reload>,
     /// The guardian that is to replace this one, while it starts.
@@ -74,13 +74,13 @@ pub struct Guardian {
     /// Workers that talk too much, and when they are listened to again.
     talkative: BTreeMap<u32, Instant>,
     /// When missing resolvers of workers are to be replaced.
-    askers_due: Option<Instant>,
+    resolvers_due: Option<Instant>,
     /// What the workers have done.
-    tally: Tally,
+    stats: Stats,
     /// How many workers were started so far.
     pub(crate) workers: u32,
     /// The right to the name of the rules.
-    pub(crate) claim: Option<Claim>,
+    pub(crate) lock: Option<InstanceLock>,
     /// What is to be done after the reload or upgrade that is under way.
     pub(crate) deferred: Option<Signal>,
     /// Redirections none of whose upstreams answer, by number, and since when.
@@ -99,24 +99,24 @@ pub struct Guardian {
 
 impl Guardian {
     /// A guardian of a shift that has not begun.
-    pub fn new(shift: Shift, names: Names, poll: Poll, signals: SignalFd, program: PathBuf) -> Guardian {
+    pub fn new(generation: Generation, names: Names, poll: Poll, signals: SignalFd, program: PathBuf) -> Guardian {
         Guardian {
             poll,
             signals,
             notifier: Notifier::from_environment(),
             names,
-            keeper: None,
-            shift,
+            reconciler: None,
+            generation,
             reload: None,
             successor: None,
             program,
             local: LocalPorts::default(),
             leaving: Vec::new(),
             talkative: BTreeMap::new(),
-            askers_due: None,
-            tally: Tally::default(),
+            resolvers_due: None,
+            stats: Stats::default(),
             workers: 0,
-            claim: None,
+            lock: None,
             deferred: None,
             unreachable: BTreeMap::new(),
             dark: BTreeSet::new(),
@@ -135,7 +135,7 @@ impl Guardian {
         }
         self.remove_rules();
         if self.workers > 0 {
-            log::info!("counters: {}", self.tally.sum());
+            log::info!("counters: {}", self.stats.sum());
         }
         Ok(())
     }
@@ -151,16 +151,16 @@ impl Guardian {
             return Err(Error::sys("waiting for events", error));
         }
         for event in events.iter() {
-            match Wake::from(event.token()) {
-                Wake::Signals => self.take_signals()?,
-                Wake::Line(0) => self.hear_successor(),
-                Wake::Line(pid) => self.listen_to(pid),
-                Wake::Listener(_) | Wake::Probe(_) | Wake::Relay(..) => {}
+            match EventToken::from(event.token()) {
+                EventToken::Signals => self.take_signals()?,
+                EventToken::Channel(0) => self.hear_successor(),
+                EventToken::Channel(pid) => self.listen_to(pid),
+                EventToken::Listener(_) | EventToken::Probe(_) | EventToken::Connection(..) => {}
             }
         }
         self.look_at_the_clock();
         self.look_at_the_former();
-        if let Some(counters) = self.tally.answer(Instant::now()) {
+        if let Some(counters) = self.stats.answer(Instant::now()) {
             log::info!("counters: {counters}");
         }
         Ok(())
@@ -177,9 +177,9 @@ impl Guardian {
     /// A former guardian that was killed may not have told its workers that others take over.
     fn look_at_the_former(&mut self) {
         if let Some(former) = self.former.take_if(|former| former.pid != parent_id()) {
-            let orphans = former.workers.into_iter().filter_map(Holder::of);
-            let orphans: Vec<Holder> = orphans.filter(Holder::is_worker).collect();
-            sockets::relieve(&orphans);
+            let orphans = former.workers.into_iter().filter_map(SocketOwner::of);
+            let orphans: Vec<SocketOwner> = orphans.filter(SocketOwner::is_worker).collect();
+            listeners::relieve(&orphans);
         }
     }
 
@@ -187,17 +187,17 @@ impl Guardian {
         let upgrade = self.successor.as_ref().map(|successor| successor.limit);
         let talkative = self.talkative.values().min().copied();
         if self.stopping.is_some() {
-            return [self.stopping, self.tally.due(), upgrade, talkative].into_iter().flatten().min();
+            return [self.stopping, self.stats.due(), upgrade, talkative].into_iter().flatten().min();
         }
-        let rules = self.keeper.as_ref().and_then(Keeper::due);
-        let posts = self.shift.posts.iter().filter_map(|post| post.respawn.next);
+        let rules = self.reconciler.as_ref().and_then(Reconciler::due);
+        let slots = self.generation.slots.iter().filter_map(|slot| slot.respawn.next);
         let reload = self.reload.as_ref().map(Reload::due);
-        let grace = self.shift.config.process.upstream_grace;
+        let grace = self.generation.config.process.upstream_grace;
         let gates = grace.and_then(|grace| Some(*self.unreachable.values().min()? + grace));
         let gates = gates.filter(|due| *due > Instant::now());
-        let others = [self.names.due(), rules, reload, upgrade, gates, self.local.due(), self.tally.due()];
-        let others = others.into_iter().chain([talkative, self.askers_due]);
-        posts.chain(others.flatten()).min()
+        let others = [self.names.due(), rules, reload, upgrade, gates, self.local.due(), self.stats.due()];
+        let others = others.into_iter().chain([talkative, self.resolvers_due]);
+        slots.chain(others.flatten()).min()
     }
 
     fn look_at_the_clock(&mut self) {
@@ -216,28 +216,28 @@ impl Guardian {
             }
             return;
         }
-        for post in 0..self.shift.posts.len() {
-            if self.shift.posts[post].respawn.next.is_some_and(|next| next <= now) {
-                self.respawn_is_due(post);
+        for slot in 0..self.generation.slots.len() {
+            if self.generation.slots[slot].respawn.next.is_some_and(|next| next <= now) {
+                self.respawn_is_due(slot);
             }
         }
-        if self.askers_due.take_if(|due| *due <= now).is_some() {
-            self.replace_askers();
+        if self.resolvers_due.take_if(|due| *due <= now).is_some() {
+            self.replace_resolvers();
         }
         if self.local.due().is_some_and(|due| due <= now) {
-            self.local.look(&self.shift.config);
+            self.local.look(&self.generation.config);
         }
         self.go_on_reloading();
         self.do_deferred();
         self.ask_for_names();
         self.set_gates();
-        if let Some(keeper) = &mut self.keeper {
-            keeper.work();
+        if let Some(reconciler) = &mut self.reconciler {
+            reconciler.work();
         }
     }
 
     fn ask_for_names(&mut self) {
-        match self.names.ask(&self.shift.config, self.poll.registry()) {
+        match self.names.ask(&self.generation.config, self.poll.registry()) {
             Ok(Some(hung)) => self.send(hung.pid, Signal::SIGKILL),
             Ok(None) => {}
             Err(error) => log::error!("the resolver: {error}"),
@@ -270,19 +270,20 @@ impl Guardian {
         for _ in 0..WORDS {
             let Some(said) = self.workers().find(|child| child.is(pid)).and_then(hear) else { return };
             let Some(word) = said else { continue };
-            let post = self.shift.posts.iter().position(|post| post.child.as_ref().is_some_and(|child| child.is(pid)));
-            match (word, post) {
-                (Word::Counters(counters), _) => self.tally.heard(pid, counters),
-                (Word::Unheard, _) => self.connect_to_syslog(pid),
-                (Word::Ready, Some(post)) => self.shift.posts[post].ready = true,
-                (Word::Ready, None) => self.reload.iter_mut().for_each(|reload| reload.ready(pid)),
-                (Word::Leaving, Some(post)) => self.replace_leaving(post),
-                (Word::Unreachable(line), Some(_)) => self.upstreams_are_unreachable(line),
-                (Word::Reachable(line), Some(_)) => {
+            let slot =
+                self.generation.slots.iter().position(|slot| slot.child.as_ref().is_some_and(|child| child.is(pid)));
+            match (word, slot) {
+                (ToGuardian::Counters(counters), _) => self.stats.heard(pid, counters),
+                (ToGuardian::Unheard, _) => self.connect_to_syslog(pid),
+                (ToGuardian::Ready, Some(slot)) => self.generation.slots[slot].ready = true,
+                (ToGuardian::Ready, None) => self.reload.iter_mut().for_each(|reload| reload.ready(pid)),
+                (ToGuardian::Leaving, Some(slot)) => self.replace_leaving(slot),
+                (ToGuardian::Unreachable(line), Some(_)) => self.upstreams_are_unreachable(line),
+                (ToGuardian::Reachable(line), Some(_)) => {
                     self.unreachable.remove(&line);
                 }
                 // Of redirections that are not this shift's, or of its past.
-                (Word::Leaving | Word::Unreachable(_) | Word::Reachable(_), None) => {}
+                (ToGuardian::Leaving | ToGuardian::Unreachable(_) | ToGuardian::Reachable(_), None) => {}
             }
         }
         self.talkative.insert(pid, Instant::now() + SILENCE);
@@ -293,7 +294,7 @@ impl Guardian {
         let Some(child) = self.workers().find(|child| child.is(pid)) else { return };
         // Without a syslog daemon there is none; the worker asks again.
         if let Ok(connection) = logging::connect()
-            && let Err(error) = child.line.send(&Order::SystemLog.encode(), Some(connection.as_fd()))
+            && let Err(error) = child.line.send(&ToWorker::SystemLog.encode(), Some(connection.as_fd()))
         {
             log::debug!("telling worker {pid}: {error}");
         }
@@ -302,7 +303,7 @@ impl Guardian {
     /// All workers: those that serve, those that come and those that go.
     fn workers(&self) -> impl Iterator<Item = &Child> {
         let coming = self.reload.iter().flat_map(Reload::children);
-        self.shift.children().chain(&self.leaving).chain(coming)
+        self.generation.children().chain(&self.leaving).chain(coming)
     }
 
     /// The number of the next worker.
@@ -312,26 +313,26 @@ impl Guardian {
     }
 
     fn upstreams_are_unreachable(&mut self, line: u16) {
-        if let Some((_, redirection, _)) = self.shift.config.relayed().nth(line.into()) {
+        if let Some((_, redirection, _)) = self.generation.config.relayed().nth(line.into()) {
             self.unreachable.entry(line).or_insert_with(Instant::now);
             redirection.hosts().iter().for_each(|host| self.names.hurry(&host.name));
         }
     }
 
     /// The worker was told by somebody else to stop: it serves what it has, another one takes what comes.
-    fn replace_leaving(&mut self, post: usize) {
-        self.leaving.extend(self.shift.posts[post].child.take());
+    fn replace_leaving(&mut self, slot: usize) {
+        self.leaving.extend(self.generation.slots[slot].child.take());
         if self.stopping.is_none() {
-            self.start_worker(post);
+            self.start_worker(slot);
         }
     }
 
     /// Puts a worker on its place, or what a failure to do so demands.
-    fn start_worker(&mut self, post: usize) {
+    fn start_worker(&mut self, slot: usize) {
         let number = self.next_number();
-        if let Err(error) = self.shift.start_worker(post, number, &self.names, self.poll.registry()) {
+        if let Err(error) = self.generation.start_worker(slot, number, &self.names, self.poll.registry()) {
             log::error!("starting a worker: {error}");
-            self.worker_died(post, "could not be started");
+            self.worker_died(slot, "could not be started");
         }
     }
 
@@ -340,7 +341,7 @@ impl Guardian {
         let addresses = self.names.addresses(name).to_vec();
         let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         log::info!("'{name}' is now {}", list.join(", "));
-        self.tell_workers(&Order::Addresses { name: name.to_owned(), addresses }, None);
+        self.tell_workers(&ToWorker::Addresses { name: name.to_owned(), addresses }, None);
         if self.reload.is_none() {
             self.refresh_rules();
         }
@@ -348,15 +349,15 @@ impl Guardian {
 
     /// Plans the rules anew, and has them installed if they have changed.
     pub(crate) fn refresh_rules(&mut self) {
-        let Some(keeper) = &mut self.keeper else { return };
-        match self.shift.rules(&self.names) {
-            Ok(Some(set)) => keeper.replace(set),
+        let Some(reconciler) = &mut self.reconciler else { return };
+        match self.generation.rules(&self.names) {
+            Ok(Some(set)) => reconciler.replace(set),
             Ok(None) => {}
             Err(error) => log::error!("the rules stay as they are: {error}"),
         }
     }
 
-    pub(crate) fn tell_workers(&self, order: &Order, descriptor: Option<BorrowedFd<'_>>) {
+    pub(crate) fn tell_workers(&self, order: &ToWorker, descriptor: Option<BorrowedFd<'_>>) {
         for child in self.workers() {
             if let Err(error) = child.line.send(&order.encode(), descriptor) {
                 log::debug!("telling worker {}: {error}", child.pid);
@@ -389,7 +390,7 @@ impl Guardian {
         if self.workers == 0 {
             return log::info!("counters: no worker, and the kernel counts what rules do (`iptables -t nat -L -n -v`)");
         }
-        self.tally.ask(pids.into_iter(), Instant::now());
+        self.stats.ask(pids.into_iter(), Instant::now());
         self.signal_workers(Signal::SIGUSR1);
     }
 
@@ -399,10 +400,10 @@ impl Guardian {
             self.talkative.remove(&(pid.as_raw() as u32));
             self.listen_to_worker(pid.as_raw() as u32);
             self.talkative.remove(&(pid.as_raw() as u32));
-            self.tally.lost(pid.as_raw() as u32);
+            self.stats.lost(pid.as_raw() as u32);
             self.heir.take_if(|heir| *heir == pid);
-            if let Some(keeper) = &mut self.keeper
-                && keeper.reaped(pid, how.is_well())
+            if let Some(reconciler) = &mut self.reconciler
+                && reconciler.reaped(pid, how.is_well())
             {
                 continue;
             }
@@ -410,11 +411,12 @@ impl Guardian {
             if self.names.resolver().is_some_and(is) {
                 log::warn!("resolver {pid} {how}: another one is started when it is needed");
                 self.names.lost();
-            } else if let Some(post) = self.shift.posts.iter().position(|post| post.askers.contains(&pid)) {
-                self.asker_died(post, pid);
-            } else if let Some(post) = self.shift.posts.iter().position(|post| post.child.as_ref().is_some_and(is)) {
-                self.shift.posts[post].child = None;
-                self.worker_died(post, &format!("{pid} {how}"));
+            } else if let Some(slot) = self.generation.slots.iter().position(|slot| slot.resolvers.contains(&pid)) {
+                self.pool_resolver_died(slot, pid);
+            } else if let Some(slot) = self.generation.slots.iter().position(|slot| slot.child.as_ref().is_some_and(is))
+            {
+                self.generation.slots[slot].child = None;
+                self.worker_died(slot, &format!("{pid} {how}"));
             } else if let Some(at) = self.leaving.iter().position(is) {
                 self.leaving.swap_remove(at);
                 log::info!("worker {pid} {how}");
@@ -427,39 +429,39 @@ impl Guardian {
     }
 
     /// A resolver of a worker is gone: with the worker, or else it is replaced soon.
-    fn asker_died(&mut self, post: usize, pid: Pid) {
-        self.shift.posts[post].askers.retain(|asker| *asker != pid);
-        self.askers_due.get_or_insert_with(|| Instant::now() + ASKERS_PAUSE);
+    fn pool_resolver_died(&mut self, slot: usize, pid: Pid) {
+        self.generation.slots[slot].resolvers.retain(|resolver| *resolver != pid);
+        self.resolvers_due.get_or_insert_with(|| Instant::now() + POOL_PAUSE);
     }
 
-    fn replace_askers(&mut self) {
-        for post in 0..self.shift.posts.len() {
-            while self.shift.config.checks_hosts()
-                && self.shift.posts[post].child.is_some()
-                && self.shift.posts[post].askers.len() < ASKERS
+    fn replace_resolvers(&mut self) {
+        for slot in 0..self.generation.slots.len() {
+            while self.generation.config.checks_hosts()
+                && self.generation.slots[slot].child.is_some()
+                && self.generation.slots[slot].resolvers.len() < POOL_SIZE
             {
-                if let Err(error) = self.shift.start_asker(post) {
+                if let Err(error) = self.generation.start_pool_resolver(slot) {
                     log::error!("a resolver cannot be started: {error}");
-                    self.askers_due = Some(Instant::now() + ASKERS_PAUSE);
+                    self.resolvers_due = Some(Instant::now() + POOL_PAUSE);
                     return;
                 }
             }
         }
     }
 
-    fn worker_died(&mut self, post: usize, which: &str) {
+    fn worker_died(&mut self, slot: usize, which: &str) {
         if self.stopping.is_some() {
             return log::debug!("worker {which}");
         }
-        match self.shift.posts[post].respawn.death(Instant::now()) {
+        match self.generation.slots[slot].respawn.death(Instant::now()) {
             Verdict::AtOnce => {
                 log::warn!("worker {which}: another one is started; its connections are lost");
-                self.start_worker(post);
+                self.start_worker(slot);
             }
             Verdict::GiveUp => {
-                let what = match self.shift.config.process.fail {
-                    Fail::Open => "the redirection is taken away, clients reach whom they wanted to",
-                    Fail::Closed => "the redirection becomes a reject",
+                let what = match self.generation.config.process.fail {
+                    FailMode::Open => "the redirection is taken away, clients reach whom they wanted to",
+                    FailMode::Closed => "the redirection becomes a reject",
                 };
                 log::error!("worker {which}: no worker can be kept alive; {what}");
             }
@@ -468,10 +470,10 @@ impl Guardian {
     }
 
     /// After a series of deaths: either another worker is to be tried, or the one that was tried has survived.
-    fn respawn_is_due(&mut self, post: usize) {
-        if self.shift.posts[post].child.is_none() {
-            self.start_worker(post);
-        } else if self.shift.posts[post].respawn.survived() {
+    fn respawn_is_due(&mut self, slot: usize) {
+        if self.generation.slots[slot].child.is_none() {
+            self.start_worker(slot);
+        } else if self.generation.slots[slot].respawn.survived() {
             log::warn!("a worker is alive again: the redirection is put back");
         }
     }
@@ -479,17 +481,17 @@ impl Guardian {
     /// Decides for each redirection whether it stands: workers that cannot be kept alive and upstreams that have not
     /// answered for too long close it, in the way that `--fail` says.
     fn set_gates(&mut self) {
-        let Some(keeper) = &mut self.keeper else { return };
-        let process = &self.shift.config.process;
+        let Some(reconciler) = &mut self.reconciler else { return };
+        let process = &self.generation.config.process;
         let shut = match process.fail {
-            Fail::Open => Gate::Withdrawn,
-            Fail::Closed => Gate::Rejected,
+            FailMode::Open => Gate::Withdrawn,
+            FailMode::Closed => Gate::Rejected,
         };
-        let no_worker = self.shift.posts.iter().any(|post| post.respawn.has_given_up());
+        let no_worker = self.generation.slots.iter().any(|slot| slot.respawn.has_given_up());
         let late = |since: &Instant| process.upstream_grace.is_some_and(|grace| since.elapsed() >= grace);
-        let mut gates = vec![Gate::Normal; self.shift.config.redirections.len()];
+        let mut gates = vec![Gate::Normal; self.generation.config.redirections.len()];
         for (index, gate) in gates.iter_mut().enumerate() {
-            let Some(line) = self.shift.config.line_of(index) else { continue };
+            let Some(line) = self.generation.config.line_of(index) else { continue };
             let dark = self.unreachable.get(&(line as u16)).is_some_and(late);
             if no_worker || dark {
                 *gate = shut;
@@ -504,12 +506,12 @@ impl Guardian {
                 self.dark.remove(&(line as u16));
             }
         }
-        keeper.want(gates);
+        reconciler.want(gates);
     }
 
     /// Signals the workers that take new connections.
     pub(crate) fn signal_shift(&self, signal: Signal) {
-        self.shift.children().for_each(|child| self.send(child.pid, signal));
+        self.generation.children().for_each(|child| self.send(child.pid, signal));
     }
 
     /// The redirections are others now.
@@ -528,18 +530,18 @@ impl Guardian {
             self.notifier.tell("STOPPING=1");
             self.fail_reload("the daemon stops");
             self.dismiss_successor(Signal::SIGTERM, 3 * GRACE);
-            if let Some(keeper) = &mut self.keeper
+            if let Some(reconciler) = &mut self.reconciler
                 && !self.relieved
-                && let Err(error) = keeper.unhook()
+                && let Err(error) = reconciler.unhook()
             {
                 log::error!("the rules could not be unhooked: {error}");
             }
-            self.claim = None;
+            self.lock = None;
             self.names.dismiss();
-            self.shift.sockets.all.clear();
-            self.stopping = Some(Instant::now() + self.shift.config.process.drain + GRACE);
+            self.generation.listeners.all.clear();
+            self.stopping = Some(Instant::now() + self.generation.config.process.drain + GRACE);
         } else {
-            self.tell_workers(&Order::Reset, None);
+            self.tell_workers(&ToWorker::Reset, None);
         }
         self.signal_workers(Signal::SIGTERM);
     }
@@ -547,22 +549,23 @@ impl Guardian {
     /// Another guardian serves now: its sockets and rules are ours no more, and our workers serve what they have.
     pub(crate) fn relieve(&mut self, heir: Pid) {
         (self.relieved, self.heir) = (true, Some(heir));
-        self.claim = None;
+        self.lock = None;
         self.names.dismiss();
-        self.shift.sockets.all.clear();
+        self.generation.listeners.all.clear();
         self.signal_workers(Signal::SIGHUP);
-        self.leaving.extend(self.shift.posts.drain(..).filter_map(|post| post.child));
-        if let Some(keeper) = self.keeper.take() {
-            keeper.leave();
+        self.leaving.extend(self.generation.slots.drain(..).filter_map(|slot| slot.child));
+        if let Some(reconciler) = self.reconciler.take() {
+            reconciler.leave();
         }
     }
 
     fn remove_rules(&mut self) {
-        let Some(keeper) = self.keeper.take() else { return };
-        let claim = self.claim.take().map_or_else(|| Claim::try_stake(&keeper.set().name), |claim| Ok(Some(claim)));
+        let Some(reconciler) = self.reconciler.take() else { return };
+        let lock =
+            self.lock.take().map_or_else(|| InstanceLock::try_stake(&reconciler.set().name), |lock| Ok(Some(lock)));
         // Who has taken the name since the rules were unhooked has rules of his own there.
-        if !matches!(claim, Ok(None))
-            && let Err(error) = keeper.remove()
+        if !matches!(lock, Ok(None))
+            && let Err(error) = reconciler.remove()
         {
             log::error!("the rules could not be removed: {error}; `tproxy --flush` removes them");
         }
@@ -574,7 +577,7 @@ impl Guardian {
     }
 
     fn is_done(&self) -> bool {
-        let nobody = self.shift.children().next().is_none() && self.leaving.is_empty();
+        let nobody = self.generation.children().next().is_none() && self.leaving.is_empty();
         (self.stopping.is_some() || self.relieved) && nobody && self.successor.is_none()
     }
 
@@ -597,7 +600,7 @@ pub fn wait_readable(descriptors: &[BorrowedFd<'_>], timeout: Duration) -> Resul
 }
 
 /// Asks for the events of a descriptor.
-pub fn watch(poll: &Poll, descriptor: impl AsFd, wake: Wake) -> Result<(), Error> {
+pub fn watch(poll: &Poll, descriptor: impl AsFd, wake: EventToken) -> Result<(), Error> {
     let source = descriptor.as_fd().as_raw_fd();
     let registered = poll.registry().register(&mut SourceFd(&source), Token::from(wake), Interest::READABLE);
     registered.map_err(|error| Error::sys("epoll_ctl", error))

@@ -5,9 +5,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::counters::{COUNT, Counters};
-use crate::traffic::endpoint::Endpoint;
-use crate::traffic::upstream::ADDRESSES;
+use crate::traffic::upstreams::ADDRESSES;
 
 /// Bytes of the longest host name (RFC 1035, 2.3.4).
 pub const NAME: usize = 253;
@@ -29,7 +29,7 @@ pub type Bytes = [u8; SIZE];
 
 /// From the guardian to a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum ToWorker {
     /// A name has these addresses now.
     Addresses {
         /// The name.
@@ -40,7 +40,7 @@ pub enum Order {
     /// The access log goes on in the file whose descriptor comes along.
     AccessLog,
     /// The line to another resolver for the names that clients claim to ask for comes along.
-    Asker,
+    PooledResolver,
     /// All connections are to be reset now. Not a second signal: two that wait are one (signal(7)).
     Reset,
     /// A fresh connection to syslog comes along.
@@ -49,7 +49,7 @@ pub enum Order {
 
 /// From a worker to the guardian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum ToGuardian {
     /// The worker takes connections.
     Ready,
     /// The worker takes no new connections any more: somebody else must.
@@ -80,52 +80,52 @@ pub enum Answer {
     Failed(String),
 }
 
-impl Order {
+impl ToWorker {
     /// For sending.
     pub fn encode(&self) -> Bytes {
         match self {
-            Order::Addresses { name, addresses } => {
+            ToWorker::Addresses { name, addresses } => {
                 let mut bytes = put_addresses(1, addresses);
                 let name = start(name, NAME);
                 bytes[NAMED] = name.len() as u8;
                 bytes[NAMED + 1..].iter_mut().zip(name).for_each(|(place, byte)| *place = *byte);
                 bytes
             }
-            Order::AccessLog => put(2, 0, &[]),
-            Order::Reset => put(3, 0, &[]),
-            Order::Asker => put(4, 0, &[]),
-            Order::SystemLog => put(5, 0, &[]),
+            ToWorker::AccessLog => put(2, 0, &[]),
+            ToWorker::Reset => put(3, 0, &[]),
+            ToWorker::PooledResolver => put(4, 0, &[]),
+            ToWorker::SystemLog => put(5, 0, &[]),
         }
     }
 
     /// `None` when it means nothing.
-    pub fn decode(bytes: &[u8]) -> Option<Order> {
+    pub fn decode(bytes: &[u8]) -> Option<ToWorker> {
         let bytes: &Bytes = bytes.try_into().ok()?;
         match bytes[0] {
             1 => {
                 let addresses = take_addresses(bytes)?;
                 let name = bytes[NAMED + 1..].get(..bytes[NAMED].into())?;
-                Some(Order::Addresses { name: str::from_utf8(name).ok()?.to_owned(), addresses })
+                Some(ToWorker::Addresses { name: str::from_utf8(name).ok()?.to_owned(), addresses })
             }
-            2 => Some(Order::AccessLog),
-            3 => Some(Order::Reset),
-            4 => Some(Order::Asker),
-            5 => Some(Order::SystemLog),
+            2 => Some(ToWorker::AccessLog),
+            3 => Some(ToWorker::Reset),
+            4 => Some(ToWorker::PooledResolver),
+            5 => Some(ToWorker::SystemLog),
             _ => None,
         }
     }
 }
 
-impl Word {
+impl ToGuardian {
     /// For sending.
     pub fn encode(self) -> Bytes {
         let (kind, line) = match self {
-            Word::Ready => (1, 0),
-            Word::Leaving => (2, 0),
-            Word::Unheard => (6, 0),
-            Word::Unreachable(line) => (3, line),
-            Word::Reachable(line) => (4, line),
-            Word::Counters(counters) => {
+            ToGuardian::Ready => (1, 0),
+            ToGuardian::Leaving => (2, 0),
+            ToGuardian::Unheard => (6, 0),
+            ToGuardian::Unreachable(line) => (3, line),
+            ToGuardian::Reachable(line) => (4, line),
+            ToGuardian::Counters(counters) => {
                 let numbers = counters.numbers().map(u64::to_be_bytes);
                 return put(5, 0, numbers.as_flattened());
             }
@@ -136,15 +136,15 @@ impl Word {
     }
 
     /// `None` when it means nothing.
-    pub fn decode(bytes: &[u8]) -> Option<Word> {
+    pub fn decode(bytes: &[u8]) -> Option<ToGuardian> {
         let bytes: &Bytes = bytes.try_into().ok()?;
         match bytes[0] {
-            1 => Some(Word::Ready),
-            2 => Some(Word::Leaving),
-            3 => Some(Word::Unreachable(line(bytes))),
-            4 => Some(Word::Reachable(line(bytes))),
-            5 => Some(Word::Counters(counters(bytes))),
-            6 => Some(Word::Unheard),
+            1 => Some(ToGuardian::Ready),
+            2 => Some(ToGuardian::Leaving),
+            3 => Some(ToGuardian::Unreachable(line(bytes))),
+            4 => Some(ToGuardian::Reachable(line(bytes))),
+            5 => Some(ToGuardian::Counters(counters(bytes))),
+            6 => Some(ToGuardian::Unheard),
             _ => None,
         }
     }
@@ -205,7 +205,7 @@ fn put(kind: u8, count: u8, content: &[u8]) -> Bytes {
 fn put_addresses(kind: u8, list: &[IpAddr]) -> Bytes {
     let mut content = Vec::with_capacity(ADDRESSES * ENDPOINT);
     for ip in list.iter().take(ADDRESSES) {
-        content.extend_from_slice(&Endpoint::from(SocketAddr::new(*ip, 1)).to_bytes());
+        content.extend_from_slice(&CompactAddr::from(SocketAddr::new(*ip, 1)).to_bytes());
     }
     put(kind, (content.len() / ENDPOINT) as u8, &content)
 }
@@ -216,7 +216,7 @@ fn take_addresses(bytes: &Bytes) -> Option<Vec<IpAddr>> {
         return None;
     }
     let list = bytes[2..].chunks_exact(ENDPOINT).take(count);
-    list.map(|chunk| Some(Endpoint::from_bytes(chunk.try_into().ok()?).socket_addr().ip())).collect()
+    list.map(|chunk| Some(CompactAddr::from_bytes(chunk.try_into().ok()?).socket_addr().ip())).collect()
 }
 
 fn put_text(kind: u8, text: &str, most: usize) -> Bytes {
@@ -241,17 +241,22 @@ mod tests {
     #[test]
     fn messages_survive_the_line() {
         let list: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        let order = |addresses| Order::Addresses { name: "n".repeat(NAME), addresses };
-        for order in
-            [order(list.clone()), order(vec![]), Order::AccessLog, Order::Reset, Order::Asker, Order::SystemLog]
-        {
-            assert_eq!(Order::decode(&order.encode()), Some(order));
+        let order = |addresses| ToWorker::Addresses { name: "n".repeat(NAME), addresses };
+        for order in [
+            order(list.clone()),
+            order(vec![]),
+            ToWorker::AccessLog,
+            ToWorker::Reset,
+            ToWorker::PooledResolver,
+            ToWorker::SystemLog,
+        ] {
+            assert_eq!(ToWorker::decode(&order.encode()), Some(order));
         }
         let counters = Counters::from_numbers(std::array::from_fn(|place| u64::MAX - place as u64));
-        let lines = [Word::Unreachable(499), Word::Reachable(1)];
-        let words = [Word::Ready, Word::Leaving, Word::Unheard, Word::Counters(counters)];
+        let lines = [ToGuardian::Unreachable(499), ToGuardian::Reachable(1)];
+        let words = [ToGuardian::Ready, ToGuardian::Leaving, ToGuardian::Unheard, ToGuardian::Counters(counters)];
         for word in words.into_iter().chain(lines) {
-            assert_eq!(Word::decode(&word.encode()), Some(word));
+            assert_eq!(ToGuardian::decode(&word.encode()), Some(word));
         }
         let question = Question { name: "a".repeat(NAME) };
         assert_eq!(Question::decode(&question.encode()), Some(question));
@@ -262,14 +267,14 @@ mod tests {
 
     #[test]
     fn bytes_that_mean_nothing_are_nothing() {
-        assert_eq!(Word::decode(&[]), None);
-        assert_eq!(Word::decode(&[1]), None);
-        assert_eq!(Word::decode(&[9; SIZE]), None);
-        assert_eq!(Order::decode(&[1, 255]), None);
+        assert_eq!(ToGuardian::decode(&[]), None);
+        assert_eq!(ToGuardian::decode(&[1]), None);
+        assert_eq!(ToGuardian::decode(&[9; SIZE]), None);
+        assert_eq!(ToWorker::decode(&[1, 255]), None);
         let mut nameless = put_addresses(1, &[]);
         nameless[NAMED] = 255;
         nameless[NAMED + 1] = 0xff;
-        assert_eq!(Order::decode(&nameless), None);
+        assert_eq!(ToWorker::decode(&nameless), None);
         let mut crowd = [0; SIZE];
         (crowd[0], crowd[1]) = (1, 255);
         assert_eq!(Answer::decode(&crowd), None);

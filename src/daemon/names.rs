@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use mio::Registry;
 
 use crate::config::Config;
+use crate::daemon::children::{self, Child};
 use crate::daemon::message::{Answer, Question, SIZE};
-use crate::daemon::spawn::{self, Child};
 use crate::error::Error;
 use crate::logging::Limiter;
 use crate::sys::channel::Received;
@@ -79,7 +79,7 @@ impl Names {
         self.resolver.as_ref()
     }
 
-    /// Ends the resolver: it goes when its line is closed.
+    /// AddrPair the resolver: it goes when its line is closed.
     pub fn dismiss(&mut self) -> Option<Child> {
         self.asked = None;
         self.resolver.take()
@@ -117,7 +117,7 @@ impl Names {
         let Some((_, name)) = next.filter(|(next, _)| *next <= now) else { return Ok(hung) };
         let name = name.clone();
         if self.resolver.is_none() {
-            let resolver = spawn::resolver(config)?;
+            let resolver = children::resolver(config)?;
             resolver.watch(registry)?;
             self.resolver = Some(resolver);
         }

@@ -7,17 +7,17 @@ use nix::sys::signal::Signal;
 
 use crate::config::{self, Config};
 use crate::daemon::change::{Reload, Step, Successor};
-use crate::daemon::claim::Claim;
+use crate::daemon::generation::Generation;
 use crate::daemon::guardian::{self, GRACE, Guardian};
-use crate::daemon::keeper::{Keeper, State};
-use crate::daemon::message::Order;
-use crate::daemon::passed::{Handover, Passed};
-use crate::daemon::shift::Shift;
+use crate::daemon::inherited::{Handover, Inherited};
+use crate::daemon::instance_lock::InstanceLock;
+use crate::daemon::message::ToWorker;
+use crate::daemon::reconciler::{Reconciler, RulesState};
 use crate::error::Error;
 use crate::logging;
 use crate::rules::rule::RuleSet;
 use crate::sys::process::{self, Report};
-use crate::traffic::wake::Wake;
+use crate::traffic::token::EventToken;
 
 /// How long a reload or an upgrade may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,14 +29,14 @@ impl Guardian {
         if self.reload.is_some() || self.successor.is_some() {
             return self.defer(Signal::SIGHUP);
         }
-        let config = match config::read_again(&self.shift.config.arguments) {
+        let config = match config::read_again(&self.generation.config.arguments) {
             Ok(config) => config,
             Err(error) => return log::error!("reload: {error}; nothing has changed"),
         };
         self.notifier.tell_reloading();
         let mut wanted = config.names();
-        wanted.extend(self.shift.config.names());
-        let followed = [config.names_to_follow(), self.shift.config.names_to_follow()].concat();
+        wanted.extend(self.generation.config.names());
+        let followed = [config.names_to_follow(), self.generation.config.names_to_follow()].concat();
         self.names.want(&wanted, &followed);
         self.names.refresh();
         self.reload = Some(Reload { limit: Instant::now() + PATIENCE, step: Step::Resolving(Box::new(config)) });
@@ -78,18 +78,22 @@ impl Guardian {
                 Some(_) => Ok(Step::Resolving(config)),
                 None => self.prepare(*config),
             },
-            Step::Starting(shift) if shift.is_ready() => self.change_rules(shift),
-            Step::Ruling(shift, before) => match self.keeper.as_ref().map_or(State::Settled, Keeper::state) {
-                State::Settled => return self.finish_reload(*shift),
-                State::Failed => return self.end_failed(Some(*shift), before, "the rules could not be installed"),
-                State::Working => Ok(Step::Ruling(shift, before)),
-            },
+            Step::Starting(generation) if generation.is_ready() => self.change_rules(generation),
+            Step::Ruling(generation, before) => {
+                match self.reconciler.as_ref().map_or(RulesState::Settled, Reconciler::state) {
+                    RulesState::Settled => return self.finish_reload(*generation),
+                    RulesState::Failed => {
+                        return self.end_failed(Some(*generation), before, "the rules could not be installed");
+                    }
+                    RulesState::Working => Ok(Step::Ruling(generation, before)),
+                }
+            }
             step => Ok(step),
         };
         match next {
             Ok(step) if late && !matches!(step, Step::Ruling(..)) => {
-                let shift = if let Step::Starting(shift) = step { Some(*shift) } else { None };
-                self.end_failed(shift, None, "the new workers are not ready in time");
+                let generation = if let Step::Starting(generation) = step { Some(*generation) } else { None };
+                self.end_failed(generation, None, "the new workers are not ready in time");
             }
             Ok(step) => {
                 let went_on = std::mem::discriminant(&step) != before;
@@ -104,101 +108,101 @@ impl Guardian {
     }
 
     fn prepare(&mut self, config: Config) -> Result<Step, Error> {
-        let mut shift = Shift::prepare(config, &self.shift.sockets, &mut Passed::default())?;
-        for post in 0..shift.posts.len() {
+        let mut generation = Generation::prepare(config, &self.generation.listeners, &mut Inherited::default())?;
+        for slot in 0..generation.slots.len() {
             let number = self.next_number();
-            if let Err(error) = shift.start_worker(post, number, &self.names, self.poll.registry()) {
-                dismiss(&shift);
+            if let Err(error) = generation.start_worker(slot, number, &self.names, self.poll.registry()) {
+                dismiss(&generation);
                 return Err(error);
             }
         }
-        Ok(Step::Starting(Box::new(shift)))
+        Ok(Step::Starting(Box::new(generation)))
     }
 
-    fn change_rules(&mut self, shift: Box<Shift>) -> Result<Step, Error> {
-        let rules = shift.rules(&self.names).inspect_err(|_| dismiss(&shift))?;
-        let before = self.keeper.as_ref().map(|keeper| keeper.set().clone());
-        match (&mut self.keeper, rules) {
-            (Some(keeper), Some(set)) => keeper.replace(set),
-            (Some(keeper), None) => {
-                let empty = RuleSet { lines: Vec::new(), ..keeper.set().clone() };
-                keeper.replace(empty);
+    fn change_rules(&mut self, generation: Box<Generation>) -> Result<Step, Error> {
+        let rules = generation.rules(&self.names).inspect_err(|_| dismiss(&generation))?;
+        let before = self.reconciler.as_ref().map(|reconciler| reconciler.set().clone());
+        match (&mut self.reconciler, rules) {
+            (Some(reconciler), Some(set)) => reconciler.replace(set),
+            (Some(reconciler), None) => {
+                let empty = RuleSet { lines: Vec::new(), ..reconciler.set().clone() };
+                reconciler.replace(empty);
             }
             (None, Some(set)) => {
-                let keeper = self.claim_name(&set.name).and_then(|()| Keeper::new(set, None));
-                self.keeper = Some(keeper.inspect_err(|_| dismiss(&shift))?);
+                let reconciler = self.claim_name(&set.name).and_then(|()| Reconciler::new(set, None));
+                self.reconciler = Some(reconciler.inspect_err(|_| dismiss(&generation))?);
             }
             (None, None) => {}
         }
-        if let Some(keeper) = &mut self.keeper {
-            keeper.every(shift.config.process.verify);
-            keeper.check_soon();
-            keeper.work();
+        if let Some(reconciler) = &mut self.reconciler {
+            reconciler.every(generation.config.process.verify);
+            reconciler.check_soon();
+            reconciler.work();
         }
-        Ok(Step::Ruling(shift, before))
+        Ok(Step::Ruling(generation, before))
     }
 
     fn claim_name(&mut self, name: &str) -> Result<(), Error> {
-        if self.claim.is_none() {
-            self.claim = Some(Claim::stake(name)?);
+        if self.lock.is_none() {
+            self.lock = Some(InstanceLock::stake(name)?);
         }
         Ok(())
     }
 
     /// The new shift serves; the former one's workers serve what they have to its end.
-    fn finish_reload(&mut self, shift: Shift) {
+    fn finish_reload(&mut self, generation: Generation) {
         self.signal_shift(Signal::SIGHUP);
-        if self.shift.config.process.user != shift.config.process.user {
+        if self.generation.config.process.user != generation.config.process.user {
             self.names.dismiss();
         }
-        let former = std::mem::replace(&mut self.shift, shift);
-        self.leaving.extend(former.posts.into_iter().filter_map(|post| post.child));
+        let former = std::mem::replace(&mut self.generation, generation);
+        self.leaving.extend(former.slots.into_iter().filter_map(|slot| slot.child));
         self.forget_unreachable();
-        let config = &self.shift.config;
+        let config = &self.generation.config;
         self.names.want(&config.names(), &config.names_to_follow());
-        if let Some(file) = &self.shift.access_log {
+        if let Some(file) = &self.generation.access_log {
             use std::os::fd::AsFd;
-            self.tell_workers(&Order::AccessLog, Some(file.as_fd()));
+            self.tell_workers(&ToWorker::AccessLog, Some(file.as_fd()));
         }
         match config.redirections.len() {
             1 => log::info!("reloaded: 1 redirection"),
             count => log::info!("reloaded: {count} redirections"),
         }
-        self.local.look(&self.shift.config);
+        self.local.look(&self.generation.config);
         // Names may have got other addresses while the rules were being installed.
         self.refresh_rules();
         self.notifier.tell("READY=1");
     }
 
-    /// Ends a reload that is under way.
+    /// AddrPair a reload that is under way.
     pub(crate) fn fail_reload(&mut self, why: &str) {
         if let Some(reload) = self.reload.take() {
             match reload.step {
                 Step::Resolving(_) => self.end_failed(None, None, why),
-                Step::Starting(shift) => self.end_failed(Some(*shift), None, why),
-                Step::Ruling(shift, before) => self.end_failed(Some(*shift), before, why),
+                Step::Starting(generation) => self.end_failed(Some(*generation), None, why),
+                Step::Ruling(generation, before) => self.end_failed(Some(*generation), before, why),
             }
         }
     }
 
-    fn end_failed(&mut self, shift: Option<Shift>, before: Option<RuleSet>, why: &str) {
+    fn end_failed(&mut self, generation: Option<Generation>, before: Option<RuleSet>, why: &str) {
         log::error!("reload: {why}; nothing has changed");
-        if let Some(shift) = shift {
-            dismiss(&shift);
+        if let Some(generation) = generation {
+            dismiss(&generation);
         }
-        if let (Some(keeper), Some(before)) = (&mut self.keeper, before) {
-            keeper.replace(before);
-            keeper.every(self.shift.config.process.verify);
+        if let (Some(reconciler), Some(before)) = (&mut self.reconciler, before) {
+            reconciler.replace(before);
+            reconciler.every(self.generation.config.process.verify);
         }
-        let config = &self.shift.config;
+        let config = &self.generation.config;
         self.names.want(&config.names(), &config.names_to_follow());
         self.notifier.tell("READY=1");
     }
 }
 
 /// Workers that never served.
-fn dismiss(shift: &Shift) {
-    for child in shift.children() {
+fn dismiss(generation: &Generation) {
+    for child in generation.children() {
         if let Err(error) = process::send_signal(child.pid, Signal::SIGKILL) {
             log::error!("worker {}: {error}", child.pid);
         }
@@ -225,12 +229,12 @@ impl Guardian {
 
     fn start_successor(&self) -> Result<Successor, Error> {
         let (report, theirs) = process::report_line().map_err(|error| Error::sys("pipe", error))?;
-        let (claim, workers, listeners) = (self.claim.as_ref(), self.workers, self.shift.listeners());
-        let serving = self.shift.children().map(|child| child.pid).collect();
-        let handover = Handover { report: theirs, claim, workers, serving, listeners };
-        let process = handover.start(&self.program, &self.shift.config.arguments);
+        let (lock, workers, listeners) = (self.lock.as_ref(), self.workers, self.generation.listeners());
+        let serving = self.generation.children().map(|child| child.pid).collect();
+        let handover = Handover { report: theirs, lock, workers, serving, listeners };
+        let process = handover.start(&self.program, &self.generation.config.arguments);
         let process = process.map_err(|error| Error::sys("starting it", error))?;
-        guardian::watch(&self.poll, &report, Wake::Line(0))?;
+        guardian::watch(&self.poll, &report, EventToken::Channel(0))?;
         Ok(Successor { process, report, limit: Instant::now() + PATIENCE, dismissed: false })
     }
 
@@ -241,7 +245,7 @@ impl Guardian {
             // It has been told to stop, too, and its end is waited for: it has connections of its own by now.
             Report::Status(0) if self.is_stopping() => {
                 self.relieve(successor.pid());
-                self.dismiss_successor(Signal::SIGTERM, self.shift.config.process.drain + 2 * GRACE);
+                self.dismiss_successor(Signal::SIGTERM, self.generation.config.process.drain + 2 * GRACE);
             }
             Report::Status(0) => {
                 let heir = successor.pid();
@@ -257,7 +261,7 @@ impl Guardian {
         }
     }
 
-    /// Ends a successor that has taken too long; first gently, for it may have children by now.
+    /// AddrPair a successor that has taken too long; first gently, for it may have children by now.
     pub(crate) fn limit_successor(&mut self) {
         if let Some(successor) = self.successor.as_ref().filter(|successor| successor.limit <= Instant::now()) {
             let signal = if successor.dismissed { Signal::SIGKILL } else { Signal::SIGTERM };
@@ -268,9 +272,9 @@ impl Guardian {
     }
 
     /// Tells the successor to end, within that time.
-    pub(crate) fn dismiss_successor(&mut self, signal: Signal, patience: Duration) {
+    pub(crate) fn dismiss_successor(&mut self, signal: Signal, timeouts: Duration) {
         let Some(successor) = &mut self.successor else { return };
-        (successor.dismissed, successor.limit) = (true, Instant::now() + patience);
+        (successor.dismissed, successor.limit) = (true, Instant::now() + timeouts);
         let pid = successor.pid();
         self.send(pid, signal);
     }
@@ -283,8 +287,8 @@ impl Guardian {
         }
         log::error!("upgrade: the new program {how}; nothing has changed");
         // It may have been killed in the middle of its rules.
-        if let Some(keeper) = &mut self.keeper {
-            keeper.check_soon();
+        if let Some(reconciler) = &mut self.reconciler {
+            reconciler.check_soon();
         }
     }
 }

@@ -7,7 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::daemon::message::{Answer, Question, SIZE};
 use crate::sys::channel::{Channel, Received};
-use crate::traffic::upstream::ADDRESSES;
+use crate::traffic::upstreams::ADDRESSES;
 
 /// Looks a name up in whatever way the host is set up for (getaddrinfo(3)): each address once, in the order of
 /// preference.

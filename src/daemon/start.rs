@@ -21,25 +21,25 @@ use nix::sys::signalfd::SignalFd;
 
 use crate::config::ruleset::Known;
 use crate::config::{Config, Listen, Target, via};
-use crate::daemon::claim::Claim;
 use crate::daemon::confine;
+use crate::daemon::generation::Generation;
 use crate::daemon::guardian::{Guardian, wait_readable, watch};
-use crate::daemon::keeper::Keeper;
+use crate::daemon::inherited::Inherited;
+use crate::daemon::instance_lock::InstanceLock;
+use crate::daemon::listeners::{self, Listeners};
 use crate::daemon::names::Names;
 use crate::daemon::notify::Notifier;
-use crate::daemon::passed::Passed;
 use crate::daemon::pidfile::PidFile;
+use crate::daemon::reconciler::Reconciler;
 use crate::daemon::resolver;
-use crate::daemon::shift::Shift;
-use crate::daemon::sockets::{self, Sockets};
 use crate::daemon::worker::{self, Start};
 use crate::error::Error;
 use crate::logging;
 use crate::rules::rule::Family;
 use crate::sys::process::{self, Detached, Report};
-use crate::traffic::dialer::Line;
+use crate::traffic::dialer::ActiveRedirection;
 use crate::traffic::service::{Destination, Service};
-use crate::traffic::wake::Wake;
+use crate::traffic::token::EventToken;
 
 /// How long the shell waits for a daemon whose names do not resolve yet.
 const SHELL_WAITS: Duration = Duration::from_secs(30);
@@ -53,7 +53,7 @@ const NOT_YET: u8 = 75;
 /// Runs the daemon. Returns in the process that the shell waits for, with the status for it.
 pub fn run(config: Config) -> Result<u8, Error> {
     let stdin = config.relayed().any(|(_, redirection, _)| matches!(redirection.listen, Listen::Passed(_)));
-    let mut passed = Passed::find(stdin)?;
+    let mut passed = Inherited::find(stdin)?;
     let process = &config.process;
     if passed.from_inetd && (passed.connection.is_some() || !process.foreground) {
         // Standard error is the socket too (inetd(8)).
@@ -96,16 +96,16 @@ fn wait_for_daemon(report: &OwnedFd) -> u8 {
 }
 
 /// One process is enough: no rules, no user to become, no name to follow.
-fn alone(config: Config, passed: &mut Passed) -> Result<(), Error> {
+fn alone(config: Config, passed: &mut Inherited) -> Result<(), Error> {
     let pidfile = config.process.pidfile.as_deref().map(PidFile::write).transpose()?;
-    let mut shift = Shift::prepare(config, &Sockets::default(), passed)?;
+    let mut generation = Generation::prepare(config, &Listeners::default(), passed)?;
     let names = Names::new();
-    let lines = shift.lines(&names);
-    let sockets = shift.sockets.all.iter_mut();
-    let listeners = sockets.filter_map(|socket| Some((socket.listeners.first_mut()?.take()?, socket.line))).collect();
-    log_ready(&shift, &names);
+    let lines = generation.lines(&names);
+    let listeners = generation.listeners.all.iter_mut();
+    let listeners = listeners.filter_map(|socket| Some((socket.listeners.first_mut()?.take()?, socket.line))).collect();
+    log_ready(&generation, &names);
     Notifier::from_environment().tell("READY=1");
-    let Shift { config, access_log, capacity, census, .. } = &mut shift;
+    let Generation { config, access_log, capacity, source_limit, .. } = &mut generation;
     let access_log = access_log.take();
     let start = Start {
         number: 1,
@@ -115,7 +115,7 @@ fn alone(config: Config, passed: &mut Passed) -> Result<(), Error> {
         access_log,
         guardian: None,
         capacity: *capacity,
-        census: census.take(),
+        source_limit: source_limit.take(),
         first: None,
     };
     let served = worker::run(start, confine::alone()?);
@@ -138,29 +138,29 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
                 Ok(found.into_iter().map(|ip| SocketAddr::new(ip, host.port)).collect())
             }
         });
-        Ok(Line::new(service.clone(), &hosts.collect::<Result<Vec<_>, Error>>()?))
+        Ok(ActiveRedirection::new(service.clone(), &hosts.collect::<Result<Vec<_>, Error>>()?))
     };
     let lines = config.relayed().map(|(_, _, service)| line(service)).collect::<Result<_, Error>>()?;
-    let shift = Shift::prepare(
+    let generation = Generation::prepare(
         Config { redirections: Vec::new(), ..config.clone() },
-        &Sockets::default(),
-        &mut Passed::default(),
+        &Listeners::default(),
+        &mut Inherited::default(),
     )?;
     let start = Start {
         number: 1,
         config,
         listeners: Vec::new(),
         lines,
-        access_log: shift.access_log,
+        access_log: generation.access_log,
         guardian: None,
-        capacity: shift.capacity,
-        census: None,
+        capacity: generation.capacity,
+        source_limit: None,
         first: Some(connection),
     };
     worker::run(start, confine::alone()?)
 }
 
-fn guard(config: Config, mut passed: Passed, report: Option<OwnedFd>, shell: Option<Instant>) -> Result<(), Error> {
+fn guard(config: Config, mut passed: Inherited, report: Option<OwnedFd>, shell: Option<Instant>) -> Result<(), Error> {
     let (upgrade, former) = (report.is_some() && shell.is_none(), passed.former.take());
     let started = match Starting::new(config, passed, shell).and_then(|starting| starting.start(upgrade)) {
         Ok(started) => started,
@@ -173,7 +173,7 @@ fn guard(config: Config, mut passed: Passed, report: Option<OwnedFd>, shell: Opt
     };
     let Some((mut guardian, pidfile)) = started else { return Ok(()) };
     if let Some(report) = report {
-        if !guardian.shift.config.process.foreground {
+        if !guardian.generation.config.process.foreground {
             logging::leave_terminal()?;
         }
         tell(&report, 0);
@@ -199,7 +199,7 @@ fn tell(report: &OwnedFd, status: u8) {
 /// What there is before there is anything to guard.
 struct Starting {
     config: Config,
-    passed: Passed,
+    passed: Inherited,
     program: PathBuf,
     poll: Poll,
     signals: SignalFd,
@@ -209,12 +209,12 @@ struct Starting {
 }
 
 impl Starting {
-    fn new(config: Config, passed: Passed, terminal_until: Option<Instant>) -> Result<Starting, Error> {
+    fn new(config: Config, passed: Inherited, terminal_until: Option<Instant>) -> Result<Starting, Error> {
         let failed = |error| Error::sys("setting up the guardian", error);
         let own = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCHLD];
         let signals = process::signals(&own).map_err(failed)?;
         let poll = Poll::new().map_err(failed)?;
-        watch(&poll, signals.as_fd(), Wake::Signals)?;
+        watch(&poll, signals.as_fd(), EventToken::Signals)?;
         // After an upgrade the link of this process points at a file that is gone; now it points at the program.
         let program = std::env::current_exe().map_err(failed)?;
         Ok(Starting { config, passed, program, poll, signals, names: Names::new(), terminal_until })
@@ -224,8 +224,8 @@ impl Starting {
     fn start(mut self, upgrade: bool) -> Result<Option<(Guardian, Option<PidFile>)>, Error> {
         let path = self.config.process.pidfile.clone();
         let mut pidfile = path.as_deref().filter(|_| !upgrade).map(PidFile::write).transpose()?;
-        let claim = match self.passed.claim.take() {
-            None if self.config.has_rules() => Some(Claim::stake(&self.config.name)?),
+        let lock = match self.passed.lock.take() {
+            None if self.config.has_rules() => Some(InstanceLock::stake(&self.config.name)?),
             handed_over => handed_over,
         };
         if !self.resolve()? {
@@ -233,9 +233,9 @@ impl Starting {
         }
         self.check_forwarding()?;
         let Starting { config, mut passed, program, poll, signals, names, .. } = self;
-        let shift = Shift::prepare(config, &Sockets::default(), &mut passed)?;
-        let mut guardian = Guardian::new(shift, names, poll, signals, program);
-        (guardian.claim, guardian.workers) = (claim, passed.workers);
+        let generation = Generation::prepare(config, &Listeners::default(), &mut passed)?;
+        let mut guardian = Guardian::new(generation, names, poll, signals, program);
+        (guardian.lock, guardian.workers) = (lock, passed.workers);
         if let Err(error) = bring_up(&mut guardian, upgrade) {
             guardian.abandon();
             return Err(error);
@@ -308,37 +308,37 @@ impl Starting {
 /// The longest pause without a look at the names.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 
-/// Workers, then rules, then whoever served before may go. Ends early when the daemon was told to stop.
+/// Workers, then rules, then whoever served before may go. AddrPair early when the daemon was told to stop.
 fn bring_up(guardian: &mut Guardian, upgrade: bool) -> Result<(), Error> {
-    for post in 0..guardian.shift.posts.len() {
+    for slot in 0..guardian.generation.slots.len() {
         let number = guardian.next_number();
-        guardian.shift.start_worker(post, number, &guardian.names, guardian.poll.registry())?;
+        guardian.generation.start_worker(slot, number, &guardian.names, guardian.poll.registry())?;
     }
     wait_for_workers(guardian)?;
     if guardian.is_stopping() {
         return Ok(());
     }
-    if let Some(set) = guardian.shift.rules(&guardian.names)? {
+    if let Some(set) = guardian.generation.rules(&guardian.names)? {
         if set.own_uid.is_none() && set.lines.iter().any(|line| line.output) {
             log::warn!("-O without -r: connections of tproxy itself cannot be exempted, and are reset when redirected");
         }
-        guardian.keeper = Some(Keeper::install(set, guardian.shift.config.process.verify, upgrade)?);
+        guardian.reconciler = Some(Reconciler::install(set, guardian.generation.config.process.verify, upgrade)?);
     }
-    guardian.local.look(&guardian.shift.config);
-    sockets::relieve(&guardian.shift.sockets.orphans);
-    log_ready(&guardian.shift, &guardian.names);
+    guardian.local.look(&guardian.generation.config);
+    listeners::relieve(&guardian.generation.listeners.orphans);
+    log_ready(&guardian.generation, &guardian.names);
     Ok(())
 }
 
 fn wait_for_workers(guardian: &mut Guardian) -> Result<(), Error> {
     let limit = Instant::now() + WORKER_WAITS;
     let mut events = Events::with_capacity(8);
-    while !guardian.shift.is_ready() && !guardian.is_stopping() {
+    while !guardian.generation.is_ready() && !guardian.is_stopping() {
         guardian.turn(&mut events, Some(limit))?;
         if limit <= Instant::now() {
             return Err(Error::Failed(format!("the workers are not ready after {} seconds", WORKER_WAITS.as_secs())));
         }
-        if guardian.shift.posts.iter().any(|post| post.respawn.has_died()) {
+        if guardian.generation.slots.iter().any(|slot| slot.respawn.has_died()) {
             return Err(Error::Failed("a worker died while it started".into()));
         }
     }
@@ -348,14 +348,14 @@ fn wait_for_workers(guardian: &mut Guardian) -> Result<(), Error> {
 /// From so many redirections on, only their number is logged.
 const MANY: usize = 16;
 
-fn log_ready(shift: &Shift, names: &Names) {
-    let count = shift.config.redirections.len();
+fn log_ready(generation: &Generation, names: &Names) {
+    let count = generation.config.redirections.len();
     if count > MANY {
         return log::info!("ready: {count} redirections");
     }
-    for redirection in &shift.config.redirections {
+    for redirection in &generation.config.redirections {
         let what = match &redirection.target {
-            Target::Relay(service) => relay_text(shift, redirection, service, names),
+            Target::Relay(service) => relay_text(generation, redirection, service, names),
             Target::Local(Some(port)) => format!("redirecting to port {port} of this host"),
             Target::Local(None) => "redirecting to the same port of this host".into(),
             Target::Kernel(host) => format!("the kernel sends to {}", host_text(host, names)),
@@ -364,20 +364,26 @@ fn log_ready(shift: &Shift, names: &Names) {
     }
 }
 
-fn relay_text(shift: &Shift, redirection: &crate::config::Redirection, service: &Service, names: &Names) -> String {
-    let line = shift.config.relayed().find(|(_, other, _)| std::ptr::eq(*other, redirection)).map(|(line, ..)| line);
-    let listening = line.map(|line| shift.sockets.addresses(line)).unwrap_or_default();
+fn relay_text(
+    generation: &Generation,
+    redirection: &crate::config::Redirection,
+    service: &Service,
+    names: &Names,
+) -> String {
+    let line =
+        generation.config.relayed().find(|(_, other, _)| std::ptr::eq(*other, redirection)).map(|(line, ..)| line);
+    let listening = line.map(|line| generation.listeners.addresses(line)).unwrap_or_default();
     let listening: Vec<String> = listening.iter().map(SocketAddr::to_string).collect();
     let target = match &service.destination {
         Destination::Original => "the original destination".to_owned(),
         Destination::Hosts(hosts) => hosts.iter().map(|host| host_text(host, names)).collect::<Vec<_>>().join(", "),
     };
-    let (via, places) = (via::text(&service.via), shift.capacity.places * shift.posts.len().max(1));
+    let (via, places) = (via::text(&service.via), generation.capacity.places * generation.slots.len().max(1));
     format!("listening on {}; relaying to {target}{via}; at most {places} connections", listening.join(", "))
 }
 
-fn host_text(host: &crate::traffic::service::Host, names: &Names) -> String {
-    let addresses = crate::daemon::shift::addresses(host, names);
+fn host_text(host: &crate::traffic::service::HostPort, names: &Names) -> String {
+    let addresses = crate::daemon::generation::addresses(host, names);
     let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     format!("{}:{} ({})", host.name, host.port, addresses.join(", "))
 }

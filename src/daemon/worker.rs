@@ -12,22 +12,22 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
 use crate::config::Config;
-use crate::daemon::askers::Askers;
 use crate::daemon::confine::Confinement;
-use crate::daemon::message::{Order, SIZE, Word};
+use crate::daemon::message::{SIZE, ToGuardian, ToWorker};
+use crate::daemon::resolver_pool::ResolverPool;
 use crate::error::Error;
 use crate::logging;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::{process, wait};
 use crate::traffic::acceptor::Acceptor;
-use crate::traffic::census::Census;
+use crate::traffic::access_log::{self, AccessLog};
+use crate::traffic::connections::Connections;
 use crate::traffic::counters::Counters;
-use crate::traffic::deadline::{TICK, Tick, ticks};
-use crate::traffic::dialer::{Dialer, Line, News};
-use crate::traffic::journal::{self, Journal};
+use crate::traffic::dialer::{ActiveRedirection, Dialer, UpstreamChange};
 use crate::traffic::pipe::Pool;
-use crate::traffic::switchboard::Switchboard;
-use crate::traffic::wake::Wake;
+use crate::traffic::source_limit::SourceLimit;
+use crate::traffic::timers::{TICK, Tick, ticks};
+use crate::traffic::token::EventToken;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
@@ -71,7 +71,7 @@ pub struct Start<'a> {
     /// Listening, non-blocking sockets, each with the number of its redirection.
     pub listeners: Vec<(TcpListener, u16)>,
     /// The redirections, with the addresses of their upstreams.
-    pub lines: Vec<Line>,
+    pub lines: Vec<ActiveRedirection>,
     /// The file of `-l`.
     pub access_log: Option<File>,
     /// The line to the guardian; `None` for a process that does without.
@@ -79,14 +79,14 @@ pub struct Start<'a> {
     /// How much it may take on.
     pub capacity: Capacity,
     /// Where it counts the connections of each source, if that is limited.
-    pub census: Option<Census>,
+    pub source_limit: Option<SourceLimit>,
     /// A connection that is there already, and the only one then.
     pub first: Option<TcpStream>,
 }
 
 /// What the worker is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Course {
+enum Lifecycle {
     Serving,
     /// Still accepting, for a moment; then draining until the second time, if there is one.
     LastCall(Tick, Option<Tick>),
@@ -102,9 +102,9 @@ struct Worker<'a> {
     /// Whether there never was a guardian.
     alone: bool,
     acceptor: Acceptor,
-    switchboard: Switchboard,
-    askers: Askers,
-    course: Course,
+    connections: Connections,
+    resolvers: ResolverPool,
+    lifecycle: Lifecycle,
     dump_from: Option<u32>,
     capacity: Capacity,
 }
@@ -115,13 +115,13 @@ struct Worker<'a> {
 pub fn run(start: Start<'_>, confinement: Confinement) -> Result<(), Error> {
     let mut worker = Worker::new(start).map_err(|error| Error::sys("setting up the event loop", error))?;
     confinement.seal()?;
-    worker.say(Word::Ready);
+    worker.say(ToGuardian::Ready);
     worker.serve().map_err(|error| Error::sys("waiting for events", error))
 }
 
 impl<'a> Worker<'a> {
     fn new(start: Start<'a>) -> io::Result<Worker<'a>> {
-        let Start { number, config, listeners, lines, access_log, guardian, capacity, census, first } = start;
+        let Start { number, config, listeners, lines, access_log, guardian, capacity, source_limit, first } = start;
         let alone = guardian.is_none();
         let own = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT];
         // From the terminal SIGINT reaches the guardian as well, which then does what is to be done.
@@ -131,25 +131,29 @@ impl<'a> Worker<'a> {
         let doors = listeners.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect();
         let mut acceptor = Acceptor::new(listeners);
         let registry = poll.registry();
-        registry.register(&mut SourceFd(&signals.as_raw_fd()), Token::from(Wake::Signals), Interest::READABLE)?;
+        registry.register(&mut SourceFd(&signals.as_raw_fd()), Token::from(EventToken::Signals), Interest::READABLE)?;
         if let Some(line) = &guardian {
-            registry.register(&mut SourceFd(&line.as_raw_fd()), Token::from(Wake::Line(0)), Interest::READABLE)?;
+            registry.register(
+                &mut SourceFd(&line.as_raw_fd()),
+                Token::from(EventToken::Channel(0)),
+                Interest::READABLE,
+            )?;
         }
         acceptor.register(registry)?;
-        let mut switchboard = Switchboard::new(
-            Dialer::new(lines, doors, capacity.places, census),
+        let mut connections = Connections::new(
+            Dialer::new(lines, doors, capacity.places, source_limit),
             capacity.places,
             Pool::new(capacity.pipes),
-            Journal::new(number, access_log),
+            AccessLog::new(number, access_log),
             registry.try_clone()?,
         )?;
-        let mut course = Course::Serving;
+        let mut lifecycle = Lifecycle::Serving;
         if let Some(connection) = first {
             let peer = connection.peer_addr()?;
-            switchboard.admit(0, mio::net::TcpStream::from_std(connection), peer);
-            course = Course::Draining(None);
+            connections.admit(0, mio::net::TcpStream::from_std(connection), peer);
+            lifecycle = Lifecycle::Draining(None);
         }
-        let askers = Askers::default();
+        let resolvers = ResolverPool::default();
         Ok(Worker {
             config,
             poll,
@@ -157,9 +161,9 @@ impl<'a> Worker<'a> {
             guardian,
             alone,
             acceptor,
-            switchboard,
-            askers,
-            course,
+            connections,
+            resolvers,
+            lifecycle,
             dump_from: None,
             capacity,
         })
@@ -170,29 +174,29 @@ impl<'a> Worker<'a> {
         let mut stream_events = Events::with_capacity(EVENTS);
         loop {
             self.wait(&mut events)?;
-            self.switchboard.tell_time();
+            self.connections.tell_time();
             for event in &events {
-                match Wake::from(event.token()) {
-                    Wake::Relay(key, end) => self.switchboard.event(key, end, event),
-                    Wake::Listener(number) => self.acceptor.rung(number),
-                    Wake::Probe(line) => self.switchboard.dialer().probed(line, event),
-                    Wake::Signals => self.take_signals()?,
-                    Wake::Line(0) => self.take_orders(),
-                    Wake::Line(number) => self.take_answer(number),
+                match EventToken::from(event.token()) {
+                    EventToken::Connection(key, end) => self.connections.event(key, end, event),
+                    EventToken::Listener(number) => self.acceptor.rung(number),
+                    EventToken::Probe(line) => self.connections.dialer().probed(line, event),
+                    EventToken::Signals => self.take_signals()?,
+                    EventToken::Channel(0) => self.take_orders(),
+                    EventToken::Channel(number) => self.take_answer(number),
                 }
             }
             self.accept();
-            self.switchboard.run_queue();
-            self.switchboard.run_stream(&mut stream_events)?;
-            self.switchboard.expire();
+            self.connections.run_queue();
+            self.connections.run_stream(&mut stream_events)?;
+            self.connections.expire();
             if self.config.process.upstream_grace.is_some() {
-                self.switchboard.probe();
+                self.connections.probe();
             }
             self.notice();
             if let Some(first) = self.dump_from {
-                self.dump_from = self.switchboard.log_connections(first);
+                self.dump_from = self.connections.log_connections(first);
             }
-            self.switchboard.journal().flush();
+            self.connections.access_log().flush();
             if self.is_done() {
                 return Ok(());
             }
@@ -201,7 +205,7 @@ impl<'a> Worker<'a> {
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let mut timeout = self.timeout();
-        if timeout != Some(Duration::ZERO) && self.switchboard.wait_with_streams(&self.poll, timeout)? {
+        if timeout != Some(Duration::ZERO) && self.connections.wait_with_streams(&self.poll, timeout)? {
             timeout = Some(Duration::ZERO);
         }
         match self.poll.poll(events, timeout) {
@@ -212,54 +216,54 @@ impl<'a> Worker<'a> {
 
     /// How long nothing happens unless an event comes.
     fn timeout(&mut self) -> Option<Duration> {
-        let now = self.switchboard.time();
-        let room = self.switchboard.room() > 0;
-        if self.switchboard.has_work() || self.dump_from.is_some() || (room && self.acceptor.has_work(now)) {
+        let now = self.connections.time();
+        let room = self.connections.room() > 0;
+        if self.connections.has_work() || self.dump_from.is_some() || (room && self.acceptor.has_work(now)) {
             return Some(Duration::ZERO);
         }
-        let course = match self.course {
-            Course::Serving | Course::Draining(None) => None,
-            Course::LastCall(until, _) | Course::Draining(Some(until)) => Some(until.saturating_sub(now)),
+        let lifecycle = match self.lifecycle {
+            Lifecycle::Serving | Lifecycle::Draining(None) => None,
+            Lifecycle::LastCall(until, _) | Lifecycle::Draining(Some(until)) => Some(until.saturating_sub(now)),
         };
         let pause = self.acceptor.pause_ends().map(|until| until.saturating_sub(now));
-        let probe = self.config.process.upstream_grace.and_then(|_| self.switchboard.dialer().probe_due());
+        let probe = self.config.process.upstream_grace.and_then(|_| self.connections.dialer().probe_due());
         let probe = probe.map(|due| due.saturating_sub(now));
-        let wait = [self.switchboard.wait(), course, pause, probe].into_iter().flatten().min()?;
+        let wait = [self.connections.wait(), lifecycle, pause, probe].into_iter().flatten().min()?;
         Some(TICK * wait.max(1))
     }
 
     fn accept(&mut self) {
-        let now = self.switchboard.time();
-        let room = self.switchboard.room();
+        let now = self.connections.time();
+        let room = self.connections.room();
         if room == 0 {
             return self.acceptor.full(self.capacity.places);
         }
-        let switchboard = &mut self.switchboard;
-        self.acceptor.accept(room, now, |line, client, peer| switchboard.admit(line, client, peer));
+        let connections = &mut self.connections;
+        self.acceptor.accept(room, now, |line, client, peer| connections.admit(line, client, peer));
     }
 
     /// Acts on what the turn brought.
     fn notice(&mut self) {
-        if std::mem::take(&mut self.switchboard.freed) {
+        if std::mem::take(&mut self.connections.freed) {
             self.acceptor.resume();
         }
-        while self.askers.is_idle()
-            && let Some(name) = self.switchboard.question()
+        while self.resolvers.is_idle()
+            && let Some(name) = self.connections.question()
         {
-            self.askers.ask(name);
+            self.resolvers.ask(name);
         }
         if logging::is_cut_off() {
-            self.say(Word::Unheard);
+            self.say(ToGuardian::Unheard);
         }
-        while let Some(news) = self.switchboard.dialer().news() {
+        while let Some(news) = self.connections.dialer().news() {
             self.say(match news {
-                News::Unreachable(line) => Word::Unreachable(line),
-                News::Reachable(line) => Word::Reachable(line),
+                UpstreamChange::Unreachable(line) => ToGuardian::Unreachable(line),
+                UpstreamChange::Reachable(line) => ToGuardian::Reachable(line),
             });
         }
     }
 
-    fn say(&mut self, word: Word) {
+    fn say(&mut self, word: ToGuardian) {
         // A guardian that does not read has worse trouble than a lost word, and a dead one is noticed elsewhere.
         if let Some(line) = &self.guardian
             && let Err(error) = line.send(&word.encode(), None)
@@ -272,12 +276,12 @@ impl<'a> Worker<'a> {
         let mut buffer = [0; SIZE];
         while let Some(line) = &self.guardian {
             match line.receive_with_descriptor(&mut buffer) {
-                Ok((Received::Message(count), file)) => match (Order::decode(&buffer[..count]), file) {
-                    (Some(Order::Addresses { name, addresses }), _) => self.readdress(&name, &addresses),
-                    (Some(Order::AccessLog), Some(file)) => self.switchboard.journal().reopen(File::from(file)),
-                    (Some(Order::Reset), _) => self.reset_all(),
-                    (Some(Order::Asker), Some(line)) => self.add_asker(line),
-                    (Some(Order::SystemLog), Some(connection)) => logging::go_on_in(connection),
+                Ok((Received::Message(count), file)) => match (ToWorker::decode(&buffer[..count]), file) {
+                    (Some(ToWorker::Addresses { name, addresses }), _) => self.readdress(&name, &addresses),
+                    (Some(ToWorker::AccessLog), Some(file)) => self.connections.access_log().reopen(File::from(file)),
+                    (Some(ToWorker::Reset), _) => self.reset_all(),
+                    (Some(ToWorker::PooledResolver), Some(line)) => self.add_resolver(line),
+                    (Some(ToWorker::SystemLog), Some(connection)) => logging::go_on_in(connection),
                     _ => log::debug!("an order that means nothing"),
                 },
                 Ok((Received::Nothing, _)) => return,
@@ -289,15 +293,15 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn add_asker(&mut self, line: OwnedFd) {
-        if let Err(error) = self.askers.add(Channel::from(line), self.poll.registry()) {
+    fn add_resolver(&mut self, line: OwnedFd) {
+        if let Err(error) = self.resolvers.add(Channel::from(line), self.poll.registry()) {
             log::error!("a resolver cannot be used: {error}");
         }
     }
 
     fn take_answer(&mut self, number: u32) {
-        if let Some((name, addresses)) = self.askers.hear(number) {
-            self.switchboard.learn(&name, addresses);
+        if let Some((name, addresses)) = self.resolvers.hear(number) {
+            self.connections.learn(&name, addresses);
         }
     }
 
@@ -306,7 +310,7 @@ impl<'a> Worker<'a> {
         for (line, redirection, _) in self.config.relayed() {
             for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name == name) {
                 let addresses = addresses.iter().map(|ip| SocketAddr::new(*ip, host.port)).collect();
-                self.switchboard.dialer().readdress(line, number, addresses);
+                self.connections.dialer().readdress(line, number, addresses);
             }
         }
     }
@@ -329,76 +333,77 @@ impl<'a> Worker<'a> {
 
     /// The first time, ends in an orderly way; the second time, at once.
     fn stop(&mut self) {
-        let now = self.switchboard.time();
-        if matches!(self.course, Course::LastCall(..) | Course::Draining(Some(_))) {
+        let now = self.connections.time();
+        if matches!(self.lifecycle, Lifecycle::LastCall(..) | Lifecycle::Draining(Some(_))) {
             return self.reset_all();
         }
-        let (seconds, open) = (self.config.process.drain.as_secs(), self.switchboard.len());
+        let (seconds, open) = (self.config.process.drain.as_secs(), self.connections.len());
         log::info!("stopping: {open} connections have {seconds} seconds to end");
         self.leave();
         let last_call = now.saturating_add(LAST_CALL);
-        self.course = Course::LastCall(last_call, Some(last_call.saturating_add(ticks(self.config.process.drain))));
+        self.lifecycle =
+            Lifecycle::LastCall(last_call, Some(last_call.saturating_add(ticks(self.config.process.drain))));
     }
 
     /// From the word on, this worker's place is another's.
     fn leave(&mut self) {
-        self.switchboard.dialer().resign();
-        self.say(Word::Leaving);
+        self.connections.dialer().resign();
+        self.say(ToGuardian::Leaving);
     }
 
     fn reset_all(&mut self) {
-        if !self.switchboard.is_empty() {
-            log::info!("stopping at once, {} connections are reset", self.switchboard.len());
+        if !self.connections.is_empty() {
+            log::info!("stopping at once, {} connections are reset", self.connections.len());
         }
-        self.switchboard.close_all();
+        self.connections.close_all();
         self.acceptor.close();
-        self.course = Course::Draining(Some(self.switchboard.time()));
+        self.lifecycle = Lifecycle::Draining(Some(self.connections.time()));
     }
 
     /// Another worker takes over: ends with the last connection.
     fn retire(&mut self) {
-        if self.course == Course::Serving {
+        if self.lifecycle == Lifecycle::Serving {
             self.leave();
-            log::info!("retiring: {} connections are served to their end", self.switchboard.len());
-            self.course = Course::LastCall(self.switchboard.time().saturating_add(LAST_CALL), None);
+            log::info!("retiring: {} connections are served to their end", self.connections.len());
+            self.lifecycle = Lifecycle::LastCall(self.connections.time().saturating_add(LAST_CALL), None);
         }
     }
 
     fn reopen(&mut self) {
         logging::reopen();
         let Some(path) = &self.config.process.access_log else { return };
-        match journal::open(path) {
-            Ok(file) => self.switchboard.journal().reopen(file),
+        match access_log::open(path) {
+            Ok(file) => self.connections.access_log().reopen(file),
             Err(error) => log::error!("the access log stays the old one: {error}"),
         }
     }
 
     /// Follows the course of stopping. Whether it has come to its end.
     fn is_done(&mut self) -> bool {
-        let now = self.switchboard.time();
-        if let Course::LastCall(until, then) = self.course
+        let now = self.connections.time();
+        if let Lifecycle::LastCall(until, then) = self.lifecycle
             && until <= now
         {
             self.acceptor.close();
-            self.course = Course::Draining(then);
+            self.lifecycle = Lifecycle::Draining(then);
         }
-        let Course::Draining(until) = self.course else { return false };
-        if until.is_some_and(|until| until <= now) && !self.switchboard.is_empty() {
-            log::info!("{} connections had not ended in time and are reset", self.switchboard.len());
-            self.switchboard.close_all();
-            self.switchboard.journal().flush();
+        let Lifecycle::Draining(until) = self.lifecycle else { return false };
+        if until.is_some_and(|until| until <= now) && !self.connections.is_empty() {
+            log::info!("{} connections had not ended in time and are reset", self.connections.len());
+            self.connections.close_all();
+            self.connections.access_log().flush();
         }
-        if self.switchboard.is_empty() {
+        if self.connections.is_empty() {
             self.tell_counters();
         }
-        self.switchboard.is_empty()
+        self.connections.is_empty()
     }
 
     /// The guardian adds up what its workers say; a worker without one tells the log.
     fn tell_counters(&mut self) {
-        let counters = Counters { pauses: self.acceptor.pauses, ..self.switchboard.counters() };
+        let counters = Counters { pauses: self.acceptor.pauses, ..self.connections.counters() };
         match &self.guardian {
-            Some(_) => self.say(Word::Counters(counters)),
+            Some(_) => self.say(ToGuardian::Counters(counters)),
             None => log::info!("counters: {counters}"),
         }
     }

@@ -45,7 +45,7 @@ pub enum Version {
 
 /// The ends of the connection that the header is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ends {
+pub struct AddrPair {
     /// The client.
     pub source: SocketAddr,
     /// Where it wanted to go.
@@ -54,7 +54,7 @@ pub struct Ends {
 
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Read {
+pub enum HeaderRead {
     /// The beginning of a header.
     More,
     /// A header.
@@ -62,7 +62,7 @@ pub enum Read {
         /// Its bytes; the payload follows.
         length: usize,
         /// `None` when it is not about a TCP connection: the sender speaks for itself, or does not know.
-        ends: Option<Ends>,
+        ends: Option<AddrPair>,
     },
 }
 
@@ -126,25 +126,27 @@ fn write_block(ips: [IpAddr; 2], ports: [u16; 2], out: &mut Vec<u8>) {
 
 /// Reads a header of either version from the beginning of a connection. An IPv4-mapped address is taken for the IPv4
 /// address that it stands for.
-pub fn read(bytes: &[u8]) -> Result<Read, Malformed> {
+pub fn read(bytes: &[u8]) -> Result<HeaderRead, Malformed> {
     match bytes.first() {
-        None => Ok(Read::More),
+        None => Ok(HeaderRead::More),
         Some(b'P') => read_line(bytes),
         Some(b'\r') => read_block(bytes),
         Some(_) => Err(NO_HEADER),
     }
 }
 
-fn read_line(bytes: &[u8]) -> Result<Read, Malformed> {
+fn read_line(bytes: &[u8]) -> Result<HeaderRead, Malformed> {
     let seen = bytes.get(..LINE).unwrap_or(bytes);
     let end = seen.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
     let (text, rest) = end.and_then(|end| seen.split_at_checked(end)).unwrap_or((seen, &[]));
     let text = std::str::from_utf8(text).ok().filter(|text| begins_a_line(text)).ok_or(NO_HEADER)?;
     match rest {
         [] | [b'\r'] if seen.len() == LINE => Err(TOO_LONG),
-        [] => Ok(Read::More),
-        [b'\r'] => line(text).map(|_| Read::More).ok_or(BAD_LINE),
-        [b'\r', b'\n', ..] => line(text).map(|ends| Read::Header { length: text.len() + 2, ends }).ok_or(BAD_LINE),
+        [] => Ok(HeaderRead::More),
+        [b'\r'] => line(text).map(|_| HeaderRead::More).ok_or(BAD_LINE),
+        [b'\r', b'\n', ..] => {
+            line(text).map(|ends| HeaderRead::Header { length: text.len() + 2, ends }).ok_or(BAD_LINE)
+        }
         _ => Err(BAD_LINE),
     }
 }
@@ -162,7 +164,7 @@ fn begins_a_line(text: &str) -> bool {
 }
 
 /// What a line without its end says, `None` when that makes no sense.
-fn line(text: &str) -> Option<Option<Ends>> {
+fn line(text: &str) -> Option<Option<AddrPair>> {
     let mut words = text.split(' ');
     let ip: fn(&str) -> Option<IpAddr> = match (words.next()?, words.next()?) {
         ("PROXY", "UNKNOWN") => return Some(None),
@@ -180,18 +182,18 @@ fn port(word: &str) -> Option<u16> {
     word.parse().ok().filter(|_| word == "0" || !word.starts_with('0'))
 }
 
-fn read_block(bytes: &[u8]) -> Result<Read, Malformed> {
+fn read_block(bytes: &[u8]) -> Result<HeaderRead, Malformed> {
     if !bytes.starts_with(&SIGNATURE) {
-        return if SIGNATURE.starts_with(bytes) { Ok(Read::More) } else { Err(NO_HEADER) };
+        return if SIGNATURE.starts_with(bytes) { Ok(HeaderRead::More) } else { Err(NO_HEADER) };
     }
-    let Some(command) = bytes.get(12) else { return Ok(Read::More) };
+    let Some(command) = bytes.get(12) else { return Ok(HeaderRead::More) };
     if !matches!(*command, LOCAL | PROXY) {
         return Err(BAD_BLOCK);
     }
-    let Some(kind) = bytes.get(13) else { return Ok(Read::More) };
+    let Some(kind) = bytes.get(13) else { return Ok(HeaderRead::More) };
     // What a sender says of its own connection is to be passed over, whatever it is.
     let least = if *command == LOCAL { 0 } else { addresses(*kind).ok_or(BAD_BLOCK)? };
-    let Some(size) = bytes.get(14..).and_then(|rest| rest.first_chunk()) else { return Ok(Read::More) };
+    let Some(size) = bytes.get(14..).and_then(|rest| rest.first_chunk()) else { return Ok(HeaderRead::More) };
     let size = usize::from(u16::from_be_bytes(*size));
     if size < least {
         return Err(BAD_BLOCK);
@@ -199,9 +201,9 @@ fn read_block(bytes: &[u8]) -> Result<Read, Malformed> {
     if FIXED + size > LONGEST {
         return Err(TOO_LONG);
     }
-    let Some(block) = bytes.get(FIXED..FIXED + size) else { return Ok(Read::More) };
+    let Some(block) = bytes.get(FIXED..FIXED + size) else { return Ok(HeaderRead::More) };
     let ends = if *command == PROXY { ends_in(*kind, block) } else { None };
-    Ok(Read::Header { length: FIXED + size, ends })
+    Ok(HeaderRead::Header { length: FIXED + size, ends })
 }
 
 /// Bytes of the addresses of this family, `None` when there is no such family or no such protocol.
@@ -215,7 +217,7 @@ fn addresses(kind: u8) -> Option<usize> {
     }
 }
 
-fn ends_in(kind: u8, block: &[u8]) -> Option<Ends> {
+fn ends_in(kind: u8, block: &[u8]) -> Option<AddrPair> {
     let port = |at: usize| Some(u16::from_be_bytes(*block.get(at..)?.first_chunk()?));
     match kind {
         TCP4 => {
@@ -230,9 +232,9 @@ fn ends_in(kind: u8, block: &[u8]) -> Option<Ends> {
     }
 }
 
-fn ends(ips: [IpAddr; 2], ports: [u16; 2]) -> Ends {
+fn ends(ips: [IpAddr; 2], ports: [u16; 2]) -> AddrPair {
     let ([from, to], [from_port, to_port]) = (ips.map(|ip| ip.to_canonical()), ports);
-    Ends { source: SocketAddr::new(from, from_port), destination: SocketAddr::new(to, to_port) }
+    AddrPair { source: SocketAddr::new(from, from_port), destination: SocketAddr::new(to, to_port) }
 }
 
 #[cfg(test)]
@@ -254,10 +256,10 @@ mod tests {
     }
 
     /// The answer to the whole, after seeing that it comes with the last byte that it needs and stays.
-    fn read_in_pieces(bytes: &[u8]) -> Result<Read, Malformed> {
+    fn read_in_pieces(bytes: &[u8]) -> Result<HeaderRead, Malformed> {
         let whole = read(bytes);
-        let first = (0..=bytes.len()).map(|count| read(&bytes[..count])).find(|answer| *answer != Ok(Read::More));
-        assert_eq!(first.unwrap_or(Ok(Read::More)), whole, "{bytes:?}");
+        let first = (0..=bytes.len()).map(|count| read(&bytes[..count])).find(|answer| *answer != Ok(HeaderRead::More));
+        assert_eq!(first.unwrap_or(Ok(HeaderRead::More)), whole, "{bytes:?}");
         whole
     }
 
@@ -297,16 +299,16 @@ mod tests {
         let block = written(Version::V2, "10.0.0.1:1", "[fd00::2]:2");
         assert_eq!(block[12..20], [0x21, 0x21, 0, 36, 0, 0, 0, 0]);
         assert_eq!(block[26..32], [0xff, 0xff, 10, 0, 0, 1]);
-        let ends = Ends { source: end("10.0.0.1:1"), destination: end("[fd00::2]:2") };
-        assert_eq!(read(&block), Ok(Read::Header { length: 52, ends: Some(ends) }));
+        let ends = AddrPair { source: end("10.0.0.1:1"), destination: end("[fd00::2]:2") };
+        assert_eq!(read(&block), Ok(HeaderRead::Header { length: 52, ends: Some(ends) }));
     }
 
     #[test]
     fn mapped_addresses_are_ipv4() {
         assert_eq!(line_of("[::ffff:10.0.0.1]:1", "10.0.0.2:2"), "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n");
-        let ends = Some(Ends { source: end("10.0.0.1:1"), destination: end("10.0.0.2:2") });
+        let ends = Some(AddrPair { source: end("10.0.0.1:1"), destination: end("10.0.0.2:2") });
         for text in ["PROXY TCP6 ::ffff:10.0.0.1 ::FFFF:A00:2 1 2\r\n", "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"] {
-            assert_eq!(read_in_pieces(text.as_bytes()), Ok(Read::Header { length: text.len(), ends }));
+            assert_eq!(read_in_pieces(text.as_bytes()), Ok(HeaderRead::Header { length: text.len(), ends }));
         }
     }
 
@@ -317,10 +319,10 @@ mod tests {
         for (source, destination) in pairs {
             for version in [Version::V1, Version::V2] {
                 let header = written(version, source, destination);
-                let ends = Some(Ends { source: end(source), destination: end(destination) });
-                let whole = Ok(Read::Header { length: header.len(), ends });
+                let ends = Some(AddrPair { source: end(source), destination: end(destination) });
+                let whole = Ok(HeaderRead::Header { length: header.len(), ends });
                 assert_eq!(read_in_pieces(&[&header[..], b"\r\nPROXY"].concat()), whole);
-                assert_eq!(read(&header[..header.len() - 1]), Ok(Read::More));
+                assert_eq!(read(&header[..header.len() - 1]), Ok(HeaderRead::More));
             }
         }
     }
@@ -329,7 +331,7 @@ mod tests {
     fn a_line_about_the_unknown_is_passed_over() {
         let longest = format!("PROXY UNKNOWN {}\r\n", "f".repeat(107 - 16));
         for text in ["PROXY UNKNOWN\r\n", "PROXY UNKNOWN \r\n", "PROXY UNKNOWN so what \0\r\n", &longest] {
-            let header = Read::Header { length: text.len(), ends: None };
+            let header = HeaderRead::Header { length: text.len(), ends: None };
             assert_eq!(read_in_pieces(text.as_bytes()), Ok(header), "{text:?}");
         }
     }
@@ -391,14 +393,14 @@ mod tests {
         for (bytes, count) in table {
             assert_eq!(proof(bytes), count, "{bytes:?}");
         }
-        assert_eq!(read(b""), Ok(Read::More));
+        assert_eq!(read(b""), Ok(HeaderRead::More));
     }
 
     #[test]
     fn what_follows_the_addresses_of_a_block_is_passed_over() {
         let header = block(PROXY, TCP4, &[1; 4096 - 16]);
-        let ends = Some(Ends { source: end("1.1.1.1:257"), destination: end("1.1.1.1:257") });
-        assert_eq!(read_in_pieces(&header), Ok(Read::Header { length: 4096, ends }));
+        let ends = Some(AddrPair { source: end("1.1.1.1:257"), destination: end("1.1.1.1:257") });
+        assert_eq!(read_in_pieces(&header), Ok(HeaderRead::Header { length: 4096, ends }));
         assert_eq!(proof(&block(PROXY, TCP4, &[1; 4096 - 15])), 16);
         assert_eq!(read(&block(LOCAL, 0, &[1; 4096 - 15])), Err(TOO_LONG));
     }
@@ -406,16 +408,16 @@ mod tests {
     #[test]
     fn a_block_that_is_not_about_tcp_has_no_ends() {
         for empty in [block(LOCAL, 0, &[]), block(LOCAL, TCP4, &[]), block(PROXY, 0, &[])] {
-            assert_eq!(read_in_pieces(&empty), Ok(Read::Header { length: 16, ends: None }));
+            assert_eq!(read_in_pieces(&empty), Ok(HeaderRead::Header { length: 16, ends: None }));
         }
         let of_others = [0x00, 0x01, 0x02, 0x10, 0x12, 0x20, 0x22, 0x30, 0x31, 0x32];
         for kind in of_others {
             let header = block(PROXY, kind, &[7; 216]);
-            assert_eq!(read_in_pieces(&header), Ok(Read::Header { length: 232, ends: None }), "{kind:x}");
+            assert_eq!(read_in_pieces(&header), Ok(HeaderRead::Header { length: 232, ends: None }), "{kind:x}");
         }
         for kind in [0x00, TCP4, TCP6, 0xff] {
             let header = block(LOCAL, kind, &[7; 3]);
-            assert_eq!(read_in_pieces(&header), Ok(Read::Header { length: 19, ends: None }), "{kind:x}");
+            assert_eq!(read_in_pieces(&header), Ok(HeaderRead::Header { length: 19, ends: None }), "{kind:x}");
         }
     }
 

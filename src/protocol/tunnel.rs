@@ -40,25 +40,25 @@ pub enum Dialect {
 
 /// Where the proxy is asked to connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target<'a> {
+pub enum TunnelTarget<'a> {
     /// An address.
     Address(SocketAddr),
     /// A host name, as [`crate::protocol::sniff`] finds them, and a port.
     Name(&'a str, u16),
 }
 
-impl fmt::Display for Target<'_> {
+impl fmt::Display for TunnelTarget<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Address(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
-            Target::Name(name, port) => write!(f, "{name}:{port}"),
+            TunnelTarget::Address(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
+            TunnelTarget::Name(name, port) => write!(f, "{name}:{port}"),
         }
     }
 }
 
 /// What was understood of what the proxy said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heard {
+pub struct DialogueStep {
     /// Bytes that need not be shown again.
     pub used: usize,
     /// The proxy has connected us: what follows the used bytes is payload.
@@ -67,16 +67,16 @@ pub struct Heard {
 
 /// Why the proxy does not connect us, in words for the log: ASCII without control characters, and not many.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused(String);
+pub struct ProxyRefusal(String);
 
-impl Refused {
-    fn new(words: &str) -> Refused {
+impl ProxyRefusal {
+    fn new(words: &str) -> ProxyRefusal {
         let shown = words.chars().take(SHOWN);
-        Refused(shown.map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect())
+        ProxyRefusal(shown.map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect())
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for ProxyRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -109,7 +109,7 @@ impl Dialogue {
     /// Begins: appends what is to be said first.
     pub fn begin(
         dialect: Dialect,
-        target: Target<'_>,
+        target: TunnelTarget<'_>,
         credentials: Option<&Credentials>,
         out: &mut Vec<u8>,
     ) -> Dialogue {
@@ -135,7 +135,7 @@ impl Dialogue {
     }
 
     /// Understands what the proxy said and was not used yet; appends what is to be answered.
-    pub fn hear(&mut self, said: &[u8], out: &mut Vec<u8>) -> Result<Heard, Refused> {
+    pub fn hear(&mut self, said: &[u8], out: &mut Vec<u8>) -> Result<DialogueStep, ProxyRefusal> {
         let mut used = 0;
         while self.next != Step::Payload {
             let Some((length, next)) = self.understand(said.get(used..).unwrap_or_default())? else { break };
@@ -147,11 +147,11 @@ impl Dialogue {
             }
             self.next = next;
         }
-        Ok(Heard { used, done: self.next == Step::Payload })
+        Ok(DialogueStep { used, done: self.next == Step::Payload })
     }
 
     /// The length of one message and what comes after it, `None` while it is not whole.
-    fn understand(&self, said: &[u8]) -> Result<Option<(usize, Step)>, Refused> {
+    fn understand(&self, said: &[u8]) -> Result<Option<(usize, Step)>, ProxyRefusal> {
         match self.next {
             Step::Head => head(said),
             Step::Method => method(said, self.request != 0),
@@ -162,7 +162,7 @@ impl Dialogue {
     }
 }
 
-fn connect(target: Target<'_>, credentials: Option<&Credentials>, out: &mut Vec<u8>) {
+fn connect(target: TunnelTarget<'_>, credentials: Option<&Credentials>, out: &mut Vec<u8>) {
     // Writing to a Vec cannot fail.
     let _ = write!(out, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     if let Some(credentials) = credentials {
@@ -173,10 +173,10 @@ fn connect(target: Target<'_>, credentials: Option<&Credentials>, out: &mut Vec<
 
 /// Any 2xx is the end of it, whatever its other lines say (RFC 9110, 9.3.6). Of them nothing is looked at but where
 /// they end: proxies are careless about them.
-fn head(said: &[u8]) -> Result<Option<(usize, Step)>, Refused> {
+fn head(said: &[u8]) -> Result<Option<(usize, Step)>, ProxyRefusal> {
     let seen = said.get(..ANSWER).unwrap_or(said);
     if !seen.iter().enumerate().all(|(at, byte)| may_stand(at, *byte)) {
-        return Err(Refused::new("the answer is not HTTP/1"));
+        return Err(ProxyRefusal::new("the answer is not HTTP/1"));
     }
     let mut lines = seen.split_inclusive(|byte| *byte == b'\n');
     let Some(first) = lines.next().filter(|line| line.ends_with(b"\n")) else { return undecided(seen) };
@@ -184,7 +184,7 @@ fn head(said: &[u8]) -> Result<Option<(usize, Step)>, Refused> {
         Some([b'2', ..]) => Step::Payload,
         // 101 would be another protocol, which nobody asked for.
         Some([b'1', rest @ ..]) if rest != b"01" => Step::Head,
-        _ => return Err(Refused::new(String::from_utf8_lossy(first).trim_end())),
+        _ => return Err(ProxyRefusal::new(String::from_utf8_lossy(first).trim_end())),
     };
     let mut length = first.len();
     for line in lines {
@@ -207,8 +207,8 @@ fn may_stand(at: usize, byte: u8) -> bool {
     }
 }
 
-fn undecided(seen: &[u8]) -> Result<Option<(usize, Step)>, Refused> {
-    if seen.len() < ANSWER { Ok(None) } else { Err(Refused::new("the head of the answer is too long")) }
+fn undecided(seen: &[u8]) -> Result<Option<(usize, Step)>, ProxyRefusal> {
+    if seen.len() < ANSWER { Ok(None) } else { Err(ProxyRefusal::new("the head of the answer is too long")) }
 }
 
 fn sign_in(credentials: &Credentials, out: &mut Vec<u8>) {
@@ -217,15 +217,15 @@ fn sign_in(credentials: &Credentials, out: &mut Vec<u8>) {
     counted(&credentials.password, out);
 }
 
-fn ask(target: Target<'_>, out: &mut Vec<u8>) {
+fn ask(target: TunnelTarget<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&[SOCKS, 1, 0]);
     let port = match target {
-        Target::Name(name, port) => {
+        TunnelTarget::Name(name, port) => {
             out.push(NAME);
             counted(name, out);
             port
         }
-        Target::Address(address) => {
+        TunnelTarget::Address(address) => {
             match address.ip().to_canonical() {
                 IpAddr::V4(ip) => {
                     out.push(IPV4);
@@ -250,47 +250,51 @@ fn counted(text: &str, out: &mut Vec<u8>) {
     out.extend(text.bytes().take(length.into()));
 }
 
-fn method(said: &[u8], with_password: bool) -> Result<Option<(usize, Step)>, Refused> {
+fn method(said: &[u8], with_password: bool) -> Result<Option<(usize, Step)>, ProxyRefusal> {
     of_socks(said)?;
     match said.get(1) {
         None => Ok(None),
         Some(&OPEN) => Ok(Some((2, Step::Reply))),
         Some(&PASSWORD) if with_password => Ok(Some((2, Step::Welcome))),
-        Some(&NONE_OF_THEM) if with_password => Err(Refused::new("SOCKS: no authentication by user name and password")),
-        Some(&NONE_OF_THEM) => Err(Refused::new("SOCKS: authentication required")),
-        Some(method) => Err(Refused::new(&format!("SOCKS: authentication method {method}, which was not offered"))),
+        Some(&NONE_OF_THEM) if with_password => {
+            Err(ProxyRefusal::new("SOCKS: no authentication by user name and password"))
+        }
+        Some(&NONE_OF_THEM) => Err(ProxyRefusal::new("SOCKS: authentication required")),
+        Some(method) => {
+            Err(ProxyRefusal::new(&format!("SOCKS: authentication method {method}, which was not offered")))
+        }
     }
 }
 
-fn of_socks(said: &[u8]) -> Result<(), Refused> {
+fn of_socks(said: &[u8]) -> Result<(), ProxyRefusal> {
     match said.first() {
         Some(&SOCKS) | None => Ok(()),
-        Some(_) => Err(Refused::new("the answer is not SOCKS 5")),
+        Some(_) => Err(ProxyRefusal::new("the answer is not SOCKS 5")),
     }
 }
 
 /// The first byte should be the version of the subnegotiation; there are proxies that put their own there.
-fn welcome(said: &[u8]) -> Result<Option<(usize, Step)>, Refused> {
+fn welcome(said: &[u8]) -> Result<Option<(usize, Step)>, ProxyRefusal> {
     match said.get(1) {
         None => Ok(None),
         Some(0) => Ok(Some((2, Step::Reply))),
-        Some(_) => Err(Refused::new("SOCKS: user name or password not accepted")),
+        Some(_) => Err(ProxyRefusal::new("SOCKS: user name or password not accepted")),
     }
 }
 
-fn reply(said: &[u8]) -> Result<Option<(usize, Step)>, Refused> {
+fn reply(said: &[u8]) -> Result<Option<(usize, Step)>, ProxyRefusal> {
     of_socks(said)?;
     match said.get(1) {
         None => return Ok(None),
         Some(0) => {}
-        Some(code) => return Err(Refused::new(&format!("SOCKS: {}", words(*code)))),
+        Some(code) => return Err(ProxyRefusal::new(&format!("SOCKS: {}", words(*code)))),
     }
     let address = match (said.get(3), said.get(4)) {
         (Some(&IPV4), _) => 4,
         (Some(&IPV6), _) => 16,
         (Some(&NAME), Some(length)) => 1 + usize::from(*length),
         (Some(&NAME), None) | (None, _) => return Ok(None),
-        (Some(kind), _) => return Err(Refused::new(&format!("SOCKS: an address of type {kind} in the reply"))),
+        (Some(kind), _) => return Err(ProxyRefusal::new(&format!("SOCKS: an address of type {kind} in the reply"))),
     };
     let length = 4 + address + 2;
     Ok((said.len() >= length).then_some((length, Step::Payload)))

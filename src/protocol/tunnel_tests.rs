@@ -7,18 +7,18 @@ fn moose() -> Credentials {
     Credentials { user: "moose".into(), password: "bell:1".into() }
 }
 
-fn address(text: &str) -> Target<'_> {
-    Target::Address(text.parse().unwrap())
+fn address(text: &str) -> TunnelTarget<'_> {
+    TunnelTarget::Address(text.parse().unwrap())
 }
 
-fn begun(dialect: Dialect, target: Target<'_>, credentials: Option<&Credentials>) -> (Dialogue, Vec<u8>) {
+fn begun(dialect: Dialect, target: TunnelTarget<'_>, credentials: Option<&Credentials>) -> (Dialogue, Vec<u8>) {
     let mut out = b"before".to_vec();
     let dialogue = Dialogue::begin(dialect, target, credentials, &mut out);
     (dialogue, out.split_off(6))
 }
 
 /// What is answered, the bytes used and whether it is done, or how it was refused.
-type Outcome = Result<(Vec<u8>, usize, bool), Refused>;
+type Outcome = Result<(Vec<u8>, usize, bool), ProxyRefusal>;
 
 fn told(dialogue: &mut Dialogue, said: &[u8]) -> Outcome {
     let mut out = Vec::new();
@@ -58,7 +58,7 @@ fn replied(reply: &[u8]) -> Outcome {
     outcome(Dialect::Socks5, None, &[&[5, 0], reply].concat())
 }
 
-fn request(target: Target<'_>) -> Vec<u8> {
+fn request(target: TunnelTarget<'_>) -> Vec<u8> {
     told(&mut begun(Dialect::Socks5, target, None).0, &[5, 0]).unwrap().0
 }
 
@@ -66,7 +66,7 @@ fn request(target: Target<'_>) -> Vec<u8> {
 fn connect_names_the_target_twice_and_the_user_once() {
     let (_, said) = begun(Dialect::Connect, address(V4), None);
     assert_eq!(said, b"CONNECT 192.0.2.7:443 HTTP/1.1\r\nHost: 192.0.2.7:443\r\n\r\n");
-    let (_, said) = begun(Dialect::Connect, Target::Name("cow.example.com", 8443), Some(&moose()));
+    let (_, said) = begun(Dialect::Connect, TunnelTarget::Name("cow.example.com", 8443), Some(&moose()));
     let text = "CONNECT cow.example.com:8443 HTTP/1.1\r\nHost: cow.example.com:8443\r\n\
         Proxy-Authorization: Basic bW9vc2U6YmVsbDox\r\n\r\n";
     assert_eq!(String::from_utf8(said).unwrap(), text);
@@ -177,7 +177,7 @@ fn socks_offers_a_password_only_when_there_is_one() {
 #[test]
 fn socks_asks_for_a_name_or_an_address_of_either_family() {
     let name = [&[5, 1, 0, 3, 15][..], b"cow.example.com", &[0x20, 0xfb]].concat();
-    assert_eq!(request(Target::Name("cow.example.com", 8443)), name);
+    assert_eq!(request(TunnelTarget::Name("cow.example.com", 8443)), name);
     let four = [5, 1, 0, 1, 192, 0, 2, 7, 1, 187];
     assert_eq!(request(address(V4)), four);
     assert_eq!(request(address("[::ffff:192.0.2.7]:443")), four);
@@ -207,7 +207,7 @@ fn socks_asks_at_once_when_the_proxy_is_open() {
 fn the_longest_user_password_and_name_have_their_place() {
     let text = "x".repeat(255);
     let credentials = Credentials { user: text.clone(), password: text.clone() };
-    let (mut dialogue, _) = begun(Dialect::Socks5, Target::Name(&text[..253], 1), Some(&credentials));
+    let (mut dialogue, _) = begun(Dialect::Socks5, TunnelTarget::Name(&text[..253], 1), Some(&credentials));
     let sign_in = [&[1, 255][..], text.as_bytes(), &[255], text.as_bytes()].concat();
     assert_eq!(told(&mut dialogue, &[5, 2]), Ok((sign_in, 2, false)));
     let request = [&[5, 1, 0, 3, 253][..], &text.as_bytes()[..253], &[0, 1]].concat();

@@ -35,7 +35,7 @@ impl fmt::Display for Family {
 
 /// The value of one `-s` or `-d`: a comma list, perhaps negated.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peers {
+pub struct MatchAddresses {
     /// A `!` stood before the option.
     pub negated: bool,
     items: Vec<Item>,
@@ -49,9 +49,9 @@ enum Item {
 
 const WANTED: &str = "addresses such as 10.1.2.3, 10.0.0.0/8 or fd00::/8, or host names, separated by commas";
 
-impl Peers {
+impl MatchAddresses {
     /// Reads a comma list. `option` is the tproxy option that holds the MATCH, for the error's sentence.
-    pub fn parse(option: &str, value: &str, negated: bool) -> Result<Peers, Error> {
+    pub fn parse(option: &str, value: &str, negated: bool) -> Result<MatchAddresses, Error> {
         let items = value
             .split(',')
             .map(|item| Item::parse(item).ok_or_else(|| Error::value(option, item, WANTED)))
@@ -59,7 +59,7 @@ impl Peers {
         if negated && items.len() > 1 {
             return Err(Error::value(option, format!("! {value}"), "a single address after '!' (as in iptables)"));
         }
-        Ok(Peers { negated, items })
+        Ok(MatchAddresses { negated, items })
     }
 
     /// The host names in the list, as typed.
@@ -168,7 +168,7 @@ mod tests {
             ("10.1.2.3,fd00::1", true, true),
         ];
         for (text, v4, v6) in table {
-            let peers = Peers::parse("-R", text, false).unwrap();
+            let peers = MatchAddresses::parse("-R", text, false).unwrap();
             assert_eq!((peers.may_be(Family::V4), peers.may_be(Family::V6)), (*v4, *v6), "{text}");
         }
     }
@@ -195,7 +195,7 @@ mod tests {
             "!10.0.0.1",
             "a..b",
         ] {
-            let error = Peers::parse("--redirect", text, false).unwrap_err();
+            let error = MatchAddresses::parse("--redirect", text, false).unwrap_err();
             assert_eq!(error.exit_status(), 64, "{text}");
             assert!(error.to_string().starts_with("--redirect: '"), "{error}");
         }
@@ -203,8 +203,8 @@ mod tests {
 
     #[test]
     fn a_list_cannot_be_negated() {
-        assert!(Peers::parse("-R", "10.0.0.1", true).is_ok());
-        let error = Peers::parse("-R", "10.0.0.1,10.0.0.2", true).unwrap_err();
+        assert!(MatchAddresses::parse("-R", "10.0.0.1", true).is_ok());
+        let error = MatchAddresses::parse("-R", "10.0.0.1,10.0.0.2", true).unwrap_err();
         assert_eq!(
             error.to_string(),
             "-R: '! 10.0.0.1,10.0.0.2' given, a single address after '!' (as in iptables) wanted"
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn names_become_the_addresses_of_the_family_sorted_and_once() {
-        let peers = Peers::parse("-R", "10.0.0.2,moose,fd00::/8", false).unwrap();
+        let peers = MatchAddresses::parse("-R", "10.0.0.2,moose,fd00::/8", false).unwrap();
         assert_eq!(peers.names().collect::<Vec<_>>(), ["moose"]);
         assert_eq!(peers.concrete(Family::V4, &lookup), ["10.0.0.2", "10.0.0.9"]);
         assert_eq!(peers.concrete(Family::V6, &lookup), ["fd00::1", "fd00::/8"]);

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::rules::address::Family;
 use crate::rules::chains::Rule;
-use crate::rules::line::Line;
+use crate::rules::spec::RuleSpec;
 
 /// What stands before the rule in a complaint.
 const AT: &str = "at '";
@@ -35,12 +35,12 @@ fn line_number(said: &str) -> Option<usize> {
 }
 
 /// The owner of the line whose rule was complained about.
-pub fn owner(lines: &[Line], error: &Error) -> Option<u16> {
+pub fn owner(lines: &[RuleSpec], error: &Error) -> Option<u16> {
     let Error::Firewall { said, .. } = error else { return None };
     let (_, rule) = said.rsplit_once(AT)?;
     let (_, rule) = rule.strip_prefix("-A ")?.split_once(' ')?;
     // One MATCH may begin as another one does; each is followed by its verdict.
-    let is_its = |line: &&Line| {
+    let is_its = |line: &&RuleSpec| {
         let words = Family::BOTH.into_iter().filter_map(|family| line.matching.words(family));
         let mut texts = words.map(|words| Rule::new(&words.words, 1).text);
         texts.any(|text| rule.strip_prefix(&text).is_some_and(|rest| rest.starts_with(" -j ")))
@@ -51,8 +51,8 @@ pub fn owner(lines: &[Line], error: &Error) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::line::Action;
     use crate::rules::matching::{Match, RELAYED};
+    use crate::rules::spec::Action;
 
     fn complaint(said: &str) -> Error {
         Error::Firewall { command: "x".into(), status: "exit status: 2".into(), said: said.into() }
@@ -94,7 +94,7 @@ mod tests {
     fn a_rule_is_its_owners() {
         let line = |owner: u16, text: &str| {
             let matching = Match::parse("-R", text, RELAYED).unwrap().resolve(&|_| Vec::new()).unwrap();
-            Line { action: Action::Redirect { port: 1 }, matching, owner, output: false }
+            RuleSpec { action: Action::Redirect { port: 1 }, matching, owner, output: false }
         };
         let lines = [line(3, "--dport 80"), line(4, "--dport 80 -m a"), line(5, "-m a --b 'c d' -d fd00::1")];
         let owner = |rule: &str| owner(&lines, &quote(complaint("x: line 1 failed\nrestore: line 1 failed"), rule));

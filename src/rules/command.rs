@@ -41,7 +41,7 @@ pub fn run(program: &Path, arguments: &[&str], input: &str, limit: Duration) -> 
         .process_group(0)
         .spawn()
         .map_err(|error| Error::sys(format!("starting {command}"), error))?;
-    let mut said = Said::default();
+    let mut said = PrereadStep::default();
     let ended = converse(&mut child, input.as_bytes(), &mut said, Instant::now() + limit);
     if !matches!(ended, Ok(Some(_))) {
         // Either it is to be killed, or it cannot be talked to. Neither can fail in a way that leaves anything to do.
@@ -62,13 +62,18 @@ pub fn run(program: &Path, arguments: &[&str], input: &str, limit: Duration) -> 
 }
 
 #[derive(Default)]
-struct Said {
+struct PrereadStep {
     output: Vec<u8>,
     errors: Vec<u8>,
 }
 
 /// Feeds and drains until the child has ended, or the time is up (None).
-fn converse(child: &mut Child, mut input: &[u8], said: &mut Said, until: Instant) -> io::Result<Option<ExitStatus>> {
+fn converse(
+    child: &mut Child,
+    mut input: &[u8],
+    said: &mut PrereadStep,
+    until: Instant,
+) -> io::Result<Option<ExitStatus>> {
     let (mut stdin, mut stdout, mut stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     for end in [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)] {
         end.map_or(Ok(()), never_block)?;

@@ -5,12 +5,12 @@
 
 use crate::error::Error;
 use crate::rules::address::Family;
-use crate::rules::backend::{DIRECTORIES, Tools, is_missing, tool};
 use crate::rules::blame;
 use crate::rules::chains::{Jump, Rule, Table, table, unquote};
 use crate::rules::drift::differences;
-use crate::rules::dump::Owner;
 use crate::rules::rule::RuleSet;
+use crate::rules::save::Owner;
+use crate::rules::tools::{DIRECTORIES, Tools, is_missing, tool};
 
 /// The firewall of this host, seen from one instance.
 #[derive(Debug)]
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(firewall.flush_all().unwrap(), 0);
         firewall.remove("1").unwrap();
         let matching = crate::rules::rule::Match::parse("-R", "-d fd00::1", crate::rules::rule::RELAYED).unwrap();
-        let line = crate::rules::rule::Line {
+        let line = crate::rules::rule::RuleSpec {
             action: crate::rules::rule::Action::Redirect { port: 1 },
             matching: matching.resolve(&|_| Vec::new()).unwrap(),
             owner: 0,

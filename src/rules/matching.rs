@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use crate::error::Error;
-use crate::rules::address::{Family, Peers};
+use crate::rules::address::{Family, MatchAddresses};
 
 /// The protocols that a relay takes, for [`Match::parse`].
 pub const RELAYED: &[&str] = &["tcp"];
@@ -57,8 +57,8 @@ pub struct Match {
     option: String,
     text: String,
     protocol: String,
-    source: Option<Peers>,
-    destination: Option<Peers>,
+    source: Option<MatchAddresses>,
+    destination: Option<MatchAddresses>,
     rest: Vec<String>,
 }
 
@@ -66,13 +66,13 @@ pub struct Match {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
     protocol: String,
-    v4: Option<Words>,
-    v6: Option<Words>,
+    v4: Option<FamilyWords>,
+    v6: Option<FamilyWords>,
 }
 
 /// The words of a match for one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Words {
+pub struct FamilyWords {
     /// The words, not quoted, starting with `-p`.
     pub words: Vec<String>,
     /// How many rules iptables makes of them: one per combination of a source and a destination.
@@ -106,7 +106,7 @@ impl Match {
     /// The host names in it, which [`Match::resolve`] will ask for.
     pub fn names(&self) -> Vec<&str> {
         let mut names = Vec::new();
-        for name in self.peers().flat_map(Peers::names) {
+        for name in self.peers().flat_map(MatchAddresses::names) {
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -131,12 +131,12 @@ impl Match {
         Ok(Resolved { protocol: self.protocol.clone(), v4, v6 })
     }
 
-    fn peers(&self) -> impl Iterator<Item = &Peers> {
+    fn peers(&self) -> impl Iterator<Item = &MatchAddresses> {
         self.source.iter().chain(&self.destination)
     }
 
-    fn words(&self, family: Family, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Result<Option<Words>, String> {
-        let mut found = Words { words: vec!["-p".into(), self.protocol.clone()], rules: 1 };
+    fn words(&self, family: Family, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Result<Option<FamilyWords>, String> {
+        let mut found = FamilyWords { words: vec!["-p".into(), self.protocol.clone()], rules: 1 };
         for (flag, peers) in [("-s", &self.source), ("-d", &self.destination)] {
             let Some(peers) = peers else { continue };
             let addresses = peers.concrete(family, lookup);
@@ -175,7 +175,7 @@ impl Resolved {
     }
 
     /// The words for this family, if it holds for it.
-    pub fn words(&self, family: Family) -> Option<&Words> {
+    pub fn words(&self, family: Family) -> Option<&FamilyWords> {
         match family {
             Family::V4 => self.v4.as_ref(),
             Family::V6 => self.v6.as_ref(),
@@ -257,7 +257,7 @@ impl<'a> Reader<'a> {
             Flag::Protocol => self.protocol(word, value, negated),
             Flag::Source | Flag::Destination => {
                 let value = self.value(word, value)?;
-                let peers = Peers::parse(&self.found.option, &value, negated)?;
+                let peers = MatchAddresses::parse(&self.found.option, &value, negated)?;
                 let place =
                     if matches!(flag, Flag::Source) { &mut self.found.source } else { &mut self.found.destination };
                 if place.replace(peers).is_some() {

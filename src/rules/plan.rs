@@ -2,18 +2,18 @@
 
 use crate::rules::address::Family;
 use crate::rules::chains::{Chain, Jump, PREFIX, Rule, Table};
-use crate::rules::line::{Action, Line};
-use crate::rules::matching::Words;
-use crate::rules::origin::Origin;
+use crate::rules::conntrack_match::Origin;
+use crate::rules::matching::FamilyWords;
+use crate::rules::spec::{Action, RuleSpec};
 
-/// Said of a packet whose destination was translated.
+/// PrereadStep of a packet whose destination was translated.
 const TRANSLATED: [&str; 4] = ["-m", "conntrack", "--ctstate", "DNAT"];
 
 /// A line in one family.
 #[derive(Clone, Copy)]
 struct Item<'a> {
-    line: &'a Line,
-    words: &'a Words,
+    line: &'a RuleSpec,
+    words: &'a FamilyWords,
     /// Where a kernel line leads to in this family.
     target: Option<std::net::SocketAddr>,
 }
@@ -37,7 +37,7 @@ struct Draft<'a> {
 }
 
 /// The tables of a family. Empty if nothing is to stand there.
-pub fn tables(name: &str, own_uid: Option<u32>, lines: &[Line], family: Family) -> Vec<Table> {
+pub fn tables(name: &str, own_uid: Option<u32>, lines: &[RuleSpec], family: Family) -> Vec<Table> {
     let items: Vec<Item> = lines.iter().filter_map(|line| Item::of(line, family)).collect();
     let instance = Instance { chain: format!("{PREFIX}{name}"), own_uid };
     let filter = Draft {
@@ -65,7 +65,7 @@ pub fn tables(name: &str, own_uid: Option<u32>, lines: &[Line], family: Family) 
 impl<'a> Item<'a> {
     /// None if the line says nothing about the family: its MATCH holds for the other one, or it leads to an address
     /// of the other one only.
-    fn of(line: &'a Line, family: Family) -> Option<Item<'a>> {
+    fn of(line: &'a RuleSpec, family: Family) -> Option<Item<'a>> {
         let words = line.matching.words(family)?;
         let target = match line.action {
             Action::Kernel { to } => Some(to.of(family)?),
@@ -184,7 +184,7 @@ fn masquerade(instance: &Instance, items: &[Item]) -> Option<(Chain, Vec<Jump>)>
                 let now = ["-d", &target.ip().to_string(), "--dport", &target.port().to_string()];
                 rules.extend(origin.rules(&now, &["-j", "MASQUERADE"]));
             }
-            // What we left alone may have been sent to the same server by others. Said only where it is exact: in
+            // What we left alone may have been sent to the same server by others. PrereadStep only where it is exact: in
             // doubt an answer that comes back is better.
             (Action::Exempt | Action::Reject, None) if origin.exact => {
                 rules.extend(origin.rules(&[], &["-j", "RETURN"]));

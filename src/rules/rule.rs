@@ -8,9 +8,9 @@
 
 pub use crate::rules::address::Family;
 use crate::rules::chains::{Table, change};
-pub use crate::rules::line::{Action, Gate, Line, Target};
-pub use crate::rules::matching::{Match, RELAYED, Resolved, Words};
+pub use crate::rules::matching::{FamilyWords, Match, RELAYED, Resolved};
 use crate::rules::plan;
+pub use crate::rules::spec::{Action, DnatTarget, Gate, RuleSpec};
 
 /// All that one instance asks of the firewall.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct RuleSet {
     /// The name of the instance, at most 16 characters. Its chains are called after it.
     pub name: String,
     /// The lines in the order of the command line; the first that matches decides.
-    pub lines: Vec<Line>,
+    pub lines: Vec<RuleSpec>,
     /// The families that the listener has: without a listener a redirect would lead nowhere.
     pub families: Vec<Family>,
     /// The user whose own connections are left alone under `-O`: the relay itself.

@@ -10,9 +10,9 @@ fn lookup(name: &str) -> Vec<IpAddr> {
     }
 }
 
-fn line(action: Action, text: &str) -> Line {
+fn line(action: Action, text: &str) -> RuleSpec {
     let matching = Match::parse("-R", text, &["tcp", "udp"]).unwrap().resolve(&lookup).unwrap();
-    Line { action, matching, owner: 0, output: false }
+    RuleSpec { action, matching, owner: 0, output: false }
 }
 
 fn set(lines: &[(Action, &str)]) -> RuleSet {
@@ -27,7 +27,7 @@ fn output(mut set: RuleSet) -> RuleSet {
 }
 
 fn kernel(port: u16) -> Action {
-    Action::Kernel { to: Target::pick(&lookup("cow"), port, Target::default()) }
+    Action::Kernel { to: DnatTarget::pick(&lookup("cow"), port, DnatTarget::default()) }
 }
 
 const TO: Action = Action::Redirect { port: 12970 };
@@ -239,7 +239,7 @@ COMMIT
     let v6 = set(&lines).restore_text(Family::V6);
     assert!(v6.contains("-j DNAT --to-destination \"[fd00:3::3]:8080\"\n"), "{v6}");
     assert!(v6.contains(" -d fd00:3::3 --dport 53 -m conntrack --ctstate DNAT --ctorigdst fd00:2::5 "), "{v6}");
-    let only_v4 = Target::pick(&["10.3.0.3".parse().unwrap()], 80, Target::default());
+    let only_v4 = DnatTarget::pick(&["10.3.0.3".parse().unwrap()], 80, DnatTarget::default());
     assert!(set(&[(Action::Kernel { to: only_v4 }, "--dport 80")]).plan(Family::V6).is_empty());
 }
 
@@ -303,7 +303,7 @@ fn one_redirection_can_be_withdrawn_or_refused_while_the_others_stay() {
 #[test]
 fn another_address_replaces_the_old_one_within_one_transaction() {
     let to = |ip: &str| {
-        let to = Target::pick(&[ip.parse().unwrap()], 80, Target::default());
+        let to = DnatTarget::pick(&[ip.parse().unwrap()], 80, DnatTarget::default());
         set(&[(Action::Kernel { to }, "-d moose --dport 80")]).plan(Family::V4)
     };
     let text = change(&to("10.3.0.3"), &to("10.3.0.4"));

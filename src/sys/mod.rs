@@ -8,7 +8,7 @@ pub mod message;
 pub mod process;
 pub mod seccomp;
 pub mod services;
-pub mod shared;
+pub mod shared_memory;
 pub mod sockopt;
 pub mod splice;
 pub mod wait;

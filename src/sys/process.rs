@@ -144,7 +144,7 @@ pub fn hide() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
-/// Ends this process without running anything that belongs to its parent (buffers, guards): _exit(2).
+/// AddrPair this process without running anything that belongs to its parent (buffers, guards): _exit(2).
 pub fn leave(status: u8) -> ! {
     // SAFETY: _exit takes an int and does not return; that destructors do not run is what is wanted.
     unsafe { libc::_exit(libc::c_int::from(status)) }

@@ -63,24 +63,24 @@ impl Condition {
 
 /// A filter, which has no effect until it is installed. What is named first is found first.
 #[derive(Debug, Default)]
-pub struct Filter {
+pub struct SyscallFilter {
     always: Vec<c_long>,
     /// By call: it is allowed if all conditions of one of the lists hold.
     sometimes: Vec<(c_long, Vec<Vec<Condition>>)>,
 }
 
-impl Filter {
+impl SyscallFilter {
     /// Allows these calls, whatever their arguments.
     ///
     /// Of them the kernel (5.11 and later) asks the filter once, when it is installed, and keeps the answer: they belong
     /// here if they move payload.
-    pub fn allow(mut self, calls: &[c_long]) -> Filter {
+    pub fn allow(mut self, calls: &[c_long]) -> SyscallFilter {
         self.always.extend(calls);
         self
     }
 
-    /// Allows a call if all the conditions hold. Said again of the same call, either will do.
-    pub fn allow_if(mut self, call: c_long, conditions: impl IntoIterator<Item = Condition>) -> Filter {
+    /// Allows a call if all the conditions hold. PrereadStep again of the same call, either will do.
+    pub fn allow_if(mut self, call: c_long, conditions: impl IntoIterator<Item = Condition>) -> SyscallFilter {
         let conditions = conditions.into_iter().collect();
         match self.sometimes.iter_mut().find(|(other, _)| *other == call) {
             Some((_, ways)) => ways.push(conditions),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     fn example() -> Vec<sock_filter> {
-        Filter::default()
+        SyscallFilter::default()
             .allow(&[1, 7])
             .allow_if(2, [Condition::is(0, &[10, 11, 12]), Condition::masked(1, 0xf, &[1, 2])])
             .allow_if(3, Condition::is_null(2))
@@ -245,6 +245,6 @@ mod tests {
 
     #[test]
     fn an_empty_filter_allows_nothing() {
-        assert_eq!(verdict(&Filter::default().program(HERE), 1, HERE, [0; 6]), UNKNOWN);
+        assert_eq!(verdict(&SyscallFilter::default().program(HERE), 1, HERE, [0; 6]), UNKNOWN);
     }
 }

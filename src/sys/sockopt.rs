@@ -33,11 +33,11 @@ pub fn original_destination(socket: impl AsFd, family: IpAddr) -> io::Result<Soc
 
 /// Whether a new listener may stand beside one that already listens on the same port (`SO_REUSEPORT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beside {
+pub enum PortSharing {
     /// The port must be free.
-    Nobody,
+    Exclusive,
     /// Other listeners of ours may be there: those of other workers, or of workers that a dead guardian has left.
-    Ours,
+    Shared,
 }
 
 /// A non-blocking socket of the family of `address`: without Nagle's delay, and a dead peer is noticed.
@@ -51,13 +51,13 @@ fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
 
 /// A listening, non-blocking socket. IPv6 sockets take IPv6 only, so that each family has its own. What all
 /// stream sockets have set is set here once: accepted sockets inherit it.
-pub fn listener(address: SocketAddr, beside: Beside) -> io::Result<TcpListener> {
+pub fn listener(address: SocketAddr, beside: PortSharing) -> io::Result<TcpListener> {
     let socket = stream_socket(address)?;
     setsockopt(&socket, ReuseAddr, &true)?;
     if address.is_ipv6() {
         setsockopt(&socket, Ipv6V6Only, &true)?;
     }
-    if beside == Beside::Ours {
+    if beside == PortSharing::Shared {
         setsockopt(&socket, ReusePort, &true)?;
     }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;

@@ -7,8 +7,8 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 
 use crate::logging::Limiter;
-use crate::traffic::deadline::Tick;
-use crate::traffic::wake::Wake;
+use crate::traffic::timers::Tick;
+use crate::traffic::token::EventToken;
 
 /// Connections accepted in one turn of the loop before the established ones get theirs.
 const BATCH: usize = 64;
@@ -35,7 +35,7 @@ pub struct Acceptor {
 struct Door {
     listener: TcpListener,
     /// The redirection whose clients come in here.
-    line: u16,
+    redirection: u16,
     /// Not proven to have nobody waiting.
     ready: bool,
 }
@@ -43,7 +43,8 @@ struct Door {
 impl Acceptor {
     /// Takes over listening sockets, which are non-blocking, each with the number of its redirection.
     pub fn new(listeners: Vec<(std::net::TcpListener, u16)>) -> Acceptor {
-        let door = |(listener, line)| Door { listener: TcpListener::from_std(listener), line, ready: false };
+        let door =
+            |(listener, redirection)| Door { listener: TcpListener::from_std(listener), redirection, ready: false };
         let doors = listeners.into_iter().map(door);
         Acceptor { doors: doors.collect(), paused_until: None, failures: 0, limiter: Limiter::new(), pauses: 0 }
     }
@@ -51,7 +52,11 @@ impl Acceptor {
     /// Asks for events.
     pub fn register(&mut self, registry: &Registry) -> io::Result<()> {
         for (number, door) in self.doors.iter_mut().enumerate() {
-            registry.register(&mut door.listener, Token::from(Wake::Listener(number as u32)), Interest::READABLE)?;
+            registry.register(
+                &mut door.listener,
+                Token::from(EventToken::Listener(number as u32)),
+                Interest::READABLE,
+            )?;
         }
         Ok(())
     }
@@ -95,7 +100,7 @@ impl Acceptor {
                     Ok((stream, peer)) => {
                         left -= 1;
                         self.failures = 0;
-                        admit(self.doors[number].line, stream, peer);
+                        admit(self.doors[number].redirection, stream, peer);
                     }
                     Err(error) => {
                         if !self.survive(number, &error, now) {

@@ -7,11 +7,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use crate::traffic::deadline::Tick;
+use crate::traffic::timers::Tick;
 
 /// Why a destination is not connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ground {
+pub enum DenyReason {
     /// It is in `--deny`.
     Denied,
     /// No host has this address: unspecified, which the kernel takes for this host, multicast or broadcast.
@@ -24,37 +24,37 @@ pub enum Ground {
     Own,
 }
 
-impl Ground {
+impl DenyReason {
     /// Whether a client on this host itself has that within its reach anyway.
     pub fn spares_locals(self) -> bool {
-        matches!(self, Ground::Loopback | Ground::LinkLocal | Ground::Own)
+        matches!(self, DenyReason::Loopback | DenyReason::LinkLocal | DenyReason::Own)
     }
 }
 
-impl fmt::Display for Ground {
+impl fmt::Display for DenyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Ground::Denied => "in --deny",
-            Ground::NoHost => "address of no host",
-            Ground::Loopback => "loopback address",
-            Ground::LinkLocal => "link-local address",
-            Ground::Own => "address of this host",
+            DenyReason::Denied => "in --deny",
+            DenyReason::NoHost => "address of no host",
+            DenyReason::Loopback => "loopback address",
+            DenyReason::LinkLocal => "link-local address",
+            DenyReason::Own => "address of this host",
         })
     }
 }
 
 /// What speaks against a destination, as far as its address tells.
-pub fn ground(to: IpAddr, deny: &[IpNet]) -> Option<Ground> {
+pub fn ground(to: IpAddr, deny: &[IpNet]) -> Option<DenyReason> {
     let to = to.to_canonical();
     if deny.iter().any(|network| network.contains(&to)) {
-        return Some(Ground::Denied);
+        return Some(DenyReason::Denied);
     }
     match to {
-        IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.is_multicast() || v4.is_broadcast() => Some(Ground::NoHost),
-        IpAddr::V6(v6) if v6.is_unspecified() || v6.is_multicast() => Some(Ground::NoHost),
-        IpAddr::V4(v4) if v4.is_link_local() => Some(Ground::LinkLocal),
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(Ground::LinkLocal),
-        to if to.is_loopback() => Some(Ground::Loopback),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.is_multicast() || v4.is_broadcast() => Some(DenyReason::NoHost),
+        IpAddr::V6(v6) if v6.is_unspecified() || v6.is_multicast() => Some(DenyReason::NoHost),
+        IpAddr::V4(v4) if v4.is_link_local() => Some(DenyReason::LinkLocal),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(DenyReason::LinkLocal),
+        to if to.is_loopback() => Some(DenyReason::Loopback),
         _ => None,
     }
 }
@@ -119,18 +119,18 @@ mod tests {
         assert!(!foreign.holds(a, 6), "the latest are remembered");
     }
 
-    fn of(to: &str) -> Option<Ground> {
+    fn of(to: &str) -> Option<DenyReason> {
         ground(to.parse().unwrap(), &["10.9.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()])
     }
 
     #[test]
     fn an_address_is_judged_by_what_it_means_however_it_is_written() {
         let cases = [
-            (Ground::Loopback, &["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1"][..]),
-            (Ground::NoHost, &["0.0.0.0", "0.1.2.3", "::", "::ffff:0.0.0.0", "255.255.255.255"]),
-            (Ground::NoHost, &["224.0.0.1", "239.255.255.255", "ff02::1", "::ffff:224.0.0.1"]),
-            (Ground::LinkLocal, &["169.254.169.254", "fe80::1", "febf::1", "::ffff:169.254.0.1"]),
-            (Ground::Denied, &["10.9.0.0", "10.9.255.255", "::ffff:10.9.1.1", "2001:db8:ffff::1"]),
+            (DenyReason::Loopback, &["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1"][..]),
+            (DenyReason::NoHost, &["0.0.0.0", "0.1.2.3", "::", "::ffff:0.0.0.0", "255.255.255.255"]),
+            (DenyReason::NoHost, &["224.0.0.1", "239.255.255.255", "ff02::1", "::ffff:224.0.0.1"]),
+            (DenyReason::LinkLocal, &["169.254.169.254", "fe80::1", "febf::1", "::ffff:169.254.0.1"]),
+            (DenyReason::Denied, &["10.9.0.0", "10.9.255.255", "::ffff:10.9.1.1", "2001:db8:ffff::1"]),
         ];
         for (wanted, addresses) in cases {
             for address in addresses {
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_the_administrator_denies_counts_for_everybody() {
-        assert!(!Ground::Denied.spares_locals() && !Ground::NoHost.spares_locals());
-        assert!(Ground::Own.spares_locals());
+        assert!(!DenyReason::Denied.spares_locals() && !DenyReason::NoHost.spares_locals());
+        assert!(DenyReason::Own.spares_locals());
     }
 }

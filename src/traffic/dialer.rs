@@ -12,20 +12,20 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use crate::logging::Limiter;
-use crate::protocol::proxy_header::Ends;
+use crate::protocol::proxy_header::AddrPair;
 use crate::sys::sockopt;
-use crate::traffic::census::Census;
-use crate::traffic::deadline::Tick;
-use crate::traffic::destinations::{self, Foreign, Ground};
-use crate::traffic::endpoint::Endpoint;
+use crate::traffic::compact_addr::CompactAddr;
+use crate::traffic::destinations::{self, DenyReason, Foreign};
 use crate::traffic::probe::Probe;
-use crate::traffic::relay::{Ending, Route};
-use crate::traffic::service::{Destination, Patience, Service};
-use crate::traffic::upstream::{Attempt, Edge, Upstreams};
+use crate::traffic::relay::{CloseReason, Route};
+use crate::traffic::service::{Destination, Service, Timeouts};
+use crate::traffic::source_limit::SourceLimit;
+use crate::traffic::timers::Tick;
+use crate::traffic::upstreams::{Attempt, Edge, Upstreams};
 
 /// A redirection with the addresses that its upstreams have now.
 #[derive(Debug)]
-pub struct Line {
+pub struct ActiveRedirection {
     /// What was configured.
     pub service: Service,
     /// The upstreams.
@@ -35,17 +35,17 @@ pub struct Line {
     probe: Probe,
 }
 
-impl Line {
+impl ActiveRedirection {
     /// A redirection whose upstreams have these addresses.
-    pub fn new(service: Service, hosts: &[Vec<SocketAddr>]) -> Line {
+    pub fn new(service: Service, hosts: &[Vec<SocketAddr>]) -> ActiveRedirection {
         let upstreams = Upstreams::new(hosts, service.balance);
-        Line { service, upstreams, unreachable: None, probe: Probe::default() }
+        ActiveRedirection { service, upstreams, unreachable: None, probe: Probe::default() }
     }
 }
 
 /// What the guardian wants to know of a redirection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum UpstreamChange {
     /// None of its upstreams could be reached.
     Unreachable(u16),
     /// One of them answers again.
@@ -58,19 +58,19 @@ const TELL_AGAIN: Tick = 10;
 /// What decides about new connections.
 #[derive(Debug)]
 pub struct Dialer {
-    lines: Vec<Line>,
+    redirections: Vec<ActiveRedirection>,
     /// Where this worker listens.
     doors: Vec<SocketAddr>,
     outgoing: Outgoing,
     /// How many connections each source has, where that is limited.
-    census: Option<Census>,
+    source_limit: Option<SourceLimit>,
     foreign: Foreign,
     loops: Limiter,
     lookups: Limiter,
     crowds: Limiter,
     strangers: Limiter,
     forbidden: Limiter,
-    news: VecDeque<News>,
+    news: VecDeque<UpstreamChange>,
 }
 
 /// A connection on its way out.
@@ -79,9 +79,9 @@ pub struct Dialed {
     /// The socket, connecting.
     pub socket: TcpStream,
     /// Our end of it.
-    pub local: Endpoint,
+    pub local: CompactAddr,
     /// The other end.
-    pub upstream: Endpoint,
+    pub upstream: CompactAddr,
 }
 
 /// The two ends of our outgoing connections. When one of them is redirected, it comes back to us with the same two
@@ -93,20 +93,25 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn hash(&self, local: Endpoint, remote: Endpoint) -> u64 {
+    fn hash(&self, local: CompactAddr, remote: CompactAddr) -> u64 {
         self.hasher.hash_one((local, remote))
     }
 }
 
 impl Dialer {
     /// For these redirections, behind these listening addresses; `places` connections can be out at once.
-    pub fn new(lines: Vec<Line>, doors: Vec<SocketAddr>, places: usize, census: Option<Census>) -> Dialer {
+    pub fn new(
+        redirections: Vec<ActiveRedirection>,
+        doors: Vec<SocketAddr>,
+        places: usize,
+        source_limit: Option<SourceLimit>,
+    ) -> Dialer {
         let outgoing = Outgoing { ends: HashSet::with_capacity(places), hasher: RandomState::new() };
         Dialer {
-            lines,
+            redirections,
             doors,
             outgoing,
-            census,
+            source_limit,
             foreign: Foreign::new(),
             loops: Limiter::new(),
             lookups: Limiter::new(),
@@ -119,26 +124,26 @@ impl Dialer {
 
     /// Another worker takes over, and begins to count sources anew.
     pub fn resign(&mut self) {
-        if let Some(census) = &mut self.census {
-            census.resign();
+        if let Some(source_limit) = &mut self.source_limit {
+            source_limit.resign();
         }
     }
 
     /// An upstream has other addresses now.
-    pub fn readdress(&mut self, line: usize, host: usize, addresses: Vec<SocketAddr>) {
-        if let Some(line) = self.lines.get_mut(line) {
-            line.upstreams.replace(host, addresses);
+    pub fn readdress(&mut self, redirection: usize, host: usize, addresses: Vec<SocketAddr>) {
+        if let Some(redirection) = self.redirections.get_mut(redirection) {
+            redirection.upstreams.replace(host, addresses);
         }
     }
 
     /// What was configured for this redirection.
-    pub fn service(&self, line: u16) -> &Service {
-        &self.lines[usize::from(line)].service
+    pub fn service(&self, redirection: u16) -> &Service {
+        &self.redirections[usize::from(redirection)].service
     }
 
     /// How long connections of this redirection may be silent.
-    pub fn patience(&self, line: u16) -> &Patience {
-        &self.service(line).patience
+    pub fn timeouts(&self, redirection: u16) -> &Timeouts {
+        &self.service(redirection).timeouts
     }
 
     /// Where an accepted connection comes from and wanted to go. Unless a balancer has yet to say for whom it speaks, it
@@ -147,34 +152,40 @@ impl Dialer {
     /// Errors: its ending, when it may not pass.
     pub fn route(
         &mut self,
-        line: u16,
+        redirection: u16,
         client: &TcpStream,
         peer: SocketAddr,
         now: Tick,
-    ) -> Result<Route, (Route, Ending)> {
+    ) -> Result<Route, (Route, CloseReason)> {
         let mut route = Route {
             client: peer.into(),
-            original: Endpoint::UNKNOWN,
-            local: Endpoint::UNKNOWN,
-            upstream: Endpoint::UNKNOWN,
+            original: CompactAddr::UNKNOWN,
+            local: CompactAddr::UNKNOWN,
+            upstream: CompactAddr::UNKNOWN,
         };
-        let service = self.service(line);
+        let service = self.service(redirection);
         let allow = &service.allow;
         if !allow.is_empty() && !allow.iter().any(|network| network.contains(&route.client.ip())) {
-            return Err((route, Ending::Denied));
+            return Err((route, CloseReason::Denied));
         }
         if service.accept_proxy {
             return Ok(route);
         }
-        match self.locate(line, client, &mut route, now).and_then(|()| self.enroll(&route)) {
+        match self.locate(redirection, client, &mut route, now).and_then(|()| self.enroll(&route)) {
             Ok(()) => Ok(route),
-            Err(ending) => Err((route, ending)),
+            Err(reason) => Err((route, reason)),
         }
     }
 
     /// Finds out where a connection was going, and whether it may go on.
-    fn locate(&mut self, line: u16, client: &TcpStream, route: &mut Route, now: Tick) -> Result<(), Ending> {
-        let service = self.service(line);
+    fn locate(
+        &mut self,
+        redirection: u16,
+        client: &TcpStream,
+        route: &mut Route,
+        now: Tick,
+    ) -> Result<(), CloseReason> {
+        let service = self.service(redirection);
         let (transparent, only_redirected) = (service.needs_original(), service.only_redirected);
         // A socket for both families has IPv4 clients too.
         match sockopt::original_destination(client, route.client.ip()) {
@@ -185,63 +196,76 @@ impl Dialer {
         let known = route.original.is_known();
         // Without a redirection the client wanted to go where it arrived.
         if transparent || only_redirected || !known {
-            let arrived = client.local_addr().map(Endpoint::from).map_err(|_| Ending::Loop)?;
+            let arrived = client.local_addr().map(CompactAddr::from).map_err(|_| CloseReason::Loop)?;
             let direct = !known || route.original == arrived;
             if direct && only_redirected {
                 self.tell_stranger(route.client);
-                return Err(Ending::Direct);
+                return Err(CloseReason::Direct);
             }
             if direct && transparent {
                 self.tell_loop(route.client, "connected to us directly: there is no other destination to relay to");
-                return Err(Ending::Loop);
+                return Err(CloseReason::Loop);
             }
             if !known && self.is_ours(route.client, arrived) {
-                return Err(Ending::Loop);
+                return Err(CloseReason::Loop);
             }
         }
         if known && self.is_ours(route.client, route.original) {
-            return Err(Ending::Loop);
+            return Err(CloseReason::Loop);
         }
-        if transparent { self.permit(line, route, &[route.client], now) } else { Ok(()) }
+        if transparent { self.permit(redirection, route, &[route.client], now) } else { Ok(()) }
     }
 
     /// A balancer has said who the client is and where it wanted to go, or that it speaks for itself. From here on the
     /// connection is one of the client's.
     ///
     /// Errors: its ending, when there is nowhere to go, or when it would come back to us.
-    pub fn introduce(&mut self, line: u16, route: &mut Route, ends: Option<Ends>, now: Tick) -> Result<(), Ending> {
+    pub fn introduce(
+        &mut self,
+        redirection: u16,
+        route: &mut Route,
+        ends: Option<AddrPair>,
+        now: Tick,
+    ) -> Result<(), CloseReason> {
         let balancer = route.client;
         if let Some(ends) = ends {
             (route.client, route.original) = (ends.source.into(), ends.destination.into());
         }
-        let transparent = self.service(line).needs_original();
+        let transparent = self.service(redirection).needs_original();
         if transparent && !route.original.is_known() {
             self.tell_loop(route.client, "has no destination in its PROXY header: there is nowhere to relay to");
-            return Err(Ending::Loop);
+            return Err(CloseReason::Loop);
         }
         if self.is_ours(route.client, route.original) {
-            return Err(Ending::Loop);
+            return Err(CloseReason::Loop);
         }
         if transparent {
-            self.permit(line, route, &[balancer, route.client], now)?;
+            self.permit(redirection, route, &[balancer, route.client], now)?;
         }
         self.enroll(route)
     }
 
     /// Whether a connection may go where it was going, which is asked for all of whom it comes from.
-    fn permit(&mut self, line: u16, route: &Route, from: &[Endpoint], now: Tick) -> Result<(), Ending> {
-        let ground = self.ground(line, route.original.socket_addr(), from, now).map_err(Ending::ConnectFailed)?;
+    fn permit(&mut self, redirection: u16, route: &Route, from: &[CompactAddr], now: Tick) -> Result<(), CloseReason> {
+        let ground =
+            self.ground(redirection, route.original.socket_addr(), from, now).map_err(CloseReason::ConnectFailed)?;
         let Some(ground) = ground else { return Ok(()) };
         if let Some(more) = self.forbidden.pass() {
             let Route { client, original, .. } = route;
             log::warn!("forbidden: {client} wanted to go to {original}, {ground}{more}");
         }
-        Err(Ending::Forbidden(ground))
+        Err(CloseReason::Forbidden(ground))
     }
 
-    fn ground(&mut self, line: u16, to: SocketAddr, from: &[Endpoint], now: Tick) -> io::Result<Option<Ground>> {
-        let ground = match destinations::ground(to.ip(), &self.service(line).deny) {
-            None if self.is_own(to, now)? => Ground::Own,
+    fn ground(
+        &mut self,
+        redirection: u16,
+        to: SocketAddr,
+        from: &[CompactAddr],
+        now: Tick,
+    ) -> io::Result<Option<DenyReason>> {
+        let ground = match destinations::ground(to.ip(), &self.service(redirection).deny) {
+            None if self.is_own(to, now)? => DenyReason::Own,
             None => return Ok(None),
             Some(ground) => ground,
         };
@@ -264,29 +288,29 @@ impl Dialer {
     }
 
     /// Counts a connection among those of its source.
-    fn enroll(&mut self, route: &Route) -> Result<(), Ending> {
-        let Some(census) = &mut self.census else { return Ok(()) };
-        if census.enter(route.client.ip()) {
+    fn enroll(&mut self, route: &Route) -> Result<(), CloseReason> {
+        let Some(source_limit) = &mut self.source_limit else { return Ok(()) };
+        if source_limit.enter(route.client.ip()) {
             return Ok(());
         }
         if let Some(more) = self.crowds.pass() {
-            let limit = census.limit();
+            let limit = source_limit.limit();
             log::warn!(
                 "too many from this source: {} is reset, its source has {limit} connections{more}",
                 route.client
             );
         }
-        Err(Ending::Crowded)
+        Err(CloseReason::Crowded)
     }
 
     /// A connection that was counted among those of its source is gone.
     pub fn discharge(&mut self, route: &Route) {
-        if let Some(census) = &mut self.census {
-            census.leave(route.client.ip());
+        if let Some(source_limit) = &mut self.source_limit {
+            source_limit.leave(route.client.ip());
         }
     }
 
-    fn is_ours(&mut self, client: Endpoint, original: Endpoint) -> bool {
+    fn is_ours(&mut self, client: CompactAddr, original: CompactAddr) -> bool {
         let ours = self.outgoing.ends.contains(&self.outgoing.hash(client, original));
         if ours {
             self.tell_loop(client, "is our own connection to the upstream: the rules redirect it back to us");
@@ -294,13 +318,13 @@ impl Dialer {
         ours
     }
 
-    fn tell_loop(&mut self, client: Endpoint, what: &str) {
+    fn tell_loop(&mut self, client: CompactAddr, what: &str) {
         if let Some(more) = self.loops.pass() {
             log::warn!("loop: {client} {what}{more}");
         }
     }
 
-    fn tell_stranger(&mut self, client: Endpoint) {
+    fn tell_stranger(&mut self, client: CompactAddr) {
         if let Some(more) = self.strangers.pass() {
             log::warn!("not redirected: {client} connected to us directly and is reset{more}");
         }
@@ -313,8 +337,8 @@ impl Dialer {
     }
 
     /// The first attempt of a connection.
-    pub fn begin(&mut self, line: u16, route: &Route) -> Attempt {
-        self.lines[usize::from(line)].upstreams.begin(route.client.ip())
+    pub fn begin(&mut self, redirection: u16, route: &Route) -> Attempt {
+        self.redirections[usize::from(redirection)].upstreams.begin(route.client.ip())
     }
 
     /// Starts connecting to the next address, and passes over those that fail at once.
@@ -322,36 +346,36 @@ impl Dialer {
     /// Errors: the ending, with what the last address said, when none is left.
     pub fn dial(
         &mut self,
-        line: u16,
+        redirection: u16,
         route: &Route,
         attempt: &mut Attempt,
         last: Option<io::Error>,
         now: Tick,
-    ) -> Result<Dialed, Ending> {
+    ) -> Result<Dialed, CloseReason> {
         let mut last = last.unwrap_or_else(|| io::Error::other("no address is known"));
-        while let Some(address) = self.next(line, route, attempt, now) {
+        while let Some(address) = self.next(redirection, route, attempt, now) {
             if self.is_ourselves(address) {
                 self.tell_loop(route.client, "would be relayed to our own listening port");
-                return Err(Ending::Loop);
+                return Err(CloseReason::Loop);
             }
             match connect(address) {
                 Ok((socket, local)) => {
-                    let upstream = Endpoint::from(address);
+                    let upstream = CompactAddr::from(address);
                     let hash = self.outgoing.hash(local, upstream);
                     self.outgoing.ends.insert(hash);
                     return Ok(Dialed { socket, local, upstream });
                 }
                 Err(error) => {
-                    self.failed(line, address, &error, now);
+                    self.failed(redirection, address, &error, now);
                     last = error;
                 }
             }
         }
-        Err(Ending::ConnectFailed(last))
+        Err(CloseReason::ConnectFailed(last))
     }
 
-    fn next(&mut self, line: u16, route: &Route, attempt: &mut Attempt, now: Tick) -> Option<SocketAddr> {
-        let Line { service, upstreams, .. } = &self.lines[usize::from(line)];
+    fn next(&mut self, redirection: u16, route: &Route, attempt: &mut Attempt, now: Tick) -> Option<SocketAddr> {
+        let ActiveRedirection { service, upstreams, .. } = &self.redirections[usize::from(redirection)];
         if let Some(address) = upstreams.next(attempt, now) {
             return Some(address);
         }
@@ -360,7 +384,7 @@ impl Dialer {
         if !last_resort || std::mem::replace(&mut attempt.fell_back, true) || !route.original.is_known() {
             return None;
         }
-        let may = asked_before || self.permit(line, route, &[route.client], now).is_ok();
+        let may = asked_before || self.permit(redirection, route, &[route.client], now).is_ok();
         may.then(|| route.original.socket_addr())
     }
 
@@ -376,33 +400,38 @@ impl Dialer {
     }
 
     /// An address did not answer.
-    pub fn failed(&mut self, line: u16, address: SocketAddr, error: &io::Error, now: Tick) {
-        if self.lines[usize::from(line)].upstreams.failed(address, now) == Edge::Down {
+    pub fn failed(&mut self, redirection: u16, address: SocketAddr, error: &io::Error, now: Tick) {
+        if self.redirections[usize::from(redirection)].upstreams.failed(address, now) == Edge::Down {
             log::warn!("upstream {address} is down: {error}; it is left alone for a while");
         }
     }
 
     /// No upstream of a redirection could be reached.
-    pub fn unreachable(&mut self, line: u16, now: Tick) {
-        let told = &mut self.lines[usize::from(line)].unreachable;
+    pub fn unreachable(&mut self, redirection: u16, now: Tick) {
+        let told = &mut self.redirections[usize::from(redirection)].unreachable;
         if told.is_none_or(|told| told.saturating_add(TELL_AGAIN) <= now) {
             *told = Some(now);
-            self.news.push_back(News::Unreachable(line));
+            self.news.push_back(UpstreamChange::Unreachable(redirection));
         }
     }
 
     /// When the next try is due whether an upstream answers again that could not be reached.
     pub fn probe_due(&self) -> Option<Tick> {
-        self.lines.iter().filter(|line| line.unreachable.is_some()).map(|line| line.probe.due()).min()
+        self.redirections
+            .iter()
+            .filter(|redirection| redirection.unreachable.is_some())
+            .map(|redirection| redirection.probe.due())
+            .min()
     }
 
     /// Makes the tries that are due.
     pub fn probe(&mut self, now: Tick, registry: &Registry) {
-        let lines = self.lines.iter_mut().enumerate().filter(|(_, line)| line.unreachable.is_some());
-        for (number, line) in lines.filter(|(_, line)| line.probe.due() <= now) {
-            let mut attempt = line.upstreams.begin(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            if let Some(address) = line.upstreams.next(&mut attempt, now)
-                && let Err(error) = line.probe.start(number as u16, address, now, registry)
+        let redirections =
+            self.redirections.iter_mut().enumerate().filter(|(_, redirection)| redirection.unreachable.is_some());
+        for (number, redirection) in redirections.filter(|(_, redirection)| redirection.probe.due() <= now) {
+            let mut attempt = redirection.upstreams.begin(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            if let Some(address) = redirection.upstreams.next(&mut attempt, now)
+                && let Err(error) = redirection.probe.start(number as u16, address, now, registry)
             {
                 log::debug!("upstream {address}: {error}");
             }
@@ -411,23 +440,23 @@ impl Dialer {
 
     /// A try has come to an end.
     pub fn probed(&mut self, number: u32, event: &Event) {
-        let Some(line) = self.lines.get_mut(number as usize) else { return };
-        if let Some(address) = line.probe.event(event) {
+        let Some(redirection) = self.redirections.get_mut(number as usize) else { return };
+        if let Some(address) = redirection.probe.event(event) {
             self.worked(number as u16, address);
         }
     }
 
     /// What the guardian has not been told yet.
-    pub fn news(&mut self) -> Option<News> {
+    pub fn news(&mut self) -> Option<UpstreamChange> {
         self.news.pop_front()
     }
 
     /// An address answered.
-    pub fn worked(&mut self, line: u16, address: SocketAddr) {
-        if self.lines[usize::from(line)].unreachable.take().is_some() {
-            self.news.push_back(News::Reachable(line));
+    pub fn worked(&mut self, redirection: u16, address: SocketAddr) {
+        if self.redirections[usize::from(redirection)].unreachable.take().is_some() {
+            self.news.push_back(UpstreamChange::Reachable(redirection));
         }
-        if self.lines[usize::from(line)].upstreams.worked(address) == Edge::Up {
+        if self.redirections[usize::from(redirection)].upstreams.worked(address) == Edge::Up {
             log::info!("upstream {address} is up again");
         }
     }
@@ -439,7 +468,7 @@ impl Dialer {
     }
 }
 
-fn connect(address: SocketAddr) -> io::Result<(TcpStream, Endpoint)> {
+fn connect(address: SocketAddr) -> io::Result<(TcpStream, CompactAddr)> {
     let socket = TcpStream::from_std(sockopt::connecting(address)?);
     // The kernel chose our end in connect(2) already, before any answer; it must be known before the connection can
     // come back to us.

@@ -19,7 +19,7 @@
 
 use std::io::{self, ErrorKind};
 
-use crate::traffic::pipe::{Fill, LARGE_SIZE, Pipe, Pool, Size};
+use crate::traffic::pipe::{Fill, LARGE_SIZE, Pipe, PipeSize, Pool};
 
 /// A connected, non-blocking stream socket, as far as a flow uses it.
 pub trait Socket {
@@ -42,7 +42,7 @@ pub trait Socket {
 }
 
 /// A pipe between two sockets of type `S`.
-pub trait Conduit<S> {
+pub trait PipeIo<S> {
     /// Bytes in it.
     fn held(&self) -> usize;
     /// Moves up to `max` bytes in; only called when it is empty.
@@ -54,18 +54,18 @@ pub trait Conduit<S> {
 }
 
 /// Where pipes come from and go to.
-pub trait Lender {
+pub trait PipePool {
     /// The pipes.
     type Pipe;
     /// An empty pipe, if one is to be had.
-    fn lend(&mut self, size: Size) -> Option<Self::Pipe>;
+    fn lend(&mut self, size: PipeSize) -> Option<Self::Pipe>;
     /// Takes a pipe back, empty or not.
     fn give_back(&mut self, pipe: Self::Pipe);
     /// Whether pipes are not to be held for long any more.
     fn is_scarce(&mut self) -> bool;
 }
 
-impl<S: std::os::fd::AsFd> Conduit<S> for Pipe {
+impl<S: std::os::fd::AsFd> PipeIo<S> for Pipe {
     fn held(&self) -> usize {
         Pipe::held(self)
     }
@@ -80,9 +80,9 @@ impl<S: std::os::fd::AsFd> Conduit<S> for Pipe {
     }
 }
 
-impl Lender for Pool {
+impl PipePool for Pool {
     type Pipe = Pipe;
-    fn lend(&mut self, size: Size) -> Option<Pipe> {
+    fn lend(&mut self, size: PipeSize) -> Option<Pipe> {
         Pool::lend(self, size)
     }
     fn give_back(&mut self, pipe: Pipe) {
@@ -102,9 +102,9 @@ pub trait Filter {
     /// Puts what was kept of the last look at the front of `buffer`, and returns how much that is.
     fn restore(&mut self, buffer: &mut [u8]) -> usize;
     /// Looks at `input`, appends to `output` what is to be sent in its place, and keeps the rest.
-    fn look(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<(), Refused>;
+    fn look(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<(), FilterRefusal>;
     /// The source has ended.
-    fn end(&mut self) -> Result<(), Refused>;
+    fn end(&mut self) -> Result<(), FilterRefusal>;
     /// Whether to wait, or to look once more without new bytes.
     fn readiness(&self) -> Readiness;
 }
@@ -122,7 +122,7 @@ pub enum Readiness {
 
 /// A filter does not let pass what has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused;
+pub struct FilterRefusal;
 
 /// Lets everything pass.
 #[derive(Debug)]
@@ -136,10 +136,10 @@ impl Filter for Plain {
     fn restore(&mut self, _buffer: &mut [u8]) -> usize {
         0
     }
-    fn look(&mut self, _input: &[u8], _output: &mut Vec<u8>) -> Result<(), Refused> {
+    fn look(&mut self, _input: &[u8], _output: &mut Vec<u8>) -> Result<(), FilterRefusal> {
         Ok(())
     }
-    fn end(&mut self) -> Result<(), Refused> {
+    fn end(&mut self) -> Result<(), FilterRefusal> {
         Ok(())
     }
     fn readiness(&self) -> Readiness {
@@ -149,7 +149,7 @@ impl Filter for Plain {
 
 /// What all flows of a worker share.
 #[derive(Debug)]
-pub struct Kit<L> {
+pub struct Shared<L> {
     /// Small messages pass through here.
     pub buffer: Box<[u8]>,
     /// What a filter puts in their place.
@@ -162,15 +162,15 @@ pub struct Kit<L> {
     pub budget: u64,
 }
 
-impl<L> Kit<L> {
+impl<L> Shared<L> {
     /// A kit with the usual buffer.
-    pub fn new(pool: L) -> Kit<L> {
+    pub fn new(pool: L) -> Shared<L> {
         let buffer = vec![0; SMALL].into_boxed_slice();
-        Kit { buffer, rewritten: Vec::new(), pool, splice_works: true, budget: BUDGET }
+        Shared { buffer, rewritten: Vec::new(), pool, splice_works: true, budget: BUDGET }
     }
 }
 
-/// Size in bytes of the shared buffer. What fits is a message and cheaper to copy; a read that fills it is taken for a
+/// PipeSize in bytes of the shared buffer. What fits is a message and cheaper to copy; a read that fills it is taken for a
 /// stream and spliced from then on.
 pub const SMALL: usize = 16 * 1024;
 
@@ -313,8 +313,8 @@ impl<P> Flow<P> {
         self.stage = Stage::Ended;
     }
 
-    /// Ends the flow where it stands; what it holds is lost.
-    pub fn abandon<L: Lender<Pipe = P>>(&mut self, pool: &mut L) {
+    /// AddrPair the flow where it stands; what it holds is lost.
+    pub fn abandon<L: PipePool<Pipe = P>>(&mut self, pool: &mut L) {
         if let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing) {
             pool.give_back(pipe);
         }
@@ -329,7 +329,7 @@ impl<P> Flow<P> {
     }
 
     /// The sink is given `words` in place of what the source might still have said, and then its end.
-    pub fn end_with<L: Lender<Pipe = P>>(&mut self, words: &[u8], pool: &mut L) {
+    pub fn end_with<L: PipePool<Pipe = P>>(&mut self, words: &[u8], pool: &mut L) {
         self.abandon(pool);
         self.begin_with(words);
         self.stage = Stage::Ended;
@@ -341,17 +341,17 @@ impl<P> Flow<P> {
         words: &[u8],
         source: &mut Side<S>,
         sink: &mut Side<S>,
-        kit: &mut Kit<L>,
+        shared: &mut Shared<L>,
     ) -> Result<(), Fault>
     where
         S: Socket,
-        P: Conduit<S>,
-        L: Lender<Pipe = P>,
+        P: PipeIo<S>,
+        L: PipePool<Pipe = P>,
     {
-        kit.buffer[..words.len()].copy_from_slice(words);
-        let room = kit.buffer.len();
-        let count = self.receive(source, &mut kit.buffer[words.len()..room])?;
-        self.pass_on(words.len() + count, S::send, sink, kit)
+        shared.buffer[..words.len()].copy_from_slice(words);
+        let room = shared.buffer.len();
+        let count = self.receive(source, &mut shared.buffer[words.len()..room])?;
+        self.pass_on(words.len() + count, S::send, sink, shared)
     }
 
     /// Moves bytes until the source is dry, the sink full or the budget spent.
@@ -359,18 +359,18 @@ impl<P> Flow<P> {
         &mut self,
         source: &mut Side<S>,
         sink: &mut Side<S>,
-        kit: &mut Kit<L>,
+        shared: &mut Shared<L>,
         filter: &mut impl Filter,
         at_end: AtEnd,
     ) -> Result<Pumped, Fault>
     where
         S: Socket,
-        P: Conduit<S>,
-        L: Lender<Pipe = P>,
+        P: PipeIo<S>,
+        L: PipePool<Pipe = P>,
     {
         let before = self.moved;
         loop {
-            self.deliver(sink, kit)?;
+            self.deliver(sink, shared)?;
             if !self.is_empty() {
                 return Ok(Pumped::Waiting);
             }
@@ -395,19 +395,19 @@ impl<P> Flow<P> {
                 return Ok(Pumped::Waiting);
             }
             let turn = self.moved - before;
-            if turn >= kit.budget {
+            if turn >= shared.budget {
                 return Ok(Pumped::Again);
             }
-            self.take(source, sink, kit, filter, turn)?;
+            self.take(source, sink, shared, filter, turn)?;
         }
     }
 
     /// Gives the sink what is held.
-    fn deliver<S, L>(&mut self, sink: &mut Side<S>, kit: &mut Kit<L>) -> Result<(), Fault>
+    fn deliver<S, L>(&mut self, sink: &mut Side<S>, shared: &mut Shared<L>) -> Result<(), Fault>
     where
         S: Socket,
-        P: Conduit<S>,
-        L: Lender<Pipe = P>,
+        P: PipeIo<S>,
+        L: PipePool<Pipe = P>,
     {
         while sink.can_write {
             let sent = match &mut self.held {
@@ -432,7 +432,7 @@ impl<P> Flow<P> {
                 Held::Memory { bytes, sent } => *sent as usize == bytes.len(),
             };
             if empty && let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing) {
-                kit.pool.give_back(pipe);
+                shared.pool.give_back(pipe);
             }
         }
         Ok(())
@@ -443,41 +443,41 @@ impl<P> Flow<P> {
         &mut self,
         source: &mut Side<S>,
         sink: &mut Side<S>,
-        kit: &mut Kit<L>,
+        shared: &mut Shared<L>,
         filter: &mut impl Filter,
         turn: u64,
     ) -> Result<(), Fault>
     where
         S: Socket,
-        P: Conduit<S>,
-        L: Lender<Pipe = P>,
+        P: PipeIo<S>,
+        L: PipePool<Pipe = P>,
     {
         let opaque = usize::try_from(filter.opaque()).unwrap_or(usize::MAX);
         if opaque == 0 {
-            return self.rewrite(source, sink, kit, filter);
+            return self.rewrite(source, sink, shared, filter);
         }
-        let scarce = kit.pool.is_scarce();
+        let scarce = shared.pool.is_scarce();
         if self.stream
-            && kit.splice_works
+            && shared.splice_works
             && !source.urgent
             && !(scarce && self.overtaken)
-            && let Some(pipe) = kit.pool.lend(Size::Large)
+            && let Some(pipe) = shared.pool.lend(PipeSize::Large)
         {
-            let took = self.splice(pipe, source, kit, opaque.min(LARGE_SIZE), turn)?;
+            let took = self.splice(pipe, source, shared, opaque.min(LARGE_SIZE), turn)?;
             filter.passed(took as u64);
             return Ok(());
         }
-        let room = opaque.min(kit.buffer.len());
+        let room = opaque.min(shared.buffer.len());
         if scarce {
-            let sent = self.offer(source, sink, &mut kit.buffer[..room])?;
+            let sent = self.offer(source, sink, &mut shared.buffer[..room])?;
             filter.passed(sent as u64);
             return Ok(());
         }
-        let count = self.receive(source, &mut kit.buffer[..room])?;
+        let count = self.receive(source, &mut shared.buffer[..room])?;
         filter.passed(count as u64);
         // After a short read there is only the end left, if that has been announced.
         let is_last = source.hung_up && !source.urgent && count > 0 && count < room;
-        self.pass_on(count, if is_last { S::send_before_end } else { S::send }, sink, kit)
+        self.pass_on(count, if is_last { S::send_before_end } else { S::send }, sink, shared)
     }
 
     /// Gives the sink what it takes of what has come, takes as much from the source, and returns how much that is.
@@ -510,13 +510,13 @@ impl<P> Flow<P> {
         &mut self,
         mut pipe: P,
         source: &mut Side<S>,
-        kit: &mut Kit<L>,
+        shared: &mut Shared<L>,
         max: usize,
         turn: u64,
     ) -> Result<usize, Fault>
     where
-        P: Conduit<S>,
-        L: Lender<Pipe = P>,
+        P: PipeIo<S>,
+        L: PipePool<Pipe = P>,
     {
         match pipe.fill(&source.socket, max) {
             Ok(Fill::Took(count)) => {
@@ -534,14 +534,14 @@ impl<P> Flow<P> {
             Ok(Fill::Eof) => self.stream = false,
             Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
                 log::warn!("splice does not work here ({error}): copying from now on");
-                kit.splice_works = false;
+                shared.splice_works = false;
             }
             Err(error) => {
-                kit.pool.give_back(pipe);
+                shared.pool.give_back(pipe);
                 return Err(Fault::Source(error));
             }
         }
-        kit.pool.give_back(pipe);
+        shared.pool.give_back(pipe);
         Ok(0)
     }
 
@@ -550,25 +550,25 @@ impl<P> Flow<P> {
         &mut self,
         source: &mut Side<S>,
         sink: &mut Side<S>,
-        kit: &mut Kit<L>,
+        shared: &mut Shared<L>,
         filter: &mut impl Filter,
     ) -> Result<(), Fault>
     where
         S: Socket,
-        P: Conduit<S>,
-        L: Lender<Pipe = P>,
+        P: PipeIo<S>,
+        L: PipePool<Pipe = P>,
     {
         let fresh = filter.readiness() == Readiness::Bytes;
-        let kept = filter.restore(&mut kit.buffer);
-        let count = if fresh { self.receive(source, &mut kit.buffer[kept..])? } else { 0 };
-        kit.rewritten.clear();
-        let mut verdict = filter.look(&kit.buffer[..kept + count], &mut kit.rewritten);
+        let kept = filter.restore(&mut shared.buffer);
+        let count = if fresh { self.receive(source, &mut shared.buffer[kept..])? } else { 0 };
+        shared.rewritten.clear();
+        let mut verdict = filter.look(&shared.buffer[..kept + count], &mut shared.rewritten);
         if self.stage == Stage::Ended {
             verdict = verdict.and_then(|()| filter.end());
         }
-        let Kit { rewritten, pool, .. } = kit;
+        let Shared { rewritten, pool, .. } = shared;
         self.send(rewritten, S::send, sink, pool)?;
-        verdict.map_err(|Refused| Fault::Refused)
+        verdict.map_err(|FilterRefusal| Fault::Refused)
     }
 
     /// Reads into `buffer` and returns how many bytes have come; draws its conclusions from a short read and from the
@@ -602,21 +602,27 @@ impl<P> Flow<P> {
     }
 
     /// Gives the sink the first `count` bytes of the shared buffer.
-    fn pass_on<S, L>(&mut self, count: usize, way: Way<S>, sink: &mut Side<S>, kit: &mut Kit<L>) -> Result<(), Fault>
+    fn pass_on<S, L>(
+        &mut self,
+        count: usize,
+        way: Way<S>,
+        sink: &mut Side<S>,
+        shared: &mut Shared<L>,
+    ) -> Result<(), Fault>
     where
         S: Socket,
-        P: Conduit<S>,
-        L: Lender<Pipe = P>,
+        P: PipeIo<S>,
+        L: PipePool<Pipe = P>,
     {
-        let Kit { buffer, pool, .. } = kit;
+        let Shared { buffer, pool, .. } = shared;
         self.send(&buffer[..count], way, sink, pool)
     }
 
     fn send<S, L>(&mut self, bytes: &[u8], way: Way<S>, sink: &mut Side<S>, pool: &mut L) -> Result<(), Fault>
     where
         S: Socket,
-        P: Conduit<S>,
-        L: Lender<Pipe = P>,
+        P: PipeIo<S>,
+        L: PipePool<Pipe = P>,
     {
         let mut sent = 0;
         while sent < bytes.len() {
@@ -639,10 +645,10 @@ impl<P> Flow<P> {
     /// Keeps what the sink did not take: in a pipe, which costs no memory of ours, or else in memory.
     fn hold<S, L>(&mut self, rest: &[u8], pool: &mut L)
     where
-        P: Conduit<S>,
-        L: Lender<Pipe = P>,
+        P: PipeIo<S>,
+        L: PipePool<Pipe = P>,
     {
-        if let Some(mut pipe) = pool.lend(Size::Usual) {
+        if let Some(mut pipe) = pool.lend(PipeSize::Usual) {
             if matches!(pipe.store(rest), Ok(count) if count == rest.len()) {
                 self.held = Held::Pipe(pipe);
                 return;

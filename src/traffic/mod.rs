@@ -1,24 +1,24 @@
 //! The data path: from an accepted connection to its line in the log.
 
 pub mod acceptor;
-pub mod census;
+pub mod access_log;
+pub mod bulk;
+pub mod compact_addr;
+pub mod connections;
 pub mod counters;
-pub mod deadline;
 pub mod destinations;
 pub mod dialer;
-pub mod endpoint;
 pub mod flow;
-pub mod guest;
-pub mod handshake;
-pub mod hosts;
-pub mod journal;
-pub mod lane;
+pub mod host_check;
+pub mod http_filter;
 pub mod pipe;
+pub mod preread;
 pub mod probe;
 pub mod relay;
-pub mod rewriter;
 pub mod service;
-pub mod switchboard;
-pub mod table;
-pub mod upstream;
-pub mod wake;
+pub mod slots;
+pub mod source_limit;
+pub mod timers;
+pub mod token;
+pub mod tunnel;
+pub mod upstreams;

@@ -19,7 +19,7 @@ const MOST_LARGE: usize = 16;
 
 /// Which pipe is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Size {
+pub enum PipeSize {
     /// One of [`USEFUL_SIZE`].
     Usual,
     /// One of [`LARGE_SIZE`], or a usual one when there is none.
@@ -142,10 +142,10 @@ impl Pool {
 
     /// An empty pipe, or `None` when there are no more to be had: the bound is reached, or the kernel has no
     /// descriptor or only a tiny pipe for us. The caller copies then.
-    pub fn lend(&mut self, size: Size) -> Option<Pipe> {
+    pub fn lend(&mut self, size: PipeSize) -> Option<Pipe> {
         let pipe = match size {
-            Size::Large => self.large().or_else(|| self.usual()),
-            Size::Usual => self.usual(),
+            PipeSize::Large => self.large().or_else(|| self.usual()),
+            PipeSize::Usual => self.usual(),
         }?;
         self.lent += 1;
         Some(pipe)
@@ -236,41 +236,41 @@ mod tests {
     #[test]
     fn a_pipe_with_bytes_in_it_is_not_lent_again() {
         let mut pool = Pool::new(1);
-        let mut pipe = pool.lend(Size::Usual).unwrap();
-        assert!(pool.lend(Size::Usual).is_none());
+        let mut pipe = pool.lend(PipeSize::Usual).unwrap();
+        assert!(pool.lend(PipeSize::Usual).is_none());
         pipe.store(b"secret of another connection").unwrap();
         pool.give_back(pipe);
         assert_eq!(pool.lent(), 0);
-        assert_eq!(pool.lend(Size::Usual).unwrap().held(), 0);
+        assert_eq!(pool.lend(PipeSize::Usual).unwrap().held(), 0);
     }
 
     #[test]
     fn an_empty_pipe_is_used_again() {
         let mut pool = Pool::new(4);
-        let pipe = pool.lend(Size::Usual).unwrap();
+        let pipe = pool.lend(PipeSize::Usual).unwrap();
         pool.give_back(pipe);
         assert_eq!(pool.resting.len(), 1);
-        assert!(pool.lend(Size::Usual).is_some());
+        assert!(pool.lend(PipeSize::Usual).is_some());
         assert!(pool.resting.is_empty());
     }
 
     #[test]
     fn large_pipes_are_few_and_those_that_come_back_empty_are_lent_again() {
         let mut pool = Pool::new(100);
-        let mut pipes: Vec<Pipe> = (0..MOST_LARGE + 3).map(|_| pool.lend(Size::Large).unwrap()).collect();
+        let mut pipes: Vec<Pipe> = (0..MOST_LARGE + 3).map(|_| pool.lend(PipeSize::Large).unwrap()).collect();
         assert_eq!(pipes.iter().filter(|pipe| pipe.large).count(), MOST_LARGE);
         pipes[0].store(b"of another connection").unwrap();
         pipes.into_iter().for_each(|pipe| pool.give_back(pipe));
         assert_eq!((pool.resting_large.len(), pool.large), (MOST_LARGE - 1, MOST_LARGE - 1));
-        assert!(pool.lend(Size::Large).unwrap().large);
+        assert!(pool.lend(PipeSize::Large).unwrap().large);
     }
 
     #[test]
     fn pipes_are_scarce_when_half_of_them_are_lent() {
         let mut pool = Pool::new(4);
-        let first = pool.lend(Size::Usual).unwrap();
+        let first = pool.lend(PipeSize::Usual).unwrap();
         assert!(!pool.is_scarce());
-        let second = pool.lend(Size::Usual).unwrap();
+        let second = pool.lend(PipeSize::Usual).unwrap();
         assert!(pool.is_scarce());
         pool.give_back(first);
         assert!(!pool.is_scarce());
@@ -281,9 +281,9 @@ mod tests {
     fn after_a_refusal_the_kernel_is_left_alone_for_a_while() {
         let mut pool = Pool::new(4);
         pool.sulks = 2;
-        assert!(pool.lend(Size::Usual).is_none());
+        assert!(pool.lend(PipeSize::Usual).is_none());
         assert!(pool.is_scarce() && pool.is_scarce());
         assert!(!pool.is_scarce());
-        assert!(pool.lend(Size::Usual).is_some());
+        assert!(pool.lend(PipeSize::Usual).is_some());
     }
 }

@@ -8,8 +8,8 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use crate::traffic::deadline::Tick;
-use crate::traffic::wake::Wake;
+use crate::traffic::timers::Tick;
+use crate::traffic::token::EventToken;
 
 /// Ticks between two tries.
 const EVERY: Tick = 10;
@@ -32,13 +32,13 @@ impl Probe {
     }
 
     /// Starts a try; one that is still open has failed.
-    pub fn start(&mut self, line: u16, address: SocketAddr, now: Tick, registry: &Registry) -> io::Result<()> {
+    pub fn start(&mut self, redirection: u16, address: SocketAddr, now: Tick, registry: &Registry) -> io::Result<()> {
         if self.socket.take().is_some() {
             self.answered = 0;
         }
         self.next = now.saturating_add(EVERY);
         let mut socket = TcpStream::connect(address)?;
-        registry.register(&mut socket, Token::from(Wake::Probe(line.into())), Interest::WRITABLE)?;
+        registry.register(&mut socket, Token::from(EventToken::Probe(redirection.into())), Interest::WRITABLE)?;
         self.socket = Some((socket, address));
         Ok(())
     }

@@ -4,23 +4,23 @@ use std::fmt;
 use std::io;
 
 use crate::protocol::request::Refusal;
-use crate::traffic::deadline::Tick;
-use crate::traffic::destinations::Ground;
-use crate::traffic::endpoint::Endpoint;
-use crate::traffic::flow::{AtEnd, Conduit, Fault, Flow, Kit, Lender, Plain, Pumped, Side, Socket};
-use crate::traffic::handshake::{Handshake, Heard};
-use crate::traffic::rewriter::Rewriter;
-use crate::traffic::service::Patience;
-use crate::traffic::upstream::Attempt;
-use crate::traffic::wake::End;
+use crate::traffic::compact_addr::CompactAddr;
+use crate::traffic::destinations::DenyReason;
+use crate::traffic::flow::{AtEnd, Fault, Flow, PipeIo, PipePool, Plain, Pumped, Shared, Side, Socket};
+use crate::traffic::http_filter::HttpFilter;
+use crate::traffic::service::Timeouts;
+use crate::traffic::timers::Tick;
+use crate::traffic::token::Peer;
+use crate::traffic::tunnel::{TunnelHandshake, TunnelProgress};
+use crate::traffic::upstreams::Attempt;
 
 /// How a relay ended.
 #[derive(Debug)]
-pub enum Ending {
+pub enum CloseReason {
     /// Both directions were delivered to their end.
     Finished,
     /// One side reset the connection; what it had sent before was delivered.
-    Reset(End),
+    Reset(Peer),
     /// No byte for longer than `--idle-timeout`.
     Idle,
     /// One direction had ended and the other was silent for longer than `--fin-timeout`.
@@ -36,7 +36,7 @@ pub enum Ending {
     /// It was not redirected.
     Direct,
     /// Nobody is relayed to where it was going.
-    Forbidden(Ground),
+    Forbidden(DenyReason),
     /// The proxy did not connect us through.
     Refused(String),
     /// The client or the proxy was longer than `--handshake-timeout` about what comes before the payload.
@@ -49,32 +49,32 @@ pub enum Ending {
     Stopped,
 }
 
-impl Ending {
+impl CloseReason {
     /// Whether the peers must see a reset, because the connection did not end by itself.
     pub fn is_reset(&self) -> bool {
         // Whose request was refused has been told so.
-        !matches!(self, Ending::Finished | Ending::BadRequest(_))
+        !matches!(self, CloseReason::Finished | CloseReason::BadRequest(_))
     }
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Ending::Finished => f.write_str("finished"),
-            Ending::Reset(end) => write!(f, "reset by {}", end.name()),
-            Ending::Idle => f.write_str("idle"),
-            Ending::HalfClosed => f.write_str("half-closed"),
-            Ending::ConnectFailed(error) => write!(f, "connect failed: {error}"),
-            Ending::Denied => f.write_str("denied"),
-            Ending::Loop => f.write_str("loop"),
-            Ending::Crowded => f.write_str("too many from this source"),
-            Ending::Direct => f.write_str("not redirected"),
-            Ending::Forbidden(ground) => write!(f, "forbidden: {ground}"),
-            Ending::Refused(words) => write!(f, "refused by proxy: {words}"),
-            Ending::Unheard => f.write_str("handshake timed out"),
-            Ending::NoHeader(why) => write!(f, "bad PROXY header: {why}"),
-            Ending::BadRequest(why) => write!(f, "bad request: {why}"),
-            Ending::Stopped => f.write_str("stopped"),
+            CloseReason::Finished => f.write_str("finished"),
+            CloseReason::Reset(peer) => write!(f, "reset by {}", peer.name()),
+            CloseReason::Idle => f.write_str("idle"),
+            CloseReason::HalfClosed => f.write_str("half-closed"),
+            CloseReason::ConnectFailed(error) => write!(f, "connect failed: {error}"),
+            CloseReason::Denied => f.write_str("denied"),
+            CloseReason::Loop => f.write_str("loop"),
+            CloseReason::Crowded => f.write_str("too many from this source"),
+            CloseReason::Direct => f.write_str("not redirected"),
+            CloseReason::Forbidden(ground) => write!(f, "forbidden: {ground}"),
+            CloseReason::Refused(words) => write!(f, "refused by proxy: {words}"),
+            CloseReason::Unheard => f.write_str("handshake timed out"),
+            CloseReason::NoHeader(why) => write!(f, "bad PROXY header: {why}"),
+            CloseReason::BadRequest(why) => write!(f, "bad request: {why}"),
+            CloseReason::Stopped => f.write_str("stopped"),
         }
     }
 }
@@ -83,24 +83,24 @@ impl fmt::Display for Ending {
 #[derive(Debug, Clone, Copy)]
 pub struct Route {
     /// Who connected.
-    pub client: Endpoint,
+    pub client: CompactAddr,
     /// Where it wanted to go.
-    pub original: Endpoint,
+    pub original: CompactAddr,
     /// Our end of the connection to the upstream.
-    pub local: Endpoint,
+    pub local: CompactAddr,
     /// Where we connected.
-    pub upstream: Endpoint,
+    pub upstream: CompactAddr,
 }
 
 /// What a relay needs next.
 #[derive(Debug)]
-pub enum Step {
+pub enum Progress {
     /// An event, or its deadline.
     Waiting,
     /// Another turn after the others had theirs.
     Again,
     /// To be closed.
-    Done(Ending),
+    Done(CloseReason),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,21 +110,21 @@ enum Phase {
     Asking,
     Flowing,
     /// This end has failed; what came from it is being delivered to the other.
-    Broken(End),
+    Broken(Peer),
     /// The same, all is handed to the kernel, and the other end's acknowledgement is awaited: a reset throws away what
     /// is still in the send queue.
-    Settling(End),
+    Settling(Peer),
     /// This end has failed, and then the other did.
-    Lost(End),
+    Lost(Peer),
 }
 
 /// What is between the two sides besides the bytes that move.
 #[derive(Debug)]
 pub enum Front {
     /// The proxy is to be asked to connect us through.
-    Handshake(Handshake),
+    TunnelHandshake(TunnelHandshake),
     /// The client's requests are rewritten.
-    Rewriter(Rewriter),
+    HttpFilter(HttpFilter),
 }
 
 /// Two connected sockets (or soon to be) and the two flows between them.
@@ -143,20 +143,20 @@ pub struct Relay<S, P> {
     /// Its addresses.
     pub route: Route,
     /// Which redirection it belongs to.
-    pub line: u16,
+    pub redirection: u16,
     /// Which upstreams have been tried.
     pub attempt: Attempt,
     /// Whether it waits in the run queue.
     pub queued: bool,
     /// Whether it is in the lane of endless streams.
-    pub in_lane: bool,
+    pub is_bulk: bool,
     front: Option<Box<Front>>,
     phase: Phase,
     /// When the last byte moved, or the phase began.
     touched: Tick,
 }
 
-impl<S: Socket, P: Conduit<S>> Relay<S, P> {
+impl<S: Socket, P: PipeIo<S>> Relay<S, P> {
     /// A relay whose upstream is being connected.
     pub fn connecting(
         client: Side<S>,
@@ -173,10 +173,10 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
             id: 0,
             started: 0,
             route,
-            line: 0,
+            redirection: 0,
             attempt,
             queued: false,
-            in_lane: false,
+            is_bulk: false,
             front,
             phase: Phase::Connecting,
             touched: 0,
@@ -204,10 +204,10 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     }
 
     /// One of the sides.
-    pub fn side(&mut self, end: End) -> &mut Side<S> {
-        match end {
-            End::Client => &mut self.client,
-            End::Upstream => &mut self.upstream,
+    pub fn side(&mut self, peer: Peer) -> &mut Side<S> {
+        match peer {
+            Peer::Client => &mut self.client,
+            Peer::Upstream => &mut self.upstream,
         }
     }
 
@@ -230,7 +230,7 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     /// The upstream has answered.
     pub fn connected(&mut self, now: Tick) {
         self.phase = match self.front.as_deref() {
-            Some(Front::Handshake(_)) => Phase::Asking,
+            Some(Front::TunnelHandshake(_)) => Phase::Asking,
             _ => Phase::Flowing,
         };
         self.touched = now;
@@ -239,68 +239,68 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
     }
 
     /// The kernel reported an error on one socket (`SO_ERROR`), which a read or write may not report again.
-    pub fn failed(&mut self, end: End, now: Tick, pool: &mut impl Lender<Pipe = P>) -> Step {
+    pub fn failed(&mut self, peer: Peer, now: Tick, pool: &mut impl PipePool<Pipe = P>) -> Progress {
         match self.phase {
-            Phase::Connecting | Phase::Asking => Step::Done(Ending::Reset(end)),
+            Phase::Connecting | Phase::Asking => Progress::Done(CloseReason::Reset(peer)),
             Phase::Flowing => {
-                self.break_at(end, now, pool);
-                Step::Waiting
+                self.break_at(peer, now, pool);
+                Progress::Waiting
             }
-            Phase::Broken(by) | Phase::Settling(by) if by != end => Step::Done(self.cut(by)),
-            Phase::Broken(_) | Phase::Settling(_) | Phase::Lost(_) => Step::Waiting,
+            Phase::Broken(by) | Phase::Settling(by) if by != peer => Progress::Done(self.cut(by)),
+            Phase::Broken(_) | Phase::Settling(_) | Phase::Lost(_) => Progress::Waiting,
         }
     }
 
     /// One end is lost: nothing can be delivered to it, but what it sent is still ours to deliver.
-    fn break_at(&mut self, end: End, now: Tick, pool: &mut impl Lender<Pipe = P>) {
-        match end {
-            End::Client => self.down.abandon(pool),
-            End::Upstream => self.up.abandon(pool),
+    fn break_at(&mut self, peer: Peer, now: Tick, pool: &mut impl PipePool<Pipe = P>) {
+        match peer {
+            Peer::Client => self.down.abandon(pool),
+            Peer::Upstream => self.up.abandon(pool),
         }
-        let side = self.side(end);
+        let side = self.side(peer);
         side.can_read = true;
         // There may be some that no event has told of, and a splice says of what is behind it that the socket failed.
         side.urgent = true;
-        self.phase = Phase::Broken(end);
+        self.phase = Phase::Broken(peer);
         self.touched = now;
     }
 
     /// Tells the upstream who the client is, in one segment with what the client has said already.
-    pub fn introduce<L: Lender<Pipe = P>>(&mut self, words: &[u8], kit: &mut Kit<L>, now: Tick) {
-        if let Err(fault) = self.up.lead_with(words, &mut self.client, &mut self.upstream, kit) {
-            self.fault(End::Client, &fault, kit, now);
+    pub fn introduce<L: PipePool<Pipe = P>>(&mut self, words: &[u8], shared: &mut Shared<L>, now: Tick) {
+        if let Err(fault) = self.up.lead_with(words, &mut self.client, &mut self.upstream, shared) {
+            self.fault(Peer::Client, &fault, shared, now);
         }
     }
 
     /// The name that a request claims to be for, when that has to be looked up before it can go on.
     pub fn question(&mut self) -> Option<Box<str>> {
         match self.front.as_deref_mut() {
-            Some(Front::Rewriter(rewriter)) => rewriter.question(),
+            Some(Front::HttpFilter(http_filter)) => http_filter.question(),
             _ => None,
         }
     }
 
     /// Whether the name that was asked for leads to where the client was going.
     pub fn answer(&mut self, genuine: bool) {
-        if let Some(Front::Rewriter(rewriter)) = self.front.as_deref_mut() {
-            rewriter.answer(genuine);
+        if let Some(Front::HttpFilter(http_filter)) = self.front.as_deref_mut() {
+            http_filter.answer(genuine);
         }
     }
 
     /// Moves what can be moved.
-    pub fn advance<L: Lender<Pipe = P>>(&mut self, kit: &mut Kit<L>, now: Tick) -> Step {
+    pub fn advance<L: PipePool<Pipe = P>>(&mut self, shared: &mut Shared<L>, now: Tick) -> Progress {
         if self.phase == Phase::Asking
-            && let Some(step) = self.ask(kit, now)
+            && let Some(step) = self.ask(shared, now)
         {
             return step;
         }
         if self.phase == Phase::Connecting {
-            return Step::Waiting;
+            return Progress::Waiting;
         }
         let before = self.moved();
         let reading = self.is_reading();
-        let up = self.pump(End::Client, kit, now);
-        let down = self.pump(End::Upstream, kit, now);
+        let up = self.pump(Peer::Client, shared, now);
+        let down = self.pump(Peer::Upstream, shared, now);
         let moved = (self.up.moved() - before.0, self.down.moved() - before.1);
         self.up.note(moved.0, moved.1);
         self.down.note(moved.1, moved.0);
@@ -309,13 +309,13 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         }
         if self.down.is_over()
             && !self.client.finished
-            && !matches!(self.phase, Phase::Broken(End::Client) | Phase::Settling(End::Client) | Phase::Lost(_))
-            && let Some(Front::Rewriter(rewriter)) = self.front.as_deref_mut()
-            && let Some(words) = rewriter.last_words()
+            && !matches!(self.phase, Phase::Broken(Peer::Client) | Phase::Settling(Peer::Client) | Phase::Lost(_))
+            && let Some(Front::HttpFilter(http_filter)) = self.front.as_deref_mut()
+            && let Some(words) = http_filter.last_words()
         {
-            self.down.end_with(words, &mut kit.pool);
+            self.down.end_with(words, &mut shared.pool);
             self.touched = now;
-            return Step::Again;
+            return Progress::Again;
         }
         if let Phase::Broken(by) = self.phase
             && self.flow_from(by).is_over()
@@ -325,21 +325,21 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         }
         match self.phase {
             Phase::Settling(by) => self.settle(by),
-            Phase::Lost(by) => Step::Done(self.cut(by)),
-            Phase::Asking => Step::Again,
+            Phase::Lost(by) => Progress::Done(self.cut(by)),
+            Phase::Asking => Progress::Again,
             _ if self.up.is_over() && self.down.is_over() => self.finish(now),
-            _ if up == Pumped::Again || down == Pumped::Again => Step::Again,
-            _ => Step::Waiting,
+            _ if up == Pumped::Again || down == Pumped::Again => Progress::Again,
+            _ => Progress::Waiting,
         }
     }
 
     /// Goes on with the dialogue with the proxy. `None` when we are through.
-    fn ask<L>(&mut self, kit: &mut Kit<L>, now: Tick) -> Option<Step> {
-        if let Some(Front::Handshake(handshake)) = self.front.as_deref_mut() {
-            match handshake.advance(&mut self.upstream, &mut kit.buffer) {
-                Ok(Heard::Waiting) => return Some(Step::Waiting),
-                Ok(Heard::Through(payload)) => self.down.begin_with(&payload),
-                Err(words) => return Some(Step::Done(Ending::Refused(words))),
+    fn ask<L>(&mut self, shared: &mut Shared<L>, now: Tick) -> Option<Progress> {
+        if let Some(Front::TunnelHandshake(handshake)) = self.front.as_deref_mut() {
+            match handshake.advance(&mut self.upstream, &mut shared.buffer) {
+                Ok(TunnelProgress::Waiting) => return Some(Progress::Waiting),
+                Ok(TunnelProgress::Through(payload)) => self.down.begin_with(&payload),
+                Err(words) => return Some(Progress::Done(CloseReason::Refused(words))),
             }
         }
         self.front = None;
@@ -350,87 +350,89 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
 
     /// Both directions have ended. Whoever was refused has unread bytes with us, for which the kernel sends a reset at
     /// the close; it must not overtake the words.
-    fn finish(&mut self, now: Tick) -> Step {
+    fn finish(&mut self, now: Tick) -> Progress {
         if self.refusal().is_none() {
-            return Step::Done(Ending::Finished);
+            return Progress::Done(CloseReason::Finished);
         }
-        self.phase = Phase::Settling(End::Upstream);
+        self.phase = Phase::Settling(Peer::Upstream);
         self.touched = now;
-        self.settle(End::Upstream)
+        self.settle(Peer::Upstream)
     }
 
     fn refusal(&self) -> Option<Refusal> {
         match self.front.as_deref() {
-            Some(Front::Rewriter(rewriter)) => rewriter.refusal(),
+            Some(Front::HttpFilter(http_filter)) => http_filter.refusal(),
             _ => None,
         }
     }
 
     /// Whether the head of a request has begun and not ended, and the client is free to send the rest.
     fn is_reading(&self) -> bool {
-        let begun = matches!(self.front.as_deref(), Some(Front::Rewriter(rewriter)) if rewriter.is_reading());
+        let begun = matches!(self.front.as_deref(), Some(Front::HttpFilter(http_filter)) if http_filter.is_reading());
         begun && self.up.is_empty()
     }
 
     /// The ending when one end has failed, or was made to by a refusal.
-    fn cut(&self, by: End) -> Ending {
-        let refusal = self.refusal().filter(|_| by == End::Upstream);
-        refusal.map_or(Ending::Reset(by), Ending::BadRequest)
+    fn cut(&self, by: Peer) -> CloseReason {
+        let refusal = self.refusal().filter(|_| by == Peer::Upstream);
+        refusal.map_or(CloseReason::Reset(by), CloseReason::BadRequest)
     }
 
-    fn flow_from(&self, end: End) -> &Flow<P> {
-        match end {
-            End::Client => &self.up,
-            End::Upstream => &self.down,
+    fn flow_from(&self, peer: Peer) -> &Flow<P> {
+        match peer {
+            Peer::Client => &self.up,
+            Peer::Upstream => &self.down,
         }
     }
 
     /// Pumps the flow that comes from `from`, and takes the failure of a socket in.
-    fn pump<L: Lender<Pipe = P>>(&mut self, from: End, kit: &mut Kit<L>, now: Tick) -> Pumped {
+    fn pump<L: PipePool<Pipe = P>>(&mut self, from: Peer, shared: &mut Shared<L>, now: Tick) -> Pumped {
         let last = self.flow_from(from.other()).is_over();
         let (flow, source, sink) = match from {
-            End::Client => (&mut self.up, &mut self.client, &mut self.upstream),
-            End::Upstream => (&mut self.down, &mut self.upstream, &mut self.client),
+            Peer::Client => (&mut self.up, &mut self.client, &mut self.upstream),
+            Peer::Upstream => (&mut self.down, &mut self.upstream, &mut self.client),
         };
         // The other flow is over: either the relay ends now and the close says what a shutdown would have said, or the
         // source is broken and its end is no end to pass on.
         let at_end = if last { AtEnd::Keep } else { AtEnd::PassOn };
         let pumped = match (from, self.front.as_deref_mut()) {
-            (End::Client, Some(Front::Rewriter(rewriter))) => flow.pump(source, sink, kit, rewriter, at_end),
-            _ => flow.pump(source, sink, kit, &mut Plain, at_end),
+            (Peer::Client, Some(Front::HttpFilter(http_filter))) => {
+                flow.pump(source, sink, shared, http_filter, at_end)
+            }
+            _ => flow.pump(source, sink, shared, &mut Plain, at_end),
         };
         pumped.unwrap_or_else(|fault| {
-            self.fault(from, &fault, kit, now);
+            self.fault(from, &fault, shared, now);
             Pumped::Again
         })
     }
 
     /// Takes in what stopped the flow that comes from `from`.
-    fn fault<L: Lender<Pipe = P>>(&mut self, from: End, fault: &Fault, kit: &mut Kit<L>, now: Tick) {
+    fn fault<L: PipePool<Pipe = P>>(&mut self, from: Peer, fault: &Fault, shared: &mut Shared<L>, now: Tick) {
         let lost = match fault {
-            Fault::Refused => return self.refuse(kit, now),
+            Fault::Refused => return self.refuse(shared, now),
             Fault::Source(_) => from,
             Fault::Sink(_) => from.other(),
         };
         match (self.phase, from) {
             // A failed source is read to its end: whoever said that it failed may have said so too early.
-            (Phase::Flowing, _) => self.break_at(lost, now, &mut kit.pool),
+            (Phase::Flowing, _) => self.break_at(lost, now, &mut shared.pool),
             (Phase::Broken(by), _) if lost != by => self.phase = Phase::Lost(by),
-            (_, End::Client) => self.up.abandon(&mut kit.pool),
-            (_, End::Upstream) => self.down.abandon(&mut kit.pool),
+            (_, Peer::Client) => self.up.abandon(&mut shared.pool),
+            (_, Peer::Upstream) => self.down.abandon(&mut shared.pool),
         }
     }
 
     /// The client's words go no further: they go through a tunnel instead, or the client is told after the answers to
     /// its earlier requests.
-    fn refuse<L: Lender<Pipe = P>>(&mut self, kit: &mut Kit<L>, now: Tick) {
-        let Some(Front::Rewriter(rewriter)) = self.front.as_deref_mut() else { return };
+    fn refuse<L: PipePool<Pipe = P>>(&mut self, shared: &mut Shared<L>, now: Tick) {
+        let Some(Front::HttpFilter(http_filter)) = self.front.as_deref_mut() else { return };
         // A client that has reset its connection is not connected through any more.
         if self.phase == Phase::Flowing
-            && let Some((words, handshake)) = rewriter.tunnel()
+            && let Some((words, handshake)) = http_filter.tunnel()
         {
             self.up.begin_with(&words);
-            self.front = Some(Box::new(Front::Handshake(handshake)));
+            self.front = Some(Box::new(Front::TunnelHandshake(handshake)));
             self.phase = Phase::Asking;
             self.touched = now;
             return;
@@ -438,30 +440,30 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         if self.up.moved() > 0 || !self.up.is_empty() {
             return self.up.end();
         }
-        self.up.abandon(&mut kit.pool);
-        self.down.abandon(&mut kit.pool);
+        self.up.abandon(&mut shared.pool);
+        self.down.abandon(&mut shared.pool);
     }
 
-    fn settle(&self, by: End) -> Step {
+    fn settle(&self, by: Peer) -> Progress {
         let other = match by {
-            End::Client => &self.upstream,
-            End::Upstream => &self.client,
+            Peer::Client => &self.upstream,
+            Peer::Upstream => &self.client,
         };
         match other.socket.unacknowledged() {
-            Ok(0) | Err(_) => Step::Done(self.cut(by)),
-            Ok(_) => Step::Waiting,
+            Ok(0) | Err(_) => Progress::Done(self.cut(by)),
+            Ok(_) => Progress::Waiting,
         }
     }
 
     /// When to look at this relay again if nothing happens before.
-    pub fn due(&self, patience: &Patience) -> Option<Tick> {
+    pub fn due(&self, timeouts: &Timeouts) -> Option<Tick> {
         let wait = match self.phase {
-            Phase::Connecting => Some(patience.connect),
-            Phase::Asking => Some(patience.handshake),
-            Phase::Flowing if self.is_reading() => Some(patience.handshake),
-            Phase::Flowing if self.is_half_closed() => patience.fin,
-            Phase::Flowing => patience.idle,
-            Phase::Broken(_) => Some(patience.fin.unwrap_or(SETTLE_AT_MOST)),
+            Phase::Connecting => Some(timeouts.connect),
+            Phase::Asking => Some(timeouts.handshake),
+            Phase::Flowing if self.is_reading() => Some(timeouts.handshake),
+            Phase::Flowing if self.is_half_closed() => timeouts.fin,
+            Phase::Flowing => timeouts.idle,
+            Phase::Broken(_) => Some(timeouts.fin.unwrap_or(SETTLE_AT_MOST)),
             // No event tells that the last byte was acknowledged.
             Phase::Settling(_) | Phase::Lost(_) => Some(1),
         };
@@ -485,33 +487,33 @@ impl<S: Socket, P: Conduit<S>> Relay<S, P> {
         self.up.is_over() || self.down.is_over()
     }
 
-    /// The deadline has come. `Step::Waiting` when the relay has moved on since it was set.
-    pub fn expire(&mut self, patience: &Patience, now: Tick) -> Step {
-        match self.due(patience) {
+    /// The deadline has come. `Progress::Waiting` when the relay has moved on since it was set.
+    pub fn expire(&mut self, timeouts: &Timeouts, now: Tick) -> Progress {
+        match self.due(timeouts) {
             Some(due) if due <= now => {}
-            _ => return Step::Waiting,
+            _ => return Progress::Waiting,
         }
         match self.phase {
-            Phase::Connecting => Step::Done(Ending::ConnectFailed(io::ErrorKind::TimedOut.into())),
-            Phase::Asking => Step::Done(Ending::Unheard),
-            Phase::Flowing if self.is_reading() => Step::Done(Ending::Unheard),
-            Phase::Flowing if self.is_half_closed() => Step::Done(Ending::HalfClosed),
-            Phase::Flowing => Step::Done(Ending::Idle),
-            Phase::Broken(by) | Phase::Lost(by) => Step::Done(self.cut(by)),
+            Phase::Connecting => Progress::Done(CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into())),
+            Phase::Asking => Progress::Done(CloseReason::Unheard),
+            Phase::Flowing if self.is_reading() => Progress::Done(CloseReason::Unheard),
+            Phase::Flowing if self.is_half_closed() => Progress::Done(CloseReason::HalfClosed),
+            Phase::Flowing => Progress::Done(CloseReason::Idle),
+            Phase::Broken(by) | Phase::Lost(by) => Progress::Done(self.cut(by)),
             Phase::Settling(by) => match self.settle(by) {
-                Step::Waiting if self.settling_ends(patience) <= now => Step::Done(self.cut(by)),
+                Progress::Waiting if self.settling_ends(timeouts) <= now => Progress::Done(self.cut(by)),
                 step => step,
             },
         }
     }
 
-    fn settling_ends(&self, patience: &Patience) -> Tick {
-        let patience = patience.fin.map_or(SETTLE_AT_MOST, |fin| fin.min(SETTLE_AT_MOST));
-        self.touched.saturating_add(patience)
+    fn settling_ends(&self, timeouts: &Timeouts) -> Tick {
+        let timeouts = timeouts.fin.map_or(SETTLE_AT_MOST, |fin| fin.min(SETTLE_AT_MOST));
+        self.touched.saturating_add(timeouts)
     }
 
     /// Gives back what the relay has borrowed; it must be closed afterwards.
-    pub fn release(&mut self, pool: &mut impl Lender<Pipe = P>) {
+    pub fn release(&mut self, pool: &mut impl PipePool<Pipe = P>) {
         self.up.abandon(pool);
         self.down.abandon(pool);
     }

@@ -4,11 +4,11 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 
 use super::*;
-use crate::protocol::request::{Ends, Rewriting};
+use crate::protocol::request::{AddrPair, Rewriting};
 use crate::protocol::tunnel::Dialect;
-use crate::traffic::pipe::{Fill, Size};
+use crate::traffic::pipe::{Fill, PipeSize};
 use crate::traffic::service::{Balance, Tunnel};
-use crate::traffic::upstream::Upstreams;
+use crate::traffic::upstreams::Upstreams;
 
 /// A socket that does as the test tells.
 #[derive(Default)]
@@ -83,7 +83,7 @@ impl Socket for Puppet {
 /// There are no pipes here.
 enum Never {}
 
-impl Conduit<Puppet> for Never {
+impl PipeIo<Puppet> for Never {
     fn held(&self) -> usize {
         match *self {}
     }
@@ -100,9 +100,9 @@ impl Conduit<Puppet> for Never {
 
 struct Nobody;
 
-impl Lender for Nobody {
+impl PipePool for Nobody {
     type Pipe = Never;
-    fn lend(&mut self, _: Size) -> Option<Never> {
+    fn lend(&mut self, _: PipeSize) -> Option<Never> {
         None
     }
     fn give_back(&mut self, pipe: Never) {
@@ -117,7 +117,7 @@ type PuppetRelay = Relay<Puppet, Never>;
 
 /// A relay whose upstream has answered, with room for any number of bytes on both sides.
 fn relay(front: Front) -> PuppetRelay {
-    let unknown = Endpoint::UNKNOWN;
+    let unknown = CompactAddr::UNKNOWN;
     let route = Route { client: unknown, original: unknown, local: unknown, upstream: unknown };
     let puppet = || Puppet { room: Cell::new(usize::MAX), ..Puppet::default() };
     let mut upstreams = Upstreams::new(&[], Balance::First);
@@ -127,19 +127,19 @@ fn relay(front: Front) -> PuppetRelay {
     relay
 }
 
-fn ends() -> Ends {
-    Ends { client: ([10, 1, 0, 2], 40_000).into(), original: ([10, 2, 0, 5], 80).into() }
+fn ends() -> AddrPair {
+    AddrPair { client: ([10, 1, 0, 2], 40_000).into(), original: ([10, 2, 0, 5], 80).into() }
 }
 
 /// Both sides have something to tell, and the relay has as many turns as it wants.
-fn run(relay: &mut PuppetRelay, kit: &mut Kit<Nobody>, now: Tick) -> Step {
+fn run(relay: &mut PuppetRelay, shared: &mut Shared<Nobody>, now: Tick) -> Progress {
     for side in [&mut relay.client, &mut relay.upstream] {
         (side.can_read, side.can_write) = (true, true);
         side.hung_up = side.socket.has_ended.get();
     }
     loop {
-        match relay.advance(kit, now) {
-            Step::Again => {}
+        match relay.advance(shared, now) {
+            Progress::Again => {}
             step => return step,
         }
     }
@@ -147,68 +147,68 @@ fn run(relay: &mut PuppetRelay, kit: &mut Kit<Nobody>, now: Tick) -> Step {
 
 #[test]
 fn requests_that_are_held_back_are_delivered_before_a_wrong_one_ends_them() {
-    let mut relay = relay(Front::Rewriter(Rewriter::new(ends(), Rc::new(Rewriting::default()), None)));
-    let mut kit = Kit::new(Nobody);
+    let mut relay = relay(Front::HttpFilter(HttpFilter::new(ends(), Rc::new(Rewriting::default()), None)));
+    let mut shared = Shared::new(Nobody);
     relay.upstream.socket.room.set(10);
     relay.client.socket.says(b"GET /1 HTTP/1.0\r\n\r\nGET /2 HTTP/1.0\r\n\r\n\r\n\r\nwrong");
-    assert!(matches!(run(&mut relay, &mut kit, 0), Step::Waiting));
+    assert!(matches!(run(&mut relay, &mut shared, 0), Progress::Waiting));
     assert_eq!(relay.upstream.socket.heard(), "GET http:/");
     assert!(!relay.upstream.socket.was_told_the_end.get());
     relay.upstream.socket.room.set(usize::MAX);
-    assert!(matches!(run(&mut relay, &mut kit, 0), Step::Waiting));
+    assert!(matches!(run(&mut relay, &mut shared, 0), Progress::Waiting));
     let requests = "GET http://10.2.0.5/1 HTTP/1.0\r\n\r\nGET http://10.2.0.5/2 HTTP/1.0\r\n\r\n";
     assert_eq!(relay.upstream.socket.heard(), requests);
     assert!(relay.upstream.socket.was_told_the_end.get());
     relay.upstream.socket.says(b"answers");
     relay.upstream.socket.has_ended.set(true);
-    assert!(matches!(run(&mut relay, &mut kit, 0), Step::Done(Ending::BadRequest(_))));
+    assert!(matches!(run(&mut relay, &mut shared, 0), Progress::Done(CloseReason::BadRequest(_))));
     assert!(relay.client.socket.heard().starts_with("answersHTTP/1.1 400 "), "{}", relay.client.socket.heard());
 }
 
 #[test]
 fn a_first_request_that_is_wrong_leaves_nothing_to_wait_for() {
-    let mut relay = relay(Front::Rewriter(Rewriter::new(ends(), Rc::new(Rewriting::default()), None)));
+    let mut relay = relay(Front::HttpFilter(HttpFilter::new(ends(), Rc::new(Rewriting::default()), None)));
     relay.client.socket.says(b"GET / HTTP/1.0\n\n");
-    assert!(matches!(run(&mut relay, &mut Kit::new(Nobody), 0), Step::Done(Ending::BadRequest(_))));
+    assert!(matches!(run(&mut relay, &mut Shared::new(Nobody), 0), Progress::Done(CloseReason::BadRequest(_))));
     assert!(relay.client.socket.heard().starts_with("HTTP/1.1 400 "));
     assert_eq!(relay.upstream.socket.heard(), "");
 }
 
 #[test]
 fn a_head_is_not_slow_while_it_is_the_proxy_that_does_not_read() {
-    let patience = Patience { connect: 100, handshake: 10, idle: Some(1000), fin: None };
-    let mut relay = relay(Front::Rewriter(Rewriter::new(ends(), Rc::new(Rewriting::default()), None)));
-    let mut kit = Kit::new(Nobody);
+    let timeouts = Timeouts { connect: 100, handshake: 10, idle: Some(1000), fin: None };
+    let mut relay = relay(Front::HttpFilter(HttpFilter::new(ends(), Rc::new(Rewriting::default()), None)));
+    let mut shared = Shared::new(Nobody);
     relay.client.socket.says(b"GET /1 HT");
-    run(&mut relay, &mut kit, 5);
-    assert_eq!(relay.due(&patience), Some(15));
+    run(&mut relay, &mut shared, 5);
+    assert_eq!(relay.due(&timeouts), Some(15));
     relay.upstream.socket.room.set(10);
     relay.client.socket.says(b"TP/1.0\r\n\r\nGET /2");
-    run(&mut relay, &mut kit, 7);
-    assert_eq!(relay.due(&patience), Some(1007));
+    run(&mut relay, &mut shared, 7);
+    assert_eq!(relay.due(&timeouts), Some(1007));
     relay.upstream.socket.room.set(usize::MAX);
-    run(&mut relay, &mut kit, 500);
-    assert_eq!(relay.due(&patience), Some(510));
-    assert!(matches!(relay.expire(&patience, 510), Step::Done(Ending::Unheard)));
+    run(&mut relay, &mut shared, 500);
+    assert_eq!(relay.due(&timeouts), Some(510));
+    assert!(matches!(relay.expire(&timeouts, 510), Progress::Done(CloseReason::Unheard)));
 }
 
 #[test]
 fn a_proxy_that_does_not_listen_is_heard_all_the_same() {
     let tunnel = Tunnel { dialect: Dialect::Connect, credentials: None, by_name: false };
-    let mut relay = relay(Front::Handshake(Handshake::new(&tunnel, ends().original, None)));
+    let mut relay = relay(Front::TunnelHandshake(TunnelHandshake::new(&tunnel, ends().original, None)));
     relay.upstream.socket.is_deaf.set(true);
     relay.upstream.socket.says(b"HTTP/1.1 503 Too many connections\r\n\r\n");
-    let step = run(&mut relay, &mut Kit::new(Nobody), 0);
-    let Step::Done(Ending::Refused(words)) = step else { panic!("{step:?}") };
+    let step = run(&mut relay, &mut Shared::new(Nobody), 0);
+    let Progress::Done(CloseReason::Refused(words)) = step else { panic!("{step:?}") };
     assert_eq!(words, "HTTP/1.1 503 Too many connections");
 }
 
 #[test]
 fn an_answer_without_end_is_not_listened_to_for_ever() {
     let tunnel = Tunnel { dialect: Dialect::Connect, credentials: None, by_name: false };
-    let mut relay = relay(Front::Handshake(Handshake::new(&tunnel, ends().original, None)));
+    let mut relay = relay(Front::TunnelHandshake(TunnelHandshake::new(&tunnel, ends().original, None)));
     (0..1000).for_each(|_| relay.upstream.socket.says(b"HTTP/1.1 102 Processing\r\n\r\n"));
-    let step = run(&mut relay, &mut Kit::new(Nobody), 0);
-    let Step::Done(Ending::Refused(words)) = step else { panic!("{step:?}") };
+    let step = run(&mut relay, &mut Shared::new(Nobody), 0);
+    let Progress::Done(CloseReason::Refused(words)) = step else { panic!("{step:?}") };
     assert_eq!(words, "the answer is too long");
 }

@@ -8,7 +8,7 @@ use crate::protocol::credentials::Credentials;
 use crate::protocol::proxy_header::Version;
 use crate::protocol::request::Rewriting;
 use crate::protocol::tunnel::Dialect;
-use crate::traffic::deadline::Tick;
+use crate::traffic::timers::Tick;
 
 /// One redirection that is relayed.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub struct Service {
     /// Where nobody is relayed to because he was going there.
     pub deny: Vec<IpNet>,
     /// How long connections may be silent.
-    pub patience: Patience,
+    pub timeouts: Timeouts,
 }
 
 impl Service {
@@ -56,12 +56,12 @@ pub enum Destination {
     /// Where they were going before they were redirected.
     Original,
     /// The first of these that can be reached.
-    Hosts(Vec<Host>),
+    Hosts(Vec<HostPort>),
 }
 
 impl Destination {
     /// The upstreams; none when connections go where they were going.
-    pub fn hosts(&self) -> &[Host] {
+    pub fn hosts(&self) -> &[HostPort] {
         match self {
             Destination::Original => &[],
             Destination::Hosts(hosts) => hosts,
@@ -93,7 +93,7 @@ pub struct Tunnel {
 
 /// An upstream as it was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Host {
+pub struct HostPort {
     /// A name or an address.
     pub name: String,
     /// The port.
@@ -113,7 +113,7 @@ pub enum Balance {
 
 /// How long a relay may be silent, in ticks; `None` is for ever.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     /// For one address of the upstream to answer.
     pub connect: Tick,
     /// For the client or the proxy to say what comes before the payload, and for the head of a request.

@@ -93,7 +93,7 @@ pub fn attempt(to: &str, transfer: &Transfer, manners: Manners) -> Outcome {
 pub struct Holdings {
     /// Descriptors other than pipes.
     pub descriptors: usize,
-    /// Ends of pipes.
+    /// AddrPair of pipes.
     pub pipe_ends: usize,
     /// Anonymous memory in bytes.
     pub memory: u64,

@@ -48,7 +48,7 @@ fn a_storm_of_signals_leaves_one_guardian_its_workers_and_the_rules() {
         }
         let took = begin.elapsed();
         let settled = wait::try_until(Duration::from_secs(45), || {
-            let alone = daemon.family.named("tproxy").len() == 1 && daemon.family.named("tproxy-errand").is_empty();
+            let alone = daemon.family.named("tproxy").len() == 1 && daemon.family.named("tproxy-rules").is_empty();
             (alone && daemon.family.named("tproxy-worker").len() == 2).then_some(())
         });
         over.store(true, Ordering::Relaxed);

@@ -452,7 +452,7 @@ fn soak() {
     drop((squid, socks));
     wait::until_true("nothing is under way", || {
         let family = &daemon.family;
-        family.named("tproxy-worker").len() == 1 && family.named("tproxy-errand").is_empty()
+        family.named("tproxy-worker").len() == 1 && family.named("tproxy-rules").is_empty()
     });
     scene.assert_serves("after all that");
     let worker = daemon.family.worker();

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tproxy::rules::rule::{Action, Family, Line, Match, RuleSet, Target};
+use tproxy::rules::rule::{Action, DnatTarget, Family, Match, RuleSet, RuleSpec};
 
 pub const TO: Action = Action::Redirect { port: 12970 };
 
@@ -74,9 +74,9 @@ pub fn with_output(mut set: RuleSet) -> RuleSet {
     set
 }
 
-pub fn line(action: Action, text: &str) -> Line {
+pub fn line(action: Action, text: &str) -> RuleSpec {
     let found = Match::parse("--redirect", text, &["tcp", "udp"]).unwrap();
-    Line { action, matching: found.resolve(&|_| Vec::new()).unwrap(), owner: 0, output: false }
+    RuleSpec { action, matching: found.resolve(&|_| Vec::new()).unwrap(), owner: 0, output: false }
 }
 
 pub fn named(name: &str, lines: &[(Action, &str)]) -> RuleSet {
@@ -136,5 +136,5 @@ pub fn connect_to(address: SocketAddr) -> Result<(), ErrorKind> {
 /// `--kernel` to these addresses.
 pub fn kernel(addresses: &[&str], port: u16) -> Action {
     let ips: Vec<_> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-    Action::Kernel { to: Target::pick(&ips, port, Target::default()) }
+    Action::Kernel { to: DnatTarget::pick(&ips, port, DnatTarget::default()) }
 }

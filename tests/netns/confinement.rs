@@ -16,7 +16,7 @@ use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
-use tproxy::daemon::message::{Answer, Bytes, SIZE, Word};
+use tproxy::daemon::message::{Answer, Bytes, SIZE, ToGuardian};
 use tproxy::traffic::counters::{COUNT, Counters};
 
 /// No capability in any of the sets.
@@ -449,12 +449,18 @@ impl Enemy {
         let random = self.random();
         let line = (random >> 8) as u16;
         let counters = Counters::from_numbers([u64::MAX - random % 2; COUNT]);
-        let words = [Word::Ready, Word::Leaving, Word::Unheard, Word::Unreachable(line), Word::Reachable(line)];
+        let words = [
+            ToGuardian::Ready,
+            ToGuardian::Leaving,
+            ToGuardian::Unheard,
+            ToGuardian::Unreachable(line),
+            ToGuardian::Reachable(line),
+        ];
         let mut noise = self.noise();
         match random % 16 {
             at @ 0..5 => self.say(&words[at as usize].encode(), &[]),
-            5 => self.say(&Word::Counters(counters).encode(), &[]),
-            6 => self.say(&Word::Unreachable(0).encode(), &[]),
+            5 => self.say(&ToGuardian::Counters(counters).encode(), &[]),
+            6 => self.say(&ToGuardian::Unreachable(0).encode(), &[]),
             7 => self.say(&words[random as usize % 5].encode(), &[file]),
             8 => self.say(&noise, &[file; 100]),
             9 => self.say(&noise[..random as usize / 16 % SIZE + 1], &[]),

@@ -242,7 +242,7 @@ fn a_daemon_that_is_killed_while_its_errand_waits_can_be_started_again() {
     fs::write(&file, "--local 1114 -R '--dport 113'\n").expect("file");
     daemon.signal(Signal::SIGHUP);
     wait::until_true("the errand is at work", || fs::read_to_string(&count).is_ok_and(|text| !text.is_empty()));
-    let errand = daemon.family.one("tproxy-errand");
+    let errand = daemon.family.one("tproxy-rules");
     process::signal(daemon.family.guardian(), Signal::SIGKILL);
     fs::write(&file, "--local 1115 -R '--dport 113'\n").expect("file");
     // The errand is still changing rules of that name: the next daemon waits for it.

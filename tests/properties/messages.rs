@@ -3,8 +3,8 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tproxy::daemon::message::{Answer, NAME, Order, Question, SIZE, Word};
-use tproxy::traffic::upstream::ADDRESSES;
+use tproxy::daemon::message::{Answer, NAME, Question, SIZE, ToGuardian, ToWorker};
+use tproxy::traffic::upstreams::ADDRESSES;
 
 /// Bytes of about the right length, most of them beginning as some message does, and a good many of them short of
 /// arbitrary: zeros are what most fields hold.
@@ -28,10 +28,10 @@ fn cases() -> ProptestConfig {
 fn any_bytes_mean_one_of_the_messages_or_nothing() {
     proptest!(cases(), |(bytes in anything())| {
         let whole = bytes.len() == SIZE;
-        if let Some(word) = Word::decode(&bytes) {
+        if let Some(word) = ToGuardian::decode(&bytes) {
             prop_assert!(whole);
             // What it means is all that is left of it: said again it is the same.
-            prop_assert_eq!(Word::decode(&word.encode()), Some(word));
+            prop_assert_eq!(ToGuardian::decode(&word.encode()), Some(word));
         }
         if let Some(answer) = Answer::decode(&bytes) {
             prop_assert!(whole);
@@ -45,7 +45,7 @@ fn any_bytes_mean_one_of_the_messages_or_nothing() {
         if let Some(Question { name }) = Question::decode(&bytes) {
             prop_assert!(whole && name.len() <= 255 && !name.chars().any(char::is_control));
         }
-        if let Some(Order::Addresses { name, addresses }) = Order::decode(&bytes) {
+        if let Some(ToWorker::Addresses { name, addresses }) = ToWorker::decode(&bytes) {
             prop_assert!(whole && name.len() <= 255 && addresses.len() <= ADDRESSES);
         }
     });

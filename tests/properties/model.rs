@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
-use tproxy::traffic::wake::End;
+use tproxy::traffic::token::Peer;
 
 use simulation::scene::{PROXIES, Scene, TALKS};
 use simulation::{Act, Op, Seen, Setup, Trace, play};
@@ -89,8 +89,8 @@ fn op(pick: u8, amount: u16, calm: Calm) -> Op {
     }
 }
 
-fn end(amount: u16) -> End {
-    if amount & 1 == 0 { End::Client } else { End::Upstream }
+fn end(amount: u16) -> Peer {
+    if amount & 1 == 0 { Peer::Client } else { Peer::Upstream }
 }
 
 fn act(pick: u8, amount: u16, calm: Calm) -> Act {
@@ -117,7 +117,7 @@ fn act(pick: u8, amount: u16, calm: Calm) -> Act {
 /// Most of what is interesting comes after the connection, and after the dialogue with a proxy.
 fn beginning(scene: &Scene, late: u8) -> Vec<Op> {
     let connected = [Op::Now(Act::Connect), Op::Work, Op::Work];
-    let answered = [Op::Now(Act::Hear(End::Upstream, u32::MAX)), Op::Now(Act::Say(End::Upstream, 1, 100)), Op::Work];
+    let answered = [Op::Now(Act::Hear(Peer::Upstream, u32::MAX)), Op::Now(Act::Say(Peer::Upstream, 1, 100)), Op::Work];
     match (scene, late) {
         (_, 3) => Vec::new(),
         (Scene::Tunnel { .. }, 0) => [connected, answered, answered, answered].concat(),

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::Config;
 use tproxy::protocol::credentials::Credentials;
-use tproxy::protocol::request::{Ends, Forwarded, HEAD, Refusal, Requests, Rewriting};
+use tproxy::protocol::request::{AddrPair, Forwarded, HEAD, Refusal, Requests, Rewriting};
 
 use model::{AsRead, Request, read, request};
 
@@ -63,7 +63,7 @@ struct Outcome {
 }
 
 /// Relays what a client sends, with a buffer of the usual size. Names of an even length are taken for genuine.
-fn relayed(bytes: &[u8], cuts: &Cuts, ends: &Ends, rewriting: &Rewriting) -> Outcome {
+fn relayed(bytes: &[u8], cuts: &Cuts, ends: &AddrPair, rewriting: &Rewriting) -> Outcome {
     let mut requests = Requests::new();
     let (mut out, mut kept) = (Vec::new(), Vec::new());
     let mut outside = cuts.outside.iter().cycle();
@@ -97,11 +97,12 @@ fn relayed(bytes: &[u8], cuts: &Cuts, ends: &Ends, rewriting: &Rewriting) -> Out
     Outcome { out, end, requests: requests.requests(), is_between: requests.is_between(), kept }
 }
 
-fn ends() -> impl Strategy<Value = Ends> {
+fn ends() -> impl Strategy<Value = AddrPair> {
     let client = select(vec!["10.1.0.2:40000", "[fd00:1::2]:40000", "[::ffff:10.1.0.2]:40000"]);
     let original = select(vec!["10.2.0.5:80", "10.2.0.5:8080", "[fd00:2::5]:80", "[fd00:2::5]:8080"]);
     let address = |text: &str| text.parse::<SocketAddr>().expect("address");
-    (client, original).prop_map(move |(client, original)| Ends { client: address(client), original: address(original) })
+    (client, original)
+        .prop_map(move |(client, original)| AddrPair { client: address(client), original: address(original) })
 }
 
 const PAGE: &str = "http://cow/closed.html";
@@ -121,7 +122,7 @@ fn bytes_of(requests: &[Request]) -> Vec<u8> {
     requests.iter().flat_map(Request::bytes).collect()
 }
 
-fn all_as_read(requests: &[Request], ends: &Ends) -> Vec<AsRead> {
+fn all_as_read(requests: &[Request], ends: &AddrPair) -> Vec<AsRead> {
     requests.iter().map(|request| request.as_read(ends)).collect()
 }
 
@@ -200,7 +201,7 @@ fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
 }
 
 /// No panic, no more bytes than there is reason for, and the same whether it comes in pieces or as a whole.
-fn does_no_harm(bytes: &[u8], cuts: &Cuts, ends: &Ends, rewriting: &Rewriting) -> Result<(), TestCaseError> {
+fn does_no_harm(bytes: &[u8], cuts: &Cuts, ends: &AddrPair, rewriting: &Rewriting) -> Result<(), TestCaseError> {
     let outcome = relayed(bytes, cuts, ends, rewriting);
     prop_assert!(outcome.out.len() <= bytes.len() + outcome.requests as usize * ADDED);
     if outcome.end == Err(Refusal::NotHttp) {

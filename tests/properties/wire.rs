@@ -12,9 +12,9 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::Config;
 use tproxy::protocol::credentials::Credentials;
-use tproxy::protocol::proxy_header::{self, Ends, Read, Version};
+use tproxy::protocol::proxy_header::{self, AddrPair, HeaderRead, Version};
 use tproxy::protocol::sniff::{self, Sniff};
-use tproxy::protocol::tunnel::{Dialect, Dialogue, Refused, Target};
+use tproxy::protocol::tunnel::{Dialect, Dialogue, ProxyRefusal, TunnelTarget};
 
 /// Pieces, between bars, of what is said on the wire: put together at random they come further than arbitrary bytes.
 const REQUESTS: &[u8] =
@@ -103,10 +103,10 @@ fn moose() -> Credentials {
 
 /// A dialogue that begins and is told all of this, in one piece or byte by byte: what it answered, how many bytes it
 /// used, whether it is done.
-fn told(dialect: Dialect, signed: bool, said: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool), Refused> {
+fn told(dialect: Dialect, signed: bool, said: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool), ProxyRefusal> {
     let credentials = moose();
     let (mut out, mut used) = (Vec::new(), 0);
-    let target = Target::Name("cow", 443);
+    let target = TunnelTarget::Name("cow", 443);
     let mut dialogue = Dialogue::begin(dialect, target, signed.then_some(&credentials), &mut out);
     out.clear();
     for end in (step.min(said.len())..=said.len()).step_by(step) {
@@ -177,9 +177,9 @@ proptest! {
         let header = header(version, source, destination);
         let bytes = [&header[..], &payload].concat();
         let count = cut.index(bytes.len() + 1);
-        let ends = Some(Ends { source: canonical(source), destination: canonical(destination) });
-        let whole = Read::Header { length: header.len(), ends };
-        prop_assert_eq!(proxy_header::read(&bytes[..count]), Ok(if count < header.len() { Read::More } else { whole }));
+        let ends = Some(AddrPair { source: canonical(source), destination: canonical(destination) });
+        let whole = HeaderRead::Header { length: header.len(), ends };
+        prop_assert_eq!(proxy_header::read(&bytes[..count]), Ok(if count < header.len() { HeaderRead::More } else { whole }));
         prop_assert_eq!(proxy_header::read(&bytes), Ok(whole));
     }
 
@@ -193,8 +193,8 @@ proptest! {
         ],
         cut in any::<Index>(),
     ) {
-        keeps_its_word(&bytes, cut, &Ok(Read::More), proxy_header::read);
-        if let Ok(Read::Header { length, .. }) = proxy_header::read(&bytes) {
+        keeps_its_word(&bytes, cut, &Ok(HeaderRead::More), proxy_header::read);
+        if let Ok(HeaderRead::Header { length, .. }) = proxy_header::read(&bytes) {
             prop_assert!(length <= bytes.len().min(4096));
         }
     }
@@ -256,7 +256,7 @@ proptest! {
     #[test]
     fn connect_says_where_to_twice_and_who_we_are_once(name in option::of(host_name()), to in address()) {
         let mut out = Vec::new();
-        let target = name.as_deref().map_or(Target::Address(to), |name| Target::Name(name, to.port()));
+        let target = name.as_deref().map_or(TunnelTarget::Address(to), |name| TunnelTarget::Name(name, to.port()));
         Dialogue::begin(Dialect::Connect, target, Some(&moose()), &mut out);
         let text = String::from_utf8(out).unwrap();
         let words: Vec<&str> = text.split("\r\n").collect();

@@ -27,7 +27,7 @@ enum Host<'a> {
 
 /// Whether an authority leads to where the client connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim<'a> {
+pub enum HostClaim<'a> {
     /// It does.
     True,
     /// It does not.
@@ -69,12 +69,12 @@ impl<'a> Authority<'a> {
     }
 
     /// Compares with where the client connected.
-    pub fn claim(&self, original: SocketAddr) -> Claim<'a> {
+    pub fn claim(&self, original: SocketAddr) -> HostClaim<'a> {
         match self.host {
-            _ if self.port.is_some_and(|port| port != original.port()) => Claim::False,
-            Host::Name(name) => Claim::Name(name),
-            Host::Address(address) if address.to_canonical() == original.ip().to_canonical() => Claim::True,
-            Host::Address(_) => Claim::False,
+            _ if self.port.is_some_and(|port| port != original.port()) => HostClaim::False,
+            Host::Name(name) => HostClaim::Name(name),
+            Host::Address(address) if address.to_canonical() == original.ip().to_canonical() => HostClaim::True,
+            Host::Address(_) => HostClaim::False,
         }
     }
 

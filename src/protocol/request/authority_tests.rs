@@ -128,18 +128,18 @@ fn the_longest_names_are_valid() {
 fn an_address_is_compared_and_a_name_is_asked_for() {
     let claim = |value, original: &str| parse(value).unwrap().claim(original.parse().unwrap());
     let table = [
-        ("10.2.0.5", "10.2.0.5:80", Claim::True),
-        ("10.2.0.5", "10.2.0.5:8080", Claim::True),
-        ("10.2.0.5:80", "10.2.0.5:80", Claim::True),
-        ("10.2.0.6", "10.2.0.5:80", Claim::False),
-        ("10.2.0.5", "[::ffff:10.2.0.5]:80", Claim::True),
-        ("[::ffff:10.2.0.5]", "10.2.0.5:80", Claim::True),
-        ("[fd00:2::5]", "[fd00:2::5]:80", Claim::True),
-        ("[FD00:2:0::5]", "[fd00:2::5]:80", Claim::True),
-        ("[fd00:2::6]", "[fd00:2::5]:80", Claim::False),
-        ("moose", "10.2.0.5:80", Claim::Name("moose")),
-        ("moose:", "10.2.0.5:8080", Claim::Name("moose")),
-        ("moose:8080", "10.2.0.5:8080", Claim::Name("moose")),
+        ("10.2.0.5", "10.2.0.5:80", HostClaim::True),
+        ("10.2.0.5", "10.2.0.5:8080", HostClaim::True),
+        ("10.2.0.5:80", "10.2.0.5:80", HostClaim::True),
+        ("10.2.0.6", "10.2.0.5:80", HostClaim::False),
+        ("10.2.0.5", "[::ffff:10.2.0.5]:80", HostClaim::True),
+        ("[::ffff:10.2.0.5]", "10.2.0.5:80", HostClaim::True),
+        ("[fd00:2::5]", "[fd00:2::5]:80", HostClaim::True),
+        ("[FD00:2:0::5]", "[fd00:2::5]:80", HostClaim::True),
+        ("[fd00:2::6]", "[fd00:2::5]:80", HostClaim::False),
+        ("moose", "10.2.0.5:80", HostClaim::Name("moose")),
+        ("moose:", "10.2.0.5:8080", HostClaim::Name("moose")),
+        ("moose:8080", "10.2.0.5:8080", HostClaim::Name("moose")),
     ];
     for (value, original, wanted) in table {
         assert_eq!(claim(value, original), wanted, "{value} {original}");
@@ -150,7 +150,7 @@ fn an_address_is_compared_and_a_name_is_asked_for() {
 fn another_port_leads_elsewhere() {
     let original = "10.2.0.5:80".parse().unwrap();
     for value in ["moose:8080", "10.2.0.5:22"] {
-        assert_eq!(parse(value).unwrap().claim(original), Claim::False, "{value}");
+        assert_eq!(parse(value).unwrap().claim(original), HostClaim::False, "{value}");
     }
 }
 

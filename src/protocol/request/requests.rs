@@ -2,13 +2,13 @@
 
 use std::mem;
 
-use crate::protocol::request::authority::{Authority, Claim};
+use crate::protocol::request::authority::{Authority, HostClaim};
 use crate::protocol::request::chunked;
 use crate::protocol::request::framing::Body;
 use crate::protocol::request::head::{self, Head, Upgrade};
 use crate::protocol::request::lines;
 use crate::protocol::request::refusal::Refusal;
-use crate::protocol::request::rewriting::{Ends, Rewriting, Target};
+use crate::protocol::request::rewriting::{AddrPair, RequestTarget, Rewriting};
 use crate::protocol::request::target::{self, Form};
 
 /// What a client sends first when its upgrade to HTTP/2 was granted (RFC 9113, 3.4). No request begins like this.
@@ -124,7 +124,7 @@ impl Requests {
     pub fn take<'a>(
         &mut self,
         input: &'a [u8],
-        ends: &Ends,
+        ends: &AddrPair,
         rewriting: &Rewriting,
         out: &mut Vec<u8>,
     ) -> Result<Taken<'a>, Refusal> {
@@ -147,7 +147,7 @@ impl Requests {
     fn head<'a>(
         &mut self,
         input: &'a [u8],
-        ends: &Ends,
+        ends: &AddrPair,
         rewriting: &Rewriting,
         out: &mut Vec<u8>,
     ) -> Result<Step<'a>, Refusal> {
@@ -198,29 +198,29 @@ impl Requests {
         &self,
         head: &Head<'a>,
         form: Form,
-        ends: &Ends,
+        ends: &AddrPair,
         rewriting: &'t Rewriting,
-    ) -> Result<Target<'t>, &'a str> {
+    ) -> Result<RequestTarget<'t>, &'a str> {
         let page = rewriting.page_for(head.referer).filter(|_| form != Form::Authority);
         let (claimed, path) = match (page, form) {
-            (Some(page), _) => return Ok(Target::Page(page)),
-            (None, Form::Absolute | Form::Authority) if !rewriting.check_host => return Ok(Target::Same),
+            (Some(page), _) => return Ok(RequestTarget::Page(page)),
+            (None, Form::Absolute | Form::Authority) if !rewriting.check_host => return Ok(RequestTarget::Same),
             (None, Form::Absolute) => target::url(head.target),
             (None, Form::Authority) => (Authority::parse(head.target.as_bytes()), ""),
             (None, Form::Origin) => (head.host.and_then(Authority::parse), head.target),
             (None, Form::Asterisk) => (head.host.and_then(Authority::parse), ""),
         };
         let believed = match (claimed.map(|host| (host, host.claim(ends.original))), self.host) {
-            (None | Some((_, Claim::False)), _) if rewriting.check_host => None,
-            (Some((host, Claim::Name(_))), Belief::Answered(genuine)) => genuine.then_some(host),
-            (Some((_, Claim::Name(name))), _) if rewriting.check_host => return Err(name),
+            (None | Some((_, HostClaim::False)), _) if rewriting.check_host => None,
+            (Some((host, HostClaim::Name(_))), Belief::Answered(genuine)) => genuine.then_some(host),
+            (Some((_, HostClaim::Name(name))), _) if rewriting.check_host => return Err(name),
             _ => claimed,
         };
         Ok(match (believed, form) {
-            (Some(_), Form::Absolute | Form::Authority) => Target::Same,
-            (None, Form::Authority) => Target::Through,
-            (Some(host), _) => Target::At(host, path),
-            (None, _) => Target::AtOriginal(path),
+            (Some(_), Form::Absolute | Form::Authority) => RequestTarget::Same,
+            (None, Form::Authority) => RequestTarget::Through,
+            (Some(host), _) => RequestTarget::At(host, path),
+            (None, _) => RequestTarget::AtOriginal(path),
         })
     }
 

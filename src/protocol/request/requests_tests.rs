@@ -4,18 +4,18 @@ use crate::protocol::credentials::Credentials;
 use crate::protocol::request::rewriting::Forwarded;
 use crate::protocol::request::{HEAD, lines::MOST};
 
-fn ends(client: &str, original: &str) -> Ends {
-    Ends { client: client.parse().unwrap(), original: original.parse().unwrap() }
+fn ends(client: &str, original: &str) -> AddrPair {
+    AddrPair { client: client.parse().unwrap(), original: original.parse().unwrap() }
 }
 
-fn usual_ends() -> Ends {
+fn usual_ends() -> AddrPair {
     ends("10.1.0.2:40000", "10.2.0.5:80")
 }
 
 /// A client, and what we make of what it sends.
 struct Client {
     requests: Requests,
-    ends: Ends,
+    ends: AddrPair,
     rewriting: Rewriting,
     kept: Vec<u8>,
     out: Vec<u8>,
@@ -26,7 +26,7 @@ impl Client {
         Client::with(usual_ends(), Rewriting::default())
     }
 
-    fn with(ends: Ends, rewriting: Rewriting) -> Client {
+    fn with(ends: AddrPair, rewriting: Rewriting) -> Client {
         Client { requests: Requests::new(), ends, rewriting, kept: Vec::new(), out: Vec::new() }
     }
 
@@ -50,7 +50,7 @@ impl Client {
     }
 }
 
-fn sent(ends: Ends, rewriting: Rewriting, bytes: &str) -> String {
+fn sent(ends: AddrPair, rewriting: Rewriting, bytes: &str) -> String {
     let mut client = Client::with(ends, rewriting);
     assert_eq!(client.sends(bytes), Ok(None), "{bytes:?}");
     assert!(client.kept.is_empty(), "{bytes:?}");

@@ -36,7 +36,7 @@ pub enum Forwarded {
 
 /// Between whom the requests travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ends {
+pub struct AddrPair {
     /// Who connected.
     pub client: SocketAddr,
     /// Where it wanted to go.
@@ -45,7 +45,7 @@ pub struct Ends {
 
 /// What the target of a request becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target<'a> {
+pub enum RequestTarget<'a> {
     /// It stays.
     Same,
     /// The page that every request is for.
@@ -66,7 +66,7 @@ impl Rewriting {
     }
 
     /// Appends a head with its new target and the headers that are wanted.
-    pub fn write(&self, head: &Head<'_>, target: Target<'_>, ends: &Ends, out: &mut Vec<u8>) {
+    pub fn write(&self, head: &Head<'_>, target: RequestTarget<'_>, ends: &AddrPair, out: &mut Vec<u8>) {
         out.extend_from_slice(head.method.as_bytes());
         out.push(b' ');
         self.write_target(head, target, ends, out);
@@ -82,21 +82,21 @@ impl Rewriting {
         out.extend_from_slice(b"\r\n");
     }
 
-    fn write_target(&self, head: &Head<'_>, target: Target<'_>, ends: &Ends, out: &mut Vec<u8>) {
+    fn write_target(&self, head: &Head<'_>, target: RequestTarget<'_>, ends: &AddrPair, out: &mut Vec<u8>) {
         match target {
-            Target::Same => out.extend_from_slice(head.target.as_bytes()),
-            Target::Page(url) => out.extend_from_slice(url.as_bytes()),
-            Target::At(host, path) => {
+            RequestTarget::Same => out.extend_from_slice(head.target.as_bytes()),
+            RequestTarget::Page(url) => out.extend_from_slice(url.as_bytes()),
+            RequestTarget::At(host, path) => {
                 out.extend_from_slice(b"http://");
                 host.write(ends.original, out);
                 out.extend_from_slice(path.as_bytes());
             }
-            Target::AtOriginal(path) => {
+            RequestTarget::AtOriginal(path) => {
                 out.extend_from_slice(b"http://");
                 authority::write_address(ends.original, out);
                 out.extend_from_slice(path.as_bytes());
             }
-            Target::Through => {
+            RequestTarget::Through => {
                 let original = ends.original;
                 let _ = write!(out, "{}", SocketAddr::new(original.ip().to_canonical(), original.port()));
             }

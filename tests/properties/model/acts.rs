@@ -1,6 +1,6 @@
 //! What happens to the worker: the doings of peers, network and kernel, as far as they are possible at the time.
 
-use tproxy::traffic::wake::End;
+use tproxy::traffic::token::Peer;
 
 use super::kernel::Wire;
 use super::net::{State, index};
@@ -12,25 +12,25 @@ const MOST_SAID: u64 = 1_500_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// So many segments of this size arrive.
-    Say(End, u32, u32),
+    Say(Peer, u32, u32),
     /// One that ends with an urgent byte.
-    SayUrgently(End, u32),
+    SayUrgently(Peer, u32),
     /// A FIN arrives.
-    End(End),
+    End(Peer),
     /// An RST arrives, to a connection that is being made a refusal.
-    Reset(End),
+    Reset(Peer),
     /// The connection is there.
     Connect,
     /// The peer acknowledges so many bytes.
-    Hear(End, u32),
+    Hear(Peer, u32),
     /// The send buffer is that big now.
-    Room(End, u32),
+    Room(Peer, u32),
     /// There is no memory for so many writes.
-    Choke(End, u32),
+    Choke(Peer, u32),
     /// There is memory for so many bytes in the next write.
-    Nibble(End, u32),
+    Nibble(Peer, u32),
     /// A wake-up for nothing.
-    Wake(End),
+    Wake(Peer),
     /// So many pipes can be had, of so many slots.
     Pipes(u32, u32),
 }
@@ -50,7 +50,7 @@ impl State {
                 }
             }
             Act::Connect => {
-                let wire = &mut self.wires[End::Upstream];
+                let wire = &mut self.wires[Peer::Upstream];
                 if wire.connecting && !wire.gone {
                     wire.connect();
                 }
@@ -69,12 +69,12 @@ impl State {
     }
 
     /// Whether something can arrive from there.
-    pub fn can_speak(&self, end: End) -> bool {
+    pub fn can_speak(&self, end: Peer) -> bool {
         let wire = &self.wires[end];
         !wire.connecting && !wire.gone && !wire.ended
     }
 
-    fn say(&mut self, end: End, segments: u32, size: u32) {
+    fn say(&mut self, end: Peer, segments: u32, size: u32) {
         let (arrived, most) = (self.wires[end].arrived, self.most(end));
         if !self.can_speak(end) || most == 0 {
             return;
@@ -88,17 +88,17 @@ impl State {
 
     /// A client that ends before it can be known for HTTP may have spoken something else. It is sent to a proxy then,
     /// which must not have said anything yet.
-    fn end(&mut self, end: End) {
+    fn end(&mut self, end: Peer) {
         if !self.can_speak(end) {
             return;
         }
-        let said = self.parts.scripts[0].words.get(..self.wires[End::Client].arrived as usize).unwrap_or_default();
-        let is_unknown = end == End::Client && !said.is_empty() && !said.contains(&b'\n');
+        let said = self.parts.scripts[0].words.get(..self.wires[Peer::Client].arrived as usize).unwrap_or_default();
+        let is_unknown = end == Peer::Client && !said.is_empty() && !said.contains(&b'\n');
         if is_unknown
             && self.refusal().is_none()
             && let Some(other) = self.other.take()
         {
-            if self.wires[End::Upstream].arrived > 0 {
+            if self.wires[Peer::Upstream].arrived > 0 {
                 return self.other = Some(other);
             }
             self.parts = *other;
@@ -107,24 +107,24 @@ impl State {
     }
 
     /// How much may be said next: answers come in their turn, and requests end where the noise begins.
-    fn most(&self, end: End) -> u64 {
+    fn most(&self, end: Peer) -> u64 {
         let Wire { arrived, acknowledged, .. } = self.wires[end];
         let words = self.parts.scripts[index(end)].words.len() as u64;
         match end {
-            End::Upstream => self.parts.manners.allow(arrived, acknowledged),
-            End::Client if words > 0 => words - arrived,
-            End::Client => u64::MAX,
+            Peer::Upstream => self.parts.manners.allow(arrived, acknowledged),
+            Peer::Client if words > 0 => words - arrived,
+            Peer::Client => u64::MAX,
         }
     }
 
     /// Requests and dialogues have nothing urgent in them.
-    fn may_be_urgent(&self, end: End) -> bool {
+    fn may_be_urgent(&self, end: Peer) -> bool {
         let is_noise = self.wires[end].arrived >= self.parts.scripts[index(end)].words.len() as u64;
         self.can_speak(end) && is_noise && self.most(end) == u64::MAX
     }
 
     /// A peer says the rest of its words.
-    pub fn speak_out(&mut self, end: End) {
+    pub fn speak_out(&mut self, end: Peer) {
         let left = (self.parts.scripts[index(end)].words.len() as u64).saturating_sub(self.wires[end].arrived);
         if left > 0 {
             self.say(end, 1, left as u32);

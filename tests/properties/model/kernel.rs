@@ -5,7 +5,7 @@
 
 use std::io::{self, ErrorKind};
 
-use tproxy::traffic::wake::End;
+use tproxy::traffic::token::Peer;
 
 /// What epoll tells of a socket, in mio's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub struct Wire {
     /// Bytes that were written, and how many of them the peer has acknowledged.
     pub accepted: u64,
     pub acknowledged: u64,
-    /// Size of the send buffer.
+    /// PipeSize of the send buffer.
     pub room: u64,
     /// `SOCK_NOSPACE`: a write or a poll has found the buffer full, and its emptying is to be told.
     no_space: bool,
@@ -312,15 +312,15 @@ impl Wire {
 #[derive(Debug)]
 pub struct Wires(pub [Wire; 2]);
 
-impl std::ops::Index<End> for Wires {
+impl std::ops::Index<Peer> for Wires {
     type Output = Wire;
-    fn index(&self, end: End) -> &Wire {
-        &self.0[usize::from(end == End::Upstream)]
+    fn index(&self, end: Peer) -> &Wire {
+        &self.0[usize::from(end == Peer::Upstream)]
     }
 }
 
-impl std::ops::IndexMut<End> for Wires {
-    fn index_mut(&mut self, end: End) -> &mut Wire {
-        &mut self.0[usize::from(end == End::Upstream)]
+impl std::ops::IndexMut<Peer> for Wires {
+    fn index_mut(&mut self, end: Peer) -> &mut Wire {
+        &mut self.0[usize::from(end == Peer::Upstream)]
     }
 }

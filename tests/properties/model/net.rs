@@ -6,8 +6,8 @@ use std::fmt::Display;
 use std::io;
 
 use tproxy::protocol::request::Refusal;
-use tproxy::traffic::deadline::Tick;
-use tproxy::traffic::wake::End;
+use tproxy::traffic::timers::Tick;
+use tproxy::traffic::token::Peer;
 
 use super::acts::Act;
 use super::kernel::{Wire, Wires};
@@ -79,8 +79,8 @@ pub struct State {
 }
 
 /// Where what belongs to an end stands.
-pub fn index(end: End) -> usize {
-    usize::from(end == End::Upstream)
+pub fn index(end: Peer) -> usize {
+    usize::from(end == Peer::Upstream)
 }
 
 impl State {
@@ -115,7 +115,7 @@ impl State {
 
     /// Whether the proxy has answered that it does not connect us.
     pub fn denies(&self) -> bool {
-        self.parts.manners.is_silent_then && self.wires[End::Upstream].arrived > 0
+        self.parts.manners.is_silent_then && self.wires[Peer::Upstream].arrived > 0
     }
 
     /// What the client has said so far, rewritten, if that is what is done to it.
@@ -123,33 +123,33 @@ impl State {
         let checks = self.parts.requests?;
         let words = &self.parts.scripts[0].words;
         if words.is_empty() {
-            let refusal = (self.wires[End::Client].arrived > 0).then_some(Refusal::NotHttp);
+            let refusal = (self.wires[Peer::Client].arrived > 0).then_some(Refusal::NotHttp);
             return Some(Rewritten { words: Vec::new(), refusal, is_unfinished: false });
         }
-        Some(scene::rewritten(&words[..self.wires[End::Client].arrived as usize], checks))
+        Some(scene::rewritten(&words[..self.wires[Peer::Client].arrived as usize], checks))
     }
 
     /// Why the client is not served any further: for what it has said, or for saying no more.
     pub fn refusal(&self) -> Option<Refusal> {
         let rewritten = self.rewritten()?;
-        let no_more = self.wires[End::Client].ended || self.wires[End::Client].gone;
+        let no_more = self.wires[Peer::Client].ended || self.wires[Peer::Client].gone;
         rewritten
             .refusal
             .or((rewritten.is_unfinished && no_more).then_some(Refusal::Malformed("it ends in the middle")))
     }
 
     /// Whether a peer has been handed all that it must hear of what was said so far.
-    pub fn is_complete(&self, to: End) -> bool {
+    pub fn is_complete(&self, to: Peer) -> bool {
         let hearing = &self.parts.hearings[index(to)];
         let words_wait =
-            self.parts.words_wait && (self.parts.requests.is_some() || self.wires[End::Client].arrived == 0);
+            self.parts.words_wait && (self.parts.requests.is_some() || self.wires[Peer::Client].arrived == 0);
         (words_wait || hearing.words_heard() == hearing.words.len()) && self.has_heard(to)
     }
 
     /// The same without the words of the relay's own, which are of no use when nothing was said.
-    pub fn has_heard(&self, to: End) -> bool {
+    pub fn has_heard(&self, to: Peer) -> bool {
         let hearing = &self.parts.hearings[index(to)];
-        if let (End::Upstream, Some(rewritten)) = (to, self.rewritten()) {
+        if let (Peer::Upstream, Some(rewritten)) = (to, self.rewritten()) {
             return hearing.words_heard() == rewritten.words.len();
         }
         let from = &self.wires[to.other()];
@@ -157,9 +157,9 @@ impl State {
     }
 
     /// Bytes of payload that were written to that end.
-    pub fn payload(&self, to: End) -> u64 {
+    pub fn payload(&self, to: Peer) -> u64 {
         let accepted = self.wires[to].accepted;
-        if to == End::Upstream { accepted - accepted.min(self.parts.dialogue) } else { accepted }
+        if to == Peer::Upstream { accepted - accepted.min(self.parts.dialogue) } else { accepted }
     }
 
     /// How the client was told of a refusal.
@@ -169,12 +169,12 @@ impl State {
 
     /// A new connection to the upstream is tried.
     pub fn redial(&mut self) {
-        self.wires[End::Upstream] = Wire::new(true, self.wires[End::Upstream].room);
+        self.wires[Peer::Upstream] = Wire::new(true, self.wires[Peer::Upstream].room);
         self.reset_at[1] = None;
     }
 
     /// The system calls.
-    pub fn receive(&mut self, end: End, buffer: &mut [u8]) -> io::Result<usize> {
+    pub fn receive(&mut self, end: Peer, buffer: &mut [u8]) -> io::Result<usize> {
         self.call();
         let (at, count) = self.wires[end].receive(buffer.len())?;
         self.see(Seen::Copied);
@@ -182,7 +182,7 @@ impl State {
         Ok(count)
     }
 
-    pub fn peek(&mut self, end: End, buffer: &mut [u8]) -> io::Result<usize> {
+    pub fn peek(&mut self, end: Peer, buffer: &mut [u8]) -> io::Result<usize> {
         self.call();
         let (at, count) = self.wires[end].peek(buffer.len())?;
         self.see(Seen::Peeked);
@@ -190,19 +190,19 @@ impl State {
         Ok(count)
     }
 
-    pub fn discard(&mut self, end: End, most: usize) -> io::Result<usize> {
+    pub fn discard(&mut self, end: Peer, most: usize) -> io::Result<usize> {
         self.call();
         Ok(self.wires[end].receive(most)?.1)
     }
 
-    pub fn send(&mut self, end: End, bytes: &[u8]) -> io::Result<usize> {
+    pub fn send(&mut self, end: Peer, bytes: &[u8]) -> io::Result<usize> {
         self.call();
         let count = self.write(end, bytes.len())?;
         self.heard(end, |hearing, script, holes| hearing.hear(&bytes[..count], script, holes), &bytes[..count]);
         Ok(count)
     }
 
-    fn write(&mut self, end: End, most: usize) -> io::Result<usize> {
+    fn write(&mut self, end: Peer, most: usize) -> io::Result<usize> {
         let result = self.wires[end].send(most);
         match &result {
             Ok(count) if *count < most => self.see(Seen::TakenInPart),
@@ -212,7 +212,7 @@ impl State {
         result
     }
 
-    pub fn splice_out(&mut self, end: End, load: &Load) -> io::Result<usize> {
+    pub fn splice_out(&mut self, end: Peer, load: &Load) -> io::Result<usize> {
         self.call();
         let count = self.write(end, load.len())?;
         match load {
@@ -229,7 +229,7 @@ impl State {
     }
 
     /// Something was written to one end: is it what must come next?
-    fn heard(&mut self, end: End, hear: impl Fn(&mut Hearing, &Script, &[u64]) -> bool, bytes: &[u8]) {
+    fn heard(&mut self, end: Peer, hear: impl Fn(&mut Hearing, &Script, &[u64]) -> bool, bytes: &[u8]) {
         self.last_byte = self.now;
         let other = index(end.other());
         let (hearing, script) = (&mut self.parts.hearings[index(end)], &self.parts.scripts[other]);
@@ -237,37 +237,37 @@ impl State {
         if is_right {
             return self.heard_in_time(end);
         }
-        let last_words = if end == End::Client { self.may_close() } else { None };
+        let last_words = if end == Peer::Client { self.may_close() } else { None };
         if !last_words.is_some_and(|refusal| self.parts.hearings[0].hear_last(bytes, refusal.response())) {
             self.breach(format_args!("the {} hears what was not said, or not yet", end.name()));
         }
     }
 
     /// Nothing is heard before it was read or looked at, and nothing of the client before the proxy has granted it.
-    fn heard_in_time(&mut self, end: End) {
+    fn heard_in_time(&mut self, end: Peer) {
         let from = &self.wires[end.other()];
         if self.parts.hearings[index(end)].heard_to(&[]).is_some_and(|heard| heard > from.read.max(from.seen)) {
             self.breach(format_args!("the {} hears what was not read", end.name()));
         }
-        if end == End::Upstream && !self.is_through() && self.payload(end) > 0 {
+        if end == Peer::Upstream && !self.is_through() && self.payload(end) > 0 {
             self.breach("the proxy is given payload before it has granted it");
         }
     }
 
     /// Whether the proxy has connected us through, if it is asked to.
     pub fn is_through(&self) -> bool {
-        self.wires[End::Upstream].read >= self.parts.scripts[1].words.len() as u64
+        self.wires[Peer::Upstream].read >= self.parts.scripts[1].words.len() as u64
     }
 
     /// What the client may be told, if it is refused: after the answers to its earlier requests.
     fn may_close(&self) -> Option<Refusal> {
-        let upstream = &self.wires[End::Upstream];
+        let upstream = &self.wires[Peer::Upstream];
         let asked = self.rewritten().is_some_and(|it| !it.words.is_empty());
-        let answered = (upstream.ended || upstream.gone) && self.has_heard(End::Client);
+        let answered = (upstream.ended || upstream.gone) && self.has_heard(Peer::Client);
         self.refusal().filter(|_| !asked || answered)
     }
 
-    pub fn finish(&mut self, end: End) -> io::Result<()> {
+    pub fn finish(&mut self, end: Peer) -> io::Result<()> {
         self.call();
         let twice = self.wires[end].finished;
         self.wires[end].finish()?;
@@ -278,7 +278,7 @@ impl State {
         if !self.is_complete(end) {
             self.breach(format_args!("the {} is told the end before the last byte", end.name()));
         }
-        let was_said = self.wires[end.other()].ended || end == End::Upstream && self.refusal().is_some();
+        let was_said = self.wires[end.other()].ended || end == Peer::Upstream && self.refusal().is_some();
         if !was_said {
             self.breach(format_args!("the {} is told an end that was never said", end.name()));
         }

@@ -5,13 +5,13 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use tproxy::protocol::credentials::Credentials;
-use tproxy::protocol::request::{Ends, HEAD, Refusal, Requests, Rewriting};
-use tproxy::protocol::tunnel::{Dialect, Dialogue, Target};
-use tproxy::traffic::handshake::Handshake;
+use tproxy::protocol::request::{AddrPair, HEAD, Refusal, Requests, Rewriting};
+use tproxy::protocol::tunnel::{Dialect, Dialogue, TunnelTarget};
+use tproxy::traffic::http_filter::HttpFilter;
 use tproxy::traffic::relay::Front;
-use tproxy::traffic::rewriter::Rewriter;
 use tproxy::traffic::service::Tunnel;
-use tproxy::traffic::wake::End;
+use tproxy::traffic::token::Peer;
+use tproxy::traffic::tunnel::TunnelHandshake;
 
 use super::speech::{Hearing, Script};
 
@@ -63,7 +63,7 @@ pub const PROXIES: &[Proxy] = &[
 ];
 
 /// Between whom requests travel.
-pub static ENDS: LazyLock<Ends> = LazyLock::new(|| Ends {
+pub static ENDS: LazyLock<AddrPair> = LazyLock::new(|| AddrPair {
     client: SocketAddr::from(([10, 1, 0, 2], 40_000)),
     original: SocketAddr::from(([10, 2, 0, 5], 80)),
 });
@@ -184,7 +184,7 @@ impl Parts {
     /// The relay says `words` to the upstream, and everybody hears what the other says.
     fn new(client: &[u8], upstream: &[u8], words: &[u8]) -> Parts {
         Parts {
-            scripts: [Script::new(End::Client, client), Script::new(End::Upstream, upstream)],
+            scripts: [Script::new(Peer::Client, client), Script::new(Peer::Upstream, upstream)],
             hearings: [Hearing::new([], Some(upstream.len() as u64)), Hearing::new(words, Some(0))],
             manners: Manners::default(),
             dialogue: 0,
@@ -226,7 +226,7 @@ impl Scene {
             Scene::Introduced => Cast { parts: Parts::new(b"", b"", HEADER), other: None, front: None },
             Scene::Tunnel { proxy } => {
                 let proxy = &PROXIES[proxy];
-                let front = Front::Handshake(Handshake::new(&proxy.dialogue().0, ENDS.original, None));
+                let front = Front::TunnelHandshake(TunnelHandshake::new(&proxy.dialogue().0, ENDS.original, None));
                 Cast { parts: Parts::through(b"", proxy), other: None, front: Some(Box::new(front)) }
             }
             Scene::Http { talk, tunnel, checks } => http(&TALKS[talk], tunnel.map(|proxy| &PROXIES[proxy]), checks),
@@ -237,7 +237,7 @@ impl Scene {
 fn http(talk: &[u8], proxy: Option<&Proxy>, checks: bool) -> Cast {
     let rewriting = Rc::new(Rewriting { check_host: checks, ..Rewriting::default() });
     let tunnel = proxy.map(|proxy| Rc::new(proxy.dialogue().0));
-    let front = Some(Box::new(Front::Rewriter(Rewriter::new(*ENDS, rewriting, tunnel))));
+    let front = Some(Box::new(Front::HttpFilter(HttpFilter::new(*ENDS, rewriting, tunnel))));
     let other = proxy.map(|proxy| Box::new(Parts { words_wait: true, ..Parts::through(talk, proxy) }));
     match other {
         Some(other) if talk.is_empty() => Cast { parts: *other, other: None, front },
@@ -251,7 +251,7 @@ impl Proxy {
         let credentials = self.signed.then(|| Credentials::parse("moose:secret").expect("credentials"));
         let tunnel = Tunnel { dialect: self.dialect, credentials, by_name: false };
         let (mut words, mut manners) = (Vec::new(), Manners::default());
-        let target = Target::Address(ENDS.original);
+        let target = TunnelTarget::Address(ENDS.original);
         let mut dialogue = Dialogue::begin(self.dialect, target, tunnel.credentials.as_ref(), &mut words);
         let mut said = 0;
         for answer in self.answers {

@@ -19,9 +19,9 @@ mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tproxy::traffic::deadline::Tick;
-use tproxy::traffic::service::Patience;
-use tproxy::traffic::wake::End;
+use tproxy::traffic::service::Timeouts;
+use tproxy::traffic::timers::Tick;
+use tproxy::traffic::token::Peer;
 
 pub use acts::Act;
 use net::Net;
@@ -30,7 +30,7 @@ use scene::Scene;
 use worker::Worker;
 
 /// Both ends.
-const ENDS: [End; 2] = [End::Client, End::Upstream];
+const ENDS: [Peer; 2] = [Peer::Client, Peer::Upstream];
 
 /// Ticks for the upstream to answer, and for what comes before the payload.
 const CONNECT: Tick = 30;
@@ -69,8 +69,8 @@ impl Setup {
         Setup { scene, rooms, splices: true, knows_names: true, idle, fin, addresses: 0, stalls: false, budget }
     }
 
-    fn patience(&self) -> Patience {
-        Patience { connect: CONNECT, handshake: HANDSHAKE, idle: self.idle, fin: self.fin }
+    fn patience(&self) -> Timeouts {
+        Timeouts { connect: CONNECT, handshake: HANDSHAKE, idle: self.idle, fin: self.fin }
     }
 }
 
@@ -84,7 +84,7 @@ pub enum Op {
     /// The same, before the system call of this number from now on.
     Soon(u32, Act),
     /// An event comes that says what is no longer so.
-    Rumour(End),
+    Rumour(Peer),
     /// A name was looked up.
     Answer,
     /// Ticks pass.

@@ -2,9 +2,9 @@
 
 use std::io::{self, ErrorKind};
 
-use tproxy::traffic::flow::{Conduit, Lender, Socket};
-use tproxy::traffic::pipe::{Fill, LARGE_SIZE, Size, USEFUL_SIZE};
-use tproxy::traffic::wake::End;
+use tproxy::traffic::flow::{PipeIo, PipePool, Socket};
+use tproxy::traffic::pipe::{Fill, LARGE_SIZE, PipeSize, USEFUL_SIZE};
+use tproxy::traffic::token::Peer;
 
 use super::kernel::Spliced;
 use super::net::{Net, Seen};
@@ -14,7 +14,7 @@ const PAGE: usize = 4096;
 
 /// A socket of the relay.
 #[derive(Debug)]
-pub struct Sock<'n>(pub &'n Net, pub End);
+pub struct Sock<'n>(pub &'n Net, pub Peer);
 
 impl Socket for Sock<'_> {
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -47,7 +47,7 @@ impl Socket for Sock<'_> {
 #[derive(Debug)]
 pub enum Load {
     /// So many bytes that were said there, from this one on.
-    Range(End, u64, usize),
+    Range(Peer, u64, usize),
     /// These, from memory.
     Bytes(Vec<u8>),
 }
@@ -77,7 +77,7 @@ pub struct Tube<'n> {
     slots: usize,
 }
 
-impl<'n> Conduit<Sock<'n>> for Tube<'n> {
+impl<'n> PipeIo<Sock<'n>> for Tube<'n> {
     fn held(&self) -> usize {
         self.load.len()
     }
@@ -131,10 +131,10 @@ impl<'n> Conduit<Sock<'n>> for Tube<'n> {
 #[derive(Debug)]
 pub struct Lending<'n>(pub &'n Net);
 
-impl<'n> Lender for Lending<'n> {
+impl<'n> PipePool for Lending<'n> {
     type Pipe = Tube<'n>;
 
-    fn lend(&mut self, size: Size) -> Option<Tube<'n>> {
+    fn lend(&mut self, size: PipeSize) -> Option<Tube<'n>> {
         let mut state = self.0.state();
         if state.lent >= state.pipes {
             state.see(Seen::NoPipe);
@@ -144,7 +144,7 @@ impl<'n> Lender for Lending<'n> {
         if state.lent > 2 {
             state.breach("a flow has more than one pipe");
         }
-        let slots = state.slots as usize * if size == Size::Large { LARGE_SIZE / USEFUL_SIZE } else { 1 };
+        let slots = state.slots as usize * if size == PipeSize::Large { LARGE_SIZE / USEFUL_SIZE } else { 1 };
         Some(Tube { net: self.0, load: Load::Bytes(Vec::new()), slots })
     }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use tproxy::traffic::flow::SMALL;
-use tproxy::traffic::wake::End;
+use tproxy::traffic::token::Peer;
 
 /// A prime, so that no power of two falls on the same byte again.
 const PERIOD: usize = 65_521;
@@ -36,8 +36,8 @@ pub struct Script {
 
 impl Script {
     /// These words, and then noise without end.
-    pub fn new(end: End, words: impl Into<Rc<[u8]>>) -> Script {
-        Script { words: words.into(), begins: if end == End::Client { 0 } else { UPSTREAM_BEGINS } }
+    pub fn new(end: Peer, words: impl Into<Rc<[u8]>>) -> Script {
+        Script { words: words.into(), begins: if end == Peer::Client { 0 } else { UPSTREAM_BEGINS } }
     }
 
     /// Up to `most` of the bytes from `at` on; at least one.

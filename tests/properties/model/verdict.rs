@@ -1,9 +1,9 @@
 //! Whether a relay may end as it did, and when.
 
-use tproxy::traffic::deadline::Tick;
-use tproxy::traffic::relay::Ending;
-use tproxy::traffic::service::Patience;
-use tproxy::traffic::wake::End;
+use tproxy::traffic::relay::CloseReason;
+use tproxy::traffic::service::Timeouts;
+use tproxy::traffic::timers::Tick;
+use tproxy::traffic::token::Peer;
 
 use super::net::{Net, State};
 use super::worker::Worker;
@@ -55,21 +55,23 @@ pub fn nothing_waits(net: &Net, worker: &Worker<'_>) -> Result<(), String> {
 }
 
 /// Judges the end of a relay.
-pub fn judge(net: &Net, worker: &Worker<'_>, patience: &Patience) -> Result<(), String> {
+pub fn judge(net: &Net, worker: &Worker<'_>, patience: &Timeouts) -> Result<(), String> {
     let Some((ending, class)) = &worker.ending else { return Ok(()) };
     let state = net.state();
     let is_right = match ending {
-        Ending::Finished => is_finished(&state),
-        Ending::Reset(by) => {
+        CloseReason::Finished => is_finished(&state),
+        CloseReason::Reset(by) => {
             let is_early = *class <= ASKING || !state.is_through();
             state.wires[*by].gone && (is_early || is_passed_on(&state, *by, patience))
         }
-        Ending::Idle => patience.idle.is_some_and(|idle| has_been_silent(&state, idle)),
-        Ending::HalfClosed => is_half_closed(&state) && patience.fin.is_some_and(|fin| has_been_silent(&state, fin)),
-        Ending::ConnectFailed(_) => worker.is_at_last_address(),
-        Ending::Refused(_) => is_denied(&state),
-        Ending::Unheard => state.now >= HANDSHAKE,
-        Ending::BadRequest(_) => state.refusal().is_some() && is_told(&state, patience),
+        CloseReason::Idle => patience.idle.is_some_and(|idle| has_been_silent(&state, idle)),
+        CloseReason::HalfClosed => {
+            is_half_closed(&state) && patience.fin.is_some_and(|fin| has_been_silent(&state, fin))
+        }
+        CloseReason::ConnectFailed(_) => worker.is_at_last_address(),
+        CloseReason::Refused(_) => is_denied(&state),
+        CloseReason::Unheard => state.now >= HANDSHAKE,
+        CloseReason::BadRequest(_) => state.refusal().is_some() && is_told(&state, patience),
         // The others are for connections that never come to this relay, or for the end of the worker.
         _ => false,
     };
@@ -92,25 +94,25 @@ fn is_finished(state: &State) -> bool {
 }
 
 /// What came from the end that failed has reached the other, unless that failed too, or took too long.
-fn is_passed_on(state: &State, by: End, patience: &Patience) -> bool {
+fn is_passed_on(state: &State, by: Peer, patience: &Timeouts) -> bool {
     let other = &state.wires[by.other()];
-    let (since, settling) = (state.reset_at[usize::from(by == End::Upstream)], settling(patience.fin));
+    let (since, settling) = (state.reset_at[usize::from(by == Peer::Upstream)], settling(patience.fin));
     let is_late = since.is_some_and(|since| state.now - since.max(state.last_byte) >= settling);
     other.gone || is_late || state.has_heard(by.other()) && other.unacknowledged() == 0
 }
 
 /// The proxy said no, or said nothing.
 fn is_denied(state: &State) -> bool {
-    let upstream = &state.wires[End::Upstream];
+    let upstream = &state.wires[Peer::Upstream];
     state.denies() || upstream.ended || upstream.gone
 }
 
 /// The client has got all its answers and the words about the request it gets none for, unless it was told the end
 /// before it made that.
-fn is_told(state: &State, patience: &Patience) -> bool {
-    let (client, upstream) = (&state.wires[End::Client], &state.wires[End::Upstream]);
+fn is_told(state: &State, patience: &Timeouts) -> bool {
+    let (client, upstream) = (&state.wires[Peer::Client], &state.wires[Peer::Upstream]);
     let is_late = has_been_silent(state, settling(patience.fin));
-    let served = upstream.gone || state.is_complete(End::Upstream);
+    let served = upstream.gone || state.is_complete(Peer::Upstream);
     let told = state.last_words().is_closed() && client.unacknowledged() == 0;
     client.gone || is_late || served && (told || client.finished)
 }

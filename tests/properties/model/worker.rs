@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use tproxy::traffic::deadline::Tick;
-use tproxy::traffic::endpoint::Endpoint;
-use tproxy::traffic::flow::{Kit, Side};
-use tproxy::traffic::relay::{Ending, Front, Relay, Route, Step};
-use tproxy::traffic::service::{Balance, Patience};
-use tproxy::traffic::upstream::Upstreams;
-use tproxy::traffic::wake::End;
+use tproxy::traffic::compact_addr::CompactAddr;
+use tproxy::traffic::flow::{Shared, Side};
+use tproxy::traffic::relay::{CloseReason, Front, Progress, Relay, Route};
+use tproxy::traffic::service::{Balance, Timeouts};
+use tproxy::traffic::timers::Tick;
+use tproxy::traffic::token::Peer;
+use tproxy::traffic::upstreams::Upstreams;
 
 use super::kernel::Event;
 use super::net::Net;
@@ -26,8 +26,8 @@ const IDLE_TURNS: u32 = 4;
 pub struct Worker<'n> {
     net: &'n Net,
     relay: Relay<Sock<'n>, Tube<'n>>,
-    kit: Kit<Lending<'n>>,
-    patience: Patience,
+    kit: Shared<Lending<'n>>,
+    patience: Timeouts,
     header: Option<&'static [u8]>,
     /// Addresses of the upstream that were not tried.
     addresses: u32,
@@ -36,12 +36,12 @@ pub struct Worker<'n> {
     question: Option<Box<str>>,
     deadline: Option<Tick>,
     /// What epoll_wait has returned and was not looked at.
-    batch: VecDeque<(End, Event)>,
+    batch: VecDeque<(Peer, Event)>,
     next: Next,
     idle_turns: u32,
     traces: (u64, u64, u8),
     /// How it ended, and which patience counted before.
-    pub ending: Option<(Ending, u8)>,
+    pub ending: Option<(CloseReason, u8)>,
 }
 
 /// Where in the loop of src/daemon/worker.rs it is.
@@ -55,19 +55,19 @@ enum Next {
 
 impl<'n> Worker<'n> {
     /// A worker that has just dialled.
-    pub fn new(net: &'n Net, front: Option<Box<Front>>, patience: Patience, addresses: u32) -> Worker<'n> {
+    pub fn new(net: &'n Net, front: Option<Box<Front>>, patience: Timeouts, addresses: u32) -> Worker<'n> {
         let attempt = Upstreams::new(&[], Balance::First).begin(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let address = Endpoint::from(scene::ENDS.original);
-        let client = Endpoint::from(scene::ENDS.client);
+        let address = CompactAddr::from(scene::ENDS.original);
+        let client = CompactAddr::from(scene::ENDS.client);
         let route = Route { client, original: address, local: client, upstream: address };
-        let (client, upstream) = (Side::new(Sock(net, End::Client)), Sock(net, End::Upstream));
+        let (client, upstream) = (Side::new(Sock(net, Peer::Client)), Sock(net, Peer::Upstream));
         let mut relay = Relay::connecting(client, upstream, route, attempt, front);
         relay.touch(0);
-        net.state().wires[End::Client].wake();
+        net.state().wires[Peer::Client].wake();
         let mut worker = Worker {
             net,
             relay,
-            kit: Kit::new(Lending(net)),
+            kit: Shared::new(Lending(net)),
             patience,
             header: None,
             addresses,
@@ -130,7 +130,7 @@ impl<'n> Worker<'n> {
         if lent != loaded {
             state.breach(format_args!("{lent} pipes are lent, and {loaded} hold anything"));
         }
-        let moved = (state.payload(End::Upstream), state.payload(End::Client));
+        let moved = (state.payload(Peer::Upstream), state.payload(Peer::Client));
         if self.relay.moved() != moved {
             state.breach(format_args!("it says that {:?} bytes moved, and {moved:?} did", self.relay.moved()));
         }
@@ -143,7 +143,7 @@ impl<'n> Worker<'n> {
     fn wait(&mut self) {
         let mut state = self.net.state();
         state.now = state.clock;
-        for end in [End::Client, End::Upstream] {
+        for end in [Peer::Client, Peer::Upstream] {
             if state.wires[end].ready
                 && let Some(event) = state.wires[end].poll()
             {
@@ -166,31 +166,31 @@ impl<'n> Worker<'n> {
     }
 
     /// An event that says what is no longer so.
-    pub fn rumour(&mut self, end: End) {
-        if !(self.relay.is_connecting() && end == End::Upstream) {
+    pub fn rumour(&mut self, end: Peer) {
+        if !(self.relay.is_connecting() && end == Peer::Upstream) {
             let event = Event { readable: true, writable: true, error: false, read_closed: false, priority: false };
             self.batch.push_back((end, event));
         }
     }
 
     /// `Switchboard::event`.
-    fn event(&mut self, end: End, event: Event) {
+    fn event(&mut self, end: Peer, event: Event) {
         self.observe(end, event);
-        if event.error && self.relay.is_asking() && end == End::Upstream {
+        if event.error && self.relay.is_asking() && end == Peer::Upstream {
             self.advance();
             if self.ending.is_some() {
                 return;
             }
         }
         let error = if event.error { self.net.state().wires[end].take_error() } else { None };
-        if self.relay.is_connecting() && end == End::Upstream {
+        if self.relay.is_connecting() && end == Peer::Upstream {
             match error {
                 Some(error) => return self.dial_again(error.into()),
                 None if event.writable && !event.error => self.connected(),
                 None => return,
             }
         } else if error.is_some() {
-            if let Step::Done(ending) = self.relay.failed(end, self.now(), &mut self.kit.pool) {
+            if let Progress::Done(ending) = self.relay.failed(end, self.now(), &mut self.kit.pool) {
                 return self.close(ending);
             }
             self.set_deadline();
@@ -198,7 +198,7 @@ impl<'n> Worker<'n> {
         self.advance();
     }
 
-    fn observe(&mut self, end: End, event: Event) {
+    fn observe(&mut self, end: Peer, event: Event) {
         let side = self.relay.side(end);
         side.can_read |= event.readable || event.read_closed || event.error;
         side.can_write |= event.writable || event.error;
@@ -220,20 +220,20 @@ impl<'n> Worker<'n> {
 
     fn dial_again(&mut self, error: io::Error) {
         if self.addresses == 0 {
-            return self.close(Ending::ConnectFailed(error));
+            return self.close(CloseReason::ConnectFailed(error));
         }
         self.addresses -= 1;
         self.net.state().redial();
-        self.relay.reconnecting(Sock(self.net, End::Upstream), self.now());
+        self.relay.reconnecting(Sock(self.net, Peer::Upstream), self.now());
         self.set_deadline();
     }
 
     fn advance(&mut self) {
         let (now, before) = (self.now(), self.relay.due_class());
         let again = match self.relay.advance(&mut self.kit, now) {
-            Step::Waiting => false,
-            Step::Again => true,
-            Step::Done(ending) => return self.close_from(ending, before),
+            Progress::Waiting => false,
+            Progress::Again => true,
+            Progress::Done(ending) => return self.close_from(ending, before),
         };
         if again {
             self.watch_turns();
@@ -250,8 +250,8 @@ impl<'n> Worker<'n> {
     fn watch_turns(&mut self) {
         let state = self.net.state();
         let traces = (
-            state.wires[End::Client].read + state.wires[End::Client].accepted,
-            state.wires[End::Upstream].read + state.wires[End::Upstream].accepted,
+            state.wires[Peer::Client].read + state.wires[Peer::Client].accepted,
+            state.wires[Peer::Upstream].read + state.wires[Peer::Upstream].accepted,
             self.relay.due_class(),
         );
         drop(state);
@@ -301,19 +301,19 @@ impl<'n> Worker<'n> {
         }
         self.deadline = None;
         match self.relay.expire(&self.patience, now) {
-            Step::Done(Ending::ConnectFailed(error)) => self.dial_again(error),
-            Step::Done(ending) => self.close(ending),
-            Step::Waiting | Step::Again => self.set_deadline(),
+            Progress::Done(CloseReason::ConnectFailed(error)) => self.dial_again(error),
+            Progress::Done(ending) => self.close(ending),
+            Progress::Waiting | Progress::Again => self.set_deadline(),
         }
         true
     }
 
-    fn close(&mut self, ending: Ending) {
+    fn close(&mut self, ending: CloseReason) {
         let class = self.relay.due_class();
         self.close_from(ending, class);
     }
 
-    fn close_from(&mut self, ending: Ending, class: u8) {
+    fn close_from(&mut self, ending: CloseReason, class: u8) {
         self.relay.release(&mut self.kit.pool);
         self.ending = Some((ending, class));
     }

@@ -138,7 +138,7 @@ impl Request {
     }
 
     /// What the proxy is to read.
-    pub fn as_read(&self, ends: &Ends) -> AsRead {
+    pub fn as_read(&self, ends: &AddrPair) -> AsRead {
         let usual = |port: u16| if port == 80 { String::new() } else { format!(":{port}") };
         let authority = match (&self.host, ends.original) {
             (Some((host, Some(port))), _) => format!("{host}:{port}"),

@@ -25,13 +25,13 @@ pub enum Action {
     /// `-R` with `--kernel`: sent to another host by the kernel alone.
     Kernel {
         /// Where to.
-        to: Target,
+        to: DnatTarget,
     },
 }
 
 /// Where `--kernel` sends traffic: at most one address of each family, since the kernel translates within a family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Target {
+pub struct DnatTarget {
     v4: Option<SocketAddr>,
     v6: Option<SocketAddr>,
 }
@@ -49,7 +49,7 @@ pub enum Gate {
 
 /// One `-X`, `--reject` or `-R`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct RuleSpec {
     /// What happens.
     pub action: Action,
     /// To which traffic.
@@ -60,16 +60,16 @@ pub struct Line {
     pub output: bool,
 }
 
-impl Target {
+impl DnatTarget {
     /// The first address of each family, except that one in use is kept for as long as the name has it: an answer
     /// in another order (round robin) is no reason to touch the rules.
-    pub fn pick(addresses: &[IpAddr], port: u16, in_use: Target) -> Target {
+    pub fn pick(addresses: &[IpAddr], port: u16, in_use: DnatTarget) -> DnatTarget {
         let choose = |family| {
             let kept = in_use.of(family).map(|address| address.ip()).filter(|ip| addresses.contains(ip));
             let found = kept.or_else(|| addresses.iter().copied().find(|ip| Family::of(ip) == family));
             found.map(|ip| SocketAddr::new(ip, port))
         };
-        Target { v4: choose(Family::V4), v6: choose(Family::V6) }
+        DnatTarget { v4: choose(Family::V4), v6: choose(Family::V6) }
     }
 
     /// The address of a family, if there is one.
@@ -108,19 +108,19 @@ mod tests {
     #[test]
     fn a_target_is_the_first_of_each_family_and_stays_while_the_name_has_it() {
         let ips = |list: &[&str]| list.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
-        let shown = |target: Target| Family::BOTH.map(|f| target.of(f).map(|a| a.to_string()).unwrap_or_default());
-        let first = Target::pick(&ips(&["10.3.0.3", "fd00:3::3", "10.3.0.4"]), 80, Target::default());
+        let shown = |target: DnatTarget| Family::BOTH.map(|f| target.of(f).map(|a| a.to_string()).unwrap_or_default());
+        let first = DnatTarget::pick(&ips(&["10.3.0.3", "fd00:3::3", "10.3.0.4"]), 80, DnatTarget::default());
         assert_eq!(shown(first), ["10.3.0.3:80", "[fd00:3::3]:80"]);
-        let turned = Target::pick(&ips(&["10.3.0.4", "10.3.0.3"]), 80, first);
+        let turned = DnatTarget::pick(&ips(&["10.3.0.4", "10.3.0.3"]), 80, first);
         assert_eq!(shown(turned), ["10.3.0.3:80", ""]);
-        assert_eq!(shown(Target::pick(&ips(&["10.3.0.4"]), 81, turned)), ["10.3.0.4:81", ""]);
-        assert_eq!(Target::pick(&[], 80, first), Target::default());
+        assert_eq!(shown(DnatTarget::pick(&ips(&["10.3.0.4"]), 81, turned)), ["10.3.0.4:81", ""]);
+        assert_eq!(DnatTarget::pick(&[], 80, first), DnatTarget::default());
     }
 
     #[test]
     fn only_a_redirect_to_a_worker_is_gated() {
         let local = Action::Local { port: None };
-        let kernel = Action::Kernel { to: Target::default() };
+        let kernel = Action::Kernel { to: DnatTarget::default() };
         for action in [Action::Exempt, Action::Reject, local, kernel] {
             for gate in [Gate::Normal, Gate::Withdrawn, Gate::Rejected] {
                 assert_eq!(action.behind(gate), action);

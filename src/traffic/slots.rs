@@ -1,11 +1,11 @@
 //! Slots that are let, given back and let again, each with a generation so that an old key opens nothing.
 
-use crate::traffic::wake::{GENERATIONS, Key};
+use crate::traffic::token::{GENERATIONS, Key};
 
 /// A table of at most a fixed number of values. Its memory is reserved at once and touched only as far as it is used,
 /// so letting a slot never allocates.
 #[derive(Debug)]
-pub struct Table<T> {
+pub struct Slots<T> {
     slots: Vec<Slot<T>>,
     first_free: Option<u32>,
     used: usize,
@@ -23,10 +23,10 @@ enum State<T> {
     Free { next: Option<u32> },
 }
 
-impl<T> Table<T> {
+impl<T> Slots<T> {
     /// Room for `capacity` values, at most 2^31.
-    pub fn with_capacity(capacity: usize) -> Table<T> {
-        Table { slots: Vec::with_capacity(capacity.min(GENERATIONS as usize)), first_free: None, used: 0 }
+    pub fn with_capacity(capacity: usize) -> Slots<T> {
+        Slots { slots: Vec::with_capacity(capacity.min(GENERATIONS as usize)), first_free: None, used: 0 }
     }
 
     /// How many values are in the table.
@@ -44,7 +44,7 @@ impl<T> Table<T> {
         self.slots.len() as u32
     }
 
-    /// The key that the next [`Table::insert`] will use. `None` when the table is full.
+    /// The key that the next [`Slots::insert`] will use. `None` when the table is full.
     pub fn next_key(&self) -> Option<Key> {
         match self.first_free {
             Some(slot) => Some(Key { slot, generation: self.slots[slot as usize].generation }),
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn an_old_key_opens_nothing() {
-        let mut table = Table::with_capacity(2);
+        let mut table = Slots::with_capacity(2);
         let first = table.insert("first").unwrap();
         assert_eq!(table.remove(first), Some("first"));
         let second = table.insert("second").unwrap();
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_full_table_gives_the_value_back() {
-        let mut table = Table::with_capacity(1);
+        let mut table = Slots::with_capacity(1);
         let capacity = table.slots.capacity();
         for value in 0..capacity {
             table.insert(value).unwrap();
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_announced_key_is_the_key() {
-        let mut table = Table::with_capacity(3);
+        let mut table = Slots::with_capacity(3);
         for _ in 0..3 {
             let announced = table.next_key().unwrap();
             assert_eq!(table.insert(()).unwrap(), announced);

@@ -5,20 +5,20 @@ use std::io::{self, ErrorKind};
 
 use mio::net::TcpStream;
 
-use crate::protocol::proxy_header::{self, Ends, Read};
+use crate::protocol::proxy_header::{self, AddrPair, HeaderRead};
 use crate::protocol::sniff::{self, Sniff};
-use crate::traffic::deadline::Tick;
 use crate::traffic::flow::{Side, Socket};
-use crate::traffic::relay::{Ending, Route};
+use crate::traffic::relay::{CloseReason, Route};
 use crate::traffic::service::Service;
-use crate::traffic::wake::End;
+use crate::traffic::timers::Tick;
+use crate::traffic::token::Peer;
 
 /// Ticks for which a name is waited for: whoever waits for the server to speak first loses no more than this.
 const NAME: Tick = 2;
 
 /// A connection that is not relayed yet.
 #[derive(Debug)]
-pub struct Guest {
+pub struct Preread {
     /// The client, or the balancer that speaks for it.
     pub side: Side<TcpStream>,
     /// Number in the log.
@@ -28,7 +28,7 @@ pub struct Guest {
     /// Its addresses, as far as they are known.
     pub route: Route,
     /// Which redirection it belongs to.
-    pub line: u16,
+    pub redirection: u16,
     /// Whether it is counted among the connections of its source.
     pub enrolled: bool,
     awaits: Awaits,
@@ -48,29 +48,29 @@ enum Awaits {
 
 /// What the client has said.
 #[derive(Debug)]
-pub enum Said {
+pub enum PrereadStep {
     /// Not enough yet.
     Waiting,
     /// For whom it speaks, if it is not for itself; it is to be listened to further.
-    Introduced(Option<Ends>),
+    Introduced(Option<AddrPair>),
     /// The name that it asks for, if there is one.
     Asked(Option<String>),
     /// Something that ends it.
-    Wrong(Ending),
+    Wrong(CloseReason),
 }
 
-impl Guest {
+impl Preread {
     /// A connection that was accepted just now.
-    pub fn new(client: TcpStream, line: u16, route: Route, id: u64, started: u64) -> Guest {
+    pub fn new(client: TcpStream, redirection: u16, route: Route, id: u64, started: u64) -> Preread {
         let side = Side { can_read: true, ..Side::new(client) };
-        Guest { side, id, started, route, line, enrolled: false, awaits: Awaits::Nothing, due: 0 }
+        Preread { side, id, started, route, redirection, enrolled: false, awaits: Awaits::Nothing, due: 0 }
     }
 
     /// Begins to wait for what the redirection wants.
     pub fn await_words(&mut self, service: &Service, now: Tick) {
         if service.accept_proxy {
             self.awaits = Awaits::Header;
-            self.due = now.saturating_add(service.patience.handshake);
+            self.due = now.saturating_add(service.timeouts.handshake);
         } else {
             self.await_name(service, now);
         }
@@ -82,35 +82,35 @@ impl Guest {
     }
 
     /// Listens to what has been said so far.
-    pub fn listen(&mut self, service: &Service, buffer: &mut [u8], now: Tick) -> Said {
+    pub fn listen(&mut self, service: &Service, buffer: &mut [u8], now: Tick) -> PrereadStep {
         if self.awaits == Awaits::Nothing {
-            return Said::Asked(None);
+            return PrereadStep::Asked(None);
         }
         let heard = match self.side.socket.peek(buffer) {
             Ok(count) => &buffer[..count],
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Said::Waiting,
-            Err(_) => return Said::Wrong(Ending::Reset(End::Client)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return PrereadStep::Waiting,
+            Err(_) => return PrereadStep::Wrong(CloseReason::Reset(Peer::Client)),
         };
         // All bytes of a short head may have come before the end, and the end tells nothing more of itself.
         let over = heard.is_empty() || self.side.hung_up;
         if self.awaits == Awaits::Name {
             return match sniff::name(heard) {
-                Sniff::Name(name) => Said::Asked(Some(name.into())),
-                Sniff::More if !over => Said::Waiting,
-                Sniff::More | Sniff::None => Said::Asked(None),
+                Sniff::Name(name) => PrereadStep::Asked(Some(name.into())),
+                Sniff::More if !over => PrereadStep::Waiting,
+                Sniff::More | Sniff::None => PrereadStep::Asked(None),
             };
         }
         match proxy_header::read(heard) {
-            Ok(Read::Header { length, ends }) => match self.consume(&mut buffer[..length]) {
+            Ok(HeaderRead::Header { length, ends }) => match self.consume(&mut buffer[..length]) {
                 Ok(()) => {
                     self.await_name(service, now);
-                    Said::Introduced(ends)
+                    PrereadStep::Introduced(ends)
                 }
-                Err(_) => Said::Wrong(Ending::Reset(End::Client)),
+                Err(_) => PrereadStep::Wrong(CloseReason::Reset(Peer::Client)),
             },
-            Ok(Read::More) if !over => Said::Waiting,
-            Ok(Read::More) => Said::Wrong(Ending::NoHeader("the connection ended before it".into())),
-            Err(why) => Said::Wrong(Ending::NoHeader(why.to_string())),
+            Ok(HeaderRead::More) if !over => PrereadStep::Waiting,
+            Ok(HeaderRead::More) => PrereadStep::Wrong(CloseReason::NoHeader("the connection ended before it".into())),
+            Err(why) => PrereadStep::Wrong(CloseReason::NoHeader(why.to_string())),
         }
     }
 
@@ -128,10 +128,10 @@ impl Guest {
     }
 
     /// It has waited for long enough.
-    pub fn give_up(&self) -> Said {
+    pub fn give_up(&self) -> PrereadStep {
         match self.awaits {
-            Awaits::Header => Said::Wrong(Ending::Unheard),
-            Awaits::Name | Awaits::Nothing => Said::Asked(None),
+            Awaits::Header => PrereadStep::Wrong(CloseReason::Unheard),
+            Awaits::Name | Awaits::Nothing => PrereadStep::Asked(None),
         }
     }
 }

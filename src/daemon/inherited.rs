@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::unistd::Pid;
 
-use crate::daemon::claim::Claim;
+use crate::daemon::instance_lock::InstanceLock;
 use crate::error::Error;
 use crate::sys::inherited;
 
@@ -21,13 +21,13 @@ const HANDOVER: &str = "TPROXY_HANDOVER";
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct Passed {
+pub struct Inherited {
     /// Those that a guardian had opened itself.
     opened: Vec<(SocketAddr, TcpListener)>,
     /// Those that whoever started the first guardian had opened.
     listeners: Vec<(Option<String>, SocketAddr, TcpListener)>,
     /// The right of the former guardian to the name of its rules.
-    pub claim: Option<Claim>,
+    pub lock: Option<InstanceLock>,
     /// How many workers former guardians have started.
     pub workers: u32,
     /// The former guardian.
@@ -49,10 +49,10 @@ pub struct Former {
     pub workers: Vec<Pid>,
 }
 
-impl Passed {
+impl Inherited {
     /// Looks for sockets, once, at the beginning. Descriptor 0 counts only when `stdin` is asked for.
-    pub fn find(stdin: bool) -> Result<Passed, Error> {
-        let mut passed = Passed::default();
+    pub fn find(stdin: bool) -> Result<Inherited, Error> {
+        let mut passed = Inherited::default();
         let failed = |error| Error::sys("taking over the sockets that were passed", error);
         if let Ok(text) = std::env::var(HANDOVER) {
             passed.take_handover(&text).map_err(failed)?;
@@ -77,7 +77,7 @@ impl Passed {
         for word in words {
             let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
             match (key, value.unwrap_or(word).parse(), key.parse(), value) {
-                ("claim", Ok(number), ..) => self.claim = Some(Claim::handed_over(inherited::take(number)?)),
+                ("claim", Ok(number), ..) => self.lock = Some(InstanceLock::handed_over(inherited::take(number)?)),
                 ("guardian", Ok(pid), ..) => self.former.get_or_insert_default().pid = pid as u32,
                 ("worker", Ok(pid), ..) => self.former.get_or_insert_default().workers.push(Pid::from_raw(pid)),
                 ("workers", Ok(count), ..) => self.workers = u32::try_from(count).unwrap_or(0),
@@ -151,7 +151,7 @@ pub struct Handover<'a> {
     /// Where the other one is to report.
     pub report: OwnedFd,
     /// The right to the name of the rules.
-    pub claim: Option<&'a Claim>,
+    pub lock: Option<&'a InstanceLock>,
     /// How many workers were started so far.
     pub workers: u32,
     /// Those that serve.
@@ -164,13 +164,13 @@ impl Handover<'_> {
     /// Starts `program` as the next guardian.
     pub fn start(self, program: &Path, arguments: &[String]) -> io::Result<Child> {
         let report = inherited::survivor(self.report)?;
-        let claim = self.claim.map(inherited::survivor).transpose()?;
+        let lock = self.lock.map(inherited::survivor).transpose()?;
         let copies = self.listeners.iter().map(|(listener, _)| inherited::survivor(listener));
         let copies = copies.collect::<io::Result<Vec<_>>>()?;
         let mut handover = format!("{} guardian={} workers={}", report.as_raw_fd(), std::process::id(), self.workers);
         self.serving.iter().for_each(|pid| handover += &format!(" worker={pid}"));
-        if let Some(claim) = &claim {
-            handover += &format!(" claim={}", claim.as_raw_fd());
+        if let Some(lock) = &lock {
+            handover += &format!(" claim={}", lock.as_raw_fd());
         }
         for (copy, (_, name)) in copies.iter().zip(&self.listeners) {
             let name = name.map(|name| format!("={name}")).unwrap_or_default();

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Registry};
 
 use crate::sys::wait;
-use crate::traffic::wake::Key;
+use crate::traffic::token::Key;
 
 /// How long nobody looks at endless streams after a turn that moved much. docs/BENCHMARKS.md has what less and more
 /// of it do.
@@ -29,7 +29,7 @@ const MUCH: u64 = 64 * 1024;
 
 /// The relays in the lane: their events and their turns.
 #[derive(Debug)]
-pub struct Lane {
+pub struct BulkStreams {
     poll: Poll,
     members: usize,
     ready: VecDeque<Key>,
@@ -37,11 +37,11 @@ pub struct Lane {
     rests_until: Option<Instant>,
 }
 
-impl Lane {
+impl BulkStreams {
     /// An empty one.
-    pub fn new(capacity: usize) -> io::Result<Lane> {
+    pub fn new(capacity: usize) -> io::Result<BulkStreams> {
         let poll = Poll::new()?;
-        Ok(Lane { poll, members: 0, ready: VecDeque::with_capacity(capacity), moved: 0, rests_until: None })
+        Ok(BulkStreams { poll, members: 0, ready: VecDeque::with_capacity(capacity), moved: 0, rests_until: None })
     }
 
     /// Where sockets in the lane are registered.

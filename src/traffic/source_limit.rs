@@ -13,20 +13,20 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use crate::sys::shared::Words;
+use crate::sys::shared_memory::SharedWords;
 
 /// How much of an address says who it is: so many bits, the rest being its own to choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Block {
+pub struct SourcePrefix {
     /// Of an IPv4 address.
     pub v4: u8,
     /// Of an IPv6 address.
     pub v6: u8,
 }
 
-impl Block {
+impl SourcePrefix {
     /// A host has one IPv4 address and as many of its IPv6 network as it likes.
-    pub const DEFAULT: Block = Block { v4: 32, v6: 64 };
+    pub const DEFAULT: SourcePrefix = SourcePrefix { v4: 32, v6: 64 };
 
     /// The address without what does not count.
     fn of(self, ip: IpAddr) -> Ipv6Addr {
@@ -55,33 +55,33 @@ const _: () = assert!((MOST as u64) < COUNT);
 
 /// The counts of all workers, as one of them sees them.
 #[derive(Debug, Clone)]
-pub struct Census {
-    words: Rc<Words>,
-    /// Words of one worker, a power of two.
+pub struct SourceLimit {
+    words: Rc<SharedWords>,
+    /// SharedWords of one worker, a power of two.
     size: usize,
     /// This worker's number among them.
     own: usize,
     limit: u64,
-    block: Block,
+    block: SourcePrefix,
     /// Keyed, so that nobody can choose addresses that share their place.
     hasher: RandomState,
     resigned: bool,
 }
 
-impl Census {
+impl SourceLimit {
     /// For so many workers with so many connections each, of which one source may have `limit`, at most [`MOST`].
-    pub fn new(limit: usize, block: Block, workers: usize, places: usize) -> io::Result<Census> {
+    pub fn new(limit: usize, block: SourcePrefix, workers: usize, places: usize) -> io::Result<SourceLimit> {
         let size = (4 * places).next_power_of_two().max(REACH);
-        let words = Rc::new(Words::new(size * workers)?);
-        Ok(Census { words, size, own: 0, limit: limit as u64, block, hasher: RandomState::new(), resigned: false })
+        let words = Rc::new(SharedWords::new(size * workers)?);
+        Ok(SourceLimit { words, size, own: 0, limit: limit as u64, block, hasher: RandomState::new(), resigned: false })
     }
 
     /// That of the worker with this number, counted from 0, which begins without a connection.
-    pub fn of(&self, own: usize) -> Census {
-        let census = Census { own, ..self.clone() };
-        let table = census.table(own);
-        census.words[table].iter().filter(|word| word.load(SeqCst) != 0).for_each(|word| word.store(0, SeqCst));
-        census
+    pub fn of(&self, own: usize) -> SourceLimit {
+        let source_limit = SourceLimit { own, ..self.clone() };
+        let table = source_limit.table(own);
+        source_limit.words[table].iter().filter(|word| word.load(SeqCst) != 0).for_each(|word| word.store(0, SeqCst));
+        source_limit
     }
 
     /// The words of a worker.
@@ -162,25 +162,28 @@ mod tests {
         IpAddr::from(number.to_be_bytes())
     }
 
-    fn of(limit: usize, workers: usize, places: usize) -> Vec<Census> {
-        let census = Census::new(limit, Block::DEFAULT, workers, places).unwrap();
-        (0..workers).map(|own| census.of(own)).collect()
+    fn of(limit: usize, workers: usize, places: usize) -> Vec<SourceLimit> {
+        let source_limit = SourceLimit::new(limit, SourcePrefix::DEFAULT, workers, places).unwrap();
+        (0..workers).map(|own| source_limit.of(own)).collect()
     }
 
     #[test]
     fn a_source_has_no_more_than_it_may_and_others_do_not_suffer() {
-        let census = &mut of(2, 1, 10)[0];
-        assert!(census.enter(ip(1)) && census.enter(ip(1)));
-        assert!(!census.enter(ip(1)) && !census.enter(ip(1)));
-        assert!(census.enter(ip(2)));
-        census.leave(ip(1));
-        assert!(census.enter(ip(1)) && !census.enter(ip(1)));
+        let source_limit = &mut of(2, 1, 10)[0];
+        assert!(source_limit.enter(ip(1)) && source_limit.enter(ip(1)));
+        assert!(!source_limit.enter(ip(1)) && !source_limit.enter(ip(1)));
+        assert!(source_limit.enter(ip(2)));
+        source_limit.leave(ip(1));
+        assert!(source_limit.enter(ip(1)) && !source_limit.enter(ip(1)));
     }
 
     #[test]
     fn the_limit_holds_for_all_workers_together() {
         let mut all = of(3, 4, 10);
-        assert_eq!(all.iter_mut().map(|census| census.enter(ip(1))).collect::<Vec<_>>(), [true, true, true, false]);
+        assert_eq!(
+            all.iter_mut().map(|source_limit| source_limit.enter(ip(1))).collect::<Vec<_>>(),
+            [true, true, true, false]
+        );
         all[1].leave(ip(1));
         assert!(all[3].enter(ip(1)) && !all[0].enter(ip(1)));
     }
@@ -188,11 +191,11 @@ mod tests {
     #[test]
     fn full_of_different_sources_it_has_a_place_for_each_and_is_empty_afterwards() {
         const PLACES: u32 = 50_000;
-        let census = &mut of(1, 1, PLACES as usize)[0];
-        assert!((0..PLACES).all(|number| census.enter(ip(number))));
-        assert!((0..PLACES).all(|number| !census.enter(ip(number))));
-        (0..PLACES).for_each(|number| census.leave(ip(number)));
-        assert!(census.words.iter().all(|word| word.load(SeqCst) == 0));
+        let source_limit = &mut of(1, 1, PLACES as usize)[0];
+        assert!((0..PLACES).all(|number| source_limit.enter(ip(number))));
+        assert!((0..PLACES).all(|number| !source_limit.enter(ip(number))));
+        (0..PLACES).for_each(|number| source_limit.leave(ip(number)));
+        assert!(source_limit.words.iter().all(|word| word.load(SeqCst) == 0));
     }
 
     #[test]
@@ -217,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_successor_begins_without_a_connection_and_who_has_resigned_counts_no_more() {
-        let guardian = Census::new(1, Block::DEFAULT, 2, 10).unwrap();
+        let guardian = SourceLimit::new(1, SourcePrefix::DEFAULT, 2, 10).unwrap();
         let (mut former, mut other) = (guardian.of(0), guardian.of(1));
         assert!(former.enter(ip(1)) && !other.enter(ip(1)));
         former.resign();
@@ -230,19 +233,19 @@ mod tests {
     #[test]
     fn a_network_of_one_host_is_one_source() {
         let [a, b, c] = ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
-        let one = Block::DEFAULT;
+        let one = SourcePrefix::DEFAULT;
         assert_eq!(one.of(a), one.of(b));
         assert_ne!(one.of(a), one.of(c));
-        assert_ne!(Block { v4: 32, v6: 128 }.of(a), Block { v4: 32, v6: 128 }.of(b));
+        assert_ne!(SourcePrefix { v4: 32, v6: 128 }.of(a), SourcePrefix { v4: 32, v6: 128 }.of(b));
         let [a, b, mapped] = ["10.1.2.3", "10.1.2.4", "::ffff:10.1.2.3"].map(|text| text.parse().unwrap());
         assert_ne!(one.of(a), one.of(b));
         assert_eq!(one.of(a), one.of(mapped));
-        assert_eq!(Block { v4: 24, v6: 64 }.of(a), Block { v4: 24, v6: 64 }.of(b));
+        assert_eq!(SourcePrefix { v4: 24, v6: 64 }.of(a), SourcePrefix { v4: 24, v6: 64 }.of(b));
         let [a, b] = ["fe80::1", "fe80::2"].map(|text| text.parse().unwrap());
         assert_ne!(one.of(a), one.of(b));
         assert_eq!(
-            Block { v4: 0, v6: 0 }.of("1.2.3.4".parse().unwrap()),
-            Block { v4: 0, v6: 0 }.of("::ffff:9.9.9.9".parse().unwrap())
+            SourcePrefix { v4: 0, v6: 0 }.of("1.2.3.4".parse().unwrap()),
+            SourcePrefix { v4: 0, v6: 0 }.of("::ffff:9.9.9.9".parse().unwrap())
         );
     }
 }

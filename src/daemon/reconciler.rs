@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use crate::daemon::spawn;
+use crate::daemon::children;
 use crate::error::Error;
 use crate::rules::firewall::Firewall;
 use crate::rules::rule::{Gate, RuleSet};
@@ -16,7 +16,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// The rules of this instance.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct Reconciler {
     firewall: Firewall,
     /// The rules as configured.
     set: RuleSet,
@@ -38,7 +38,7 @@ struct Job {
 
 /// How the rules stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum RulesState {
     /// As wanted.
     Settled,
     /// A job is needed, or under way.
@@ -47,28 +47,28 @@ pub enum State {
     Failed,
 }
 
-impl Keeper {
+impl Reconciler {
     /// Installs the rules and verifies that they stand; looks at them again `every` so often. Those of a `living` daemon
     /// that this one replaces are put back if it fails.
     ///
     /// Errors: the failed command; otherwise nothing is left behind then.
-    pub fn install(set: RuleSet, every: Option<Duration>, living: bool) -> Result<Keeper, Error> {
-        let mut keeper = Keeper::new(set, every)?;
+    pub fn install(set: RuleSet, every: Option<Duration>, living: bool) -> Result<Reconciler, Error> {
+        let mut reconciler = Reconciler::new(set, every)?;
         if living {
-            keeper.firewall.inherit(&keeper.set.name);
+            reconciler.firewall.inherit(&reconciler.set.name);
         }
-        keeper.firewall.install(&keeper.set)?;
-        log::debug!("rules installed with {}", keeper.firewall.description());
-        keeper.installed = Some(keeper.set.clone());
-        keeper.next = every.map(|every| Instant::now() + every);
-        Ok(keeper)
+        reconciler.firewall.install(&reconciler.set)?;
+        log::debug!("rules installed with {}", reconciler.firewall.description());
+        reconciler.installed = Some(reconciler.set.clone());
+        reconciler.next = every.map(|every| Instant::now() + every);
+        Ok(reconciler)
     }
 
     /// Has the rules installed by the first job.
-    pub fn new(set: RuleSet, every: Option<Duration>) -> Result<Keeper, Error> {
+    pub fn new(set: RuleSet, every: Option<Duration>) -> Result<Reconciler, Error> {
         let firewall = Firewall::find()?;
         let gates = Vec::new();
-        Ok(Keeper { firewall, set, gates, installed: None, job: None, every, next: Some(Instant::now()) })
+        Ok(Reconciler { firewall, set, gates, installed: None, job: None, every, next: Some(Instant::now()) })
     }
 
     /// Wants other rules.
@@ -110,17 +110,17 @@ impl Keeper {
     }
 
     /// How the rules stand.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> RulesState {
         if self.installed.as_ref() == Some(&self.target()) {
-            State::Settled
+            RulesState::Settled
         } else if self.job.is_none() && self.next.is_some_and(|next| Instant::now() < next) {
-            State::Failed
+            RulesState::Failed
         } else {
-            State::Working
+            RulesState::Working
         }
     }
 
-    /// When to call [`Keeper::work`] again; while a job runs, its end is awaited first.
+    /// When to call [`Reconciler::work`] again; while a job runs, its end is awaited first.
     pub fn due(&self) -> Option<Instant> {
         if self.job.is_some() { None } else { self.next }
     }
@@ -134,7 +134,7 @@ impl Keeper {
         let target = self.target();
         let settled = self.installed.as_ref() == Some(&target);
         let firewall = &mut self.firewall;
-        match spawn::errand(|| settle(firewall, &target, settled)) {
+        match children::rules_job(|| reconcile(firewall, &target, settled)) {
             Ok(pid) => self.job = Some(Job { pid, target }),
             Err(error) => log::error!("looking after the rules: {error}"),
         }
@@ -182,7 +182,7 @@ impl Keeper {
 }
 
 /// Brings the tables to the target; `settled` when they should be there already.
-fn settle(firewall: &mut Firewall, target: &RuleSet, settled: bool) -> Result<(), Error> {
+fn reconcile(firewall: &mut Firewall, target: &RuleSet, settled: bool) -> Result<(), Error> {
     if settled {
         let gone = firewall.check()?;
         if gone.is_empty() {

@@ -16,7 +16,7 @@ const GATHER: usize = 16 * 1024;
 
 /// Where the lines go.
 #[derive(Debug)]
-pub struct Journal {
+pub struct AccessLog {
     worker: u32,
     file: Option<File>,
     lines: String,
@@ -27,8 +27,8 @@ pub struct Journal {
 
 /// What there is to say of a connection. Its `Display` is the line, its fields in the order that the man page gives.
 #[derive(Clone, Copy)]
-pub struct Entry<'a> {
-    /// Number of the connection; see [`Number`].
+pub struct LogRecord<'a> {
+    /// ConnectionId of the connection; see [`ConnectionId`].
     pub id: u64,
     /// Its four addresses.
     pub route: &'a Route,
@@ -37,32 +37,32 @@ pub struct Entry<'a> {
     /// Milliseconds from accept to end.
     pub lasted: u64,
     /// How it ended.
-    pub ending: &'a dyn fmt::Display,
+    pub reason: &'a dyn fmt::Display,
 }
 
 /// The number of a connection, which no other connection of the daemon has: the worker's, counted from 1 in the order in
 /// which the daemon started them, then the connection's at that worker.
 #[derive(Debug, Clone, Copy)]
-pub struct Number(pub u64);
+pub struct ConnectionId(pub u64);
 
-impl Number {
+impl ConnectionId {
     /// Bits of the connection's part; the rest are the worker's.
     const BITS: u32 = 40;
 }
 
-impl fmt::Display for Number {
+impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}-{}", self.0 >> Number::BITS, self.0 & ((1 << Number::BITS) - 1))
+        write!(f, "#{}-{}", self.0 >> ConnectionId::BITS, self.0 & ((1 << ConnectionId::BITS) - 1))
     }
 }
 
-impl fmt::Display for Entry<'_> {
+impl fmt::Display for LogRecord<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Entry { id, route, moved: (up, down), lasted, ending } = self;
+        let LogRecord { id, route, moved: (up, down), lasted, reason } = self;
         let Route { client, original, local, upstream } = route;
         let (seconds, thousandths) = (lasted / 1000, lasted % 1000);
-        let id = Number(*id);
-        write!(f, "{id} {client} {original} {local} {upstream} {up} {down} {seconds}.{thousandths:03} {ending}")
+        let id = ConnectionId(*id);
+        write!(f, "{id} {client} {original} {local} {upstream} {up} {down} {seconds}.{thousandths:03} {reason}")
     }
 }
 
@@ -73,15 +73,15 @@ pub fn open(path: &Path) -> Result<File, Error> {
     file.map_err(|error| Error::file(path.display().to_string(), error))
 }
 
-impl Journal {
+impl AccessLog {
     /// That of the worker with this number. Writes to `file`, or to the log when there is none.
-    pub fn new(worker: u32, file: Option<File>) -> Journal {
-        Journal { worker, file, lines: String::with_capacity(GATHER + 512), torn: false, limiter: Limiter::new() }
+    pub fn new(worker: u32, file: Option<File>) -> AccessLog {
+        AccessLog { worker, file, lines: String::with_capacity(GATHER + 512), torn: false, limiter: Limiter::new() }
     }
 
     /// The number of the worker's first connection. The next one has the next.
     pub fn first_id(&self) -> u64 {
-        (u64::from(self.worker) << Number::BITS) + 1
+        (u64::from(self.worker) << ConnectionId::BITS) + 1
     }
 
     /// Goes on in another file.
@@ -92,7 +92,7 @@ impl Journal {
     }
 
     /// Adds a line.
-    pub fn write(&mut self, entry: &Entry<'_>) {
+    pub fn write(&mut self, entry: &LogRecord<'_>) {
         if self.file.is_none() {
             log::info!("{entry}");
             return;
@@ -155,20 +155,20 @@ fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::traffic::endpoint::Endpoint;
+    use crate::traffic::compact_addr::CompactAddr;
     use std::net::SocketAddr;
 
     #[test]
     fn the_fields_stand_in_their_documented_order() {
-        let endpoint = |text: &str| Endpoint::from(text.parse::<SocketAddr>().unwrap());
+        let endpoint = |text: &str| CompactAddr::from(text.parse::<SocketAddr>().unwrap());
         let route = Route {
             client: endpoint("10.1.0.2:51234"),
-            original: Endpoint::UNKNOWN,
+            original: CompactAddr::UNKNOWN,
             local: endpoint("10.3.0.1:40000"),
             upstream: endpoint("[fd00::3]:80"),
         };
-        let id = Journal::new(3, None).first_id() + 41;
-        let entry = Entry { id, route: &route, moved: (78, 1024), lasted: 1_012, ending: &"finished" };
+        let id = AccessLog::new(3, None).first_id() + 41;
+        let entry = LogRecord { id, route: &route, moved: (78, 1024), lasted: 1_012, reason: &"finished" };
         assert_eq!(entry.to_string(), "#3-42 10.1.0.2:51234 - 10.3.0.1:40000 [fd00::3]:80 78 1024 1.012 finished");
     }
 }

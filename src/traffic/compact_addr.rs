@@ -6,14 +6,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// An IP address and a TCP port. IPv4 is held in its IPv4-mapped form (RFC 4291, 2.5.5.2) and shown as IPv4.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Endpoint {
+pub struct CompactAddr {
     ip: Ipv6Addr,
     port: u16,
 }
 
-impl Endpoint {
+impl CompactAddr {
     /// Nothing known: shown as `-`. No TCP connection has port 0 at an end.
-    pub const UNKNOWN: Endpoint = Endpoint { ip: Ipv6Addr::UNSPECIFIED, port: 0 };
+    pub const UNKNOWN: CompactAddr = CompactAddr { ip: Ipv6Addr::UNSPECIFIED, port: 0 };
 
     /// Whether there is something to show.
     pub fn is_known(&self) -> bool {
@@ -38,11 +38,11 @@ impl Endpoint {
         bytes
     }
 
-    /// The reverse of [`Endpoint::to_bytes`]; every value means something.
-    pub fn from_bytes(bytes: [u8; 18]) -> Endpoint {
+    /// The reverse of [`CompactAddr::to_bytes`]; every value means something.
+    pub fn from_bytes(bytes: [u8; 18]) -> CompactAddr {
         let mut ip = [0; 16];
         ip.copy_from_slice(&bytes[..16]);
-        Endpoint { ip: Ipv6Addr::from(ip), port: u16::from_be_bytes([bytes[16], bytes[17]]) }
+        CompactAddr { ip: Ipv6Addr::from(ip), port: u16::from_be_bytes([bytes[16], bytes[17]]) }
     }
 
     /// The form that the socket calls take.
@@ -51,17 +51,17 @@ impl Endpoint {
     }
 }
 
-impl From<SocketAddr> for Endpoint {
-    fn from(address: SocketAddr) -> Endpoint {
+impl From<SocketAddr> for CompactAddr {
+    fn from(address: SocketAddr) -> CompactAddr {
         let ip = match address.ip() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         };
-        Endpoint { ip, port: address.port() }
+        CompactAddr { ip, port: address.port() }
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for CompactAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_known() { self.socket_addr().fmt(f) } else { f.write_str("-") }
     }
@@ -75,10 +75,10 @@ mod tests {
     fn both_families_are_shown_as_the_kernel_shows_them() {
         for text in ["10.1.0.2:80", "[fd00::1]:443"] {
             let address: SocketAddr = text.parse().unwrap();
-            assert_eq!(Endpoint::from(address).to_string(), text);
-            assert_eq!(Endpoint::from(address).socket_addr(), address);
+            assert_eq!(CompactAddr::from(address).to_string(), text);
+            assert_eq!(CompactAddr::from(address).socket_addr(), address);
         }
-        assert_eq!(Endpoint::UNKNOWN.to_string(), "-");
-        assert_eq!(size_of::<Endpoint>(), 18);
+        assert_eq!(CompactAddr::UNKNOWN.to_string(), "-");
+        assert_eq!(size_of::<CompactAddr>(), 18);
     }
 }

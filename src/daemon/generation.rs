@@ -11,88 +11,88 @@ use nix::unistd::Pid;
 
 use crate::config::ruleset::Known;
 use crate::config::{Config, Listen, Process};
-use crate::daemon::askers::ASKERS;
-use crate::daemon::message::Order;
+use crate::daemon::children::{self, Child, Outfit};
+use crate::daemon::inherited::Inherited;
+use crate::daemon::listeners::Listeners;
+use crate::daemon::message::ToWorker;
 use crate::daemon::names::Names;
-use crate::daemon::passed::Passed;
+use crate::daemon::resolver_pool::POOL_SIZE;
 use crate::daemon::respawn::Respawn;
-use crate::daemon::sockets::Sockets;
-use crate::daemon::spawn::{self, Child, Outfit};
 use crate::daemon::worker::Capacity;
 use crate::error::Error;
 use crate::rules::rule::RuleSet;
 use crate::sys::process;
-use crate::traffic::census::Census;
-use crate::traffic::dialer::Line;
-use crate::traffic::journal;
-use crate::traffic::service::Host;
+use crate::traffic::access_log;
+use crate::traffic::dialer::ActiveRedirection;
+use crate::traffic::service::HostPort;
+use crate::traffic::source_limit::SourceLimit;
 
 /// A configuration with what it takes to serve it.
 #[derive(Debug)]
-pub struct Shift {
+pub struct Generation {
     /// The configuration.
     pub config: Config,
     /// Its listening sockets.
-    pub sockets: Sockets,
+    pub listeners: Listeners,
     /// The file of `-l`.
     pub access_log: Option<File>,
     /// How much each worker may take on.
     pub capacity: Capacity,
     /// Where the workers count the connections of each source, if that is limited.
-    pub census: Option<Census>,
+    pub source_limit: Option<SourceLimit>,
     /// The places of the workers.
-    pub posts: Vec<Post>,
+    pub slots: Vec<WorkerSlot>,
 }
 
 /// The place of one worker.
 #[derive(Debug, Default)]
-pub struct Post {
+pub struct WorkerSlot {
     /// The worker, while there is one.
     pub child: Option<Child>,
     /// Whether it has said that it takes connections.
     pub ready: bool,
     /// The resolvers of the worker, for `--host-check`.
-    pub askers: Vec<Pid>,
+    pub resolvers: Vec<Pid>,
     /// What became of its predecessors.
     pub respawn: Respawn,
 }
 
-impl Shift {
+impl Generation {
     /// Opens what is not open in the shift before, or was not passed to this process.
-    pub fn prepare(config: Config, before: &Sockets, passed: &mut Passed) -> Result<Shift, Error> {
-        let sockets = Sockets::open(&config, before, passed)?;
+    pub fn prepare(config: Config, before: &Listeners, passed: &mut Inherited) -> Result<Generation, Error> {
+        let listeners = Listeners::open(&config, before, passed)?;
         let capacity = capacity(&config)?;
-        let access_log = config.process.access_log.as_deref().map(journal::open).transpose()?;
+        let access_log = config.process.access_log.as_deref().map(access_log::open).transpose()?;
         let relays = config.relayed().next().is_some();
-        let posts = (0..if relays { config.process.workers } else { 0 }).map(|_| Post::default()).collect();
-        let census = census(&config.process, capacity.places)?;
-        Ok(Shift { config, sockets, access_log, capacity, census, posts })
+        let slots = (0..if relays { config.process.workers } else { 0 }).map(|_| WorkerSlot::default()).collect();
+        let source_limit = source_limit(&config.process, capacity.places)?;
+        Ok(Generation { config, listeners, access_log, capacity, source_limit, slots })
     }
 
     /// Puts the daemon's worker of that number on its place.
-    pub fn start_worker(&mut self, post: usize, number: u32, names: &Names, registry: &Registry) -> Result<(), Error> {
+    pub fn start_worker(&mut self, slot: usize, number: u32, names: &Names, registry: &Registry) -> Result<(), Error> {
         let lines = self.lines(names);
-        let workers = self.posts.len();
-        let listeners = self.sockets.all.iter_mut().flat_map(|socket| socket.of(post, workers)).collect();
+        let workers = self.slots.len();
+        let listeners = self.listeners.all.iter_mut().flat_map(|socket| socket.of(slot, workers)).collect();
         let (config, access_log, capacity) = (&self.config, &mut self.access_log, self.capacity);
-        let census = self.census.as_ref().map(|census| census.of(post));
-        let child = spawn::worker(Outfit { number, config, listeners, lines, access_log, capacity, census })?;
+        let source_limit = self.source_limit.as_ref().map(|source_limit| source_limit.of(slot));
+        let child = children::worker(Outfit { number, config, listeners, lines, access_log, capacity, source_limit })?;
         child.watch(registry)?;
-        let place = &mut self.posts[post];
+        let place = &mut self.slots[slot];
         (place.child, place.ready) = (Some(child), false);
         place.respawn.started(Instant::now());
-        let askers = if self.config.checks_hosts() { ASKERS } else { 0 };
-        (0..askers).try_for_each(|_| self.start_asker(post))
+        let resolvers = if self.config.checks_hosts() { POOL_SIZE } else { 0 };
+        (0..resolvers).try_for_each(|_| self.start_pool_resolver(slot))
     }
 
     /// Gives a worker a resolver of its own.
-    pub fn start_asker(&mut self, post: usize) -> Result<(), Error> {
-        let asker = spawn::resolver(&self.config)?;
-        let post = &mut self.posts[post];
-        post.askers.push(asker.pid);
-        let Some(worker) = &post.child else { return Ok(()) };
+    pub fn start_pool_resolver(&mut self, slot: usize) -> Result<(), Error> {
+        let resolver = children::resolver(&self.config)?;
+        let slot = &mut self.slots[slot];
+        slot.resolvers.push(resolver.pid);
+        let Some(worker) = &slot.child else { return Ok(()) };
         // The worker's end is passed on; the asker goes when the worker closes it.
-        if let Err(error) = worker.line.send(&Order::Asker.encode(), Some(asker.line.as_fd())) {
+        if let Err(error) = worker.line.send(&ToWorker::PooledResolver.encode(), Some(resolver.line.as_fd())) {
             log::debug!("passing a resolver to worker {}: {error}", worker.pid);
         }
         Ok(())
@@ -100,19 +100,19 @@ impl Shift {
 
     /// The workers.
     pub fn children(&self) -> impl Iterator<Item = &Child> {
-        self.posts.iter().filter_map(|post| post.child.as_ref())
+        self.slots.iter().filter_map(|slot| slot.child.as_ref())
     }
 
     /// Whether every place has a worker that takes connections.
     pub fn is_ready(&self) -> bool {
-        self.posts.iter().all(|post| post.ready && post.child.is_some())
+        self.slots.iter().all(|slot| slot.ready && slot.child.is_some())
     }
 
     /// What a worker has to know of the redirections.
-    pub fn lines(&self, names: &Names) -> Vec<Line> {
+    pub fn lines(&self, names: &Names) -> Vec<ActiveRedirection> {
         let line = |(_, _, service): (_, _, &crate::traffic::service::Service)| {
             let hosts: Vec<_> = service.destination.hosts().iter().map(|host| addresses(host, names)).collect();
-            Line::new(service.clone(), &hosts)
+            ActiveRedirection::new(service.clone(), &hosts)
         };
         self.config.relayed().map(line).collect()
     }
@@ -125,13 +125,13 @@ impl Shift {
     }
 
     fn listening(&self, index: usize) -> Vec<SocketAddr> {
-        self.config.line_of(index).map(|line| self.sockets.addresses(line)).unwrap_or_default()
+        self.config.line_of(index).map(|line| self.listeners.addresses(line)).unwrap_or_default()
     }
 
-    /// The listening sockets for the guardian that replaces this one, as [`crate::daemon::passed::Handover`] wants them.
+    /// The listening sockets for the guardian that replaces this one, as [`crate::daemon::inherited::Handover`] wants them.
     pub fn listeners(&self) -> Vec<(&TcpListener, Option<&str>)> {
         let mut all = Vec::new();
-        for socket in &self.sockets.all {
+        for socket in &self.listeners.all {
             let line = self.config.relayed().nth(socket.line.into());
             let listeners = socket.listeners.iter().flatten();
             match line.map(|(_, redirection, _)| &redirection.listen) {
@@ -147,17 +147,17 @@ impl Shift {
 }
 
 /// The addresses of an upstream that are known now.
-pub fn addresses(host: &Host, names: &Names) -> Vec<SocketAddr> {
+pub fn addresses(host: &HostPort, names: &Names) -> Vec<SocketAddr> {
     match host.name.parse() {
         Ok(ip) => vec![SocketAddr::new(ip, host.port)],
         Err(_) => names.addresses(&host.name).iter().map(|ip| SocketAddr::new(*ip, host.port)).collect(),
     }
 }
 
-fn census(process: &Process, places: usize) -> Result<Option<Census>, Error> {
+fn source_limit(process: &Process, places: usize) -> Result<Option<SourceLimit>, Error> {
     let Process { max_per_source, source_block, workers, .. } = *process;
-    let census = max_per_source.map(|limit| Census::new(limit, source_block, workers, places)).transpose();
-    census.map_err(|error| Error::sys("mmap", error))
+    let source_limit = max_per_source.map(|limit| SourceLimit::new(limit, source_block, workers, places)).transpose();
+    source_limit.map_err(|error| Error::sys("mmap", error))
 }
 
 fn capacity(config: &Config) -> Result<Capacity, Error> {

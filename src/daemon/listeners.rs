@@ -5,25 +5,25 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 
 use crate::config::{Config, Listen};
-use crate::daemon::orphans::{Census, Holder};
-use crate::daemon::passed::Passed;
+use crate::daemon::inherited::Inherited;
+use crate::daemon::socket_owners::{SocketOwner, SocketOwners};
 use crate::error::Error;
 use crate::sys::process;
-use crate::sys::sockopt::{self, Beside};
+use crate::sys::sockopt::{self, PortSharing};
 
 /// One address of one redirection.
 #[derive(Debug)]
-pub struct Socket {
+pub struct ListenSocket {
     /// The number of the redirection among those that are relayed.
     pub line: u16,
     /// Where it listens.
     pub address: SocketAddr,
     /// A listening socket for each worker, or more: the kernel spreads new connections over them (`SO_REUSEPORT`,
-    /// socket(7)), and one that was closed would reset those that wait in it. See [`Socket::of`].
+    /// socket(7)), and one that was closed would reset those that wait in it. See [`ListenSocket::of`].
     pub listeners: Vec<Option<TcpListener>>,
 }
 
-impl Socket {
+impl ListenSocket {
     /// The listeners of one of so many workers.
     pub fn of(&mut self, worker: usize, workers: usize) -> impl Iterator<Item = (&mut Option<TcpListener>, u16)> {
         let line = self.line;
@@ -33,44 +33,44 @@ impl Socket {
 
 /// All sockets of a configuration.
 #[derive(Debug, Default)]
-pub struct Sockets {
+pub struct Listeners {
     /// In the order of the configuration.
-    pub all: Vec<Socket>,
+    pub all: Vec<ListenSocket>,
     /// Workers of a killed guardian that listen on the same ports.
-    pub orphans: Vec<Holder>,
+    pub orphans: Vec<SocketOwner>,
     /// Who has which port, once that was asked.
-    census: Option<Census>,
+    owners: Option<SocketOwners>,
 }
 
-impl Sockets {
+impl Listeners {
     /// Opens what `config` asks for; takes from `before`, which stays as it is, and from `passed` what is open already.
     /// Without `-b` a family that this host does not have is left out.
-    pub fn open(config: &Config, before: &Sockets, passed: &mut Passed) -> Result<Sockets, Error> {
-        let mut sockets = Sockets::default();
+    pub fn open(config: &Config, before: &Listeners, passed: &mut Inherited) -> Result<Listeners, Error> {
+        let mut listeners = Listeners::default();
         for (line, redirection, _) in config.relayed() {
             let number = line as u16;
             match &redirection.listen {
                 Listen::Port { bind, .. } => {
-                    let count = sockets.all.len();
+                    let count = listeners.all.len();
                     for address in redirection.addresses() {
-                        match sockets.listen(number, address, config.process.workers, before, passed) {
+                        match listeners.listen(number, address, config.process.workers, before, passed) {
                             Err(Error::Sys { source, .. }) if bind.is_none() && lacks_family(&source) => {
                                 log::info!("not listening on {address}: {source}");
                             }
                             result => result?,
                         }
                     }
-                    if sockets.all.len() == count {
+                    if listeners.all.len() == count {
                         return Err(Error::Failed("this host has neither IPv4 nor IPv6".into()));
                     }
                 }
                 Listen::Passed(name) => {
-                    sockets.take_passed(number, name.as_deref(), config.process.workers, before, passed)?
+                    listeners.take_passed(number, name.as_deref(), config.process.workers, before, passed)?
                 }
             }
         }
-        sockets.census = None;
-        Ok(sockets)
+        listeners.owners = None;
+        Ok(listeners)
     }
 
     fn listen(
@@ -78,8 +78,8 @@ impl Sockets {
         line: u16,
         address: SocketAddr,
         workers: usize,
-        before: &Sockets,
-        passed: &mut Passed,
+        before: &Listeners,
+        passed: &mut Inherited,
     ) -> Result<(), Error> {
         let failed = |error| Error::sys(format!("listening on {address}"), error);
         let open_already = before.all.iter().find(|socket| socket.address == address);
@@ -92,26 +92,26 @@ impl Sockets {
         // Also at another address: then the former one is closed when this one is redirected to.
         let ours = before.all.iter().any(|socket| socket.address.port() == address.port()) || passed.has_port(address);
         while listeners.len() < workers {
-            let beside = if ours || !listeners.is_empty() { Beside::Ours } else { Beside::Nobody };
+            let beside = if ours || !listeners.is_empty() { PortSharing::Shared } else { PortSharing::Exclusive };
             let listener = match sockopt::listener(address, beside) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse && listeners.is_empty() => {
                     self.beside_orphans(address)?;
-                    sockopt::listener(address, Beside::Ours)
+                    sockopt::listener(address, PortSharing::Shared)
                 }
                 result => result,
             };
             listeners.push(Some(listener.map_err(failed)?));
         }
-        self.all.push(Socket { line, address, listeners });
+        self.all.push(ListenSocket { line, address, listeners });
         Ok(())
     }
 
     /// The port is taken: well if by workers who have lost their guardian.
     fn beside_orphans(&mut self, address: SocketAddr) -> Result<(), Error> {
-        let holders = self.census.get_or_insert_with(Census::take).listeners_at(address);
-        if holders.is_empty() || !holders.iter().all(Holder::is_worker) {
+        let holders = self.owners.get_or_insert_with(SocketOwners::take).listeners_at(address);
+        if holders.is_empty() || !holders.iter().all(SocketOwner::is_worker) {
             let others = holders.iter().filter(|holder| !holder.is_worker());
-            let names: Vec<String> = others.map(Holder::to_string).collect();
+            let names: Vec<String> = others.map(SocketOwner::to_string).collect();
             let by = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
             return Err(Error::Taken(format!("-s: port {} is in use by {by}", address.port())));
         }
@@ -125,13 +125,13 @@ impl Sockets {
         line: u16,
         name: Option<&str>,
         workers: usize,
-        before: &Sockets,
-        passed: &mut Passed,
+        before: &Listeners,
+        passed: &mut Inherited,
     ) -> Result<(), Error> {
         let mut found = passed.take_named(name);
         for socket in before.all.iter().filter(|socket| socket.line == line) {
             let listener = copy(socket.listeners.first().and_then(Option::as_ref))?;
-            self.all.push(Socket { line, address: socket.address, listeners: for_each(listener, workers)? });
+            self.all.push(ListenSocket { line, address: socket.address, listeners: for_each(listener, workers)? });
         }
         if found.is_empty() && !self.all.iter().any(|socket| socket.line == line) {
             let what = name.map_or_else(
@@ -141,7 +141,7 @@ impl Sockets {
             return Err(Error::Usage(what));
         }
         for (address, listener) in found.drain(..) {
-            self.all.push(Socket { line, address, listeners: for_each(Some(listener), workers)? });
+            self.all.push(ListenSocket { line, address, listeners: for_each(Some(listener), workers)? });
         }
         Ok(())
     }
@@ -170,8 +170,8 @@ fn lacks_family(error: &io::Error) -> bool {
 }
 
 /// Workers that lost their guardian serve what they have to its end, and take nothing new.
-pub fn relieve(orphans: &[Holder]) {
-    for Holder { pid, .. } in orphans {
+pub fn relieve(orphans: &[SocketOwner]) {
+    for SocketOwner { pid, .. } in orphans {
         log::info!("relieving worker {pid}, whose guardian is gone");
         if let Err(error) = process::send_signal(*pid, nix::sys::signal::Signal::SIGHUP) {
             log::warn!("worker {pid}: {error}");

@@ -10,7 +10,7 @@
 //! Only what is not one of the addresses and ports (an interface, a module's test) cannot be asked any more.
 
 use crate::rules::chains::Rule;
-use crate::rules::matching::Words;
+use crate::rules::matching::FamilyWords;
 
 /// The conditions of a MATCH after the translation.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Origin {
 
 impl Origin {
     /// Takes a MATCH apart.
-    pub fn of(words: &Words) -> Origin {
+    pub fn of(words: &FamilyWords) -> Origin {
         let mut origin =
             Origin { kept: Vec::new(), sources: 1, destinations: Vec::new(), ports: Vec::new(), exact: true };
         for group in groups(&words.words) {

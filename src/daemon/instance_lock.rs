@@ -10,8 +10,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use crate::daemon::orphans::{Census, Holder};
-use crate::daemon::spawn::ERRAND;
+use crate::daemon::children::RULES_JOB;
+use crate::daemon::socket_owners::{SocketOwner, SocketOwners};
 use crate::error::Error;
 use crate::rules::chains::PREFIX;
 
@@ -27,75 +27,75 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A name that nobody else has.
 #[derive(Debug)]
-pub struct Claim {
+pub struct InstanceLock {
     socket: UnixDatagram,
 }
 
-impl Claim {
+impl InstanceLock {
     /// Takes the name, and waits a little for one who is about to give it back.
     ///
     /// Errors: another daemon of the name is running.
-    pub fn stake(name: &str) -> Result<Claim, Error> {
+    pub fn stake(name: &str) -> Result<InstanceLock, Error> {
         let begin = Instant::now();
         loop {
-            if let Some(claim) = Claim::try_stake(name)? {
-                return Ok(claim);
+            if let Some(lock) = InstanceLock::try_stake(name)? {
+                return Ok(lock);
             }
             let holders = holders(name);
             // Nobody at all: it has gone between the two looks, and the next attempt will succeed.
-            let leaves = holders.iter().all(|holder| holder.name == ERRAND);
+            let leaves = holders.iter().all(|holder| holder.name == RULES_JOB);
             if begin.elapsed() > if leaves { LONGER } else { PATIENCE } {
                 // Who had it may have gone while we looked who it is.
-                return Claim::try_stake(name)?.ok_or_else(|| taken(name, &holders));
+                return InstanceLock::try_stake(name)?.ok_or_else(|| taken(name, &holders));
             }
             std::thread::sleep(PAUSE);
         }
     }
 
     /// Takes the name if nobody has it.
-    pub fn try_stake(name: &str) -> Result<Option<Claim>, Error> {
+    pub fn try_stake(name: &str) -> Result<Option<InstanceLock>, Error> {
         let failed = |error| Error::sys(format!("claiming the name '{name}'"), error);
         let address = SocketAddr::from_abstract_name(format!("{PREFIX}{name}")).map_err(failed)?;
         match UnixDatagram::bind_addr(&address) {
-            Ok(socket) => Ok(Some(Claim { socket })),
+            Ok(socket) => Ok(Some(InstanceLock { socket })),
             Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
             Err(error) => Err(failed(error)),
         }
     }
 
     /// What another process has staked and handed over.
-    pub fn handed_over(descriptor: OwnedFd) -> Claim {
-        Claim { socket: UnixDatagram::from(descriptor) }
+    pub fn handed_over(descriptor: OwnedFd) -> InstanceLock {
+        InstanceLock { socket: UnixDatagram::from(descriptor) }
     }
 }
 
-impl AsFd for Claim {
+impl AsFd for InstanceLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-fn taken(name: &str, holders: &[Holder]) -> Error {
+fn taken(name: &str, holders: &[SocketOwner]) -> Error {
     let by = list(holders);
     Error::Taken(format!(
         "the name '{name}' of the rules is in use by {by}; rules are called after the port, or after the file of -c"
     ))
 }
 
-fn holders(name: &str) -> Vec<Holder> {
+fn holders(name: &str) -> Vec<SocketOwner> {
     let inodes: Vec<u64> =
         claims(&kernels_table()).filter(|(other, _)| *other == name).map(|(_, inode)| inode).collect();
-    Census::take().holders_of(&inodes)
+    SocketOwners::take().holders_of(&inodes)
 }
 
 /// The names that are in use in this network namespace, each with the processes that have it, as text.
 pub fn living() -> Vec<(String, String)> {
-    let census = Census::take();
-    claims(&kernels_table()).map(|(name, inode)| (name.to_owned(), list(&census.holders_of(&[inode])))).collect()
+    let owners = SocketOwners::take();
+    claims(&kernels_table()).map(|(name, inode)| (name.to_owned(), list(&owners.holders_of(&[inode])))).collect()
 }
 
-fn list(holders: &[Holder]) -> String {
-    let names: Vec<String> = holders.iter().map(Holder::to_string).collect();
+fn list(holders: &[SocketOwner]) -> String {
+    let names: Vec<String> = holders.iter().map(SocketOwner::to_string).collect();
     if names.is_empty() { "another process".to_owned() } else { names.join(", ") }
 }
 
@@ -119,19 +119,19 @@ mod tests {
     #[test]
     fn a_name_is_given_once_until_its_last_holder_is_gone() {
         let name = format!("test-{}", std::process::id());
-        let first = Claim::stake(&name).unwrap();
-        assert!(Claim::try_stake(&name).unwrap().is_none());
-        let error = Claim::stake(&name).unwrap_err();
+        let first = InstanceLock::stake(&name).unwrap();
+        assert!(InstanceLock::try_stake(&name).unwrap().is_none());
+        let error = InstanceLock::stake(&name).unwrap_err();
         assert_eq!(error.exit_status(), 69);
         let sentence = error.to_string();
         assert!(sentence.contains(&format!("'{name}'")), "{sentence}");
         assert!(sentence.contains(&format!("(process {})", std::process::id())), "{sentence}");
-        let second = Claim::handed_over(first.as_fd().try_clone_to_owned().unwrap());
+        let second = InstanceLock::handed_over(first.as_fd().try_clone_to_owned().unwrap());
         drop(first);
-        assert!(Claim::try_stake(&name).unwrap().is_none());
+        assert!(InstanceLock::try_stake(&name).unwrap().is_none());
         drop(second);
         // Not at the first attempt, perhaps: a child that another test forks has a copy until its exec.
-        Claim::stake(&name).expect("free");
+        InstanceLock::stake(&name).expect("free");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::traffic::deadline::Tick;
 use crate::traffic::service::Balance;
+use crate::traffic::timers::Tick;
 
 /// The most addresses of one name that are kept.
 pub const ADDRESSES: usize = 16;

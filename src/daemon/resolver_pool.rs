@@ -10,49 +10,49 @@ use mio::{Interest, Registry, Token};
 
 use crate::daemon::message::{Answer, Question, SIZE};
 use crate::sys::channel::{Channel, Received};
-use crate::traffic::wake::Wake;
+use crate::traffic::token::EventToken;
 
 /// How many resolvers a worker has: so many slow names can be asked for before others wait.
-pub const ASKERS: usize = 4;
+pub const POOL_SIZE: usize = 4;
 
 /// The resolvers of a worker.
 #[derive(Debug, Default)]
-pub struct Askers {
-    all: Vec<Option<Asker>>,
+pub struct ResolverPool {
+    all: Vec<Option<PooledResolver>>,
 }
 
 #[derive(Debug)]
-struct Asker {
+struct PooledResolver {
     line: Channel,
     asked: Option<Box<str>>,
 }
 
-impl Askers {
+impl ResolverPool {
     /// Another resolver, which the guardian has started.
     pub fn add(&mut self, line: Channel, registry: &Registry) -> io::Result<()> {
         let place = self.all.iter().position(Option::is_none).unwrap_or(self.all.len());
-        let token = Token::from(Wake::Line(place as u32 + 1));
+        let token = Token::from(EventToken::Channel(place as u32 + 1));
         registry.register(&mut SourceFd(&line.as_raw_fd()), token, Interest::READABLE)?;
-        let asker = Some(Asker { line, asked: None });
+        let resolver = Some(PooledResolver { line, asked: None });
         match self.all.get_mut(place) {
-            Some(free) => *free = asker,
-            None => self.all.push(asker),
+            Some(free) => *free = resolver,
+            None => self.all.push(resolver),
         }
         Ok(())
     }
 
     /// Whether a question can be asked now.
     pub fn is_idle(&self) -> bool {
-        self.all.iter().flatten().any(|asker| asker.asked.is_none())
+        self.all.iter().flatten().any(|resolver| resolver.asked.is_none())
     }
 
     /// Asks for the addresses of `name`. If nobody is left to ask, whoever waits for the answer does not wait for ever.
     pub fn ask(&mut self, name: Box<str>) {
         let question = Question { name: name.to_string() }.encode();
         for place in &mut self.all {
-            let Some(asker) = place.as_mut().filter(|asker| asker.asked.is_none()) else { continue };
-            if asker.line.send(&question, None).is_ok() {
-                asker.asked = Some(name);
+            let Some(resolver) = place.as_mut().filter(|resolver| resolver.asked.is_none()) else { continue };
+            if resolver.line.send(&question, None).is_ok() {
+                resolver.asked = Some(name);
                 return;
             }
             // It is gone. The event that tells so may have come already, with its last answer.
@@ -63,15 +63,15 @@ impl Askers {
     /// Takes the answer that has come over the line of this number.
     pub fn hear(&mut self, line: u32) -> Option<(Box<str>, Vec<IpAddr>)> {
         let place = self.all.get_mut((line as usize).checked_sub(1)?)?;
-        let asker = place.as_mut()?;
+        let resolver = place.as_mut()?;
         let mut buffer = [0; SIZE];
-        match asker.line.receive(&mut buffer) {
+        match resolver.line.receive(&mut buffer) {
             Ok(Received::Message(count)) => {
                 let addresses = match Answer::decode(&buffer[..count]) {
                     Some(Answer::Addresses(addresses)) => addresses,
                     _ => Vec::new(),
                 };
-                let asked = asker.asked.take();
+                let asked = resolver.asked.take();
                 if asked.is_none() {
                     // Nobody has asked: it is not what was started any more, and could go on like this without end.
                     *place = None;
@@ -80,7 +80,7 @@ impl Askers {
             }
             Ok(Received::Nothing) => None,
             Ok(Received::Closed) | Err(_) => {
-                let asked = asker.asked.take();
+                let asked = resolver.asked.take();
                 *place = None;
                 Some((asked?, Vec::new()))
             }
@@ -95,34 +95,34 @@ mod tests {
     #[test]
     fn a_resolver_that_is_gone_is_passed_over() {
         let registry = mio::Poll::new().unwrap().registry().try_clone().unwrap();
-        let mut askers = Askers::default();
+        let mut resolvers = ResolverPool::default();
         let (ours, gone) = Channel::pair().unwrap();
-        askers.add(ours, &registry).unwrap();
+        resolvers.add(ours, &registry).unwrap();
         let (ours, theirs) = Channel::pair().unwrap();
-        askers.add(ours, &registry).unwrap();
+        resolvers.add(ours, &registry).unwrap();
         drop(gone);
-        askers.ask("moose".into());
+        resolvers.ask("moose".into());
         let mut buffer = [0; SIZE];
         assert!(matches!(theirs.receive(&mut buffer), Ok(Received::Message(..))));
         assert_eq!(Question::decode(&buffer), Some(Question { name: "moose".into() }));
-        assert!(!askers.is_idle());
+        assert!(!resolvers.is_idle());
         let (ours, _theirs) = Channel::pair().unwrap();
-        askers.add(ours, &registry).unwrap();
-        assert_eq!((askers.all.len(), askers.is_idle()), (2, true));
+        resolvers.add(ours, &registry).unwrap();
+        assert_eq!((resolvers.all.len(), resolvers.is_idle()), (2, true));
         theirs.send(&Answer::Failed("no such name".into()).encode(), None).unwrap();
-        assert_eq!(askers.hear(2), Some(("moose".into(), Vec::new())));
+        assert_eq!(resolvers.hear(2), Some(("moose".into(), Vec::new())));
     }
 
     #[test]
     fn a_resolver_that_says_what_nobody_has_asked_is_heard_no_more() {
         let registry = mio::Poll::new().unwrap().registry().try_clone().unwrap();
-        let mut askers = Askers::default();
+        let mut resolvers = ResolverPool::default();
         let (ours, theirs) = Channel::pair().unwrap();
-        askers.add(ours, &registry).unwrap();
+        resolvers.add(ours, &registry).unwrap();
         let answer = Answer::Addresses(vec![IpAddr::from([10, 0, 0, 1])]).encode();
         theirs.send(&answer, None).unwrap();
-        assert_eq!(askers.hear(1), None);
-        assert!(!askers.is_idle());
+        assert_eq!(resolvers.hear(1), None);
+        assert!(!resolvers.is_idle());
         assert!(theirs.send(&answer, None).is_err(), "its line is closed");
     }
 }

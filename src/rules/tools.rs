@@ -12,7 +12,7 @@ use crate::rules::address::Family;
 use crate::rules::blame;
 use crate::rules::chains::{Table, change, unhook};
 use crate::rules::command::run;
-use crate::rules::dump::{Owner, read};
+use crate::rules::save::{Owner, read};
 
 /// Where the tools are looked for, in this order. Fixed: a PATH from outside has no say in what root runs.
 pub const DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];

@@ -7,22 +7,22 @@ use std::net::SocketAddr;
 
 use nix::unistd::Pid;
 
-use crate::daemon::spawn::WORKER;
+use crate::daemon::children::WORKER;
 
 /// A process that holds a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct SocketOwner {
     /// Its process id.
     pub pid: Pid,
     /// Its name (proc(5), /proc/PID/comm).
     pub name: String,
 }
 
-impl Holder {
+impl SocketOwner {
     /// The process of that id, if there is one.
-    pub fn of(pid: Pid) -> Option<Holder> {
+    pub fn of(pid: Pid) -> Option<SocketOwner> {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        Some(Holder { pid, name: name.trim_end().to_owned() })
+        Some(SocketOwner { pid, name: name.trim_end().to_owned() })
     }
 
     /// Whether it is a worker of ours. Without a guardian among the holders it has lost its own.
@@ -31,7 +31,7 @@ impl Holder {
     }
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for SocketOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (process {})", self.name, self.pid)
     }
@@ -40,41 +40,41 @@ impl fmt::Display for Holder {
 /// Who has which socket of this network namespace. It is taken once for many questions, since it looks at all descriptors
 /// of all processes. Of other users' processes only root sees the descriptors, so the answers may be too short.
 #[derive(Debug)]
-pub struct Census {
-    processes: Vec<(Holder, Vec<u64>)>,
+pub struct SocketOwners {
+    processes: Vec<(SocketOwner, Vec<u64>)>,
     /// Listening sockets: whether it is IPv4, the port, the inode.
     listening: Vec<(bool, u16, u64)>,
 }
 
-impl Census {
+impl SocketOwners {
     /// Takes it.
-    pub fn take() -> Census {
+    pub fn take() -> SocketOwners {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let processes = pids.filter_map(|pid| Some((Holder::of(Pid::from_raw(pid))?, sockets(pid))));
+        let processes = pids.filter_map(|pid| Some((SocketOwner::of(Pid::from_raw(pid))?, listeners(pid))));
         let read = |name: &str, v4| {
             let table = fs::read_to_string(name).unwrap_or_default();
             listening(&table).map(|(port, inode)| (v4, port, inode)).collect::<Vec<_>>()
         };
         let listening = [read("/proc/net/tcp", true), read("/proc/net/tcp6", false)].concat();
-        Census { processes: processes.collect(), listening }
+        SocketOwners { processes: processes.collect(), listening }
     }
 
     /// Who listens on the port of `address`.
-    pub fn listeners_at(&self, address: SocketAddr) -> Vec<Holder> {
+    pub fn listeners_at(&self, address: SocketAddr) -> Vec<SocketOwner> {
         let at = |(v4, port, _): &&(bool, u16, u64)| *v4 == address.is_ipv4() && *port == address.port();
         let inodes: Vec<u64> = self.listening.iter().filter(at).map(|(.., inode)| *inode).collect();
         self.holders_of(&inodes)
     }
 
     /// Who has one of these sockets.
-    pub fn holders_of(&self, inodes: &[u64]) -> Vec<Holder> {
-        let has = |(_, sockets): &&(Holder, Vec<u64>)| sockets.iter().any(|inode| inodes.contains(inode));
+    pub fn holders_of(&self, inodes: &[u64]) -> Vec<SocketOwner> {
+        let has = |(_, listeners): &&(SocketOwner, Vec<u64>)| listeners.iter().any(|inode| inodes.contains(inode));
         self.processes.iter().filter(has).map(|(holder, _)| holder.clone()).collect()
     }
 }
 
-fn sockets(pid: i32) -> Vec<u64> {
+fn listeners(pid: i32) -> Vec<u64> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
     targets.filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
@@ -99,7 +99,7 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else { continue };
             let address = listener.local_addr().unwrap();
-            let holders = || Census::take().listeners_at(address);
+            let holders = || SocketOwners::take().listeners_at(address);
             assert!(holders().iter().any(|holder| holder.pid == Pid::this()));
             drop(listener);
             assert!(!holders().iter().any(|holder| holder.pid == Pid::this()));

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use crate::traffic::deadline::Tick;
-use crate::traffic::wake::Key;
+use crate::traffic::timers::Tick;
+use crate::traffic::token::Key;
 
 /// Ticks for which an answer is believed, and for which the lack of one is.
 const BELIEVED: Tick = 600;
@@ -20,7 +20,7 @@ const ASKED: usize = 64;
 
 /// What is known of names.
 #[derive(Debug, Default)]
-pub struct Hosts {
+pub struct HostCheck {
     known: HashMap<Box<str>, Known>,
     asked: Vec<Asked>,
     questions: VecDeque<Box<str>>,
@@ -39,7 +39,7 @@ struct Asked {
     until: Tick,
 }
 
-impl Hosts {
+impl HostCheck {
     /// Whether `name` has this address; `None` when that is not known.
     pub fn leads_to(&self, name: &str, ip: IpAddr, now: Tick) -> Option<bool> {
         let known = self.known.get(name).filter(|known| now < known.until)?;
@@ -88,7 +88,7 @@ impl Hosts {
         self.learn(&name, Vec::new(), now)
     }
 
-    /// When [`Hosts::expire`] has something to do.
+    /// When [`HostCheck::expire`] has something to do.
     pub fn due(&self) -> Option<Tick> {
         self.asked.iter().map(|asked| asked.until).min()
     }
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_name_is_asked_for_once_and_all_who_wait_are_told() {
-        let mut hosts = Hosts::default();
+        let mut hosts = HostCheck::default();
         assert!(hosts.ask("moose".into(), key(1), 0));
         assert!(hosts.ask("moose".into(), key(2), 0));
         assert_eq!(hosts.question().as_deref(), Some("moose"));
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn without_an_answer_the_name_leads_nowhere_for_a_while() {
-        let mut hosts = Hosts::default();
+        let mut hosts = HostCheck::default();
         hosts.ask("moose".into(), key(1), 0);
         assert_eq!(hosts.due(), Some(PATIENCE));
         assert!(hosts.expire(PATIENCE - 1).is_empty());
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn neither_questions_nor_answers_grow_without_bound() {
-        let mut hosts = Hosts::default();
+        let mut hosts = HostCheck::default();
         for number in 0..ASKED {
             assert!(hosts.ask(format!("host{number}").into(), key(1), 0));
         }

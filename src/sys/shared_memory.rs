@@ -5,16 +5,16 @@ use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
-/// Words that every process which was forked after they were made sees and changes. All are zero at first.
+/// SharedWords that every process which was forked after they were made sees and changes. All are zero at first.
 #[derive(Debug)]
-pub struct Words {
+pub struct SharedWords {
     first: NonNull<AtomicU64>,
     count: usize,
 }
 
-impl Words {
+impl SharedWords {
     /// So many of them.
-    pub fn new(count: usize) -> io::Result<Words> {
+    pub fn new(count: usize) -> io::Result<SharedWords> {
         let bytes = count.checked_mul(size_of::<AtomicU64>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping at an address that the kernel chooses touches no memory which is in use; the descriptor
@@ -24,11 +24,11 @@ impl Words {
             return Err(io::Error::last_os_error());
         }
         let first = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Words { first, count })
+        Ok(SharedWords { first, count })
     }
 }
 
-impl Deref for Words {
+impl Deref for SharedWords {
     type Target = [AtomicU64];
 
     fn deref(&self) -> &[AtomicU64] {
@@ -39,7 +39,7 @@ impl Deref for Words {
     }
 }
 
-impl Drop for Words {
+impl Drop for SharedWords {
     fn drop(&mut self) {
         // SAFETY: exactly what mmap(2) gave, which nobody refers to any more: `deref` lends it no longer than `self`
         // lives. Other processes have mappings of their own.
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn what_a_child_writes_its_parent_reads() {
-        let words = Words::new(3).unwrap();
+        let words = SharedWords::new(3).unwrap();
         assert!(words.iter().all(|word| word.load(SeqCst) == 0));
         // SAFETY: the child, which has the other threads' locks and not the threads, writes a word and ends.
         match unsafe { fork() }.unwrap() {

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::config::Config;
 use crate::daemon::confine;
-use crate::daemon::message::{SIZE, Word};
+use crate::daemon::message::{SIZE, ToGuardian};
 use crate::daemon::resolver;
 use crate::daemon::worker::{self, Capacity, Start};
 use crate::error::Error;
@@ -19,15 +19,15 @@ use crate::logging;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::process::{self, Forked};
 use crate::sys::sockopt;
-use crate::traffic::census::Census;
-use crate::traffic::dialer::Line;
-use crate::traffic::wake::Wake;
+use crate::traffic::dialer::ActiveRedirection;
+use crate::traffic::source_limit::SourceLimit;
+use crate::traffic::token::EventToken;
 
 /// The name of a worker process. A new guardian knows workers that have lost theirs by it.
 pub const WORKER: &str = "tproxy-worker";
 
 /// The name of a process that is about one errand.
-pub const ERRAND: &str = "tproxy-errand";
+pub const RULES_JOB: &str = "tproxy-rules";
 
 /// The name of the resolver process.
 const RESOLVER: &str = "tproxy-resolver";
@@ -49,7 +49,7 @@ impl Child {
 
     /// Wants to be told what this child says, under its process id.
     pub fn watch(&self, registry: &Registry) -> Result<(), Error> {
-        let token = Token::from(Wake::Line(self.pid.as_raw() as u32));
+        let token = Token::from(EventToken::Channel(self.pid.as_raw() as u32));
         let source = self.line.as_raw_fd();
         let registered = registry.register(&mut SourceFd(&source), token, Interest::READABLE);
         registered.map_err(|error| Error::sys("epoll_ctl", error))
@@ -57,11 +57,11 @@ impl Child {
 }
 
 /// The next thing that a child says, if it says something; that may mean nothing.
-pub fn hear(child: &Child) -> Option<Option<Word>> {
+pub fn hear(child: &Child) -> Option<Option<ToGuardian>> {
     let mut buffer = [0; SIZE];
     // A line that is closed: the child is about to be reaped, which says it all.
     let Ok(Received::Message(count)) = child.line.receive(&mut buffer) else { return None };
-    Some(Word::decode(&buffer[..count]))
+    Some(ToGuardian::decode(&buffer[..count]))
 }
 
 /// What a worker is started with. The fork gives it descriptors of its own, which it takes out of here for good; in the
@@ -75,18 +75,18 @@ pub struct Outfit<'a> {
     /// The listening sockets of this worker, each with the number of its redirection.
     pub listeners: Vec<(&'a mut Option<TcpListener>, u16)>,
     /// The redirections, with the addresses of their upstreams.
-    pub lines: Vec<Line>,
+    pub lines: Vec<ActiveRedirection>,
     /// The file of `-l`.
     pub access_log: &'a mut Option<File>,
     /// How much it may take on.
     pub capacity: Capacity,
     /// Where it counts the connections of each source, if that is limited.
-    pub census: Option<Census>,
+    pub source_limit: Option<SourceLimit>,
 }
 
 /// Starts a worker.
 pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
-    let Outfit { number, config, listeners, lines, access_log, capacity, census } = outfit;
+    let Outfit { number, config, listeners, lines, access_log, capacity, source_limit } = outfit;
     for listener in listeners.iter().filter_map(|(socket, _)| socket.as_ref()) {
         // The last worker may have left it deaf.
         sockopt::keep_listening(listener).map_err(|error| Error::sys("listen", error))?;
@@ -104,7 +104,7 @@ pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
             access_log: access_log.take(),
             guardian: Some(line),
             capacity,
-            census,
+            source_limit,
             first: None,
         };
         worker::run(start, confinement)
@@ -123,11 +123,11 @@ pub fn resolver(config: &Config) -> Result<Child, Error> {
 }
 
 /// Runs `task` in a child of its own, which ends with it: status 0 when it succeeded. Its failure goes to the log.
-pub fn errand(task: impl FnOnce() -> Result<(), Error>) -> Result<Pid, Error> {
+pub fn rules_job(task: impl FnOnce() -> Result<(), Error>) -> Result<Pid, Error> {
     match process::fork_here().map_err(|error| Error::sys("fork", error))? {
         Forked::Parent(pid) => Ok(pid),
         Forked::Child => {
-            process::set_name(ERRAND);
+            process::set_name(RULES_JOB);
             process::leave(match task() {
                 Ok(()) => 0,
                 Err(error) => {

@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the workers have said of themselves.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct Stats {
     /// Those that are gone, with what they said last.
     past: Counters,
     /// The others, by process id, with what they said last.
@@ -25,7 +25,7 @@ struct Asked {
     until: Instant,
 }
 
-impl Tally {
+impl Stats {
     /// These workers have been asked. One question at a time: whoever asks again gets the same answer as the first.
     pub fn ask(&mut self, pids: impl Iterator<Item = u32>, now: Instant) {
         let until = self.asked.as_ref().map_or(now + PATIENCE, |asked| asked.until);
@@ -86,39 +86,39 @@ mod tests {
 
     #[test]
     fn the_sum_keeps_what_workers_said_that_are_gone() {
-        let (mut tally, now) = (Tally::default(), Instant::now());
-        tally.heard(1, accepted(10, 4));
-        tally.lost(1);
-        tally.lost(2);
-        tally.ask([3, 4].into_iter(), now);
-        tally.heard(3, accepted(5, 1));
-        assert_eq!(tally.answer(now), None);
-        tally.heard(4, accepted(7, 2));
-        assert_eq!(tally.sum(), accepted(22, 3));
-        assert_eq!(tally.answer(now), Some(accepted(22, 3).to_string()));
-        assert_eq!(tally.answer(now), None);
+        let (mut stats, now) = (Stats::default(), Instant::now());
+        stats.heard(1, accepted(10, 4));
+        stats.lost(1);
+        stats.lost(2);
+        stats.ask([3, 4].into_iter(), now);
+        stats.heard(3, accepted(5, 1));
+        assert_eq!(stats.answer(now), None);
+        stats.heard(4, accepted(7, 2));
+        assert_eq!(stats.sum(), accepted(22, 3));
+        assert_eq!(stats.answer(now), Some(accepted(22, 3).to_string()));
+        assert_eq!(stats.answer(now), None);
     }
 
     #[test]
     fn a_worker_that_says_more_replaces_what_it_said_before() {
-        let mut tally = Tally::default();
-        tally.heard(1, accepted(10, 4));
-        tally.heard(1, accepted(11, 0));
-        assert_eq!(tally.sum(), accepted(11, 0));
+        let mut stats = Stats::default();
+        stats.heard(1, accepted(10, 4));
+        stats.heard(1, accepted(11, 0));
+        assert_eq!(stats.sum(), accepted(11, 0));
     }
 
     #[test]
     fn who_does_not_answer_is_not_waited_for_longer_than_the_first_question_says() {
-        let (mut tally, now) = (Tally::default(), Instant::now());
-        tally.ask([1, 2].into_iter(), now);
-        tally.heard(1, accepted(3, 0));
-        tally.ask([1, 2].into_iter(), now + PATIENCE / 2);
-        assert_eq!(tally.answer(now + PATIENCE / 2), None);
-        tally.heard(1, accepted(4, 0));
-        let answer = tally.answer(tally.due().unwrap()).unwrap();
+        let (mut stats, now) = (Stats::default(), Instant::now());
+        stats.ask([1, 2].into_iter(), now);
+        stats.heard(1, accepted(3, 0));
+        stats.ask([1, 2].into_iter(), now + PATIENCE / 2);
+        assert_eq!(stats.answer(now + PATIENCE / 2), None);
+        stats.heard(1, accepted(4, 0));
+        let answer = stats.answer(stats.due().unwrap()).unwrap();
         assert!(answer.starts_with("4 accepted") && answer.ends_with("; 1 worker has not answered"), "{answer}");
-        tally.ask([2].into_iter(), now);
-        tally.lost(2);
-        assert!(tally.answer(now).is_some_and(|answer| !answer.contains("not answered")));
+        stats.ask([2].into_iter(), now);
+        stats.lost(2);
+        assert!(stats.answer(now).is_some_and(|answer| !answer.contains("not answered")));
     }
 }

@@ -3,11 +3,11 @@
 use std::mem;
 use std::rc::Rc;
 
-use crate::protocol::request::{Ends, Refusal, Requests, Rewriting, head};
+use crate::protocol::request::{AddrPair, Refusal, Requests, Rewriting, head};
 use crate::protocol::sniff::{self, Sniff};
-use crate::traffic::flow::{Filter, Readiness, Refused};
-use crate::traffic::handshake::Handshake;
+use crate::traffic::flow::{Filter, FilterRefusal, Readiness};
 use crate::traffic::service::Tunnel;
+use crate::traffic::tunnel::TunnelHandshake;
 
 /// Bytes that are rewritten at once, and after which of what they have become it is enough: credentials and URLs make a
 /// request many times as long.
@@ -16,9 +16,9 @@ const ENOUGH: usize = 16 * 1024;
 
 /// Rewrites the requests of one connection.
 #[derive(Debug)]
-pub struct Rewriter {
+pub struct HttpFilter {
     requests: Requests,
-    ends: Ends,
+    ends: AddrPair,
     rewriting: Rc<Rewriting>,
     tunnel: Option<Rc<Tunnel>>,
     /// The beginning of something: a head, for the most part.
@@ -30,10 +30,10 @@ pub struct Rewriter {
     answered: bool,
 }
 
-impl Rewriter {
+impl HttpFilter {
     /// For a connection between these ends; what is not HTTP goes through `tunnel`, if there is one.
-    pub fn new(ends: Ends, rewriting: Rc<Rewriting>, tunnel: Option<Rc<Tunnel>>) -> Rewriter {
-        Rewriter {
+    pub fn new(ends: AddrPair, rewriting: Rc<Rewriting>, tunnel: Option<Rc<Tunnel>>) -> HttpFilter {
+        HttpFilter {
             requests: Requests::new(),
             ends,
             rewriting,
@@ -76,13 +76,13 @@ impl Rewriter {
     }
 
     /// What was refused because it is not HTTP, and the dialogue that takes it elsewhere.
-    pub fn tunnel(&mut self) -> Option<(Vec<u8>, Handshake)> {
+    pub fn tunnel(&mut self) -> Option<(Vec<u8>, TunnelHandshake)> {
         let tunnel = self.tunnel.take().filter(|_| self.refusal == Some(Refusal::NotHttp))?;
         let name = match sniff::name(&self.kept) {
             Sniff::Name(name) if tunnel.by_name => Some(name),
             _ => None,
         };
-        let handshake = Handshake::new(&tunnel, self.ends.original, name.as_deref());
+        let handshake = TunnelHandshake::new(&tunnel, self.ends.original, name.as_deref());
         Some((mem::take(&mut self.kept), handshake))
     }
 
@@ -96,13 +96,13 @@ impl Rewriter {
         self.readiness = readiness;
     }
 
-    fn refuse(&mut self, refusal: Refusal) -> Result<(), Refused> {
+    fn refuse(&mut self, refusal: Refusal) -> Result<(), FilterRefusal> {
         self.refusal = Some(refusal);
-        Err(Refused)
+        Err(FilterRefusal)
     }
 }
 
-impl Filter for Rewriter {
+impl Filter for HttpFilter {
     fn opaque(&self) -> u64 {
         self.requests.opaque()
     }
@@ -116,7 +116,7 @@ impl Filter for Rewriter {
         self.kept.len()
     }
 
-    fn look(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<(), Refused> {
+    fn look(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<(), FilterRefusal> {
         let (mut used, mut shown) = (0, 0);
         while shown < input.len() {
             if output.len() >= ENOUGH {
@@ -144,7 +144,7 @@ impl Filter for Rewriter {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), Refused> {
+    fn end(&mut self) -> Result<(), FilterRefusal> {
         if self.kept.is_empty() {
             return Ok(());
         }
@@ -169,26 +169,26 @@ mod tests {
         const COUNT: usize = 800;
         let credentials = Credentials::parse(&format!("{0}:{0}", "x".repeat(255))).unwrap();
         let rewriting = Rewriting { credentials: Some(credentials), ..Rewriting::default() };
-        let ends = Ends { client: ([10, 1, 0, 2], 40_000).into(), original: ([10, 2, 0, 5], 80).into() };
-        let mut rewriter = Rewriter::new(ends, Rc::new(rewriting), None);
+        let ends = AddrPair { client: ([10, 1, 0, 2], 40_000).into(), original: ([10, 2, 0, 5], 80).into() };
+        let mut http_filter = HttpFilter::new(ends, Rc::new(rewriting), None);
         let input = "GET / HTTP/1.0\r\n\r\n".repeat(COUNT) + "GET /inc";
         let (mut buffer, mut all, mut looks) = (vec![0; 16 * 1024], Vec::new(), 0);
         buffer[..input.len()].copy_from_slice(input.as_bytes());
         let mut length = input.len();
         loop {
             let mut output = Vec::new();
-            assert_eq!(rewriter.look(&buffer[..length], &mut output), Ok(()));
+            assert_eq!(http_filter.look(&buffer[..length], &mut output), Ok(()));
             assert!(output.len() < 4 * ENOUGH, "{}", output.len());
             all.extend(output);
             looks += 1;
-            if rewriter.readiness() == Readiness::Bytes {
+            if http_filter.readiness() == Readiness::Bytes {
                 break;
             }
-            length = rewriter.restore(&mut buffer);
+            length = http_filter.restore(&mut buffer);
         }
         let requests = String::from_utf8(all).unwrap();
         assert_eq!(requests.matches("GET http://10.2.0.5/ HTTP/1.0\r\nProxy-Authorization: Basic ").count(), COUNT);
-        assert!(looks > 5 && rewriter.is_reading());
-        assert_eq!(rewriter.restore(&mut buffer), 8);
+        assert!(looks > 5 && http_filter.is_reading());
+        assert_eq!(http_filter.restore(&mut buffer), 8);
     }
 }

@@ -14,44 +14,44 @@ pub struct Key {
 
 /// The two ends of a relay.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub enum Peer {
     /// Who connected to us.
     Client,
     /// Whom we connected to.
     Upstream,
 }
 
-impl End {
+impl Peer {
     /// The one across.
-    pub fn other(self) -> End {
+    pub fn other(self) -> Peer {
         match self {
-            End::Client => End::Upstream,
-            End::Upstream => End::Client,
+            Peer::Client => Peer::Upstream,
+            Peer::Upstream => Peer::Client,
         }
     }
 
     /// As the log names it.
     pub fn name(self) -> &'static str {
         match self {
-            End::Client => "client",
-            End::Upstream => "upstream",
+            Peer::Client => "client",
+            Peer::Upstream => "upstream",
         }
     }
 }
 
 /// What an event is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wake {
+pub enum EventToken {
     /// The signal descriptor.
     Signals,
     /// The line to the guardian, or in the guardian the line to the child of this number.
-    Line(u32),
+    Channel(u32),
     /// The listening socket of this number.
     Listener(u32),
     /// A try whether an upstream of the redirection of this number answers again.
     Probe(u32),
     /// One socket of a relay.
-    Relay(Key, End),
+    Connection(Key, Peer),
 }
 
 /// Generations wrap here, because the token has 31 bits for them.
@@ -62,34 +62,34 @@ const KIND_SHIFT: u32 = 32;
 const LOW: usize = 0xffff_ffff;
 const _: () = assert!(usize::BITS == 64, "a token packs generation, slot and end into 64 bits");
 
-impl From<Wake> for Token {
-    fn from(wake: Wake) -> Token {
+impl From<EventToken> for Token {
+    fn from(wake: EventToken) -> Token {
         Token(match wake {
-            Wake::Signals => 0,
-            Wake::Line(number) => 1 << KIND_SHIFT | number as usize,
-            Wake::Listener(number) => 2 << KIND_SHIFT | number as usize,
-            Wake::Probe(number) => 3 << KIND_SHIFT | number as usize,
-            Wake::Relay(key, end) => {
-                let end = usize::from(end == End::Upstream);
-                RELAY | (key.generation as usize) << KIND_SHIFT | (key.slot as usize) << 1 | end
+            EventToken::Signals => 0,
+            EventToken::Channel(number) => 1 << KIND_SHIFT | number as usize,
+            EventToken::Listener(number) => 2 << KIND_SHIFT | number as usize,
+            EventToken::Probe(number) => 3 << KIND_SHIFT | number as usize,
+            EventToken::Connection(key, peer) => {
+                let peer = usize::from(peer == Peer::Upstream);
+                RELAY | (key.generation as usize) << KIND_SHIFT | (key.slot as usize) << 1 | peer
             }
         })
     }
 }
 
-impl From<Token> for Wake {
-    fn from(Token(bits): Token) -> Wake {
+impl From<Token> for EventToken {
+    fn from(Token(bits): Token) -> EventToken {
         let low = (bits & LOW) as u32;
         if bits & RELAY != 0 {
             let generation = ((bits & !RELAY) >> KIND_SHIFT) as u32;
-            let end = if low & 1 == 0 { End::Client } else { End::Upstream };
-            return Wake::Relay(Key { slot: low >> 1, generation }, end);
+            let peer = if low & 1 == 0 { Peer::Client } else { Peer::Upstream };
+            return EventToken::Connection(Key { slot: low >> 1, generation }, peer);
         }
         match bits >> KIND_SHIFT {
-            1 => Wake::Line(low),
-            2 => Wake::Listener(low),
-            3 => Wake::Probe(low),
-            _ => Wake::Signals,
+            1 => EventToken::Channel(low),
+            2 => EventToken::Listener(low),
+            3 => EventToken::Probe(low),
+            _ => EventToken::Signals,
         }
     }
 }
@@ -103,19 +103,19 @@ mod tests {
         let far = Key { slot: GENERATIONS - 1, generation: GENERATIONS - 1 };
         let near = Key { slot: 0, generation: 0 };
         let wakes = [
-            Wake::Signals,
-            Wake::Line(0),
-            Wake::Line(u32::MAX),
-            Wake::Listener(0),
-            Wake::Listener(7),
-            Wake::Probe(499),
-            Wake::Relay(near, End::Client),
-            Wake::Relay(near, End::Upstream),
-            Wake::Relay(far, End::Client),
-            Wake::Relay(far, End::Upstream),
+            EventToken::Signals,
+            EventToken::Channel(0),
+            EventToken::Channel(u32::MAX),
+            EventToken::Listener(0),
+            EventToken::Listener(7),
+            EventToken::Probe(499),
+            EventToken::Connection(near, Peer::Client),
+            EventToken::Connection(near, Peer::Upstream),
+            EventToken::Connection(far, Peer::Client),
+            EventToken::Connection(far, Peer::Upstream),
         ];
         for wake in wakes {
-            assert_eq!(Wake::from(Token::from(wake)), wake);
+            assert_eq!(EventToken::from(Token::from(wake)), wake);
         }
     }
 }

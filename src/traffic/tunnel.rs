@@ -4,12 +4,12 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use crate::protocol::tunnel::{ANSWER, Dialogue, Target};
+use crate::protocol::tunnel::{ANSWER, Dialogue, TunnelTarget};
 use crate::traffic::flow::{Side, Socket};
 use crate::traffic::service::Tunnel;
 
 /// A dialogue that is under way. It is gone, with what it holds, before the first byte of payload is read.
-pub struct Handshake {
+pub struct TunnelHandshake {
     dialogue: Dialogue,
     /// To be sent.
     outgoing: Vec<u8>,
@@ -21,33 +21,33 @@ pub struct Handshake {
 
 /// What became of a turn.
 #[derive(Debug)]
-pub enum Heard {
+pub enum TunnelProgress {
     /// The proxy has not said all.
     Waiting,
     /// We are through. These bytes of payload came along with the answer.
     Through(Vec<u8>),
 }
 
-impl Handshake {
+impl TunnelHandshake {
     /// A dialogue that asks for `original`, or for `name` at its port.
-    pub fn new(tunnel: &Tunnel, original: SocketAddr, name: Option<&str>) -> Handshake {
+    pub fn new(tunnel: &Tunnel, original: SocketAddr, name: Option<&str>) -> TunnelHandshake {
         let target = match name {
-            Some(name) => Target::Name(name, original.port()),
-            None => Target::Address(original),
+            Some(name) => TunnelTarget::Name(name, original.port()),
+            None => TunnelTarget::Address(original),
         };
         let mut outgoing = Vec::new();
         let dialogue = Dialogue::begin(tunnel.dialect, target, tunnel.credentials.as_ref(), &mut outgoing);
-        Handshake { dialogue, outgoing, incoming: Vec::new(), understood: 0 }
+        TunnelHandshake { dialogue, outgoing, incoming: Vec::new(), understood: 0 }
     }
 
     /// Says and hears what can be.
     ///
     /// Errors: the words in which the proxy refused, or what became of it.
-    pub fn advance<S: Socket>(&mut self, proxy: &mut Side<S>, buffer: &mut [u8]) -> Result<Heard, String> {
+    pub fn advance<S: Socket>(&mut self, proxy: &mut Side<S>, buffer: &mut [u8]) -> Result<TunnelProgress, String> {
         loop {
             self.say(proxy);
             if !proxy.can_read {
-                return Ok(Heard::Waiting);
+                return Ok(TunnelProgress::Waiting);
             }
             match proxy.socket.receive(buffer) {
                 Ok(0) => return Err("closed without an answer".into()),
@@ -61,7 +61,7 @@ impl Handshake {
                 self.dialogue.hear(&self.incoming, &mut self.outgoing).map_err(|refused| refused.to_string())?;
             self.incoming.drain(..heard.used);
             if heard.done {
-                return Ok(Heard::Through(std::mem::take(&mut self.incoming)));
+                return Ok(TunnelProgress::Through(std::mem::take(&mut self.incoming)));
             }
             self.understood += heard.used;
             if self.understood > ANSWER {
@@ -87,8 +87,8 @@ fn words(error: &io::Error) -> String {
 }
 
 /// Credentials may be among what is to be said.
-impl fmt::Debug for Handshake {
+impl fmt::Debug for TunnelHandshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handshake").finish_non_exhaustive()
+        f.debug_struct("TunnelHandshake").finish_non_exhaustive()
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::cli::options;
 use crate::config::ruleset::Known;
 use crate::config::{self, Command, Config, Listen, Target, via};
-use crate::daemon::{claim, resolver, start};
+use crate::daemon::{instance_lock, resolver, start};
 use crate::error::Error;
-use crate::options;
 use crate::rules::firewall::Firewall;
 use crate::rules::rule;
 use crate::sys::account;
@@ -39,7 +39,7 @@ fn flush(name: Option<&str>) -> Result<(), Error> {
             chains => println!("{chains} chains removed"),
         },
     }
-    for (other, holder) in claim::living().iter().filter(|(other, _)| name.is_none_or(|name| name == other)) {
+    for (other, holder) in instance_lock::living().iter().filter(|(other, _)| name.is_none_or(|name| name == other)) {
         eprintln!("tproxy: the rules '{other}' belong to {holder}, which will put them back; stop it first");
     }
     Ok(())
