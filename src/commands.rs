@@ -2,19 +2,34 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
 
 use crate::cli::options;
 use crate::config::ruleset::Known;
 use crate::config::{self, Command, Config, Listen, Target, via};
 use crate::daemon::{instance_lock, resolver, start};
 use crate::error::Error;
+use crate::redirection::RedirectionId;
 use crate::rules::firewall::Firewall;
 use crate::rules::rule;
 use crate::sys::account;
 use crate::traffic::service::Destination;
 
+/// The program: does what the command line asks for, and says what went wrong.
+pub fn main() -> ExitCode {
+    let arguments: Result<Vec<String>, _> = std::env::args_os().skip(1).map(|word| word.into_string()).collect();
+    let result = match arguments {
+        Ok(arguments) => run(&arguments),
+        Err(word) => Err(Error::Usage(format!("{word:?} given, UTF-8 text wanted"))),
+    };
+    result.map(ExitCode::from).unwrap_or_else(|error| {
+        eprintln!("tproxy: {error}");
+        ExitCode::from(error.exit_status())
+    })
+}
+
 /// Does what the command line asks for. Returns the exit status.
-pub fn run(arguments: &[String]) -> Result<u8, Error> {
+fn run(arguments: &[String]) -> Result<u8, Error> {
     match config::parse(arguments)? {
         Command::Help => print!("{}", options::help()),
         Command::Version => println!("tproxy {}", env!("CARGO_PKG_VERSION")),
@@ -59,7 +74,7 @@ fn look_up_all(names: Vec<String>) -> Result<Addresses, Error> {
 /// The rules as text, with the addresses that the names have now.
 fn rules(config: &Config, known: &Addresses) -> Result<String, Error> {
     let addresses = |name: &str| known.get(name).cloned().unwrap_or_default();
-    let listening = |index: usize| config.redirections[index].addresses();
+    let listening = |id: RedirectionId| config.redirections[id.index()].addresses();
     let set = config.rules(&Known { addresses: &addresses, listening: &listening })?;
     Ok(set.as_ref().map(rule::print_rules).unwrap_or_default())
 }

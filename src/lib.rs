@@ -3,6 +3,8 @@
 //! The floors, ground first; a module uses its own folder and what stands above it in this list, never what stands
 //! below.
 
+// A `pub` that nobody outside the crate can reach hides dead code.
+#![warn(unreachable_pub)]
 // What would end the process, and with it every connection that it has.
 #![cfg_attr(
     not(test),
@@ -19,22 +21,29 @@
     )
 )]
 
-pub mod sys;
+mod sys;
 
-pub mod error;
+mod error;
 
-pub mod cli;
+mod redirection;
 
-pub mod logging;
+mod cli;
 
-pub mod protocol;
+mod logging;
 
-pub mod rules;
+mod protocol;
 
-pub mod traffic;
+mod rules;
 
-pub mod config;
+mod traffic;
 
-pub mod daemon;
+mod config;
 
-pub mod commands;
+mod daemon;
+
+mod commands;
+
+#[doc(hidden)]
+pub mod testing;
+
+pub use commands::main;

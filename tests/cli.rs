@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use support::daemon::{Finished, Launch, LoopbackRelay, free_port};
 use support::servers::Server;
 use support::{process, report, wait};
-use tproxy::cli::options::{OPTIONS, man_fragment};
+use tproxy::testing::{OPTIONS, man_fragment};
 
 /// A command line that is good, to which a bad option is added.
 const GOOD: &[&str] = &["-d", "-s", "40123", "127.0.0.1", "40124"];

@@ -31,7 +31,7 @@ fn used(path: &Path) -> BTreeSet<Vec<String>> {
 
 fn floors() -> Vec<String> {
     let text = fs::read_to_string("src/lib.rs").expect("src/lib.rs");
-    let names = text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let names = text.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'));
     names.map(str::to_owned).collect()
 }
 

@@ -18,7 +18,7 @@ use support::clients::reset;
 use support::daemon::LoopbackRelay;
 use support::servers::Server;
 use support::wait;
-use tproxy::traffic::token::Peer::{Client, Upstream};
+use tproxy::testing::Peer::{Client, Upstream};
 
 /// A good request, and behind it a wrong one.
 const GOOD_THEN_WRONG: Scene = Scene::Http { talk: 4, tunnel: None, checks: false };

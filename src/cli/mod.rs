@@ -1,3 +1,3 @@
 //! The command line as typed: the table of options and what is made from it.
 
-pub mod options;
+pub(crate) mod options;

@@ -367,7 +367,7 @@ const SYNOPSIS: &[&str] = &[
 /// Takes a command line apart, without the name of the program.
 ///
 /// Errors: an option that is not known, twice where it may stand once, or without its value.
-pub fn parse(arguments: &[String]) -> Result<Matches, Error> {
+pub(crate) fn parse(arguments: &[String]) -> Result<Matches, Error> {
     let mut options = Options::new();
     for opt in OPTIONS {
         let has_value = if opt.value.is_some() { HasArg::Yes } else { HasArg::No };
@@ -390,7 +390,7 @@ pub fn parse(arguments: &[String]) -> Result<Matches, Error> {
 }
 
 /// A command line that says what the first of `lines` that says it says, for the options of one scope.
-pub fn merge(lines: &[Matches], scope: Scope) -> Vec<String> {
+pub(crate) fn merge(lines: &[Matches], scope: Scope) -> Vec<String> {
     let said = |opt: &Opt| {
         let line = lines.iter().find(|line| line.opt_present(opt.long))?;
         Some(match line.opt_str(opt.long) {
@@ -403,7 +403,7 @@ pub fn merge(lines: &[Matches], scope: Scope) -> Vec<String> {
 
 /// The same command line in long names and in the same order, with its files where `place` says: the daemon reads it
 /// again when it has left the directory in which it was typed.
-pub fn placed(matches: &Matches, place: impl Fn(&str) -> PathBuf) -> Vec<String> {
+pub(crate) fn placed(matches: &Matches, place: impl Fn(&str) -> PathBuf) -> Vec<String> {
     let mut said: Vec<(usize, String)> = Vec::new();
     for Opt { long, value: kind, .. } in OPTIONS {
         let value = |value: String| match *kind {
@@ -426,7 +426,7 @@ fn dashed(name: &str) -> String {
 }
 
 /// The text of `--help`.
-pub fn help() -> String {
+pub(crate) fn help() -> String {
     let mut text = String::new();
     for (number, line) in SYNOPSIS.iter().enumerate() {
         text += if number == 0 { "usage: " } else { "       " };

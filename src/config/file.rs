@@ -7,7 +7,7 @@ use crate::error::Error;
 
 /// One command line of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileLine {
+pub(crate) struct FileLine {
     /// Where it begins, counted from 1.
     pub number: usize,
     /// Its words, without the quotes.
@@ -15,7 +15,7 @@ pub struct FileLine {
 }
 
 /// Reads a file. Lines without words are left out.
-pub fn read(path: &Path) -> Result<Vec<FileLine>, Error> {
+pub(crate) fn read(path: &Path) -> Result<Vec<FileLine>, Error> {
     let shown = path.display().to_string();
     let text = fs::read_to_string(path).map_err(|error| Error::file(shown.clone(), error))?;
     split(&text).map_err(|(line, error)| error.in_file(&shown, line))

@@ -9,21 +9,22 @@ use syslog::Facility;
 
 use crate::cli::options::{self, Scope};
 use crate::error::Error;
-use crate::rules::rule::Match;
+use crate::redirection::RedirectionId;
+use crate::rules::matching::Match;
 use crate::sys::account::{self, Account};
 use crate::traffic::service::{Destination, HostPort, Service, Timeouts, Via};
 use crate::traffic::source_limit::SourcePrefix;
 use crate::traffic::timers::ticks;
 use crate::traffic::upstreams::HOSTS;
 
-pub mod file;
-pub mod ruleset;
-pub mod values;
-pub mod via;
+pub(crate) mod file;
+pub(crate) mod ruleset;
+pub(crate) mod values;
+pub(crate) mod via;
 
 /// What the command line asks for.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// `--help`.
     Help,
     /// `--version`.
@@ -40,7 +41,7 @@ pub enum Command {
 
 /// A whole daemon.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// What names this daemon and its rules among others.
     pub name: String,
     /// The command line that this was read from, such that it means the same in any directory.
@@ -53,7 +54,7 @@ pub struct Config {
 
 /// What concerns the whole daemon.
 #[derive(Debug, Clone)]
-pub struct Process {
+pub(crate) struct Process {
     /// Who relays, if not who started it.
     pub user: Option<Account>,
     /// Stay in the foreground.
@@ -85,11 +86,11 @@ pub struct Process {
 }
 
 /// A number of workers.
-pub type Workers = usize;
+pub(crate) type Workers = usize;
 
 /// One redirection.
 #[derive(Debug, Clone)]
-pub struct Redirection {
+pub(crate) struct Redirection {
     /// Where redirected connections arrive.
     pub listen: Listen,
     /// What is done with them.
@@ -104,7 +105,7 @@ pub struct Redirection {
 
 /// Where redirected connections arrive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
+pub(crate) enum Listen {
     /// At a port that is opened for them, on one address of this host or on all.
     Port {
         /// The port.
@@ -118,7 +119,7 @@ pub enum Listen {
 
 /// What is done with the traffic of a redirection.
 #[derive(Debug, Clone)]
-pub enum Target {
+pub(crate) enum Target {
     /// It is relayed.
     Relay(Service),
     /// It goes to a port of this host, or to the port it asked for on this host.
@@ -129,7 +130,7 @@ pub enum Target {
 
 /// What a rule does with the traffic that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RuleKind {
+pub(crate) enum RuleKind {
     /// `-X`: leaves it alone.
     Exempt,
     /// `--reject`: refuses it.
@@ -140,7 +141,7 @@ pub enum RuleKind {
 
 /// What becomes of traffic that nobody can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailMode {
+pub(crate) enum FailMode {
     /// It goes where it wanted to.
     Open,
     /// It is rejected.
@@ -148,35 +149,27 @@ pub enum FailMode {
 }
 
 impl Config {
-    /// The redirections that are relayed, with the index that workers and guardian know them by.
-    pub fn relayed(&self) -> impl Iterator<Item = (usize, &Redirection, &Service)> {
-        let relayed = self.redirections.iter().filter_map(|redirection| match &redirection.target {
-            Target::Relay(service) => Some((redirection, service)),
-            _ => None,
-        });
-        relayed.enumerate().map(|(index, (redirection, service))| (index, redirection, service))
-    }
-
-    /// The number among those that are relayed of the redirection at `index`.
-    pub fn line_of(&self, index: usize) -> Option<usize> {
-        let relays = |redirection: &&Redirection| matches!(redirection.target, Target::Relay(_));
-        self.redirections.get(index).filter(relays)?;
-        Some(self.redirections[..index].iter().filter(relays).count())
+    /// The redirections that are relayed.
+    pub(crate) fn relayed(&self) -> impl Iterator<Item = (RedirectionId, &Redirection, &Service)> {
+        self.redirections.iter().enumerate().filter_map(|(index, redirection)| match &redirection.target {
+            Target::Relay(service) => Some((RedirectionId::from(index), redirection, service)),
+            Target::Local(_) | Target::Kernel(_) => None,
+        })
     }
 
     /// Whether names that clients claim to ask for are looked up.
-    pub fn checks_hosts(&self) -> bool {
+    pub(crate) fn checks_hosts(&self) -> bool {
         let checks = |via: &Via| matches!(via, Via::Http(rewriting, _) if rewriting.check_host);
         self.relayed().any(|(_, _, service)| checks(&service.via))
     }
 
     /// Whether any firewall rule is asked for.
-    pub fn has_rules(&self) -> bool {
+    pub(crate) fn has_rules(&self) -> bool {
         self.redirections.iter().any(|redirection| !redirection.lines.is_empty())
     }
 
     /// All host names that have to be resolved before anything can be redirected.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let mut names = self.names_in_rules();
         names.extend(self.names_to_follow());
         names.sort_unstable();
@@ -185,7 +178,7 @@ impl Config {
     }
 
     /// The host names that stand in rules: those of the MATCHes, and the upstreams of `--kernel`.
-    pub fn names_in_rules(&self) -> Vec<String> {
+    pub(crate) fn names_in_rules(&self) -> Vec<String> {
         let lines = self.redirections.iter().flat_map(|redirection| &redirection.lines);
         let mut names: Vec<String> = lines.flat_map(|(_, matching)| matching.names()).map(str::to_owned).collect();
         let kernel = self.redirections.iter().filter(|redirection| matches!(redirection.target, Target::Kernel(_)));
@@ -195,7 +188,7 @@ impl Config {
     }
 
     /// The host names of upstreams, which are looked up again and again.
-    pub fn names_to_follow(&self) -> Vec<String> {
+    pub(crate) fn names_to_follow(&self) -> Vec<String> {
         let mut names: Vec<String> =
             self.redirections.iter().flat_map(Redirection::hosts).map(|host| host.name.clone()).collect();
         names.retain(|name| name.parse::<IpAddr>().is_err());
@@ -206,7 +199,7 @@ impl Config {
 
     /// Whether a single process can do it all: no rules to own, no privileges to shed, no name to follow or to look up,
     /// no second worker to feed.
-    pub fn needs_no_guardian(&self) -> bool {
+    pub(crate) fn needs_no_guardian(&self) -> bool {
         let process = &self.process;
         process.foreground
             && process.user.is_none()
@@ -219,7 +212,7 @@ impl Config {
 
 impl Redirection {
     /// The upstreams.
-    pub fn hosts(&self) -> &[HostPort] {
+    pub(crate) fn hosts(&self) -> &[HostPort] {
         match &self.target {
             Target::Relay(service) => service.destination.hosts(),
             Target::Kernel(host) => std::slice::from_ref(host),
@@ -228,7 +221,7 @@ impl Redirection {
     }
 
     /// The addresses to listen on.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let Listen::Port { port, bind } = self.listen else { return Vec::new() };
         let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let wanted = bind.map_or(all.to_vec(), |address| vec![address]);
@@ -239,7 +232,7 @@ impl Redirection {
 /// Reads a command line, without the name of the program.
 ///
 /// Errors: one sentence on the first value that cannot be used.
-pub fn parse(arguments: &[String]) -> Result<Command, Error> {
+pub(crate) fn parse(arguments: &[String]) -> Result<Command, Error> {
     let matches = options::parse(arguments)?;
     if matches.opt_present("help") {
         return Ok(Command::Help);
@@ -280,7 +273,7 @@ fn flush(matches: &Matches) -> Result<Command, Error> {
 }
 
 /// Reads the command line that a daemon was started with once more, and the file that it names.
-pub fn read_again(arguments: &[String]) -> Result<Config, Error> {
+pub(crate) fn read_again(arguments: &[String]) -> Result<Config, Error> {
     config(&options::parse(arguments)?)
 }
 

@@ -4,20 +4,24 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Config, Listen, Redirection, RuleKind, Target};
 use crate::error::Error;
-use crate::rules::rule::{self, Action, Family, Match, RuleSet, RuleSpec};
+use crate::redirection::RedirectionId;
+use crate::rules::address::Family;
+use crate::rules::matching::Match;
+use crate::rules::rule::RuleSet;
+use crate::rules::spec::{Action, DnatTarget, RuleSpec};
 use crate::traffic::service::HostPort;
 
 /// What is known when the rules are made.
-pub struct Known<'a> {
+pub(crate) struct Known<'a> {
     /// The addresses of a host name.
     pub addresses: &'a dyn Fn(&str) -> Vec<IpAddr>,
     /// Where a redirection listens; the families without a listener are left alone.
-    pub listening: &'a dyn Fn(usize) -> Vec<SocketAddr>,
+    pub listening: &'a dyn Fn(RedirectionId) -> Vec<SocketAddr>,
 }
 
 impl Known<'_> {
     /// The addresses of an upstream, in the resolver's order.
-    pub fn upstream(&self, host: &HostPort) -> Vec<SocketAddr> {
+    pub(crate) fn upstream(&self, host: &HostPort) -> Vec<SocketAddr> {
         let ips = match host.name.parse() {
             Ok(ip) => vec![ip],
             Err(_) => (self.addresses)(&host.name),
@@ -30,14 +34,14 @@ impl Config {
     /// The rules of this daemon; `None` when there are none to own.
     ///
     /// Errors: a MATCH that comes to nothing with these addresses.
-    pub fn rules(&self, known: &Known<'_>) -> Result<Option<RuleSet>, Error> {
+    pub(crate) fn rules(&self, known: &Known<'_>) -> Result<Option<RuleSet>, Error> {
         if !self.has_rules() {
             return Ok(None);
         }
         let mut lines = Vec::new();
         for (index, redirection) in self.redirections.iter().enumerate() {
             for (verb, matching) in &redirection.lines {
-                lines.push(redirection.line(index, *verb, matching, known)?);
+                lines.push(redirection.line(RedirectionId::from(index), *verb, matching, known)?);
             }
         }
         let own_uid = self.process.user.map(|user| user.uid);
@@ -46,7 +50,7 @@ impl Config {
     }
 
     /// Whether the kernel has to forward for one of the redirections, by family.
-    pub fn forwards(&self, known: &Known<'_>) -> Vec<Family> {
+    pub(crate) fn forwards(&self, known: &Known<'_>) -> Vec<Family> {
         let kernel = self.redirections.iter().filter(|redirection| matches!(redirection.target, Target::Kernel(_)));
         let upstreams = kernel.flat_map(Redirection::hosts).flat_map(|host| known.upstream(host));
         let mut families: Vec<Family> = upstreams.map(|address| Family::of(&address.ip())).collect();
@@ -56,9 +60,9 @@ impl Config {
 }
 
 impl Redirection {
-    fn line(&self, index: usize, verb: RuleKind, matching: &Match, known: &Known<'_>) -> Result<RuleSpec, Error> {
+    fn line(&self, id: RedirectionId, verb: RuleKind, matching: &Match, known: &Known<'_>) -> Result<RuleSpec, Error> {
         let mut matching = matching.resolve(known.addresses)?;
-        let listening = (known.listening)(index);
+        let listening = (known.listening)(id);
         if verb == RuleKind::Redirect && matches!(self.target, Target::Relay(_)) {
             for family in Family::BOTH {
                 if !listening.iter().any(|address| Family::of(&address.ip()) == family) {
@@ -71,7 +75,7 @@ impl Redirection {
             RuleKind::Reject => Action::Reject,
             RuleKind::Redirect => self.action(&listening, known),
         };
-        Ok(RuleSpec { action, matching, output: self.output, owner: index as u16 })
+        Ok(RuleSpec { action, matching, output: self.output, redirection: id })
     }
 
     fn action(&self, listening: &[SocketAddr], known: &Known<'_>) -> Action {
@@ -86,7 +90,7 @@ impl Redirection {
             Target::Local(port) => Action::Local { port: *port },
             Target::Kernel(host) => {
                 let ips: Vec<IpAddr> = known.upstream(host).iter().map(SocketAddr::ip).collect();
-                Action::Kernel { to: rule::DnatTarget::pick(&ips, host.port, rule::DnatTarget::default()) }
+                Action::Kernel { to: DnatTarget::pick(&ips, host.port, DnatTarget::default()) }
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::traffic::source_limit::{self, SourcePrefix};
 use crate::traffic::timers::{Tick, ticks};
 
 /// A host name or an address, IPv6 with or without brackets.
-pub fn host_name(text: &str) -> Result<String, Error> {
+pub(crate) fn host_name(text: &str) -> Result<String, Error> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if bare.parse::<IpAddr>().is_ok() {
         return Ok(bare.to_owned());
@@ -33,7 +33,7 @@ pub fn host_name(text: &str) -> Result<String, Error> {
 }
 
 /// `HOST PORT`.
-pub fn host(pair: &[String]) -> Result<HostPort, Error> {
+pub(crate) fn host(pair: &[String]) -> Result<HostPort, Error> {
     match pair {
         [name, number] => Ok(HostPort { name: host_name(name)?, port: port("PORT", number)? }),
         words => Err(Error::Usage(format!("'{}' given, HOST PORT wanted", words.join(" ")))),
@@ -41,7 +41,7 @@ pub fn host(pair: &[String]) -> Result<HostPort, Error> {
 }
 
 /// A number from 1 to 65535 or a name from services(5).
-pub fn port(option: &str, text: &str) -> Result<u16, Error> {
+pub(crate) fn port(option: &str, text: &str) -> Result<u16, Error> {
     let number = text.parse().ok().filter(|port| *port != 0);
     let digits = text.chars().all(|c| c.is_ascii_digit());
     let found = if digits { number } else { services::tcp_port(text) };
@@ -49,7 +49,7 @@ pub fn port(option: &str, text: &str) -> Result<u16, Error> {
 }
 
 /// `-s` and `-b`.
-pub fn listen(matches: &Matches) -> Result<Listen, Error> {
+pub(crate) fn listen(matches: &Matches) -> Result<Listen, Error> {
     let bind = matches.opt_str("bind");
     let address = |text: String| {
         text.parse::<IpAddr>().map_err(|_| Error::value("-b", text, "an IPv4 or IPv6 address of this host"))
@@ -65,13 +65,13 @@ pub fn listen(matches: &Matches) -> Result<Listen, Error> {
 }
 
 /// `-r`.
-pub fn user(name: &str) -> Result<Account, Error> {
+pub(crate) fn user(name: &str) -> Result<Account, Error> {
     let found = account::find(name).map_err(|error| Error::sys(format!("-r: looking up '{name}'"), error))?;
     found.ok_or_else(|| Error::value("-r", name, "the name or #UID of a user of this host"))
 }
 
 /// `-a` and `--deny`.
-pub fn networks(matches: &Matches, option: &str, name: &str) -> Result<Vec<IpNet>, Error> {
+pub(crate) fn networks(matches: &Matches, option: &str, name: &str) -> Result<Vec<IpNet>, Error> {
     matches.opt_strs(name).iter().map(|text| network(option, text)).collect()
 }
 
@@ -100,7 +100,7 @@ fn canonical(network: IpNet) -> IpNet {
 }
 
 /// The path of a file, made absolute because the daemon changes to the root directory.
-pub fn path(matches: &Matches, option: &str, name: &str) -> Result<Option<PathBuf>, Error> {
+pub(crate) fn path(matches: &Matches, option: &str, name: &str) -> Result<Option<PathBuf>, Error> {
     let Some(text) = matches.opt_str(name) else { return Ok(None) };
     if text.is_empty() {
         return Err(Error::value(option, text, "the path of a file"));
@@ -109,7 +109,7 @@ pub fn path(matches: &Matches, option: &str, name: &str) -> Result<Option<PathBu
 }
 
 /// `-m` and `--max-per-source`.
-pub fn connections(matches: &Matches, option: &str, name: &str) -> Result<Option<usize>, Error> {
+pub(crate) fn connections(matches: &Matches, option: &str, name: &str) -> Result<Option<usize>, Error> {
     let Some(text) = matches.opt_str(name) else { return Ok(None) };
     let number = text.parse().ok().filter(|number| (1..=source_limit::MOST).contains(number));
     let wants = format!("a number of connections from 1 to {}", source_limit::MOST);
@@ -117,7 +117,7 @@ pub fn connections(matches: &Matches, option: &str, name: &str) -> Result<Option
 }
 
 /// `--source-block`.
-pub fn block(text: &str) -> Result<SourcePrefix, Error> {
+pub(crate) fn block(text: &str) -> Result<SourcePrefix, Error> {
     let bits = |text: &str, most: u8| text.parse().ok().filter(|bits| (1..=most).contains(bits));
     let both = text.split_once(':').and_then(|(v4, v6)| Some(SourcePrefix { v4: bits(v4, 32)?, v6: bits(v6, 128)? }));
     let wants = "the bits that make a source of an IPv4 and of an IPv6 address, such as 32:64";
@@ -128,7 +128,7 @@ pub fn block(text: &str) -> Result<SourcePrefix, Error> {
 const MOST_WORKERS: usize = 64;
 
 /// `-w`.
-pub fn workers(text: &str) -> Result<Workers, Error> {
+pub(crate) fn workers(text: &str) -> Result<Workers, Error> {
     if text == "auto" {
         return Ok(std::thread::available_parallelism().map_or(1, |count| count.get().min(MOST_WORKERS)));
     }
@@ -137,13 +137,13 @@ pub fn workers(text: &str) -> Result<Workers, Error> {
 }
 
 /// `--syslog`.
-pub fn facility(text: Option<String>) -> Result<Facility, Error> {
+pub(crate) fn facility(text: Option<String>) -> Result<Facility, Error> {
     let Some(text) = text else { return Ok(Facility::LOG_DAEMON) };
     text.parse().map_err(|()| Error::value("--syslog", text, "a facility such as daemon, auth or local0 to local7"))
 }
 
 /// `--fail`.
-pub fn fail(text: Option<String>) -> Result<FailMode, Error> {
+pub(crate) fn fail(text: Option<String>) -> Result<FailMode, Error> {
     match text.as_deref() {
         None | Some("open") => Ok(FailMode::Open),
         Some("closed") => Ok(FailMode::Closed),
@@ -152,7 +152,7 @@ pub fn fail(text: Option<String>) -> Result<FailMode, Error> {
 }
 
 /// `--balance`.
-pub fn balance(text: Option<String>) -> Result<Balance, Error> {
+pub(crate) fn balance(text: Option<String>) -> Result<Balance, Error> {
     match text.as_deref() {
         None | Some("first") => Ok(Balance::First),
         Some("round-robin") => Ok(Balance::RoundRobin),
@@ -165,7 +165,7 @@ pub fn balance(text: Option<String>) -> Result<Balance, Error> {
 const LONGEST: u64 = 30 * 24 * 3600;
 
 /// A number of seconds, at least `least`.
-pub fn seconds(matches: &Matches, name: &str, least: u64, default: u64) -> Result<Duration, Error> {
+pub(crate) fn seconds(matches: &Matches, name: &str, least: u64, default: u64) -> Result<Duration, Error> {
     let Some(text) = matches.opt_str(name) else { return Ok(Duration::from_secs(default)) };
     let number = text.parse().ok().filter(|number| (least..=LONGEST).contains(number));
     let wants = format!("a number of seconds from {least} to {LONGEST}");
@@ -173,11 +173,11 @@ pub fn seconds(matches: &Matches, name: &str, least: u64, default: u64) -> Resul
 }
 
 /// A number of seconds of which 0 means never.
-pub fn unless_never(matches: &Matches, name: &str, default: u64) -> Result<Option<Duration>, Error> {
+pub(crate) fn unless_never(matches: &Matches, name: &str, default: u64) -> Result<Option<Duration>, Error> {
     Ok(Some(seconds(matches, name, 0, default)?).filter(|duration| !duration.is_zero()))
 }
 
 /// The same in ticks.
-pub fn timeout(matches: &Matches, name: &str, default: u64) -> Result<Option<Tick>, Error> {
+pub(crate) fn timeout(matches: &Matches, name: &str, default: u64) -> Result<Option<Tick>, Error> {
     Ok(unless_never(matches, name, default)?.map(ticks))
 }

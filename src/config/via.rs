@@ -31,7 +31,7 @@ const GOES_WITH: &[(&str, &str, &[&str])] = &[
 /// `--via` with all that belongs to it.
 ///
 /// Errors: options that do not go together, or a file of `--auth-file` that is not what it must be.
-pub fn via(matches: &Matches, destination: &Destination) -> Result<Via, Error> {
+pub(crate) fn via(matches: &Matches, destination: &Destination) -> Result<Via, Error> {
     let given = matches.opt_str("via");
     let kind = given.as_deref().unwrap_or("tcp");
     if !["tcp", "http", "connect", "socks5"].contains(&kind) {
@@ -156,7 +156,7 @@ fn read_credentials(path: &Path) -> Result<Credentials, Error> {
 }
 
 /// How it reads behind the upstreams.
-pub fn text(via: &Via) -> &'static str {
+pub(crate) fn text(via: &Via) -> &'static str {
     match via {
         Via::Tcp(None) => "",
         Via::Tcp(Some(Version::V1)) => " with a PROXY header, v1",

@@ -12,7 +12,7 @@ use crate::rules::rule::RuleSet;
 
 /// A reload under way.
 #[derive(Debug)]
-pub struct Reload {
+pub(crate) struct Reload {
     /// When it has taken too long.
     pub limit: Instant,
     /// How far it has come.
@@ -21,7 +21,7 @@ pub struct Reload {
 
 /// The steps of a reload.
 #[derive(Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// The names of the new configuration are being resolved.
     Resolving(Box<Config>),
     /// Its workers are starting.
@@ -32,7 +32,7 @@ pub enum Step {
 
 impl Reload {
     /// When it has taken too long.
-    pub fn due(&self) -> Instant {
+    pub(crate) fn due(&self) -> Instant {
         self.limit
     }
 
@@ -44,7 +44,7 @@ impl Reload {
     }
 
     /// The new workers.
-    pub fn children(&self) -> impl Iterator<Item = &Child> {
+    pub(crate) fn children(&self) -> impl Iterator<Item = &Child> {
         let generation = match &self.step {
             Step::Resolving(_) => None,
             Step::Starting(generation) | Step::Ruling(generation, _) => Some(generation),
@@ -53,7 +53,7 @@ impl Reload {
     }
 
     /// One of the new workers takes connections.
-    pub fn ready(&mut self, pid: u32) {
+    pub(crate) fn ready(&mut self, pid: u32) {
         let Some(generation) = self.generation() else { return };
         for slot in generation.slots.iter_mut().filter(|slot| slot.child.as_ref().is_some_and(|child| child.is(pid))) {
             slot.ready = true;
@@ -61,7 +61,7 @@ impl Reload {
     }
 
     /// A child has died. Whether it was one of the new workers.
-    pub fn lost(&mut self, pid: Pid) -> bool {
+    pub(crate) fn lost(&mut self, pid: Pid) -> bool {
         let Some(generation) = self.generation() else { return false };
         let Some(slot) =
             generation.slots.iter_mut().find(|slot| slot.child.as_ref().is_some_and(|child| child.pid == pid))
@@ -75,7 +75,7 @@ impl Reload {
 
 /// A guardian that is to replace this one.
 #[derive(Debug)]
-pub struct Successor {
+pub(crate) struct Successor {
     /// Its process.
     pub process: std::process::Child,
     /// Where it reports.
@@ -88,7 +88,7 @@ pub struct Successor {
 
 impl Successor {
     /// Its process id.
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.process.id() as i32)
     }
 }

@@ -16,6 +16,7 @@ use crate::daemon::resolver;
 use crate::daemon::worker::{self, Capacity, Start};
 use crate::error::Error;
 use crate::logging;
+use crate::redirection::RedirectionId;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::process::{self, Forked};
 use crate::sys::sockopt;
@@ -24,17 +25,17 @@ use crate::traffic::source_limit::SourceLimit;
 use crate::traffic::token::EventToken;
 
 /// The name of a worker process. A new guardian knows workers that have lost theirs by it.
-pub const WORKER: &str = "tproxy-worker";
+pub(crate) const WORKER: &str = "tproxy-worker";
 
 /// The name of a process that is about one errand.
-pub const RULES_JOB: &str = "tproxy-rules";
+pub(crate) const RULES_JOB: &str = "tproxy-rules";
 
 /// The name of the resolver process.
 const RESOLVER: &str = "tproxy-resolver";
 
 /// A child and the line to it.
 #[derive(Debug)]
-pub struct Child {
+pub(crate) struct Child {
     /// Its process id.
     pub pid: Pid,
     /// Our end of the line.
@@ -43,12 +44,12 @@ pub struct Child {
 
 impl Child {
     /// Whether it has this process id.
-    pub fn is(&self, pid: u32) -> bool {
+    pub(crate) fn is(&self, pid: u32) -> bool {
         self.pid.as_raw() as u32 == pid
     }
 
     /// Wants to be told what this child says, under its process id.
-    pub fn watch(&self, registry: &Registry) -> Result<(), Error> {
+    pub(crate) fn watch(&self, registry: &Registry) -> Result<(), Error> {
         let token = Token::from(EventToken::Channel(self.pid.as_raw() as u32));
         let source = self.line.as_raw_fd();
         let registered = registry.register(&mut SourceFd(&source), token, Interest::READABLE);
@@ -57,7 +58,7 @@ impl Child {
 }
 
 /// The next thing that a child says, if it says something; that may mean nothing.
-pub fn hear(child: &Child) -> Option<Option<ToGuardian>> {
+pub(crate) fn hear(child: &Child) -> Option<Option<ToGuardian>> {
     let mut buffer = [0; SIZE];
     // A line that is closed: the child is about to be reaped, which says it all.
     let Ok(Received::Message(count)) = child.line.receive(&mut buffer) else { return None };
@@ -67,13 +68,13 @@ pub fn hear(child: &Child) -> Option<Option<ToGuardian>> {
 /// What a worker is started with. The fork gives it descriptors of its own, which it takes out of here for good; in the
 /// guardian all stays in its place.
 #[derive(Debug)]
-pub struct Outfit<'a> {
+pub(crate) struct Outfit<'a> {
     /// Its number among the workers of the daemon, from 1.
     pub number: u32,
     /// The configuration.
     pub config: &'a Config,
     /// The listening sockets of this worker, each with the number of its redirection.
-    pub listeners: Vec<(&'a mut Option<TcpListener>, u16)>,
+    pub listeners: Vec<(&'a mut Option<TcpListener>, RedirectionId)>,
     /// The redirections, with the addresses of their upstreams.
     pub lines: Vec<ActiveRedirection>,
     /// The file of `-l`.
@@ -85,7 +86,7 @@ pub struct Outfit<'a> {
 }
 
 /// Starts a worker.
-pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
+pub(crate) fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
     let Outfit { number, config, listeners, lines, access_log, capacity, source_limit } = outfit;
     for listener in listeners.iter().filter_map(|(socket, _)| socket.as_ref()) {
         // The last worker may have left it deaf.
@@ -112,7 +113,7 @@ pub fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
 }
 
 /// Starts the resolver.
-pub fn resolver(config: &Config) -> Result<Child, Error> {
+pub(crate) fn resolver(config: &Config) -> Result<Child, Error> {
     child(RESOLVER, Vec::new(), |line| {
         let confinement = confine::resolver(config)?;
         process::obey(&[Signal::SIGTERM]).map_err(|error| Error::sys("setting the signal mask", error))?;
@@ -123,7 +124,7 @@ pub fn resolver(config: &Config) -> Result<Child, Error> {
 }
 
 /// Runs `task` in a child of its own, which ends with it: status 0 when it succeeded. Its failure goes to the log.
-pub fn rules_job(task: impl FnOnce() -> Result<(), Error>) -> Result<Pid, Error> {
+pub(crate) fn rules_job(task: impl FnOnce() -> Result<(), Error>) -> Result<Pid, Error> {
     match process::fork_here().map_err(|error| Error::sys("fork", error))? {
         Forked::Parent(pid) => Ok(pid),
         Forked::Child => {

@@ -15,14 +15,14 @@ use crate::sys::seccomp::{Condition, SyscallFilter};
 
 /// A process that has given up what it does not need to get ready, and has yet to give up what it needs for that.
 #[derive(Debug)]
-pub struct Confinement {
+pub(crate) struct Confinement {
     /// For the end of its time at the terminal.
     null: Option<File>,
     filter: SyscallFilter,
 }
 
 /// For a worker: no files, no privileges, and no system calls but those of a relay.
-pub fn worker(config: &Config) -> Result<Confinement, Error> {
+pub(crate) fn worker(config: &Config) -> Result<Confinement, Error> {
     let null = null(config)?;
     if account::is_root()
         && let Err(error) = process::enter_empty_root()
@@ -38,21 +38,21 @@ pub fn worker(config: &Config) -> Result<Confinement, Error> {
 
 /// For a resolver: no privileges, and no system calls but those of getaddrinfo(3) and of what the host has put behind
 /// it (nsswitch.conf(5)), which may be read from anywhere.
-pub fn resolver(config: &Config) -> Result<Confinement, Error> {
+pub(crate) fn resolver(config: &Config) -> Result<Confinement, Error> {
     let null = null(config)?;
     become_harmless(config)?;
     Ok(Confinement { null, filter: resolving() })
 }
 
 /// For a process that relays without a guardian: as whoever has started it, it keeps its own files.
-pub fn alone() -> Result<Confinement, Error> {
+pub(crate) fn alone() -> Result<Confinement, Error> {
     no_new_privileges()?;
     Ok(Confinement { null: None, filter: with_own_files(relaying()) })
 }
 
 impl Confinement {
     /// From here on it can do nothing else but what it is there for.
-    pub fn seal(self) -> Result<(), Error> {
+    pub(crate) fn seal(self) -> Result<(), Error> {
         if let Some(null) = &self.null {
             logging::leave_terminal_for(null)?;
         }
@@ -201,11 +201,11 @@ const RESOLVING: &[c_long] = &[
 mod older {
     use libc::c_long;
 
-    pub const WAITING: &[c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_time];
-    pub const RESOLVING: &[c_long] =
+    pub(super) const WAITING: &[c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_time];
+    pub(super) const RESOLVING: &[c_long] =
         &[libc::SYS_access, libc::SYS_dup2, libc::SYS_lstat, libc::SYS_readlink, libc::SYS_select, libc::SYS_stat];
-    pub const OPEN: &[c_long] = &[libc::SYS_open];
-    pub const UNLINK: &[c_long] = &[libc::SYS_unlink];
+    pub(super) const OPEN: &[c_long] = &[libc::SYS_open];
+    pub(super) const UNLINK: &[c_long] = &[libc::SYS_unlink];
 }
 #[cfg(not(target_arch = "x86_64"))]
 mod older {

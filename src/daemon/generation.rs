@@ -20,6 +20,7 @@ use crate::daemon::resolver_pool::POOL_SIZE;
 use crate::daemon::respawn::Respawn;
 use crate::daemon::worker::Capacity;
 use crate::error::Error;
+use crate::redirection::RedirectionId;
 use crate::rules::rule::RuleSet;
 use crate::sys::process;
 use crate::traffic::access_log;
@@ -29,7 +30,7 @@ use crate::traffic::source_limit::SourceLimit;
 
 /// A configuration with what it takes to serve it.
 #[derive(Debug)]
-pub struct Generation {
+pub(crate) struct Generation {
     /// The configuration.
     pub config: Config,
     /// Its listening sockets.
@@ -46,7 +47,7 @@ pub struct Generation {
 
 /// The place of one worker.
 #[derive(Debug, Default)]
-pub struct WorkerSlot {
+pub(crate) struct WorkerSlot {
     /// The worker, while there is one.
     pub child: Option<Child>,
     /// Whether it has said that it takes connections.
@@ -59,7 +60,7 @@ pub struct WorkerSlot {
 
 impl Generation {
     /// Opens what is not open in the shift before, or was not passed to this process.
-    pub fn prepare(config: Config, before: &Listeners, passed: &mut Inherited) -> Result<Generation, Error> {
+    pub(crate) fn prepare(config: Config, before: &Listeners, passed: &mut Inherited) -> Result<Generation, Error> {
         let listeners = Listeners::open(&config, before, passed)?;
         let capacity = capacity(&config)?;
         let access_log = config.process.access_log.as_deref().map(access_log::open).transpose()?;
@@ -70,7 +71,13 @@ impl Generation {
     }
 
     /// Puts the daemon's worker of that number on its place.
-    pub fn start_worker(&mut self, slot: usize, number: u32, names: &Names, registry: &Registry) -> Result<(), Error> {
+    pub(crate) fn start_worker(
+        &mut self,
+        slot: usize,
+        number: u32,
+        names: &Names,
+        registry: &Registry,
+    ) -> Result<(), Error> {
         let lines = self.lines(names);
         let workers = self.slots.len();
         let listeners = self.listeners.all.iter_mut().flat_map(|socket| socket.of(slot, workers)).collect();
@@ -86,7 +93,7 @@ impl Generation {
     }
 
     /// Gives a worker a resolver of its own.
-    pub fn start_pool_resolver(&mut self, slot: usize) -> Result<(), Error> {
+    pub(crate) fn start_pool_resolver(&mut self, slot: usize) -> Result<(), Error> {
         let resolver = children::resolver(&self.config)?;
         let slot = &mut self.slots[slot];
         slot.resolvers.push(resolver.pid);
@@ -99,42 +106,38 @@ impl Generation {
     }
 
     /// The workers.
-    pub fn children(&self) -> impl Iterator<Item = &Child> {
+    pub(crate) fn children(&self) -> impl Iterator<Item = &Child> {
         self.slots.iter().filter_map(|slot| slot.child.as_ref())
     }
 
     /// Whether every place has a worker that takes connections.
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.slots.iter().all(|slot| slot.ready && slot.child.is_some())
     }
 
     /// What a worker has to know of the redirections.
-    pub fn lines(&self, names: &Names) -> Vec<ActiveRedirection> {
-        let line = |(_, _, service): (_, _, &crate::traffic::service::Service)| {
+    pub(crate) fn lines(&self, names: &Names) -> Vec<ActiveRedirection> {
+        let active = |(id, _, service): (RedirectionId, _, &crate::traffic::service::Service)| {
             let hosts: Vec<_> = service.destination.hosts().iter().map(|host| addresses(host, names)).collect();
-            ActiveRedirection::new(service.clone(), &hosts)
+            ActiveRedirection::new(id, service.clone(), &hosts)
         };
-        self.config.relayed().map(line).collect()
+        self.config.relayed().map(active).collect()
     }
 
     /// The rules, with the addresses that are known now; `None` when there are none to own.
-    pub fn rules(&self, names: &Names) -> Result<Option<RuleSet>, Error> {
+    pub(crate) fn rules(&self, names: &Names) -> Result<Option<RuleSet>, Error> {
         let addresses = |name: &str| names.addresses(name).to_vec();
-        let listening = |index: usize| self.listening(index);
+        let listening = |id: RedirectionId| self.listeners.addresses(id);
         self.config.rules(&Known { addresses: &addresses, listening: &listening })
     }
 
-    fn listening(&self, index: usize) -> Vec<SocketAddr> {
-        self.config.line_of(index).map(|line| self.listeners.addresses(line)).unwrap_or_default()
-    }
-
     /// The listening sockets for the guardian that replaces this one, as [`crate::daemon::inherited::Handover`] wants them.
-    pub fn listeners(&self) -> Vec<(&TcpListener, Option<&str>)> {
+    pub(crate) fn listeners(&self) -> Vec<(&TcpListener, Option<&str>)> {
         let mut all = Vec::new();
         for socket in &self.listeners.all {
-            let line = self.config.relayed().nth(socket.line.into());
+            let redirection = self.config.redirections.get(socket.redirection.index());
             let listeners = socket.listeners.iter().flatten();
-            match line.map(|(_, redirection, _)| &redirection.listen) {
+            match redirection.map(|redirection| &redirection.listen) {
                 // All of them are the same socket.
                 Some(Listen::Passed(name)) => {
                     all.extend(listeners.take(1).map(|listener| (listener, Some(name.as_deref().unwrap_or_default()))));
@@ -147,7 +150,7 @@ impl Generation {
 }
 
 /// The addresses of an upstream that are known now.
-pub fn addresses(host: &HostPort, names: &Names) -> Vec<SocketAddr> {
+pub(crate) fn addresses(host: &HostPort, names: &Names) -> Vec<SocketAddr> {
     match host.name.parse() {
         Ok(ip) => vec![SocketAddr::new(ip, host.port)],
         Err(_) => names.addresses(&host.name).iter().map(|ip| SocketAddr::new(*ip, host.port)).collect(),

@@ -34,7 +34,8 @@ use crate::daemon::socket_owners::SocketOwner;
 use crate::daemon::stats::Stats;
 use crate::error::Error;
 use crate::logging;
-use crate::rules::rule::Gate;
+use crate::redirection::RedirectionId;
+use crate::rules::spec::Gate;
 use crate::sys::process;
 use crate::traffic::token::EventToken;
 
@@ -53,7 +54,7 @@ const POOL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The running guardian.
 #[derive(Debug)]
-pub struct Guardian {
+pub(crate) struct Guardian {
     pub(crate) poll: Poll,
     pub(crate) signals: SignalFd,
     pub(crate) notifier: Notifier,
@@ -84,9 +85,9 @@ pub struct Guardian {
     /// What is to be done after the reload or upgrade that is under way.
     pub(crate) deferred: Option<Signal>,
     /// Redirections none of whose upstreams answer, by number, and since when.
-    unreachable: BTreeMap<u16, Instant>,
+    unreachable: BTreeMap<RedirectionId, Instant>,
     /// Those of them that are shut for it.
-    dark: BTreeSet<u16>,
+    dark: BTreeSet<RedirectionId>,
     /// Set by the signal to stop: when patience with the workers ends.
     stopping: Option<Instant>,
     /// Another guardian has taken over the sockets and the rules.
@@ -99,7 +100,13 @@ pub struct Guardian {
 
 impl Guardian {
     /// A guardian of a shift that has not begun.
-    pub fn new(generation: Generation, names: Names, poll: Poll, signals: SignalFd, program: PathBuf) -> Guardian {
+    pub(crate) fn new(
+        generation: Generation,
+        names: Names,
+        poll: Poll,
+        signals: SignalFd,
+        program: PathBuf,
+    ) -> Guardian {
         Guardian {
             poll,
             signals,
@@ -128,7 +135,7 @@ impl Guardian {
     }
 
     /// Guards until the daemon has stopped.
-    pub fn serve(&mut self) -> Result<(), Error> {
+    pub(crate) fn serve(&mut self) -> Result<(), Error> {
         let mut events = Events::with_capacity(64);
         while !self.is_done() {
             self.turn(&mut events, None)?;
@@ -141,7 +148,7 @@ impl Guardian {
     }
 
     /// Waits for something to happen, at most until `limit`, and acts on it.
-    pub fn turn(&mut self, events: &mut Events, limit: Option<Instant>) -> Result<(), Error> {
+    pub(crate) fn turn(&mut self, events: &mut Events, limit: Option<Instant>) -> Result<(), Error> {
         let due = self.next_due().into_iter().chain(limit).min();
         // mio rounds to whole milliseconds; a little late is better than a busy loop until it is time.
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
@@ -167,7 +174,7 @@ impl Guardian {
     }
 
     /// This one has replaced the guardian that started it, and hears of its death (as a SIGCHLD).
-    pub fn follow(&mut self, former: Former) -> Result<(), Error> {
+    pub(crate) fn follow(&mut self, former: Former) -> Result<(), Error> {
         self.former = Some(former);
         nix::sys::prctl::set_pdeathsig(Signal::SIGCHLD).map_err(|errno| Error::sys("PR_SET_PDEATHSIG", errno))?;
         self.look_at_the_former();
@@ -312,9 +319,9 @@ impl Guardian {
         self.workers
     }
 
-    fn upstreams_are_unreachable(&mut self, line: u16) {
-        if let Some((_, redirection, _)) = self.generation.config.relayed().nth(line.into()) {
-            self.unreachable.entry(line).or_insert_with(Instant::now);
+    fn upstreams_are_unreachable(&mut self, id: RedirectionId) {
+        if let Some(redirection) = self.generation.config.redirections.get(id.index()) {
+            self.unreachable.entry(id).or_insert_with(Instant::now);
             redirection.hosts().iter().for_each(|host| self.names.hurry(&host.name));
         }
     }
@@ -366,7 +373,7 @@ impl Guardian {
     }
 
     /// Acts on all signals that wait.
-    pub fn take_signals(&mut self) -> Result<(), Error> {
+    pub(crate) fn take_signals(&mut self) -> Result<(), Error> {
         let failed = |error| Error::sys("reading signals", error);
         while let Some(signal) = process::next_signal(&self.signals).map_err(failed)? {
             match signal {
@@ -490,20 +497,19 @@ impl Guardian {
         let no_worker = self.generation.slots.iter().any(|slot| slot.respawn.has_given_up());
         let late = |since: &Instant| process.upstream_grace.is_some_and(|grace| since.elapsed() >= grace);
         let mut gates = vec![Gate::Normal; self.generation.config.redirections.len()];
-        for (index, gate) in gates.iter_mut().enumerate() {
-            let Some(line) = self.generation.config.line_of(index) else { continue };
-            let dark = self.unreachable.get(&(line as u16)).is_some_and(late);
+        for (id, _, _) in self.generation.config.relayed() {
+            let dark = self.unreachable.get(&id).is_some_and(late);
             if no_worker || dark {
-                *gate = shut;
+                gates[id.index()] = shut;
             }
-            let was_dark = self.dark.contains(&(line as u16));
+            let was_dark = self.dark.contains(&id);
             if dark && !was_dark {
                 let what = if shut == Gate::Withdrawn { "is withdrawn" } else { "becomes a reject" };
-                log::warn!("redirection {}: no upstream answers: it {what}", index + 1);
-                self.dark.insert(line as u16);
+                log::warn!("redirection {id}: no upstream answers: it {what}");
+                self.dark.insert(id);
             } else if !dark && was_dark {
-                log::warn!("redirection {}: an upstream answers again: it is put back", index + 1);
-                self.dark.remove(&(line as u16));
+                log::warn!("redirection {id}: an upstream answers again: it is put back");
+                self.dark.remove(&id);
             }
         }
         reconciler.want(gates);
@@ -572,7 +578,7 @@ impl Guardian {
     }
 
     /// Whether it was told to stop.
-    pub fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
 
@@ -582,7 +588,7 @@ impl Guardian {
     }
 
     /// A start that failed leaves nothing behind.
-    pub fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         self.remove_rules();
         self.signal_workers(Signal::SIGKILL);
         self.names.dismiss();
@@ -590,7 +596,7 @@ impl Guardian {
 }
 
 /// Waits until one of the descriptors can be read, or the time is over.
-pub fn wait_readable(descriptors: &[BorrowedFd<'_>], timeout: Duration) -> Result<(), Error> {
+pub(crate) fn wait_readable(descriptors: &[BorrowedFd<'_>], timeout: Duration) -> Result<(), Error> {
     let mut wait: Vec<PollFd<'_>> = descriptors.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     let timeout = PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
     match poll(&mut wait, timeout) {
@@ -600,7 +606,7 @@ pub fn wait_readable(descriptors: &[BorrowedFd<'_>], timeout: Duration) -> Resul
 }
 
 /// Asks for the events of a descriptor.
-pub fn watch(poll: &Poll, descriptor: impl AsFd, wake: EventToken) -> Result<(), Error> {
+pub(crate) fn watch(poll: &Poll, descriptor: impl AsFd, wake: EventToken) -> Result<(), Error> {
     let source = descriptor.as_fd().as_raw_fd();
     let registered = poll.registry().register(&mut SourceFd(&source), Token::from(wake), Interest::READABLE);
     registered.map_err(|error| Error::sys("epoll_ctl", error))

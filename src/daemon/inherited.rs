@@ -21,7 +21,7 @@ const HANDOVER: &str = "TPROXY_HANDOVER";
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub(crate) struct Inherited {
     /// Those that a guardian had opened itself.
     opened: Vec<(SocketAddr, TcpListener)>,
     /// Those that whoever started the first guardian had opened.
@@ -42,7 +42,7 @@ pub struct Inherited {
 
 /// A guardian that has started this one to replace it.
 #[derive(Debug, Default)]
-pub struct Former {
+pub(crate) struct Former {
     /// Its process.
     pub pid: u32,
     /// Those of its workers.
@@ -51,7 +51,7 @@ pub struct Former {
 
 impl Inherited {
     /// Looks for sockets, once, at the beginning. Descriptor 0 counts only when `stdin` is asked for.
-    pub fn find(stdin: bool) -> Result<Inherited, Error> {
+    pub(crate) fn find(stdin: bool) -> Result<Inherited, Error> {
         let mut passed = Inherited::default();
         let failed = |error| Error::sys("taking over the sockets that were passed", error);
         if let Ok(text) = std::env::var(HANDOVER) {
@@ -117,19 +117,19 @@ impl Inherited {
     }
 
     /// The listening sockets of this address.
-    pub fn take_address(&mut self, address: SocketAddr) -> Vec<TcpListener> {
+    pub(crate) fn take_address(&mut self, address: SocketAddr) -> Vec<TcpListener> {
         let opened = self.opened.extract_if(.., |(other, _)| *other == address).map(|(_, listener)| listener);
         let passed = self.listeners.extract_if(.., |(_, other, _)| *other == address).map(|(.., listener)| listener);
         opened.chain(passed).collect()
     }
 
     /// Whether a former guardian listens on the port of this address, be it at another one.
-    pub fn has_port(&self, address: SocketAddr) -> bool {
+    pub(crate) fn has_port(&self, address: SocketAddr) -> bool {
         self.opened.iter().any(|(other, _)| other.port() == address.port())
     }
 
     /// The listening sockets of this name, or all.
-    pub fn take_named(&mut self, name: Option<&str>) -> Vec<(SocketAddr, TcpListener)> {
+    pub(crate) fn take_named(&mut self, name: Option<&str>) -> Vec<(SocketAddr, TcpListener)> {
         let taken = self.listeners.extract_if(.., |(other, ..)| name.is_none() || other.as_deref() == name);
         taken.map(|(_, address, listener)| (address, listener)).collect()
     }
@@ -147,7 +147,7 @@ fn manager_passes() -> Option<RawFd> {
 
 /// What a guardian hands over to the one that replaces it.
 #[derive(Debug)]
-pub struct Handover<'a> {
+pub(crate) struct Handover<'a> {
     /// Where the other one is to report.
     pub report: OwnedFd,
     /// The right to the name of the rules.
@@ -162,7 +162,7 @@ pub struct Handover<'a> {
 
 impl Handover<'_> {
     /// Starts `program` as the next guardian.
-    pub fn start(self, program: &Path, arguments: &[String]) -> io::Result<Child> {
+    pub(crate) fn start(self, program: &Path, arguments: &[String]) -> io::Result<Child> {
         let report = inherited::survivor(self.report)?;
         let lock = self.lock.map(inherited::survivor).transpose()?;
         let copies = self.listeners.iter().map(|(listener, _)| inherited::survivor(listener));

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A name that nobody else has.
 #[derive(Debug)]
-pub struct InstanceLock {
+pub(crate) struct InstanceLock {
     socket: UnixDatagram,
 }
 
@@ -35,7 +35,7 @@ impl InstanceLock {
     /// Takes the name, and waits a little for one who is about to give it back.
     ///
     /// Errors: another daemon of the name is running.
-    pub fn stake(name: &str) -> Result<InstanceLock, Error> {
+    pub(crate) fn stake(name: &str) -> Result<InstanceLock, Error> {
         let begin = Instant::now();
         loop {
             if let Some(lock) = InstanceLock::try_stake(name)? {
@@ -53,7 +53,7 @@ impl InstanceLock {
     }
 
     /// Takes the name if nobody has it.
-    pub fn try_stake(name: &str) -> Result<Option<InstanceLock>, Error> {
+    pub(crate) fn try_stake(name: &str) -> Result<Option<InstanceLock>, Error> {
         let failed = |error| Error::sys(format!("claiming the name '{name}'"), error);
         let address = SocketAddr::from_abstract_name(format!("{PREFIX}{name}")).map_err(failed)?;
         match UnixDatagram::bind_addr(&address) {
@@ -64,7 +64,7 @@ impl InstanceLock {
     }
 
     /// What another process has staked and handed over.
-    pub fn handed_over(descriptor: OwnedFd) -> InstanceLock {
+    pub(crate) fn handed_over(descriptor: OwnedFd) -> InstanceLock {
         InstanceLock { socket: UnixDatagram::from(descriptor) }
     }
 }
@@ -89,7 +89,7 @@ fn holders(name: &str) -> Vec<SocketOwner> {
 }
 
 /// The names that are in use in this network namespace, each with the processes that have it, as text.
-pub fn living() -> Vec<(String, String)> {
+pub(crate) fn living() -> Vec<(String, String)> {
     let owners = SocketOwners::take();
     claims(&kernels_table()).map(|(name, inode)| (name.to_owned(), list(&owners.holders_of(&[inode])))).collect()
 }

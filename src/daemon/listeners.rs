@@ -8,14 +8,15 @@ use crate::config::{Config, Listen};
 use crate::daemon::inherited::Inherited;
 use crate::daemon::socket_owners::{SocketOwner, SocketOwners};
 use crate::error::Error;
+use crate::redirection::RedirectionId;
 use crate::sys::process;
 use crate::sys::sockopt::{self, PortSharing};
 
 /// One address of one redirection.
 #[derive(Debug)]
-pub struct ListenSocket {
-    /// The number of the redirection among those that are relayed.
-    pub line: u16,
+pub(crate) struct ListenSocket {
+    /// The redirection.
+    pub redirection: RedirectionId,
     /// Where it listens.
     pub address: SocketAddr,
     /// A listening socket for each worker, or more: the kernel spreads new connections over them (`SO_REUSEPORT`,
@@ -25,15 +26,19 @@ pub struct ListenSocket {
 
 impl ListenSocket {
     /// The listeners of one of so many workers.
-    pub fn of(&mut self, worker: usize, workers: usize) -> impl Iterator<Item = (&mut Option<TcpListener>, u16)> {
-        let line = self.line;
-        self.listeners.iter_mut().skip(worker).step_by(workers).map(move |listener| (listener, line))
+    pub(crate) fn of(
+        &mut self,
+        worker: usize,
+        workers: usize,
+    ) -> impl Iterator<Item = (&mut Option<TcpListener>, RedirectionId)> {
+        let redirection = self.redirection;
+        self.listeners.iter_mut().skip(worker).step_by(workers).map(move |listener| (listener, redirection))
     }
 }
 
 /// All sockets of a configuration.
 #[derive(Debug, Default)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     /// In the order of the configuration.
     pub all: Vec<ListenSocket>,
     /// Workers of a killed guardian that listen on the same ports.
@@ -45,15 +50,14 @@ pub struct Listeners {
 impl Listeners {
     /// Opens what `config` asks for; takes from `before`, which stays as it is, and from `passed` what is open already.
     /// Without `-b` a family that this host does not have is left out.
-    pub fn open(config: &Config, before: &Listeners, passed: &mut Inherited) -> Result<Listeners, Error> {
+    pub(crate) fn open(config: &Config, before: &Listeners, passed: &mut Inherited) -> Result<Listeners, Error> {
         let mut listeners = Listeners::default();
-        for (line, redirection, _) in config.relayed() {
-            let number = line as u16;
+        for (id, redirection, _) in config.relayed() {
             match &redirection.listen {
                 Listen::Port { bind, .. } => {
                     let count = listeners.all.len();
                     for address in redirection.addresses() {
-                        match listeners.listen(number, address, config.process.workers, before, passed) {
+                        match listeners.listen(id, address, config.process.workers, before, passed) {
                             Err(Error::Sys { source, .. }) if bind.is_none() && lacks_family(&source) => {
                                 log::info!("not listening on {address}: {source}");
                             }
@@ -65,7 +69,7 @@ impl Listeners {
                     }
                 }
                 Listen::Passed(name) => {
-                    listeners.take_passed(number, name.as_deref(), config.process.workers, before, passed)?
+                    listeners.take_passed(id, name.as_deref(), config.process.workers, before, passed)?
                 }
             }
         }
@@ -75,7 +79,7 @@ impl Listeners {
 
     fn listen(
         &mut self,
-        line: u16,
+        redirection: RedirectionId,
         address: SocketAddr,
         workers: usize,
         before: &Listeners,
@@ -102,7 +106,7 @@ impl Listeners {
             };
             listeners.push(Some(listener.map_err(failed)?));
         }
-        self.all.push(ListenSocket { line, address, listeners });
+        self.all.push(ListenSocket { redirection, address, listeners });
         Ok(())
     }
 
@@ -122,18 +126,22 @@ impl Listeners {
 
     fn take_passed(
         &mut self,
-        line: u16,
+        redirection: RedirectionId,
         name: Option<&str>,
         workers: usize,
         before: &Listeners,
         passed: &mut Inherited,
     ) -> Result<(), Error> {
         let mut found = passed.take_named(name);
-        for socket in before.all.iter().filter(|socket| socket.line == line) {
+        for socket in before.all.iter().filter(|socket| socket.redirection == redirection) {
             let listener = copy(socket.listeners.first().and_then(Option::as_ref))?;
-            self.all.push(ListenSocket { line, address: socket.address, listeners: for_each(listener, workers)? });
+            self.all.push(ListenSocket {
+                redirection,
+                address: socket.address,
+                listeners: for_each(listener, workers)?,
+            });
         }
-        if found.is_empty() && !self.all.iter().any(|socket| socket.line == line) {
+        if found.is_empty() && !self.all.iter().any(|socket| socket.redirection == redirection) {
             let what = name.map_or_else(
                 || "-s: not given, and no socket was passed by inetd or systemd".to_owned(),
                 |name| format!("-s: 'fd:{name}' given, but no socket of that name was passed"),
@@ -141,14 +149,14 @@ impl Listeners {
             return Err(Error::Usage(what));
         }
         for (address, listener) in found.drain(..) {
-            self.all.push(ListenSocket { line, address, listeners: for_each(Some(listener), workers)? });
+            self.all.push(ListenSocket { redirection, address, listeners: for_each(Some(listener), workers)? });
         }
         Ok(())
     }
 
     /// Where a redirection listens.
-    pub fn addresses(&self, line: usize) -> Vec<SocketAddr> {
-        self.all.iter().filter(|socket| usize::from(socket.line) == line).map(|socket| socket.address).collect()
+    pub(crate) fn addresses(&self, redirection: RedirectionId) -> Vec<SocketAddr> {
+        self.all.iter().filter(|socket| socket.redirection == redirection).map(|socket| socket.address).collect()
     }
 }
 
@@ -170,7 +178,7 @@ fn lacks_family(error: &io::Error) -> bool {
 }
 
 /// Workers that lost their guardian serve what they have to its end, and take nothing new.
-pub fn relieve(orphans: &[SocketOwner]) {
+pub(crate) fn relieve(orphans: &[SocketOwner]) {
     for SocketOwner { pid, .. } in orphans {
         log::info!("relieving worker {pid}, whose guardian is gone");
         if let Err(error) = process::send_signal(*pid, nix::sys::signal::Signal::SIGHUP) {

@@ -12,19 +12,19 @@ const EVERY: Duration = Duration::from_secs(30);
 
 /// The ports, as they were seen last.
 #[derive(Debug, Default)]
-pub struct LocalPorts {
+pub(crate) struct LocalPorts {
     silent: BTreeSet<u16>,
     next: Option<Instant>,
 }
 
 impl LocalPorts {
     /// When to look again; `None` before the first look and when there is nothing to look at.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.next
     }
 
     /// Looks now.
-    pub fn look(&mut self, config: &Config) {
+    pub(crate) fn look(&mut self, config: &Config) {
         let ports: BTreeSet<u16> =
             config.redirections.iter().filter_map(|redirection| local_port(&redirection.target)).collect();
         self.next = (!ports.is_empty()).then(|| Instant::now() + EVERY);

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::redirection::RedirectionId;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::counters::{COUNT, Counters};
 use crate::traffic::upstreams::ADDRESSES;
@@ -55,9 +56,9 @@ pub enum ToGuardian {
     /// The worker takes no new connections any more: somebody else must.
     Leaving,
     /// No upstream of this redirection could be reached.
-    Unreachable(u16),
+    Unreachable(RedirectionId),
     /// An upstream of this redirection answers again.
-    Reachable(u16),
+    Reachable(RedirectionId),
     /// What has happened at the worker so far.
     Counters(Counters),
     /// The worker's connection to syslog is dead, and from where it is it can make no other.
@@ -119,19 +120,19 @@ impl ToWorker {
 impl ToGuardian {
     /// For sending.
     pub fn encode(self) -> Bytes {
-        let (kind, line) = match self {
+        let (kind, id) = match self {
             ToGuardian::Ready => (1, 0),
             ToGuardian::Leaving => (2, 0),
             ToGuardian::Unheard => (6, 0),
-            ToGuardian::Unreachable(line) => (3, line),
-            ToGuardian::Reachable(line) => (4, line),
+            ToGuardian::Unreachable(id) => (3, id.0),
+            ToGuardian::Reachable(id) => (4, id.0),
             ToGuardian::Counters(counters) => {
                 let numbers = counters.numbers().map(u64::to_be_bytes);
                 return put(5, 0, numbers.as_flattened());
             }
         };
         let mut bytes = put(kind, 0, &[]);
-        [bytes[LINE], bytes[LINE + 1]] = line.to_be_bytes();
+        [bytes[LINE], bytes[LINE + 1]] = id.to_be_bytes();
         bytes
     }
 
@@ -141,8 +142,8 @@ impl ToGuardian {
         match bytes[0] {
             1 => Some(ToGuardian::Ready),
             2 => Some(ToGuardian::Leaving),
-            3 => Some(ToGuardian::Unreachable(line(bytes))),
-            4 => Some(ToGuardian::Reachable(line(bytes))),
+            3 => Some(ToGuardian::Unreachable(redirection(bytes))),
+            4 => Some(ToGuardian::Reachable(redirection(bytes))),
             5 => Some(ToGuardian::Counters(counters(bytes))),
             6 => Some(ToGuardian::Unheard),
             _ => None,
@@ -156,8 +157,8 @@ fn counters(bytes: &Bytes) -> Counters {
 }
 
 /// The redirection's number.
-fn line(bytes: &Bytes) -> u16 {
-    u16::from_be_bytes([bytes[LINE], bytes[LINE + 1]])
+fn redirection(bytes: &Bytes) -> RedirectionId {
+    RedirectionId(u16::from_be_bytes([bytes[LINE], bytes[LINE + 1]]))
 }
 
 impl Question {
@@ -253,7 +254,7 @@ mod tests {
             assert_eq!(ToWorker::decode(&order.encode()), Some(order));
         }
         let counters = Counters::from_numbers(std::array::from_fn(|place| u64::MAX - place as u64));
-        let lines = [ToGuardian::Unreachable(499), ToGuardian::Reachable(1)];
+        let lines = [ToGuardian::Unreachable(RedirectionId(499)), ToGuardian::Reachable(RedirectionId(1))];
         let words = [ToGuardian::Ready, ToGuardian::Leaving, ToGuardian::Unheard, ToGuardian::Counters(counters)];
         for word in words.into_iter().chain(lines) {
             assert_eq!(ToGuardian::decode(&word.encode()), Some(word));

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The names that are known, and the process that looks them up, one at a time.
 #[derive(Debug)]
-pub struct Names {
+pub(crate) struct Names {
     resolver: Option<Child>,
     asked: Option<(String, Instant)>,
     entries: BTreeMap<String, Entry>,
@@ -42,13 +42,13 @@ struct Entry {
 
 impl Names {
     /// Starts no process yet: the first question does.
-    pub fn new() -> Names {
+    pub(crate) fn new() -> Names {
         Names { resolver: None, asked: None, entries: BTreeMap::new(), limiter: Limiter::new() }
     }
 
     /// Wants the addresses of `wanted`, once; those of `followed` among them, again and again. What is known stays
     /// known, what is not wanted any more is forgotten.
-    pub fn want(&mut self, wanted: &[String], followed: &[String]) {
+    pub(crate) fn want(&mut self, wanted: &[String], followed: &[String]) {
         let now = Instant::now();
         self.entries.retain(|name, _| wanted.contains(name));
         for name in wanted {
@@ -59,34 +59,34 @@ impl Names {
     }
 
     /// Wants one answer for each name as if nothing were known: a reload.
-    pub fn refresh(&mut self) {
+    pub(crate) fn refresh(&mut self) {
         let now = Instant::now();
         self.entries.values_mut().for_each(|entry| entry.next = Some(now));
     }
 
     /// The addresses of a name, as they were last resolved.
-    pub fn addresses(&self, name: &str) -> &[IpAddr] {
+    pub(crate) fn addresses(&self, name: &str) -> &[IpAddr] {
         self.entries.get(name).map_or(&[], |entry| &entry.addresses)
     }
 
     /// A name that has no address yet.
-    pub fn unknown(&self) -> Option<&str> {
+    pub(crate) fn unknown(&self) -> Option<&str> {
         self.entries.iter().find(|(_, entry)| entry.addresses.is_empty()).map(|(name, _)| name.as_str())
     }
 
     /// The resolver process, if one is running.
-    pub fn resolver(&self) -> Option<&Child> {
+    pub(crate) fn resolver(&self) -> Option<&Child> {
         self.resolver.as_ref()
     }
 
     /// AddrPair the resolver: it goes when its line is closed.
-    pub fn dismiss(&mut self) -> Option<Child> {
+    pub(crate) fn dismiss(&mut self) -> Option<Child> {
         self.asked = None;
         self.resolver.take()
     }
 
     /// When to call [`Names::ask`] again.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         match &self.asked {
             Some((_, asked)) => Some(*asked + PATIENCE),
             None => self.entries.values().filter_map(|entry| entry.next).min(),
@@ -94,7 +94,7 @@ impl Names {
     }
 
     /// Wants an answer sooner than planned: the addresses that are known do not answer.
-    pub fn hurry(&mut self, name: &str) {
+    pub(crate) fn hurry(&mut self, name: &str) {
         let soon = Instant::now() + FIRST_PAUSE;
         if let Some(entry) = self.entries.get_mut(name) {
             entry.next = entry.next.map(|next| next.min(soon));
@@ -103,7 +103,7 @@ impl Names {
 
     /// Asks for the name that has waited longest, if it is time to and no question is open. A new resolver is started
     /// when there is none, or when the old one has not answered for too long; the old one comes back then.
-    pub fn ask(&mut self, config: &Config, registry: &Registry) -> Result<Option<Child>, Error> {
+    pub(crate) fn ask(&mut self, config: &Config, registry: &Registry) -> Result<Option<Child>, Error> {
         let now = Instant::now();
         if self.due().is_none_or(|due| now < due) {
             return Ok(None);
@@ -131,7 +131,7 @@ impl Names {
     }
 
     /// The resolver has died; the next question, which comes soon, starts another.
-    pub fn lost(&mut self) {
+    pub(crate) fn lost(&mut self) {
         self.resolver = None;
         let soon = Instant::now() + FIRST_PAUSE;
         for entry in self.entries.values_mut() {
@@ -143,7 +143,7 @@ impl Names {
     }
 
     /// Takes an answer, if there is one. Returns the name whose addresses have changed.
-    pub fn answer(&mut self) -> Option<String> {
+    pub(crate) fn answer(&mut self) -> Option<String> {
         let mut buffer = [0; SIZE];
         let line = &self.resolver.as_ref()?.line;
         let count = match line.receive(&mut buffer) {

@@ -7,23 +7,23 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Where the service manager listens, if there is one.
 #[derive(Debug)]
-pub struct Notifier(Option<OsString>);
+pub(crate) struct Notifier(Option<OsString>);
 
 impl Notifier {
     /// From `NOTIFY_SOCKET`: a path, or an abstract name that begins with `@`.
-    pub fn from_environment() -> Notifier {
+    pub(crate) fn from_environment() -> Notifier {
         Notifier(std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()))
     }
 
     /// A reload has begun; `READY=1` tells its end.
-    pub fn tell_reloading(&self) {
+    pub(crate) fn tell_reloading(&self) {
         let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else { return };
         let microseconds = now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000;
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
     }
 
     /// Sends one or more `NAME=VALUE` lines. That nobody listens there is not our trouble.
-    pub fn tell(&self, what: &str) {
+    pub(crate) fn tell(&self, what: &str) {
         let Some(socket) = &self.0 else { return };
         let sent = UnixDatagram::unbound().and_then(|from| {
             let to = match socket.as_bytes() {

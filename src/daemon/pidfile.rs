@@ -8,13 +8,13 @@ use crate::error::Error;
 /// A file with the id of this process. It is removed when the value goes, unless another process has written its own
 /// id meanwhile.
 #[derive(Debug)]
-pub struct PidFile(PathBuf);
+pub(crate) struct PidFile(PathBuf);
 
 impl PidFile {
     /// Writes the file, in one piece: a reader sees the old one or the new one.
     ///
     /// Errors: a daemon that lives has written the file.
-    pub fn write(path: &Path) -> Result<PidFile, Error> {
+    pub(crate) fn write(path: &Path) -> Result<PidFile, Error> {
         if let Some(pid) = living_daemon(path) {
             return Err(Error::Taken(format!("-P: {}: tproxy is running already as process {pid}", path.display())));
         }
@@ -22,7 +22,7 @@ impl PidFile {
     }
 
     /// The same in place of a daemon that lives and hands over to this one.
-    pub fn take_over(path: &Path) -> Result<PidFile, Error> {
+    pub(crate) fn take_over(path: &Path) -> Result<PidFile, Error> {
         let failed = |error| Error::file(path.display().to_string(), error);
         let mut new = path.as_os_str().to_owned();
         new.push(".new");

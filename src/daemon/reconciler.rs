@@ -8,7 +8,8 @@ use nix::unistd::Pid;
 use crate::daemon::children;
 use crate::error::Error;
 use crate::rules::firewall::Firewall;
-use crate::rules::rule::{Gate, RuleSet};
+use crate::rules::rule::RuleSet;
+use crate::rules::spec::Gate;
 use crate::sys::process;
 
 /// The pause after a job that failed.
@@ -16,7 +17,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// The rules of this instance.
 #[derive(Debug)]
-pub struct Reconciler {
+pub(crate) struct Reconciler {
     firewall: Firewall,
     /// The rules as configured.
     set: RuleSet,
@@ -38,7 +39,7 @@ struct Job {
 
 /// How the rules stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RulesState {
+pub(crate) enum RulesState {
     /// As wanted.
     Settled,
     /// A job is needed, or under way.
@@ -52,7 +53,7 @@ impl Reconciler {
     /// that this one replaces are put back if it fails.
     ///
     /// Errors: the failed command; otherwise nothing is left behind then.
-    pub fn install(set: RuleSet, every: Option<Duration>, living: bool) -> Result<Reconciler, Error> {
+    pub(crate) fn install(set: RuleSet, every: Option<Duration>, living: bool) -> Result<Reconciler, Error> {
         let mut reconciler = Reconciler::new(set, every)?;
         if living {
             reconciler.firewall.inherit(&reconciler.set.name);
@@ -65,14 +66,14 @@ impl Reconciler {
     }
 
     /// Has the rules installed by the first job.
-    pub fn new(set: RuleSet, every: Option<Duration>) -> Result<Reconciler, Error> {
+    pub(crate) fn new(set: RuleSet, every: Option<Duration>) -> Result<Reconciler, Error> {
         let firewall = Firewall::find()?;
         let gates = Vec::new();
         Ok(Reconciler { firewall, set, gates, installed: None, job: None, every, next: Some(Instant::now()) })
     }
 
     /// Wants other rules.
-    pub fn replace(&mut self, set: RuleSet) {
+    pub(crate) fn replace(&mut self, set: RuleSet) {
         if self.set != set {
             self.set = set;
             self.next = Some(Instant::now());
@@ -80,12 +81,12 @@ impl Reconciler {
     }
 
     /// The rules as configured.
-    pub fn set(&self) -> &RuleSet {
+    pub(crate) fn set(&self) -> &RuleSet {
         &self.set
     }
 
     /// Wants other gates.
-    pub fn want(&mut self, gates: Vec<Gate>) {
+    pub(crate) fn want(&mut self, gates: Vec<Gate>) {
         if self.gates != gates {
             let before = self.target();
             self.gates = gates;
@@ -96,21 +97,21 @@ impl Reconciler {
     }
 
     /// Wants the rules looked after now.
-    pub fn check_soon(&mut self) {
+    pub(crate) fn check_soon(&mut self) {
         self.next = Some(Instant::now());
     }
 
     /// Looks at the rules so often from now on.
-    pub fn every(&mut self, every: Option<Duration>) {
+    pub(crate) fn every(&mut self, every: Option<Duration>) {
         self.every = every;
     }
 
     fn target(&self) -> RuleSet {
-        self.set.with(|owner| self.gates.get(usize::from(owner)).copied().unwrap_or(Gate::Normal))
+        self.set.with(|owner| self.gates.get(owner.index()).copied().unwrap_or(Gate::Normal))
     }
 
     /// How the rules stand.
-    pub fn state(&self) -> RulesState {
+    pub(crate) fn state(&self) -> RulesState {
         if self.installed.as_ref() == Some(&self.target()) {
             RulesState::Settled
         } else if self.job.is_none() && self.next.is_some_and(|next| Instant::now() < next) {
@@ -121,12 +122,12 @@ impl Reconciler {
     }
 
     /// When to call [`Reconciler::work`] again; while a job runs, its end is awaited first.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         if self.job.is_some() { None } else { self.next }
     }
 
     /// Starts the next job if it is time to.
-    pub fn work(&mut self) {
+    pub(crate) fn work(&mut self) {
         if self.job.is_some() || self.next.is_none_or(|next| Instant::now() < next) {
             return;
         }
@@ -141,7 +142,7 @@ impl Reconciler {
     }
 
     /// A child has ended. Whether it was ours.
-    pub fn reaped(&mut self, pid: Pid, well: bool) -> bool {
+    pub(crate) fn reaped(&mut self, pid: Pid, well: bool) -> bool {
         let Some(job) = self.job.take_if(|job| job.pid == pid) else { return false };
         if !well {
             self.next = Some(Instant::now() + RETRY);
@@ -161,7 +162,7 @@ impl Reconciler {
     }
 
     /// Takes the redirection away from new connections; those that were redirected go on.
-    pub fn unhook(&mut self) -> Result<(), Error> {
+    pub(crate) fn unhook(&mut self) -> Result<(), Error> {
         if let Some(job) = self.job.take() {
             process::wait_for(job.pid);
         }
@@ -169,12 +170,12 @@ impl Reconciler {
     }
 
     /// Removes the rules.
-    pub fn remove(mut self) -> Result<(), Error> {
+    pub(crate) fn remove(mut self) -> Result<(), Error> {
         self.firewall.remove(&self.set.name)
     }
 
     /// Leaves the rules to somebody else.
-    pub fn leave(self) {
+    pub(crate) fn leave(self) {
         if let Some(job) = self.job {
             process::wait_for(job.pid);
         }

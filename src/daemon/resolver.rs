@@ -13,7 +13,7 @@ use crate::traffic::upstreams::ADDRESSES;
 /// preference.
 ///
 /// Errors: what the resolver library says, in words.
-pub fn look_up(name: &str) -> Result<Vec<IpAddr>, String> {
+pub(crate) fn look_up(name: &str) -> Result<Vec<IpAddr>, String> {
     let found = (name, 0).to_socket_addrs().map_err(|error| error.to_string())?;
     let mut addresses: Vec<IpAddr> = Vec::new();
     for ip in found.map(|address| address.ip()) {
@@ -25,7 +25,7 @@ pub fn look_up(name: &str) -> Result<Vec<IpAddr>, String> {
 }
 
 /// Answers questions until the other end of the line is closed.
-pub fn run(line: &Channel) {
+pub(crate) fn run(line: &Channel) {
     let mut buffer = [0; SIZE];
     loop {
         match line.receive(&mut buffer) {

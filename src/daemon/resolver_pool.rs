@@ -13,11 +13,11 @@ use crate::sys::channel::{Channel, Received};
 use crate::traffic::token::EventToken;
 
 /// How many resolvers a worker has: so many slow names can be asked for before others wait.
-pub const POOL_SIZE: usize = 4;
+pub(crate) const POOL_SIZE: usize = 4;
 
 /// The resolvers of a worker.
 #[derive(Debug, Default)]
-pub struct ResolverPool {
+pub(crate) struct ResolverPool {
     all: Vec<Option<PooledResolver>>,
 }
 
@@ -29,7 +29,7 @@ struct PooledResolver {
 
 impl ResolverPool {
     /// Another resolver, which the guardian has started.
-    pub fn add(&mut self, line: Channel, registry: &Registry) -> io::Result<()> {
+    pub(crate) fn add(&mut self, line: Channel, registry: &Registry) -> io::Result<()> {
         let place = self.all.iter().position(Option::is_none).unwrap_or(self.all.len());
         let token = Token::from(EventToken::Channel(place as u32 + 1));
         registry.register(&mut SourceFd(&line.as_raw_fd()), token, Interest::READABLE)?;
@@ -42,12 +42,12 @@ impl ResolverPool {
     }
 
     /// Whether a question can be asked now.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.all.iter().flatten().any(|resolver| resolver.asked.is_none())
     }
 
     /// Asks for the addresses of `name`. If nobody is left to ask, whoever waits for the answer does not wait for ever.
-    pub fn ask(&mut self, name: Box<str>) {
+    pub(crate) fn ask(&mut self, name: Box<str>) {
         let question = Question { name: name.to_string() }.encode();
         for place in &mut self.all {
             let Some(resolver) = place.as_mut().filter(|resolver| resolver.asked.is_none()) else { continue };
@@ -61,7 +61,7 @@ impl ResolverPool {
     }
 
     /// Takes the answer that has come over the line of this number.
-    pub fn hear(&mut self, line: u32) -> Option<(Box<str>, Vec<IpAddr>)> {
+    pub(crate) fn hear(&mut self, line: u32) -> Option<(Box<str>, Vec<IpAddr>)> {
         let place = self.all.get_mut((line as usize).checked_sub(1)?)?;
         let resolver = place.as_mut()?;
         let mut buffer = [0; SIZE];

@@ -17,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The verdict on a death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Start another one now.
     AtOnce,
     /// Workers cannot be kept alive: do without, and try again after the pause.
@@ -28,7 +28,7 @@ pub enum Verdict {
 
 /// The recent deaths.
 #[derive(Debug)]
-pub struct Respawn {
+pub(crate) struct Respawn {
     deaths: VecDeque<Instant>,
     given_up: bool,
     pause: Duration,
@@ -38,12 +38,12 @@ pub struct Respawn {
 
 impl Respawn {
     /// No deaths yet.
-    pub fn new() -> Respawn {
+    pub(crate) fn new() -> Respawn {
         Respawn { deaths: VecDeque::with_capacity(DEATHS), given_up: false, pause: FIRST_PAUSE, next: None }
     }
 
     /// A worker died at `now`.
-    pub fn death(&mut self, now: Instant) -> Verdict {
+    pub(crate) fn death(&mut self, now: Instant) -> Verdict {
         if self.given_up {
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             self.next = Some(now + self.pause);
@@ -63,22 +63,22 @@ impl Respawn {
     }
 
     /// Whether workers cannot be kept alive.
-    pub fn has_given_up(&self) -> bool {
+    pub(crate) fn has_given_up(&self) -> bool {
         self.given_up
     }
 
     /// Whether any worker died lately.
-    pub fn has_died(&self) -> bool {
+    pub(crate) fn has_died(&self) -> bool {
         self.given_up || !self.deaths.is_empty()
     }
 
     /// A worker was started at `now`.
-    pub fn started(&mut self, now: Instant) {
+    pub(crate) fn started(&mut self, now: Instant) {
         self.next = self.given_up.then_some(now + ALIVE);
     }
 
     /// The last worker that was started has lived long enough. Whether workers had been given up before.
-    pub fn survived(&mut self) -> bool {
+    pub(crate) fn survived(&mut self) -> bool {
         self.next = None;
         std::mem::take(&mut self.given_up)
     }

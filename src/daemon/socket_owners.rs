@@ -11,7 +11,7 @@ use crate::daemon::children::WORKER;
 
 /// A process that holds a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SocketOwner {
+pub(crate) struct SocketOwner {
     /// Its process id.
     pub pid: Pid,
     /// Its name (proc(5), /proc/PID/comm).
@@ -20,13 +20,13 @@ pub struct SocketOwner {
 
 impl SocketOwner {
     /// The process of that id, if there is one.
-    pub fn of(pid: Pid) -> Option<SocketOwner> {
+    pub(crate) fn of(pid: Pid) -> Option<SocketOwner> {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
         Some(SocketOwner { pid, name: name.trim_end().to_owned() })
     }
 
     /// Whether it is a worker of ours. Without a guardian among the holders it has lost its own.
-    pub fn is_worker(&self) -> bool {
+    pub(crate) fn is_worker(&self) -> bool {
         self.name == WORKER
     }
 }
@@ -40,7 +40,7 @@ impl fmt::Display for SocketOwner {
 /// Who has which socket of this network namespace. It is taken once for many questions, since it looks at all descriptors
 /// of all processes. Of other users' processes only root sees the descriptors, so the answers may be too short.
 #[derive(Debug)]
-pub struct SocketOwners {
+pub(crate) struct SocketOwners {
     processes: Vec<(SocketOwner, Vec<u64>)>,
     /// Listening sockets: whether it is IPv4, the port, the inode.
     listening: Vec<(bool, u16, u64)>,
@@ -48,7 +48,7 @@ pub struct SocketOwners {
 
 impl SocketOwners {
     /// Takes it.
-    pub fn take() -> SocketOwners {
+    pub(crate) fn take() -> SocketOwners {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         let processes = pids.filter_map(|pid| Some((SocketOwner::of(Pid::from_raw(pid))?, listeners(pid))));
@@ -61,14 +61,14 @@ impl SocketOwners {
     }
 
     /// Who listens on the port of `address`.
-    pub fn listeners_at(&self, address: SocketAddr) -> Vec<SocketOwner> {
+    pub(crate) fn listeners_at(&self, address: SocketAddr) -> Vec<SocketOwner> {
         let at = |(v4, port, _): &&(bool, u16, u64)| *v4 == address.is_ipv4() && *port == address.port();
         let inodes: Vec<u64> = self.listening.iter().filter(at).map(|(.., inode)| *inode).collect();
         self.holders_of(&inodes)
     }
 
     /// Who has one of these sockets.
-    pub fn holders_of(&self, inodes: &[u64]) -> Vec<SocketOwner> {
+    pub(crate) fn holders_of(&self, inodes: &[u64]) -> Vec<SocketOwner> {
         let has = |(_, listeners): &&(SocketOwner, Vec<u64>)| listeners.iter().any(|inode| inodes.contains(inode));
         self.processes.iter().filter(has).map(|(holder, _)| holder.clone()).collect()
     }

@@ -35,7 +35,8 @@ use crate::daemon::resolver;
 use crate::daemon::worker::{self, Start};
 use crate::error::Error;
 use crate::logging;
-use crate::rules::rule::Family;
+use crate::redirection::RedirectionId;
+use crate::rules::address::Family;
 use crate::sys::process::{self, Detached, Report};
 use crate::traffic::dialer::ActiveRedirection;
 use crate::traffic::service::{Destination, Service};
@@ -51,7 +52,7 @@ const WORKER_WAITS: Duration = Duration::from_secs(10);
 const NOT_YET: u8 = 75;
 
 /// Runs the daemon. Returns in the process that the shell waits for, with the status for it.
-pub fn run(config: Config) -> Result<u8, Error> {
+pub(crate) fn run(config: Config) -> Result<u8, Error> {
     let stdin = config.relayed().any(|(_, redirection, _)| matches!(redirection.listen, Listen::Passed(_)));
     let mut passed = Inherited::find(stdin)?;
     let process = &config.process;
@@ -102,7 +103,8 @@ fn alone(config: Config, passed: &mut Inherited) -> Result<(), Error> {
     let names = Names::new();
     let lines = generation.lines(&names);
     let listeners = generation.listeners.all.iter_mut();
-    let listeners = listeners.filter_map(|socket| Some((socket.listeners.first_mut()?.take()?, socket.line))).collect();
+    let listeners =
+        listeners.filter_map(|socket| Some((socket.listeners.first_mut()?.take()?, socket.redirection))).collect();
     log_ready(&generation, &names);
     Notifier::from_environment().tell("READY=1");
     let Generation { config, access_log, capacity, source_limit, .. } = &mut generation;
@@ -129,7 +131,7 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
         let sentence = "--host-check: given with a connection (inetd's nowait), a listening socket (wait) or -s wanted";
         return Err(Error::Usage(sentence.into()));
     }
-    let line = |service: &Service| {
+    let active = |id: RedirectionId, service: &Service| {
         let hosts = service.destination.hosts().iter().map(|host| match host.name.parse() {
             Ok(ip) => Ok(vec![SocketAddr::new(ip, host.port)]),
             Err(_) => {
@@ -138,9 +140,9 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
                 Ok(found.into_iter().map(|ip| SocketAddr::new(ip, host.port)).collect())
             }
         });
-        Ok(ActiveRedirection::new(service.clone(), &hosts.collect::<Result<Vec<_>, Error>>()?))
+        Ok(ActiveRedirection::new(id, service.clone(), &hosts.collect::<Result<Vec<_>, Error>>()?))
     };
-    let lines = config.relayed().map(|(_, _, service)| line(service)).collect::<Result<_, Error>>()?;
+    let lines = config.relayed().map(|(id, _, service)| active(id, service)).collect::<Result<_, Error>>()?;
     let generation = Generation::prepare(
         Config { redirections: Vec::new(), ..config.clone() },
         &Listeners::default(),
@@ -370,8 +372,7 @@ fn relay_text(
     service: &Service,
     names: &Names,
 ) -> String {
-    let line =
-        generation.config.relayed().find(|(_, other, _)| std::ptr::eq(*other, redirection)).map(|(line, ..)| line);
+    let line = generation.config.relayed().find(|(_, other, _)| std::ptr::eq(*other, redirection)).map(|(id, ..)| id);
     let listening = line.map(|line| generation.listeners.addresses(line)).unwrap_or_default();
     let listening: Vec<String> = listening.iter().map(SocketAddr::to_string).collect();
     let target = match &service.destination {

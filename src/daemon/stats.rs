@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the workers have said of themselves.
 #[derive(Debug, Default)]
-pub struct Stats {
+pub(crate) struct Stats {
     /// Those that are gone, with what they said last.
     past: Counters,
     /// The others, by process id, with what they said last.
@@ -27,19 +27,19 @@ struct Asked {
 
 impl Stats {
     /// These workers have been asked. One question at a time: whoever asks again gets the same answer as the first.
-    pub fn ask(&mut self, pids: impl Iterator<Item = u32>, now: Instant) {
+    pub(crate) fn ask(&mut self, pids: impl Iterator<Item = u32>, now: Instant) {
         let until = self.asked.as_ref().map_or(now + PATIENCE, |asked| asked.until);
         self.asked = Some(Asked { waiting: pids.collect(), until });
     }
 
     /// A worker has said its counters, asked or at its end.
-    pub fn heard(&mut self, pid: u32, counters: Counters) {
+    pub(crate) fn heard(&mut self, pid: u32, counters: Counters) {
         self.said.insert(pid, counters);
         self.wait_no_more(pid);
     }
 
     /// A worker is gone.
-    pub fn lost(&mut self, pid: u32) {
+    pub(crate) fn lost(&mut self, pid: u32) {
         if let Some(last) = self.said.remove(&pid) {
             self.past += last.of_the_past();
         }
@@ -53,12 +53,12 @@ impl Stats {
     }
 
     /// When the answer is complete at the latest.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.asked.as_ref().map(|asked| asked.until)
     }
 
     /// The answer, once: when all have answered, or the time is over.
-    pub fn answer(&mut self, now: Instant) -> Option<String> {
+    pub(crate) fn answer(&mut self, now: Instant) -> Option<String> {
         let asked = self.asked.take_if(|asked| asked.waiting.is_empty() || asked.until <= now)?;
         let silent = match asked.waiting.len() {
             0 => String::new(),
@@ -69,7 +69,7 @@ impl Stats {
     }
 
     /// All that was said.
-    pub fn sum(&self) -> Counters {
+    pub(crate) fn sum(&self) -> Counters {
         let mut sum = self.past;
         self.said.values().for_each(|counters| sum += *counters);
         sum

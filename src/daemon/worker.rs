@@ -17,6 +17,7 @@ use crate::daemon::message::{SIZE, ToGuardian, ToWorker};
 use crate::daemon::resolver_pool::ResolverPool;
 use crate::error::Error;
 use crate::logging;
+use crate::redirection::RedirectionId;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::{process, wait};
 use crate::traffic::acceptor::Acceptor;
@@ -44,7 +45,7 @@ const LAST_CALL: Tick = 2;
 
 /// How many connections and pipes the descriptors allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacity {
+pub(crate) struct Capacity {
     /// Connections, each with two descriptors.
     pub places: usize,
     /// Pipes, each with two descriptors.
@@ -53,7 +54,7 @@ pub struct Capacity {
 
 impl Capacity {
     /// Divides `descriptors` among connections and pipes; `wanted` bounds the connections.
-    pub fn plan(descriptors: u64, wanted: Option<usize>) -> Capacity {
+    pub(crate) fn plan(descriptors: u64, wanted: Option<usize>) -> Capacity {
         let free = descriptors.saturating_sub(RESERVE);
         let pipes = PIPES.min(free / 8);
         let most = ((free - 2 * pipes) / 2).clamp(1, 1_000_000) as usize;
@@ -63,13 +64,13 @@ impl Capacity {
 
 /// What a worker starts with.
 #[derive(Debug)]
-pub struct Start<'a> {
+pub(crate) struct Start<'a> {
     /// Its number among the workers of the daemon, from 1.
     pub number: u32,
     /// The configuration.
     pub config: &'a Config,
     /// Listening, non-blocking sockets, each with the number of its redirection.
-    pub listeners: Vec<(TcpListener, u16)>,
+    pub listeners: Vec<(TcpListener, RedirectionId)>,
     /// The redirections, with the addresses of their upstreams.
     pub lines: Vec<ActiveRedirection>,
     /// The file of `-l`.
@@ -112,7 +113,7 @@ struct Worker<'a> {
 /// Serves until told to stop, confined from the moment when all is set up.
 ///
 /// Errors: what went wrong while setting up, or a loop that cannot go on.
-pub fn run(start: Start<'_>, confinement: Confinement) -> Result<(), Error> {
+pub(crate) fn run(start: Start<'_>, confinement: Confinement) -> Result<(), Error> {
     let mut worker = Worker::new(start).map_err(|error| Error::sys("setting up the event loop", error))?;
     confinement.seal()?;
     worker.say(ToGuardian::Ready);
@@ -150,7 +151,7 @@ impl<'a> Worker<'a> {
         let mut lifecycle = Lifecycle::Serving;
         if let Some(connection) = first {
             let peer = connection.peer_addr()?;
-            connections.admit(0, mio::net::TcpStream::from_std(connection), peer);
+            connections.admit(RedirectionId(0), mio::net::TcpStream::from_std(connection), peer);
             lifecycle = Lifecycle::Draining(None);
         }
         let resolvers = ResolverPool::default();

@@ -47,7 +47,7 @@ struct Syslog {
 }
 
 /// Starts logging: to standard error, and to syslog as well when a facility is given.
-pub fn start(process: &'static str, facility: Option<Facility>, verbose: bool) {
+pub(crate) fn start(process: &'static str, facility: Option<Facility>, verbose: bool) {
     let syslog = facility.map(|facility| Syslog { facility, socket: None, tried: None, confined: false, lost: 0 });
     let state = State { process, pid: std::process::id(), stderr: true, syslog, line: String::with_capacity(512) };
     if let Ok(mut guard) = LOGGER.0.lock() {
@@ -60,7 +60,7 @@ pub fn start(process: &'static str, facility: Option<Facility>, verbose: bool) {
 }
 
 /// Lets go of the connection to syslog, which is the parent's.
-pub fn disconnect() {
+pub(crate) fn disconnect() {
     with_state(|state| {
         if let Some(syslog) = &mut state.syslog {
             syslog.socket = None;
@@ -69,7 +69,7 @@ pub fn disconnect() {
 }
 
 /// From here on this process is another one with its own name and id. Its connection to syslog is its own too.
-pub fn become_process(process: &'static str) {
+pub(crate) fn become_process(process: &'static str) {
     with_state(|state| {
         state.process = process;
         state.pid = std::process::id();
@@ -80,18 +80,18 @@ pub fn become_process(process: &'static str) {
 }
 
 /// Lets go of the terminal and writes to syslog only: the shell that started us has its prompt back.
-pub fn leave_terminal() -> Result<(), Error> {
+pub(crate) fn leave_terminal() -> Result<(), Error> {
     process::open_null().map_err(|error| Error::sys("/dev/null", error)).and_then(|null| leave_terminal_for(&null))
 }
 
 /// The same with a /dev/null that was opened when it could be found.
-pub fn leave_terminal_for(null: &File) -> Result<(), Error> {
+pub(crate) fn leave_terminal_for(null: &File) -> Result<(), Error> {
     with_state(|state| state.stderr = false);
     process::silence_stdio(null).map_err(|error| Error::sys("/dev/null", error))
 }
 
 /// From here on this process cannot find the way to syslog; somebody else must make its connections ([`is_cut_off`]).
-pub fn confine() {
+pub(crate) fn confine() {
     with_state(|state| {
         if let Some(syslog) = &mut state.syslog {
             syslog.confined = true;
@@ -100,12 +100,12 @@ pub fn confine() {
 }
 
 /// Whether a new connection is wanted from somebody else; true once for each time that it is.
-pub fn is_cut_off() -> bool {
+pub(crate) fn is_cut_off() -> bool {
     CUT_OFF.load(Ordering::Relaxed) && CUT_OFF.swap(false, Ordering::Relaxed)
 }
 
 /// A new connection to syslog, for a process that cannot make it.
-pub fn connect() -> io::Result<UnixDatagram> {
+pub(crate) fn connect() -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
     socket.connect(SYSLOG)?;
@@ -113,7 +113,7 @@ pub fn connect() -> io::Result<UnixDatagram> {
 }
 
 /// Goes on in the connection that somebody else has made.
-pub fn go_on_in(connection: OwnedFd) {
+pub(crate) fn go_on_in(connection: OwnedFd) {
     with_state(|state| {
         if let Some(syslog) = &mut state.syslog {
             syslog.socket = Some(UnixDatagram::from(connection));
@@ -122,7 +122,7 @@ pub fn go_on_in(connection: OwnedFd) {
 }
 
 /// Connects to syslog again: SIGHUP.
-pub fn reopen() {
+pub(crate) fn reopen() {
     with_state(|state| {
         if let Some(syslog) = &mut state.syslog {
             syslog.reconnect();
@@ -233,7 +233,7 @@ impl Syslog {
 
 /// Lets a repeating message through once in a while.
 #[derive(Debug)]
-pub struct Limiter {
+pub(crate) struct Limiter {
     next: Option<Instant>,
     held_back: u64,
 }
@@ -243,12 +243,12 @@ const ONCE_PER: Duration = Duration::from_secs(10);
 
 impl Limiter {
     /// Lets the first one through.
-    pub const fn new() -> Limiter {
+    pub(crate) const fn new() -> Limiter {
         Limiter { next: None, held_back: 0 }
     }
 
     /// Whether to tell it now; then with how many were not told since the last time.
-    pub fn pass(&mut self) -> Option<More> {
+    pub(crate) fn pass(&mut self) -> Option<More> {
         let now = Instant::now();
         if self.next.is_some_and(|next| now < next) {
             self.held_back += 1;
@@ -267,7 +267,7 @@ impl Default for Limiter {
 
 /// How many messages of the same kind were held back; shown only if there were any.
 #[derive(Debug, Clone, Copy)]
-pub struct More(u64);
+pub(crate) struct More(u64);
 
 impl fmt::Display for More {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::protocol::credentials::Credentials;
 
 /// Bytes of the longest head of an answer to CONNECT.
-pub const ANSWER: usize = 8 * 1024;
+pub(crate) const ANSWER: usize = 8 * 1024;
 
 /// Characters that are shown of what a proxy said.
 const SHOWN: usize = 120;

@@ -35,7 +35,7 @@ impl fmt::Display for Family {
 
 /// The value of one `-s` or `-d`: a comma list, perhaps negated.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MatchAddresses {
+pub(crate) struct MatchAddresses {
     /// A `!` stood before the option.
     pub negated: bool,
     items: Vec<Item>,
@@ -51,7 +51,7 @@ const WANTED: &str = "addresses such as 10.1.2.3, 10.0.0.0/8 or fd00::/8, or hos
 
 impl MatchAddresses {
     /// Reads a comma list. `option` is the tproxy option that holds the MATCH, for the error's sentence.
-    pub fn parse(option: &str, value: &str, negated: bool) -> Result<MatchAddresses, Error> {
+    pub(crate) fn parse(option: &str, value: &str, negated: bool) -> Result<MatchAddresses, Error> {
         let items = value
             .split(',')
             .map(|item| Item::parse(item).ok_or_else(|| Error::value(option, item, WANTED)))
@@ -63,7 +63,7 @@ impl MatchAddresses {
     }
 
     /// The host names in the list, as typed.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.items.iter().filter_map(|item| match item {
             Item::Name(name) => Some(name.as_str()),
             Item::Network(..) => None,
@@ -71,7 +71,7 @@ impl MatchAddresses {
     }
 
     /// Whether the list may hold for packets of this family: a name may, until it is resolved.
-    pub fn may_be(&self, family: Family) -> bool {
+    pub(crate) fn may_be(&self, family: Family) -> bool {
         self.items.iter().any(|item| match item {
             Item::Network(of, _) => *of == family,
             Item::Name(_) => true,
@@ -80,7 +80,7 @@ impl MatchAddresses {
 
     /// What iptables of this family is to be given, each address once. Sorted within a name: an answer that
     /// comes in another order (round robin) must not look like another rule.
-    pub fn concrete(&self, family: Family, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Vec<String> {
+    pub(crate) fn concrete(&self, family: Family, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
         for item in &self.items {
             match item {

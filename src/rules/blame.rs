@@ -1,6 +1,7 @@
 //! Which rule it is that the tools complain about, and where it was written.
 
 use crate::error::Error;
+use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
 use crate::rules::chains::Rule;
 use crate::rules::spec::RuleSpec;
@@ -10,7 +11,7 @@ const AT: &str = "at '";
 
 /// The complaint of a tool that was fed with `text`. The tool gives a line's number in a text that nobody sees: the
 /// line itself takes its place.
-pub fn quote(error: Error, text: &str) -> Error {
+pub(crate) fn quote(error: Error, text: &str) -> Error {
     let Error::Firewall { command, status, said } = error else { return error };
     let number = said.lines().find_map(line_number);
     let rule = number.and_then(|number: usize| text.lines().nth(number.checked_sub(1)?));
@@ -34,8 +35,8 @@ fn line_number(said: &str) -> Option<usize> {
     rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The owner of the line whose rule was complained about.
-pub fn owner(lines: &[RuleSpec], error: &Error) -> Option<u16> {
+/// The redirection of the line whose rule was complained about.
+pub(crate) fn redirection(lines: &[RuleSpec], error: &Error) -> Option<RedirectionId> {
     let Error::Firewall { said, .. } = error else { return None };
     let (_, rule) = said.rsplit_once(AT)?;
     let (_, rule) = rule.strip_prefix("-A ")?.split_once(' ')?;
@@ -45,7 +46,7 @@ pub fn owner(lines: &[RuleSpec], error: &Error) -> Option<u16> {
         let mut texts = words.map(|words| Rule::new(&words.words, 1).text);
         texts.any(|text| rule.strip_prefix(&text).is_some_and(|rest| rest.starts_with(" -j ")))
     };
-    lines.iter().find(is_its).map(|line| line.owner)
+    lines.iter().find(is_its).map(|line| line.redirection)
 }
 
 #[cfg(test)]
@@ -92,16 +93,22 @@ mod tests {
 
     #[test]
     fn a_rule_is_its_owners() {
-        let line = |owner: u16, text: &str| {
+        let line = |redirection: u16, text: &str| {
             let matching = Match::parse("-R", text, RELAYED).unwrap().resolve(&|_| Vec::new()).unwrap();
-            RuleSpec { action: Action::Redirect { port: 1 }, matching, owner, output: false }
+            RuleSpec {
+                action: Action::Redirect { port: 1 },
+                matching,
+                redirection: RedirectionId(redirection),
+                output: false,
+            }
         };
         let lines = [line(3, "--dport 80"), line(4, "--dport 80 -m a"), line(5, "-m a --b 'c d' -d fd00::1")];
-        let owner = |rule: &str| owner(&lines, &quote(complaint("x: line 1 failed\nrestore: line 1 failed"), rule));
-        assert_eq!(owner("-A tproxy.1 -p tcp --dport 80 -j REDIRECT --to-ports 1"), Some(3));
-        assert_eq!(owner("-A tproxy.1 -p tcp --dport 80 -m a -j REDIRECT --to-ports 1"), Some(4));
+        let owner =
+            |rule: &str| redirection(&lines, &quote(complaint("x: line 1 failed\nrestore: line 1 failed"), rule));
+        assert_eq!(owner("-A tproxy.1 -p tcp --dport 80 -j REDIRECT --to-ports 1"), Some(RedirectionId(3)));
+        assert_eq!(owner("-A tproxy.1 -p tcp --dport 80 -m a -j REDIRECT --to-ports 1"), Some(RedirectionId(4)));
         let third = lines[2].matching.words(Family::V6).map(|words| Rule::new(&words.words, 1).text).unwrap();
-        assert_eq!(owner(&format!("-A tproxy.1 {third} -j RETURN")), Some(5));
+        assert_eq!(owner(&format!("-A tproxy.1 {third} -j RETURN")), Some(RedirectionId(5)));
         assert_eq!(owner("-A tproxy.1 -p tcp -j RETURN"), None);
         assert_eq!(owner("-D PREROUTING -p tcp -j tproxy.1"), None);
     }

@@ -2,11 +2,11 @@
 //! to iptables-restore, read back from iptables-save, compared and removed.
 
 /// How the name of every chain of ours begins.
-pub const PREFIX: &str = "tproxy.";
+pub(crate) const PREFIX: &str = "tproxy.";
 
 /// The tables that hold chains of ours, in the order in which they are filled: what the nat table lets through
 /// to the filter table must find its rules there.
-pub const TABLES: [&str; 2] = ["filter", "nat"];
+pub(crate) const TABLES: [&str; 2] = ["filter", "nat"];
 
 /// Our part of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Rule {
 }
 
 /// The table of that name.
-pub fn table<'a>(tables: &'a [Table], name: &str) -> Option<&'a Table> {
+pub(crate) fn table<'a>(tables: &'a [Table], name: &str) -> Option<&'a Table> {
     tables.iter().find(|table| table.name == name)
 }
 
@@ -74,7 +74,7 @@ pub fn table<'a>(tables: &'a [Table], name: &str) -> Option<&'a Table> {
 ///
 /// In each table chains are filled first and hooked last; what goes is unhooked first. A removal starts with the
 /// nat table, for a redirect without its proxy hurts most.
-pub fn change(from: &[Table], to: &[Table]) -> String {
+pub(crate) fn change(from: &[Table], to: &[Table]) -> String {
     let mut order = TABLES;
     if to.is_empty() {
         order.reverse();
@@ -93,7 +93,7 @@ pub fn change(from: &[Table], to: &[Table]) -> String {
 /// The exact input that takes the jumps away and leaves the chains. The kernel goes on translating connections that
 /// were redirected: with the last rule that needs it, connection tracking itself is switched off in the namespace
 /// (`nf_ct_netns_put`, net/netfilter/nf_conntrack_proto.c).
-pub fn unhook(from: &[Table]) -> String {
+pub(crate) fn unhook(from: &[Table]) -> String {
     let mut text = String::new();
     for table in from.iter().filter(|table| !table.jumps.is_empty()) {
         let deleted: String = table.jumps.iter().map(|jump| format!("-D {} {}\n", jump.from, jump.text)).collect();
@@ -137,7 +137,7 @@ fn change_table(text: &mut String, old: &Table, new: &Table) {
 
 /// A word as iptables-restore reads it: in double quotes, with a backslash before quotes and backslashes, unless it
 /// is plain.
-pub fn quote(word: &str) -> String {
+pub(crate) fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.,:/=+@%!".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_string();
@@ -146,7 +146,7 @@ pub fn quote(word: &str) -> String {
 }
 
 /// The words of a rule, read as iptables-restore does: a quote ends a word, a backslash counts within quotes only.
-pub fn unquote(line: &str) -> Vec<String> {
+pub(crate) fn unquote(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
     let mut quoted = false;

@@ -25,7 +25,7 @@ const LOOK_AT_END: Duration = Duration::from_millis(1);
 
 /// Runs a program in a clean environment, with no descriptor but the three, and returns what it wrote to its standard output. Any end but exit
 /// status 0 within `limit` is an error that holds what it wrote to its standard error.
-pub fn run(program: &Path, arguments: &[&str], input: &str, limit: Duration) -> Result<String, Error> {
+pub(crate) fn run(program: &Path, arguments: &[&str], input: &str, limit: Duration) -> Result<String, Error> {
     let command = std::iter::once(program.display().to_string()).chain(arguments.iter().map(|a| a.to_string()));
     let command = command.collect::<Vec<_>>().join(" ");
     process::keep_descriptors().map_err(|error| Error::sys("close_range", error))?;

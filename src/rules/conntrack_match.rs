@@ -14,7 +14,7 @@ use crate::rules::matching::FamilyWords;
 
 /// The conditions of a MATCH after the translation.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// What the packet itself still shows: protocol, source and source port.
     kept: Vec<String>,
     /// How many rules iptables makes of the sources.
@@ -29,7 +29,7 @@ pub struct Origin {
 
 impl Origin {
     /// Takes a MATCH apart.
-    pub fn of(words: &FamilyWords) -> Origin {
+    pub(crate) fn of(words: &FamilyWords) -> Origin {
         let mut origin =
             Origin { kept: Vec::new(), sources: 1, destinations: Vec::new(), ports: Vec::new(), exact: true };
         for group in groups(&words.words) {
@@ -70,7 +70,7 @@ impl Origin {
     }
 
     /// The rules for translated connections that fit. `now` are conditions on the packet as it is now.
-    pub fn rules(&self, now: &[&str], verdict: &[&str]) -> Vec<Rule> {
+    pub(crate) fn rules(&self, now: &[&str], verdict: &[&str]) -> Vec<Rule> {
         let mut rules = Vec::new();
         for destination in &self.destinations {
             for port in &self.ports {

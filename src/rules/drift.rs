@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::rules::chains::{Chain, Jump, Rule, TABLES, Table, table};
 
 /// What differs between the rules as they were left and as they are, one short sentence each.
-pub fn differences(left: &[Table], found: &[Table]) -> Vec<String> {
+pub(crate) fn differences(left: &[Table], found: &[Table]) -> Vec<String> {
     let mut said = Vec::new();
     for name in TABLES {
         let nothing = Table::new(name);

@@ -70,9 +70,9 @@ impl Firewall {
                 Ok(())
             }
             Err(error) => {
-                let owner_at_fault = blame::owner(&set.lines, &error);
+                let at_fault = blame::redirection(&set.lines, &error);
                 let error = self.roll_back(&owner, &before, error);
-                Err(match owner_at_fault.and_then(|number| set.places.get(usize::from(number))?.as_ref()) {
+                Err(match at_fault.and_then(|id| set.places.get(id.index())?.as_ref()) {
                     Some((file, line)) => error.in_file(file, *line),
                     None => error,
                 })
@@ -319,11 +319,12 @@ mod tests {
         assert_eq!(firewall.description(), "no iptables-restore, no ip6tables-restore");
         assert_eq!(firewall.flush_all().unwrap(), 0);
         firewall.remove("1").unwrap();
-        let matching = crate::rules::rule::Match::parse("-R", "-d fd00::1", crate::rules::rule::RELAYED).unwrap();
-        let line = crate::rules::rule::RuleSpec {
-            action: crate::rules::rule::Action::Redirect { port: 1 },
+        let matching =
+            crate::rules::matching::Match::parse("-R", "-d fd00::1", crate::rules::matching::RELAYED).unwrap();
+        let line = crate::rules::spec::RuleSpec {
+            action: crate::rules::spec::Action::Redirect { port: 1 },
             matching: matching.resolve(&|_| Vec::new()).unwrap(),
-            owner: 0,
+            redirection: crate::redirection::RedirectionId(0),
             output: false,
         };
         let set = RuleSet {
@@ -337,6 +338,6 @@ mod tests {
         assert_eq!(error.exit_status(), 71);
         assert!(error.to_string().contains("`ip6tables-restore` failed (not found)"), "{error}");
         assert!(error.to_string().ends_with("-b 0.0.0.0 leaves IPv6 out"), "{error}");
-        firewall.install(&set.open()).unwrap();
+        firewall.install(&set.with(|_| crate::rules::spec::Gate::Withdrawn)).unwrap();
     }
 }

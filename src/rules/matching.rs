@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::rules::address::{Family, MatchAddresses};
 
 /// The protocols that a relay takes, for [`Match::parse`].
-pub const RELAYED: &[&str] = &["tcp"];
+pub(crate) const RELAYED: &[&str] = &["tcp"];
 
 /// Long options of iptables that are no match: commands, targets, and what speaks to iptables itself.
 const FORBIDDEN: &[&str] = &[

@@ -2,16 +2,16 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::indexing_slicing))]
 
-pub mod address;
-pub mod blame;
-pub mod chains;
-pub mod command;
-pub mod conntrack_match;
-pub mod drift;
-pub mod firewall;
-pub mod matching;
-pub mod plan;
-pub mod rule;
-pub mod save;
-pub mod spec;
-pub mod tools;
+pub(crate) mod address;
+pub(crate) mod blame;
+pub(crate) mod chains;
+pub(crate) mod command;
+pub(crate) mod conntrack_match;
+pub(crate) mod drift;
+pub(crate) mod firewall;
+pub(crate) mod matching;
+pub(crate) mod plan;
+pub(crate) mod rule;
+pub(crate) mod save;
+pub(crate) mod spec;
+pub(crate) mod tools;

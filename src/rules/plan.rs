@@ -37,7 +37,7 @@ struct Draft<'a> {
 }
 
 /// The tables of a family. Empty if nothing is to stand there.
-pub fn tables(name: &str, own_uid: Option<u32>, lines: &[RuleSpec], family: Family) -> Vec<Table> {
+pub(crate) fn tables(name: &str, own_uid: Option<u32>, lines: &[RuleSpec], family: Family) -> Vec<Table> {
     let items: Vec<Item> = lines.iter().filter_map(|line| Item::of(line, family)).collect();
     let instance = Instance { chain: format!("{PREFIX}{name}"), own_uid };
     let filter = Draft {

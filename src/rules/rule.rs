@@ -6,11 +6,11 @@
 //! destination, and RETURNs from there before any reject is looked at. So the order on the command line decides in
 //! both tables.
 
-pub use crate::rules::address::Family;
+use crate::redirection::RedirectionId;
+use crate::rules::address::Family;
 use crate::rules::chains::{Table, change};
-pub use crate::rules::matching::{FamilyWords, Match, RELAYED, Resolved};
 use crate::rules::plan;
-pub use crate::rules::spec::{Action, DnatTarget, Gate, RuleSpec};
+use crate::rules::spec::{Gate, RuleSpec};
 
 /// All that one instance asks of the firewall.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,28 +23,18 @@ pub struct RuleSet {
     pub families: Vec<Family>,
     /// The user whose own connections are left alone under `-O`: the relay itself.
     pub own_uid: Option<u32>,
-    /// The file and the line in which each owner of lines was written, for messages.
+    /// The file and the line in which each redirection was written, for messages.
     pub places: Vec<Option<(String, usize)>>,
 }
 
 impl RuleSet {
     /// The same with the redirects of each redirection behind its gate.
-    pub fn with(&self, gate: impl Fn(u16) -> Gate) -> RuleSet {
+    pub fn with(&self, gate: impl Fn(RedirectionId) -> Gate) -> RuleSet {
         let mut gated = self.clone();
         for line in &mut gated.lines {
-            line.action = line.action.behind(gate(line.owner));
+            line.action = line.action.behind(gate(line.redirection));
         }
         gated
-    }
-
-    /// The same with every redirect to a worker turned into a reject, for `--fail closed`.
-    pub fn closed(&self) -> RuleSet {
-        self.with(|_| Gate::Rejected)
-    }
-
-    /// The same with every redirect to a worker withdrawn, for `--fail open`.
-    pub fn open(&self) -> RuleSet {
-        self.with(|_| Gate::Withdrawn)
     }
 
     /// What is to stand in the tables of a family. Empty if nothing is.
@@ -63,7 +53,7 @@ impl RuleSet {
 }
 
 /// What a clean installation would feed to the tools, word for word, under the commands that take it.
-pub fn print_rules(set: &RuleSet) -> String {
+pub(crate) fn print_rules(set: &RuleSet) -> String {
     let mut text = String::new();
     for (family, tool) in [(Family::V4, "iptables-restore"), (Family::V6, "ip6tables-restore")] {
         let rules = set.restore_text(family);

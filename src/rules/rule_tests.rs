@@ -1,5 +1,8 @@
 use super::*;
+use crate::redirection::RedirectionId;
 use crate::rules::chains::{Chain, Rule};
+use crate::rules::matching::Match;
+use crate::rules::spec::{Action, DnatTarget};
 use std::net::IpAddr;
 
 fn lookup(name: &str) -> Vec<IpAddr> {
@@ -12,7 +15,7 @@ fn lookup(name: &str) -> Vec<IpAddr> {
 
 fn line(action: Action, text: &str) -> RuleSpec {
     let matching = Match::parse("-R", text, &["tcp", "udp"]).unwrap().resolve(&lookup).unwrap();
-    RuleSpec { action, matching, owner: 0, output: false }
+    RuleSpec { action, matching, redirection: RedirectionId(0), output: false }
 }
 
 fn set(lines: &[(Action, &str)]) -> RuleSet {
@@ -120,7 +123,7 @@ fn each_redirect_port_is_let_through_the_filter_once() {
 fn failing_closed_rejects_what_was_redirected_and_failing_open_leaves_no_rule() {
     let set = set(&[(Action::Exempt, "-s 10.9.0.1"), (TO, "--dport 80")]);
     assert_eq!(
-        set.closed().restore_text(Family::V4),
+        set.with(|_| Gate::Rejected).restore_text(Family::V4),
         "*filter
 :tproxy.12970 - [0:0]
 -A tproxy.12970 -i lo -j RETURN
@@ -131,7 +134,7 @@ fn failing_closed_rejects_what_was_redirected_and_failing_open_leaves_no_rule() 
 COMMIT
 "
     );
-    assert_eq!(print_rules(&set.open()), "");
+    assert_eq!(print_rules(&set.with(|_| Gate::Withdrawn)), "");
 }
 
 #[test]
@@ -287,17 +290,17 @@ COMMIT
 fn one_redirection_can_be_withdrawn_or_refused_while_the_others_stay() {
     let mut set = set(&[(TO, "--dport 80"), (TO, "--dport 81"), (Action::Local { port: Some(9) }, "--dport 82")]);
     for (line, owner) in set.lines.iter_mut().zip([0, 1, 1]) {
-        line.owner = owner;
+        line.redirection = RedirectionId(owner);
     }
     let actions = |gate: Gate| -> Vec<Action> {
-        let gated = set.with(|owner| if owner == 1 { gate } else { Gate::Normal });
+        let gated = set.with(|id| if id.0 == 1 { gate } else { Gate::Normal });
         gated.lines.iter().map(|line| line.action).collect()
     };
     let local = Action::Local { port: Some(9) };
     assert_eq!(actions(Gate::Normal), [TO, TO, local]);
     assert_eq!(actions(Gate::Withdrawn), [TO, Action::Exempt, local]);
     assert_eq!(actions(Gate::Rejected), [TO, Action::Reject, local]);
-    assert!(set.open().restore_text(Family::V4).contains("--dport 82 -j REDIRECT --to-ports 9"));
+    assert!(set.with(|_| Gate::Withdrawn).restore_text(Family::V4).contains("--dport 82 -j REDIRECT --to-ports 9"));
 }
 
 #[test]

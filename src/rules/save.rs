@@ -4,7 +4,7 @@ use crate::rules::chains::{Chain, Jump, PREFIX, Rule, TABLES, Table, unquote};
 
 /// Whose chains are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Owner {
+pub(crate) enum Owner {
     /// Those of the instance of this name: `tproxy.NAME` and `tproxy.NAME.*`.
     Instance(String),
     /// Those of every instance that ever ran here.
@@ -13,7 +13,7 @@ pub enum Owner {
 
 impl Owner {
     /// Whether a chain of this name is theirs.
-    pub fn owns(&self, chain: &str) -> bool {
+    pub(crate) fn owns(&self, chain: &str) -> bool {
         let Some(name) = chain.strip_prefix(PREFIX) else { return false };
         match self {
             Owner::All => true,
@@ -25,7 +25,7 @@ impl Owner {
 }
 
 /// The owner's part of an iptables-save text. A table without any is left out.
-pub fn read(save: &str, owner: &Owner) -> Vec<Table> {
+pub(crate) fn read(save: &str, owner: &Owner) -> Vec<Table> {
     let mut found = Vec::new();
     let mut current: Option<Reader> = None;
     for line in save.lines() {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
 use crate::rules::matching::Resolved;
 
@@ -54,8 +55,8 @@ pub struct RuleSpec {
     pub action: Action,
     /// To which traffic.
     pub matching: Resolved,
-    /// The redirection that it belongs to, as the instance numbers them.
-    pub owner: u16,
+    /// The redirection that it belongs to.
+    pub redirection: RedirectionId,
     /// Also for this host's own connections (`-O`).
     pub output: bool,
 }

@@ -15,7 +15,7 @@ use crate::rules::command::run;
 use crate::rules::save::{Owner, read};
 
 /// Where the tools are looked for, in this order. Fixed: a PATH from outside has no say in what root runs.
-pub const DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
+pub(crate) const DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
 
 /// The time limit of one run: more than the tool itself waits for the lock of the tables.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ struct Backend {
 
 /// The tools of one family.
 #[derive(Clone, Debug)]
-pub struct Tools {
+pub(crate) struct Tools {
     family: Family,
     chosen: Backend,
     /// The other kind, in which an earlier run may have left rules.
@@ -43,7 +43,7 @@ pub struct Tools {
 }
 
 /// The name of a tool, for example `ip6tables-legacy-restore`.
-pub fn tool(family: Family, kind: &str, verb: &str) -> String {
+pub(crate) fn tool(family: Family, kind: &str, verb: &str) -> String {
     let program = match family {
         Family::V4 => "iptables",
         Family::V6 => "ip6tables",
@@ -53,7 +53,7 @@ pub fn tool(family: Family, kind: &str, verb: &str) -> String {
 
 impl Tools {
     /// Finds the tools of a family, and chooses between the kinds. None if there are none.
-    pub fn find(directories: &[&str], family: Family) -> Result<Option<Tools>, Error> {
+    pub(crate) fn find(directories: &[&str], family: Family) -> Result<Option<Tools>, Error> {
         let Some(default) = Backend::find(directories, family, "") else { return Ok(None) };
         let version = default.version()?;
         let is_nft = version.contains("nf_tables");
@@ -76,22 +76,22 @@ impl Tools {
     }
 
     /// Which tool was chosen, with its version.
-    pub fn description(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         format!("{} ({})", self.chosen.restore.display(), self.version)
     }
 
     /// The owner's part of the tables.
-    pub fn read(&self, owner: &Owner) -> Result<Vec<Table>, Error> {
+    pub(crate) fn read(&self, owner: &Owner) -> Result<Vec<Table>, Error> {
         Ok(read(&self.chosen.save()?, owner))
     }
 
     /// Makes the owner's part be `target` and nothing else, in one transaction.
-    pub fn replace(&self, owner: &Owner, target: &[Table]) -> Result<(), Error> {
+    pub(crate) fn replace(&self, owner: &Owner, target: &[Table]) -> Result<(), Error> {
         self.chosen.replace(owner, target).map(drop)
     }
 
     /// Takes the owner's jumps away and leaves its chains.
-    pub fn unhook(&self, owner: &Owner) -> Result<(), Error> {
+    pub(crate) fn unhook(&self, owner: &Owner) -> Result<(), Error> {
         let found = match self.read(owner) {
             Err(error) if is_missing(&error) => return Ok(()),
             found => found?,
@@ -101,14 +101,14 @@ impl Tools {
     }
 
     /// Removes the owner's part, also from the tables of the other kind, and returns how many chains there were.
-    pub fn remove(&self, owner: &Owner) -> Result<usize, Error> {
+    pub(crate) fn remove(&self, owner: &Owner) -> Result<usize, Error> {
         let here = self.chosen.replace(owner, &[]).or_else(if_missing);
         let there = self.purge_other(owner);
         Ok(here? + there?)
     }
 
     /// Removes what an earlier run left in the tables of the other kind.
-    pub fn purge_other(&self, owner: &Owner) -> Result<usize, Error> {
+    pub(crate) fn purge_other(&self, owner: &Owner) -> Result<usize, Error> {
         match &self.other {
             Some(other) if !self.other_is_legacy || legacy_holds(self.family, "") => {
                 other.replace(owner, &[]).or_else(if_missing)
@@ -187,7 +187,7 @@ fn if_missing(error: Error) -> Result<usize, Error> {
 }
 
 /// Whether an error of the tools means that the kernel lacks the tables of the family.
-pub fn is_missing(error: &Error) -> bool {
+pub(crate) fn is_missing(error: &Error) -> bool {
     const SIGNS: [&str; 7] = [
         "Table does not exist",
         "unable to initialize table",

@@ -7,7 +7,7 @@ use nix::unistd::{Gid, Uid, User, getgroups, getresgid, getresuid, setgroups, se
 
 /// An account to run as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Account {
+pub(crate) struct Account {
     /// Its user id.
     pub uid: u32,
     /// Its primary group.
@@ -15,7 +15,7 @@ pub struct Account {
 }
 
 /// Looks an account up by name, or by number as `#123`. `None` when there is no such account.
-pub fn find(name: &str) -> io::Result<Option<Account>> {
+pub(crate) fn find(name: &str) -> io::Result<Option<Account>> {
     let user = match name.strip_prefix('#').map(str::parse) {
         Some(Ok(uid)) => User::from_uid(Uid::from_raw(uid))?,
         Some(Err(_)) => None,
@@ -25,14 +25,14 @@ pub fn find(name: &str) -> io::Result<Option<Account>> {
 }
 
 /// Whether this process may do what only root may.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
 /// Becomes `account` for good and proves it: no supplementary groups, all user and group ids changed, no way back.
 ///
 /// Errors: whatever the kernel said, or a sentence when root could be had again; the caller must not go on then.
-pub fn become_account(account: Account) -> io::Result<()> {
+pub(crate) fn become_account(account: Account) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     setgroups(&[])?;
     setresgid(gid, gid, gid)?;
@@ -52,7 +52,7 @@ pub fn become_account(account: Account) -> io::Result<()> {
 
 /// No program that this process becomes can have a capability from its file (`PR_CAPBSET_DROP`, capabilities(7)). Where
 /// that is not allowed nothing happens, and [`no_new_privileges`] says the same.
-pub fn empty_bounding_set() -> io::Result<()> {
+pub(crate) fn empty_bounding_set() -> io::Result<()> {
     for capability in 0.. {
         // SAFETY: takes integers only.
         let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) };
@@ -87,7 +87,7 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
 /// Gives up all capabilities; what is not permitted cannot be ambient either. A user other than root has none by then,
 /// unless the program's file gives it some.
-pub fn drop_capabilities() -> io::Result<()> {
+pub(crate) fn drop_capabilities() -> io::Result<()> {
     let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
     let none = [Capabilities::default(); 2];
     // SAFETY: the kernel reads the two halves that this version has, and may write the version that it prefers into the
@@ -98,6 +98,6 @@ pub fn drop_capabilities() -> io::Result<()> {
 }
 
 /// No exec of this process or its children can gain privileges any more (`PR_SET_NO_NEW_PRIVS`, prctl(2)).
-pub fn no_new_privileges() -> io::Result<()> {
+pub(crate) fn no_new_privileges() -> io::Result<()> {
     Ok(nix::sys::prctl::set_no_new_privs()?)
 }

@@ -12,11 +12,11 @@ use nix::sys::socket::{
 
 /// One end of the line. Never blocks.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub(crate) struct Channel(OwnedFd);
 
 /// What a look into the line brought.
 #[derive(Debug)]
-pub enum Received {
+pub(crate) enum Received {
     /// A message of so many bytes: none if it was too long to be one of ours.
     Message(usize),
     /// Nothing there now.
@@ -27,7 +27,7 @@ pub enum Received {
 
 impl Channel {
     /// The two ends of a new line.
-    pub fn pair() -> io::Result<(Channel, Channel)> {
+    pub(crate) fn pair() -> io::Result<(Channel, Channel)> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         Ok((Channel(a), Channel(b)))
@@ -36,7 +36,7 @@ impl Channel {
     /// Sends a whole message or nothing.
     ///
     /// Errors: `WouldBlock` when the other end does not read, `BrokenPipe` when it is gone.
-    pub fn send(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub(crate) fn send(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let raw: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &[][..] } else { &rights[..] };
@@ -46,14 +46,14 @@ impl Channel {
     }
 
     /// Takes the next message. Descriptors that come along, however many, never become this process's own.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         // The whole length, also of what did not fit.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         received(recv(self.0.as_raw_fd(), buffer, flags), buffer.len())
     }
 
     /// The same from an end that is trusted, with the descriptor that came along.
-    pub fn receive_with_descriptor(&self, buffer: &mut [u8]) -> io::Result<(Received, Option<OwnedFd>)> {
+    pub(crate) fn receive_with_descriptor(&self, buffer: &mut [u8]) -> io::Result<(Received, Option<OwnedFd>)> {
         let mut space = nix::cmsg_space!([RawFd; 1]);
         let room = buffer.len();
         let mut slices = [IoSliceMut::new(buffer)];

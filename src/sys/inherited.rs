@@ -10,7 +10,7 @@ use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 /// on. Call it at most once for a number, before anything else could have opened a descriptor of that number.
 ///
 /// Errors: EBADF when there is no such descriptor.
-pub fn take(number: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn take(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_GETFD takes no pointer and changes nothing; a number that is not open gives EBADF.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
     nix::errno::Errno::result(flags)?;
@@ -23,13 +23,13 @@ pub fn take(number: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// A copy of a descriptor which the next program started by exec will have too, under the number returned.
-pub fn survivor(descriptor: impl AsFd) -> io::Result<OwnedFd> {
+pub(crate) fn survivor(descriptor: impl AsFd) -> io::Result<OwnedFd> {
     let number = fcntl(&descriptor, FcntlArg::F_DUPFD(3))?;
     // SAFETY: the kernel has just made this descriptor for us (F_DUPFD, fcntl(2)); nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Whether a socket listens (`SO_ACCEPTCONN`, socket(7)).
-pub fn listens(socket: impl AsFd) -> io::Result<bool> {
+pub(crate) fn listens(socket: impl AsFd) -> io::Result<bool> {
     Ok(getsockopt(&socket, AcceptConn)?)
 }

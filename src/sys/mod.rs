@@ -1,14 +1,14 @@
 //! The system floor: raw system calls, one concern a file. The only place where `unsafe` may stand.
 #![allow(unsafe_code)]
 
-pub mod account;
-pub mod channel;
-pub mod inherited;
-pub mod message;
-pub mod process;
-pub mod seccomp;
-pub mod services;
-pub mod shared_memory;
-pub mod sockopt;
-pub mod splice;
-pub mod wait;
+pub(crate) mod account;
+pub(crate) mod channel;
+pub(crate) mod inherited;
+pub(crate) mod message;
+pub(crate) mod process;
+pub(crate) mod seccomp;
+pub(crate) mod services;
+pub(crate) mod shared_memory;
+pub(crate) mod sockopt;
+pub(crate) mod splice;
+pub(crate) mod wait;

@@ -19,7 +19,7 @@ use nix::unistd::{ForkResult, Pid, chroot, dup2_stderr, dup2_stdin, dup2_stdout,
 
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forked {
+pub(crate) enum Forked {
     /// The process that called, with the id of its new child.
     Parent(Pid),
     /// The new process.
@@ -27,7 +27,7 @@ pub enum Forked {
 }
 
 /// fork(2). The program never starts a thread, which is what makes this sound; refuses when somebody did.
-pub fn fork_here() -> io::Result<Forked> {
+pub(crate) fn fork_here() -> io::Result<Forked> {
     let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(1);
     if threads != 1 {
         return Err(io::Error::other(format!("{threads} threads are running, a fork needs one")));
@@ -43,7 +43,7 @@ pub fn fork_here() -> io::Result<Forked> {
 /// Leaves the terminal's session: a second child of a new session, so that it can never have a terminal again
 /// (daemon(7)). In the caller's process this returns the descriptor on which the daemon reports; in the daemon, the
 /// one to report through.
-pub fn detach() -> io::Result<Detached> {
+pub(crate) fn detach() -> io::Result<Detached> {
     let (read, write) = report_line()?;
     if let Forked::Parent(child) = fork_here()? {
         drop(write);
@@ -62,7 +62,7 @@ pub fn detach() -> io::Result<Detached> {
 
 /// The two processes that come back from [`detach`].
 #[derive(Debug)]
-pub enum Detached {
+pub(crate) enum Detached {
     /// The process that the shell waits for.
     Shell(OwnedFd),
     /// The daemon.
@@ -70,7 +70,7 @@ pub enum Detached {
 }
 
 /// Waits for one byte of a report. `None` when the writer died or the time is over.
-pub fn read_report(from: &OwnedFd, limit: Option<Duration>) -> Report {
+pub(crate) fn read_report(from: &OwnedFd, limit: Option<Duration>) -> Report {
     let timeout = limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
     loop {
         match poll(&mut [PollFd::new(from.as_fd(), PollFlags::POLLIN)], timeout) {
@@ -89,13 +89,13 @@ pub fn read_report(from: &OwnedFd, limit: Option<Duration>) -> Report {
 }
 
 /// The two ends of a line for one byte of a report, the reading end first.
-pub fn report_line() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn report_line() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
 }
 
 /// What came through a report descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Report {
+pub(crate) enum Report {
     /// The exit status that the shell shall see.
     Status(u8),
     /// The writer is gone without a word.
@@ -105,12 +105,12 @@ pub enum Report {
 }
 
 /// What swallows everything and says nothing.
-pub fn open_null() -> io::Result<File> {
+pub(crate) fn open_null() -> io::Result<File> {
     File::options().read(true).write(true).open("/dev/null")
 }
 
 /// Points the three standard descriptors at what [`open_null`] has opened.
-pub fn silence_stdio(null: &File) -> io::Result<()> {
+pub(crate) fn silence_stdio(null: &File) -> io::Result<()> {
     dup2_stdin(null)?;
     dup2_stdout(null)?;
     dup2_stderr(null)?;
@@ -124,7 +124,7 @@ const PLACES: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
 /// anything into it, and nothing is left of it on the disk.
 ///
 /// Errors: this process may not, or nowhere can a directory be made.
-pub fn enter_empty_root() -> io::Result<()> {
+pub(crate) fn enter_empty_root() -> io::Result<()> {
     let mut made = Err(Errno::ENOENT);
     for place in PLACES {
         made = mkdtemp(&Path::new(place).join("tproxy-XXXXXX"));
@@ -140,12 +140,12 @@ pub fn enter_empty_root() -> io::Result<()> {
 }
 
 /// Nobody without privileges can look into this process or trace it, and its end leaves no core (`PR_SET_DUMPABLE`).
-pub fn hide() -> io::Result<()> {
+pub(crate) fn hide() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
 /// AddrPair this process without running anything that belongs to its parent (buffers, guards): _exit(2).
-pub fn leave(status: u8) -> ! {
+pub(crate) fn leave(status: u8) -> ! {
     // SAFETY: _exit takes an int and does not return; that destructors do not run is what is wanted.
     unsafe { libc::_exit(libc::c_int::from(status)) }
 }
@@ -159,13 +159,13 @@ fn signal_set(signals: &[Signal]) -> SigSet {
 }
 
 /// Makes `signals` come through a descriptor; the others that tproxy knows are held back.
-pub fn signals(signals: &[Signal]) -> io::Result<SignalFd> {
+pub(crate) fn signals(signals: &[Signal]) -> io::Result<SignalFd> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&signal_set(&BLOCKED)), None)?;
     Ok(SignalFd::with_flags(&signal_set(signals), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
 /// Lets `signals` have their usual effect on this process; the others that tproxy knows are held back.
-pub fn obey(signals: &[Signal]) -> io::Result<()> {
+pub(crate) fn obey(signals: &[Signal]) -> io::Result<()> {
     let mut set = signal_set(&BLOCKED);
     for signal in signals {
         set.remove(*signal);
@@ -175,7 +175,7 @@ pub fn obey(signals: &[Signal]) -> io::Result<()> {
 
 /// Closes all descriptors above standard error but those in `keep` (close_range(2)). For a child that never returns
 /// into what it has inherited from its parent.
-pub fn close_others(keep: &[RawFd]) -> io::Result<()> {
+pub(crate) fn close_others(keep: &[RawFd]) -> io::Result<()> {
     let mut keep = keep.to_vec();
     keep.sort_unstable();
     let mut first: libc::c_uint = 3;
@@ -200,7 +200,7 @@ pub fn close_others(keep: &[RawFd]) -> io::Result<()> {
 
 /// Lets no program that this process starts inherit its descriptors but the standard ones: also of those not that
 /// somebody else has opened and left to it.
-pub fn keep_descriptors() -> io::Result<()> {
+pub(crate) fn keep_descriptors() -> io::Result<()> {
     let (first, last, flag) = (3 as libc::c_uint, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     // SAFETY: takes three integers and closes nothing.
     match Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, flag) }) {
@@ -219,14 +219,14 @@ pub fn keep_descriptors() -> io::Result<()> {
 }
 
 /// The next signal waiting on a descriptor of [`signals`].
-pub fn next_signal(from: &SignalFd) -> io::Result<Option<Signal>> {
+pub(crate) fn next_signal(from: &SignalFd) -> io::Result<Option<Signal>> {
     let Some(info) = from.read_signal()? else { return Ok(None) };
     let number = i32::try_from(info.ssi_signo).map_err(io::Error::other)?;
     Ok(Some(Signal::try_from(number)?))
 }
 
 /// Sends a signal; that the process is gone already is no error.
-pub fn send_signal(pid: Pid, signal: Signal) -> io::Result<()> {
+pub(crate) fn send_signal(pid: Pid, signal: Signal) -> io::Result<()> {
     match kill(pid, signal) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(errno) => Err(errno.into()),
@@ -235,7 +235,7 @@ pub fn send_signal(pid: Pid, signal: Signal) -> io::Result<()> {
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Death {
+pub(crate) enum Death {
     /// By itself, with this status.
     Exited(i32),
     /// By a signal.
@@ -244,7 +244,7 @@ pub enum Death {
 
 impl Death {
     /// Whether it ended because its work was done.
-    pub fn is_well(self) -> bool {
+    pub(crate) fn is_well(self) -> bool {
         self == Death::Exited(0)
     }
 }
@@ -260,7 +260,7 @@ impl fmt::Display for Death {
 }
 
 /// A child that has ended, if there is one.
-pub fn reap() -> Option<(Pid, Death)> {
+pub(crate) fn reap() -> Option<(Pid, Death)> {
     match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
         Ok(WaitStatus::Exited(pid, status)) => Some((pid, Death::Exited(status))),
         Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid, Death::Killed(signal))),
@@ -269,7 +269,7 @@ pub fn reap() -> Option<(Pid, Death)> {
 }
 
 /// Raises the soft limit of open files to the hard one and returns it (getrlimit(2)).
-pub fn raise_open_files() -> io::Result<u64> {
+pub(crate) fn raise_open_files() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
@@ -278,7 +278,7 @@ pub fn raise_open_files() -> io::Result<u64> {
 }
 
 /// The name that ps(1) and top(1) show for this process, cut to 15 bytes (`PR_SET_NAME`, prctl(2)).
-pub fn set_name(name: &str) {
+pub(crate) fn set_name(name: &str) {
     if let Ok(name) = CString::new(name) {
         // Only a label: the process works as well without it.
         let _ = nix::sys::prctl::set_name(&name);
@@ -286,6 +286,6 @@ pub fn set_name(name: &str) {
 }
 
 /// Waits until a child has ended, however.
-pub fn wait_for(child: Pid) {
+pub(crate) fn wait_for(child: Pid) {
     while waitpid(child, None) == Err(Errno::EINTR) {}
 }

@@ -36,7 +36,7 @@ const REFUSED: u32 = SECCOMP_RET_ERRNO | libc::EPERM as u32;
 /// What one argument of a call must be. Only its lower half is compared, which is all that the kernel looks at where it
 /// expects an int.
 #[derive(Debug, Clone)]
-pub struct Condition {
+pub(crate) struct Condition {
     at: u32,
     mask: u32,
     among: Vec<u32>,
@@ -44,18 +44,18 @@ pub struct Condition {
 
 impl Condition {
     /// The argument of this number, from 0, is one of these.
-    pub fn is(argument: u32, among: &[i32]) -> Condition {
+    pub(crate) fn is(argument: u32, among: &[i32]) -> Condition {
         Condition::masked(argument, -1, among)
     }
 
     /// The bits of `mask` in the argument are one of these.
-    pub fn masked(argument: u32, mask: i32, among: &[i32]) -> Condition {
+    pub(crate) fn masked(argument: u32, mask: i32, among: &[i32]) -> Condition {
         let among = among.iter().map(|value| value.cast_unsigned()).collect();
         Condition { at: ARGUMENTS + 8 * argument, mask: mask.cast_unsigned(), among }
     }
 
     /// The argument is a null pointer: both its halves are zero.
-    pub fn is_null(argument: u32) -> [Condition; 2] {
+    pub(crate) fn is_null(argument: u32) -> [Condition; 2] {
         let half = |at| Condition { at, mask: u32::MAX, among: vec![0] };
         [half(ARGUMENTS + 8 * argument), half(ARGUMENTS + 8 * argument + 4)]
     }
@@ -63,7 +63,7 @@ impl Condition {
 
 /// A filter, which has no effect until it is installed. What is named first is found first.
 #[derive(Debug, Default)]
-pub struct SyscallFilter {
+pub(crate) struct SyscallFilter {
     always: Vec<c_long>,
     /// By call: it is allowed if all conditions of one of the lists hold.
     sometimes: Vec<(c_long, Vec<Vec<Condition>>)>,
@@ -74,13 +74,13 @@ impl SyscallFilter {
     ///
     /// Of them the kernel (5.11 and later) asks the filter once, when it is installed, and keeps the answer: they belong
     /// here if they move payload.
-    pub fn allow(mut self, calls: &[c_long]) -> SyscallFilter {
+    pub(crate) fn allow(mut self, calls: &[c_long]) -> SyscallFilter {
         self.always.extend(calls);
         self
     }
 
     /// Allows a call if all the conditions hold. PrereadStep again of the same call, either will do.
-    pub fn allow_if(mut self, call: c_long, conditions: impl IntoIterator<Item = Condition>) -> SyscallFilter {
+    pub(crate) fn allow_if(mut self, call: c_long, conditions: impl IntoIterator<Item = Condition>) -> SyscallFilter {
         let conditions = conditions.into_iter().collect();
         match self.sometimes.iter_mut().find(|(other, _)| *other == call) {
             Some((_, ways)) => ways.push(conditions),
@@ -93,7 +93,7 @@ impl SyscallFilter {
     /// No exec may gain privileges any more then (`PR_SET_NO_NEW_PRIVS`), which must have been said before.
     ///
     /// Errors: `Unsupported` when this kernel or architecture has no filters.
-    pub fn install(&self) -> io::Result<()> {
+    pub(crate) fn install(&self) -> io::Result<()> {
         let Some(architecture) = ARCHITECTURE else { return Err(io::ErrorKind::Unsupported.into()) };
         let mut program = self.program(architecture);
         let length = u16::try_from(program.len()).map_err(io::Error::other)?;

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 
 /// The TCP port of a service name, from services(5). `None` when the name is not known.
-pub fn tcp_port(name: &str) -> Option<u16> {
+pub(crate) fn tcp_port(name: &str) -> Option<u16> {
     let name = CString::new(name).ok()?;
     // SAFETY: both arguments are strings that end in a zero byte and live through the call. The result is null or
     // points to a static structure, which no other call can overwrite meanwhile: the program has one thread.

@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicU64;
 
 /// SharedWords that every process which was forked after they were made sees and changes. All are zero at first.
 #[derive(Debug)]
-pub struct SharedWords {
+pub(crate) struct SharedWords {
     first: NonNull<AtomicU64>,
     count: usize,
 }
 
 impl SharedWords {
     /// So many of them.
-    pub fn new(count: usize) -> io::Result<SharedWords> {
+    pub(crate) fn new(count: usize) -> io::Result<SharedWords> {
         let bytes = count.checked_mul(size_of::<AtomicU64>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping at an address that the kernel chooses touches no memory which is in use; the descriptor

@@ -18,7 +18,7 @@ use nix::{setsockopt_impl, sockopt_impl};
 /// of its own for IPv6 (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
 ///
 /// Errors: ENOENT when connection tracking does not know the connection, ENOPROTOOPT when it is not loaded.
-pub fn original_destination(socket: impl AsFd, family: IpAddr) -> io::Result<SocketAddr> {
+pub(crate) fn original_destination(socket: impl AsFd, family: IpAddr) -> io::Result<SocketAddr> {
     match family {
         IpAddr::V4(_) => {
             let address = SockaddrIn::from(getsockopt(&socket, OriginalDst)?);
@@ -33,7 +33,7 @@ pub fn original_destination(socket: impl AsFd, family: IpAddr) -> io::Result<Soc
 
 /// Whether a new listener may stand beside one that already listens on the same port (`SO_REUSEPORT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortSharing {
+pub(crate) enum PortSharing {
     /// The port must be free.
     Exclusive,
     /// Other listeners of ours may be there: those of other workers, or of workers that a dead guardian has left.
@@ -51,7 +51,7 @@ fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
 
 /// A listening, non-blocking socket. IPv6 sockets take IPv6 only, so that each family has its own. What all
 /// stream sockets have set is set here once: accepted sockets inherit it.
-pub fn listener(address: SocketAddr, beside: PortSharing) -> io::Result<TcpListener> {
+pub(crate) fn listener(address: SocketAddr, beside: PortSharing) -> io::Result<TcpListener> {
     let socket = stream_socket(address)?;
     setsockopt(&socket, ReuseAddr, &true)?;
     if address.is_ipv6() {
@@ -69,7 +69,7 @@ pub fn listener(address: SocketAddr, beside: PortSharing) -> io::Result<TcpListe
 
 /// Makes a socket listen that does so already, unless a process that shares it has ended that: connect(2) to no address
 /// (`AF_UNSPEC`) disconnects a listening socket as well (`tcp_disconnect`, net/ipv4/tcp.c), for all who have it.
-pub fn keep_listening(listener: &TcpListener) -> io::Result<()> {
+pub(crate) fn keep_listening(listener: &TcpListener) -> io::Result<()> {
     Ok(listen(listener, Backlog::MAXCONN)?)
 }
 
@@ -78,7 +78,7 @@ pub fn keep_listening(listener: &TcpListener) -> io::Result<()> {
 /// The third packet of the handshake waits for the first data to go with it, so whoever has none has to
 /// [`acknowledge`], or else the peer learns only after 200 ms that it is connected (`tcp_rcv_synsent_state_process`,
 /// net/ipv4/tcp_input.c).
-pub fn connecting(address: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn connecting(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = stream_socket(address)?;
     setsockopt(&socket, QuickAck, &false)?;
     match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
@@ -91,7 +91,7 @@ pub fn connecting(address: SocketAddr) -> io::Result<TcpStream> {
 /// local). A datagram socket asks without sending anything.
 ///
 /// Errors: there is no socket to ask with, and no answer.
-pub fn is_local(address: SocketAddr) -> io::Result<bool> {
+pub(crate) fn is_local(address: SocketAddr) -> io::Result<bool> {
     if address.ip().is_loopback() {
         return Ok(true);
     }
@@ -102,7 +102,7 @@ pub fn is_local(address: SocketAddr) -> io::Result<bool> {
 }
 
 /// Makes the coming close send RST and throw away what is unsent (`SO_LINGER` of zero seconds, socket(7)).
-pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
+pub(crate) fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     Ok(())
 }
@@ -118,19 +118,19 @@ sockopt_impl!(
 
 /// Acknowledges now what was received, and not only when there is something to send: a peer that has not set
 /// `TCP_NODELAY` holds back what it says next until then, 40 ms (RFC 896, RFC 1122 4.2.3.2). Not permanent, tcp(7).
-pub fn acknowledge(socket: impl AsFd) -> io::Result<()> {
+pub(crate) fn acknowledge(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, QuickAck, &true)?;
     Ok(())
 }
 
 /// Puts urgent data in its place in the stream, where a relay can carry it (tcp(7)).
-pub fn urgent_inline(socket: impl AsFd) -> io::Result<()> {
+pub(crate) fn urgent_inline(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, OobInline, &true)?;
     Ok(())
 }
 
 /// Bytes sent but not yet acknowledged by the peer (`SIOCOUTQ`, tcp(7)).
-pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
+pub(crate) fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (= TIOCOUTQ) writes one int through the pointer, which is valid for the length of the call; the
     // descriptor is borrowed and so open.

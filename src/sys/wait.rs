@@ -10,13 +10,17 @@ use nix::sys::time::TimeSpec;
 
 /// Makes the waits of this process end when they should, and not up to 50 microseconds later (`PR_SET_TIMERSLACK`,
 /// prctl(2)).
-pub fn be_punctual() -> io::Result<()> {
+pub(crate) fn be_punctual() -> io::Result<()> {
     Ok(nix::sys::prctl::set_timerslack(1)?)
 }
 
 /// Waits until one of two can be read, or `timeout` is over, or a signal comes; which it was is not told (ppoll(2)).
 /// An epoll descriptor can be read when it has events (epoll(7)).
-pub fn for_either(one: BorrowedFd<'_>, other: Option<BorrowedFd<'_>>, timeout: Option<Duration>) -> io::Result<()> {
+pub(crate) fn for_either(
+    one: BorrowedFd<'_>,
+    other: Option<BorrowedFd<'_>>,
+    timeout: Option<Duration>,
+) -> io::Result<()> {
     let mut both = [one, other.unwrap_or(one)].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     let count = 1 + usize::from(other.is_some());
     match ppoll(&mut both[..count], timeout.map(TimeSpec::from_duration), None) {

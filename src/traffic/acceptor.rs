@@ -7,6 +7,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 
 use crate::logging::Limiter;
+use crate::redirection::RedirectionId;
 use crate::traffic::timers::Tick;
 use crate::traffic::token::EventToken;
 
@@ -21,7 +22,7 @@ const SHORT_PAUSE: Tick = 1;
 
 /// The listening sockets of a worker.
 #[derive(Debug)]
-pub struct Acceptor {
+pub(crate) struct Acceptor {
     doors: Vec<Door>,
     paused_until: Option<Tick>,
     /// Failures since the last client that was let in.
@@ -35,14 +36,14 @@ pub struct Acceptor {
 struct Door {
     listener: TcpListener,
     /// The redirection whose clients come in here.
-    redirection: u16,
+    redirection: RedirectionId,
     /// Not proven to have nobody waiting.
     ready: bool,
 }
 
 impl Acceptor {
     /// Takes over listening sockets, which are non-blocking, each with the number of its redirection.
-    pub fn new(listeners: Vec<(std::net::TcpListener, u16)>) -> Acceptor {
+    pub(crate) fn new(listeners: Vec<(std::net::TcpListener, RedirectionId)>) -> Acceptor {
         let door =
             |(listener, redirection)| Door { listener: TcpListener::from_std(listener), redirection, ready: false };
         let doors = listeners.into_iter().map(door);
@@ -50,7 +51,7 @@ impl Acceptor {
     }
 
     /// Asks for events.
-    pub fn register(&mut self, registry: &Registry) -> io::Result<()> {
+    pub(crate) fn register(&mut self, registry: &Registry) -> io::Result<()> {
         for (number, door) in self.doors.iter_mut().enumerate() {
             registry.register(
                 &mut door.listener,
@@ -62,19 +63,19 @@ impl Acceptor {
     }
 
     /// Somebody is waiting at this door.
-    pub fn rung(&mut self, number: u32) {
+    pub(crate) fn rung(&mut self, number: u32) {
         if let Some(door) = self.doors.get_mut(number as usize) {
             door.ready = true;
         }
     }
 
     /// Whether clients may be waiting that can be let in now; no further event will tell of them.
-    pub fn has_work(&self, now: Tick) -> bool {
+    pub(crate) fn has_work(&self, now: Tick) -> bool {
         !self.is_paused(now) && self.doors.iter().any(|door| door.ready)
     }
 
     /// When a pause ends in which clients may be waiting.
-    pub fn pause_ends(&self) -> Option<Tick> {
+    pub(crate) fn pause_ends(&self) -> Option<Tick> {
         self.paused_until.filter(|_| self.doors.iter().any(|door| door.ready))
     }
 
@@ -83,12 +84,17 @@ impl Acceptor {
     }
 
     /// A connection has ended, and with it the reason for a pause.
-    pub fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         self.paused_until = None;
     }
 
     /// The next clients: at most a batch of them, and no more than there is `room` for.
-    pub fn accept(&mut self, room: usize, now: Tick, mut admit: impl FnMut(u16, TcpStream, SocketAddr)) {
+    pub(crate) fn accept(
+        &mut self,
+        room: usize,
+        now: Tick,
+        mut admit: impl FnMut(RedirectionId, TcpStream, SocketAddr),
+    ) {
         if self.is_paused(now) {
             return;
         }
@@ -146,7 +152,7 @@ impl Acceptor {
     }
 
     /// Clients wait because all places are taken.
-    pub fn full(&mut self, places: usize) {
+    pub(crate) fn full(&mut self, places: usize) {
         if self.doors.iter().any(|door| door.ready)
             && let Some(more) = self.limiter.pass()
         {
@@ -156,12 +162,7 @@ impl Acceptor {
     }
 
     /// Closes the doors.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.doors.clear();
-    }
-
-    /// Whether the doors are closed.
-    pub fn is_closed(&self) -> bool {
-        self.doors.is_empty()
     }
 }

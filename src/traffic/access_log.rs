@@ -16,7 +16,7 @@ const GATHER: usize = 16 * 1024;
 
 /// Where the lines go.
 #[derive(Debug)]
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     worker: u32,
     file: Option<File>,
     lines: String,
@@ -27,7 +27,7 @@ pub struct AccessLog {
 
 /// What there is to say of a connection. Its `Display` is the line, its fields in the order that the man page gives.
 #[derive(Clone, Copy)]
-pub struct LogRecord<'a> {
+pub(crate) struct LogRecord<'a> {
     /// ConnectionId of the connection; see [`ConnectionId`].
     pub id: u64,
     /// Its four addresses.
@@ -43,7 +43,7 @@ pub struct LogRecord<'a> {
 /// The number of a connection, which no other connection of the daemon has: the worker's, counted from 1 in the order in
 /// which the daemon started them, then the connection's at that worker.
 #[derive(Debug, Clone, Copy)]
-pub struct ConnectionId(pub u64);
+pub(crate) struct ConnectionId(pub u64);
 
 impl ConnectionId {
     /// Bits of the connection's part; the rest are the worker's.
@@ -67,7 +67,7 @@ impl fmt::Display for LogRecord<'_> {
 }
 
 /// Opens the file of `-l` for appending, readable by its owner's group only.
-pub fn open(path: &Path) -> Result<File, Error> {
+pub(crate) fn open(path: &Path) -> Result<File, Error> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = File::options().append(true).create(true).mode(0o640).open(path);
     file.map_err(|error| Error::file(path.display().to_string(), error))
@@ -75,24 +75,24 @@ pub fn open(path: &Path) -> Result<File, Error> {
 
 impl AccessLog {
     /// That of the worker with this number. Writes to `file`, or to the log when there is none.
-    pub fn new(worker: u32, file: Option<File>) -> AccessLog {
+    pub(crate) fn new(worker: u32, file: Option<File>) -> AccessLog {
         AccessLog { worker, file, lines: String::with_capacity(GATHER + 512), torn: false, limiter: Limiter::new() }
     }
 
     /// The number of the worker's first connection. The next one has the next.
-    pub fn first_id(&self) -> u64 {
+    pub(crate) fn first_id(&self) -> u64 {
         (u64::from(self.worker) << ConnectionId::BITS) + 1
     }
 
     /// Goes on in another file.
-    pub fn reopen(&mut self, file: File) {
+    pub(crate) fn reopen(&mut self, file: File) {
         self.flush();
         self.file = Some(file);
         self.torn = false;
     }
 
     /// Adds a line.
-    pub fn write(&mut self, entry: &LogRecord<'_>) {
+    pub(crate) fn write(&mut self, entry: &LogRecord<'_>) {
         if self.file.is_none() {
             log::info!("{entry}");
             return;
@@ -117,7 +117,7 @@ impl AccessLog {
     }
 
     /// Hands the gathered lines to the kernel.
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         let Some(file) = &mut self.file else { return };
         if self.lines.is_empty() {
             return;

@@ -29,7 +29,7 @@ const MUCH: u64 = 64 * 1024;
 
 /// The relays in the lane: their events and their turns.
 #[derive(Debug)]
-pub struct BulkStreams {
+pub(crate) struct BulkStreams {
     poll: Poll,
     members: usize,
     ready: VecDeque<Key>,
@@ -39,48 +39,48 @@ pub struct BulkStreams {
 
 impl BulkStreams {
     /// An empty one.
-    pub fn new(capacity: usize) -> io::Result<BulkStreams> {
+    pub(crate) fn new(capacity: usize) -> io::Result<BulkStreams> {
         let poll = Poll::new()?;
         Ok(BulkStreams { poll, members: 0, ready: VecDeque::with_capacity(capacity), moved: 0, rests_until: None })
     }
 
     /// Where sockets in the lane are registered.
-    pub fn registry(&self) -> &Registry {
+    pub(crate) fn registry(&self) -> &Registry {
         self.poll.registry()
     }
 
     /// One more relay has come.
-    pub fn enter(&mut self) {
+    pub(crate) fn enter(&mut self) {
         self.members += 1;
     }
 
     /// One has left.
-    pub fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.members -= 1;
     }
 
     /// Whether there is no stream.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.members == 0
     }
 
     /// Whether some stream could have its turn now.
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         !self.ready.is_empty()
     }
 
     /// A relay shall have a turn.
-    pub fn push(&mut self, key: Key) {
+    pub(crate) fn push(&mut self, key: Key) {
         self.ready.push_back(key);
     }
 
     /// Whose turn it is.
-    pub fn pop(&mut self) -> Option<Key> {
+    pub(crate) fn pop(&mut self) -> Option<Key> {
         self.ready.pop_front()
     }
 
     /// A turn has moved so many bytes.
-    pub fn note(&mut self, moved: u64) {
+    pub(crate) fn note(&mut self, moved: u64) {
         self.moved += moved;
         if self.ready.is_empty() {
             self.rests_until = (self.moved >= MUCH).then(|| Instant::now() + REST);
@@ -90,7 +90,7 @@ impl BulkStreams {
 
     /// Waits until a socket of `others` is ready, or one in the lane while it does not rest, or the rest is over; at
     /// most for `timeout`.
-    pub fn wait(&self, others: &Poll, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&self, others: &Poll, timeout: Option<Duration>) -> io::Result<()> {
         let rest = self.rests_until.map(|until| until.saturating_duration_since(Instant::now()));
         let own = self.registry().as_fd();
         wait::for_either(
@@ -101,7 +101,7 @@ impl BulkStreams {
     }
 
     /// Takes the events of the lane, unless it rests.
-    pub fn collect(&mut self, events: &mut Events) -> io::Result<()> {
+    pub(crate) fn collect(&mut self, events: &mut Events) -> io::Result<()> {
         events.clear();
         if self.has_work() || self.rests_until.is_some_and(|until| Instant::now() < until) {
             return Ok(());

@@ -14,6 +14,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use crate::logging::Limiter;
 use crate::protocol::proxy_header::{self, Version};
 use crate::protocol::request::AddrPair;
+use crate::redirection::RedirectionId;
 use crate::sys::{message, sockopt};
 use crate::traffic::access_log::{AccessLog, ConnectionId, LogRecord};
 use crate::traffic::bulk::BulkStreams;
@@ -85,7 +86,7 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
 
 /// All connections, and what they share.
 #[derive(Debug)]
-pub struct Connections {
+pub(crate) struct Connections {
     table: Slots<Connection>,
     places: usize,
     deadlines: Deadlines,
@@ -107,7 +108,7 @@ pub struct Connections {
 
 impl Connections {
     /// For at most `places` connections at once.
-    pub fn new(
+    pub(crate) fn new(
         dialer: Dialer,
         places: usize,
         pool: Pool,
@@ -135,47 +136,47 @@ impl Connections {
     }
 
     /// Looks at the clock, once per turn of the loop.
-    pub fn tell_time(&mut self) {
+    pub(crate) fn tell_time(&mut self) {
         self.milliseconds = self.start.elapsed().as_millis() as u64;
     }
 
     /// The time of this turn.
-    pub fn time(&self) -> Tick {
+    pub(crate) fn time(&self) -> Tick {
         (self.milliseconds / TICK.as_millis() as u64) as Tick
     }
 
     /// Connections that can still be admitted.
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.places - self.table.len()
     }
 
     /// How many connections there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
 
     /// Whether there is no connection.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
     /// Who decides about new connections.
-    pub fn dialer(&mut self) -> &mut Dialer {
+    pub(crate) fn dialer(&mut self) -> &mut Dialer {
         &mut self.dialer
     }
 
     /// Tries whether upstreams answer again.
-    pub fn probe(&mut self) {
+    pub(crate) fn probe(&mut self) {
         self.dialer.probe(self.time(), &self.registry);
     }
 
     /// Where the lines go.
-    pub fn access_log(&mut self) -> &mut AccessLog {
+    pub(crate) fn access_log(&mut self) -> &mut AccessLog {
         &mut self.access_log
     }
 
     /// Takes an accepted connection of a redirection in, or resets it with a line in the log.
-    pub fn admit(&mut self, redirection: u16, client: TcpStream, peer: SocketAddr) {
+    pub(crate) fn admit(&mut self, redirection: RedirectionId, client: TcpStream, peer: SocketAddr) {
         let now = self.time();
         self.counters.accepted += 1;
         let id = self.next_id;
@@ -273,7 +274,7 @@ impl Connections {
     }
 
     /// The sockets of a relay have something to tell.
-    pub fn event(&mut self, key: Key, peer: Peer, event: &Event) {
+    pub(crate) fn event(&mut self, key: Key, peer: Peer, event: &Event) {
         let now = self.time();
         let relay = match self.table.get_mut(key) {
             Some(Connection::Relay(relay)) => relay,
@@ -429,12 +430,12 @@ impl Connections {
     }
 
     /// The next name that has to be looked up.
-    pub fn question(&mut self) -> Option<Box<str>> {
+    pub(crate) fn question(&mut self) -> Option<Box<str>> {
         self.host_check.question()
     }
 
     /// A name that was looked up has these addresses.
-    pub fn learn(&mut self, name: &str, addresses: Vec<IpAddr>) {
+    pub(crate) fn learn(&mut self, name: &str, addresses: Vec<IpAddr>) {
         let now = self.time();
         let waiting = self.host_check.learn(name, addresses.clone(), now);
         self.tell(&waiting, &addresses);
@@ -450,12 +451,12 @@ impl Connections {
     }
 
     /// Whether some relay could go on without an event.
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         !self.queue.is_empty() || self.bulk.has_work()
     }
 
     /// Waits for an event of `others` or of an endless stream, if there is one. Whether it has waited.
-    pub fn wait_with_streams(&self, others: &Poll, timeout: Option<Duration>) -> io::Result<bool> {
+    pub(crate) fn wait_with_streams(&self, others: &Poll, timeout: Option<Duration>) -> io::Result<bool> {
         if self.bulk.is_empty() {
             return Ok(false);
         }
@@ -464,7 +465,7 @@ impl Connections {
     }
 
     /// Gives the next endless stream its turn, just one: the others come first. `events` is room for theirs.
-    pub fn run_stream(&mut self, events: &mut Events) -> io::Result<()> {
+    pub(crate) fn run_stream(&mut self, events: &mut Events) -> io::Result<()> {
         if self.bulk.is_empty() && !self.bulk.has_work() {
             return Ok(());
         }
@@ -497,7 +498,7 @@ impl Connections {
     }
 
     /// Gives each relay in the queue one turn.
-    pub fn run_queue(&mut self) {
+    pub(crate) fn run_queue(&mut self) {
         for _ in 0..self.queue.len() {
             let Some(key) = self.queue.pop_front() else { return };
             if let Some(Connection::Relay(relay)) = self.table.get_mut(key) {
@@ -517,14 +518,14 @@ impl Connections {
     }
 
     /// How many ticks may pass before [`Connections::expire`] has something to do.
-    pub fn wait(&self) -> Option<Tick> {
+    pub(crate) fn wait(&self) -> Option<Tick> {
         let now = self.time();
         let host_check = self.host_check.due().map(|due| due.saturating_sub(now));
         [self.deadlines.wait(now), host_check].into_iter().flatten().min()
     }
 
     /// Looks at the relays whose deadline has come.
-    pub fn expire(&mut self) {
+    pub(crate) fn expire(&mut self) {
         let now = self.time();
         while let Some(slot) = self.deadlines.expire(now) {
             let Some(key) = self.table.key_at(slot) else { continue };
@@ -571,7 +572,7 @@ impl Connections {
     }
 
     /// Resets all that is left.
-    pub fn close_all(&mut self) {
+    pub(crate) fn close_all(&mut self) {
         for slot in 0..self.table.slots() {
             let Some(key) = self.table.key_at(slot) else { continue };
             match self.table.get_mut(key) {
@@ -584,7 +585,7 @@ impl Connections {
     fn report(
         &mut self,
         id: u64,
-        redirection: u16,
+        redirection: RedirectionId,
         route: &Route,
         moved: (u64, u64),
         started: u64,
@@ -620,12 +621,12 @@ impl Connections {
     }
 
     /// What happened so far, and what is held now.
-    pub fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         Counters { open: self.table.len() as u64, pipes: self.shared.pool.lent() as u64, ..self.counters }
     }
 
     /// Tells the log of the connections in the slots from `first` on, a bounded number of them. Returns where to go on.
-    pub fn log_connections(&mut self, first: u32) -> Option<u32> {
+    pub(crate) fn log_connections(&mut self, first: u32) -> Option<u32> {
         const SLICE: u32 = 64;
         let peer = first.saturating_add(SLICE).min(self.table.slots());
         for slot in first..peer {

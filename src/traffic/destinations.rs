@@ -44,7 +44,7 @@ impl fmt::Display for DenyReason {
 }
 
 /// What speaks against a destination, as far as its address tells.
-pub fn ground(to: IpAddr, deny: &[IpNet]) -> Option<DenyReason> {
+pub(crate) fn ground(to: IpAddr, deny: &[IpNet]) -> Option<DenyReason> {
     let to = to.to_canonical();
     if deny.iter().any(|network| network.contains(&to)) {
         return Some(DenyReason::Denied);
@@ -62,7 +62,7 @@ pub fn ground(to: IpAddr, deny: &[IpNet]) -> Option<DenyReason> {
 /// Addresses that were found not to be this host's. To ask the kernel costs as much as a tenth of a short connection, and
 /// most go where others went a moment ago.
 #[derive(Debug)]
-pub struct Foreign {
+pub(crate) struct Foreign {
     /// Each with the time until which that is believed, at the place that its hash says.
     found: Box<[(IpAddr, Tick)]>,
     hasher: RandomState,
@@ -74,7 +74,7 @@ const BELIEVED: Tick = 10;
 
 impl Foreign {
     /// Nothing is known yet.
-    pub fn new() -> Foreign {
+    pub(crate) fn new() -> Foreign {
         let nothing = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         Foreign { found: vec![nothing; REMEMBERED].into(), hasher: RandomState::new() }
     }
@@ -84,13 +84,13 @@ impl Foreign {
     }
 
     /// Whether this was found to be another host's address, not long ago.
-    pub fn holds(&self, ip: IpAddr, now: Tick) -> bool {
+    pub(crate) fn holds(&self, ip: IpAddr, now: Tick) -> bool {
         let (found, until) = self.found[self.place(ip)];
         found == ip && now < until
     }
 
     /// This is another host's address.
-    pub fn learn(&mut self, ip: IpAddr, now: Tick) {
+    pub(crate) fn learn(&mut self, ip: IpAddr, now: Tick) {
         self.found[self.place(ip)] = (ip, now.saturating_add(BELIEVED));
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::{Index, IndexMut};
 
 use mio::Registry;
 use mio::event::Event;
@@ -13,6 +14,7 @@ use mio::net::TcpStream;
 
 use crate::logging::Limiter;
 use crate::protocol::proxy_header::AddrPair;
+use crate::redirection::RedirectionId;
 use crate::sys::sockopt;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::destinations::{self, DenyReason, Foreign};
@@ -25,7 +27,9 @@ use crate::traffic::upstreams::{Attempt, Edge, Upstreams};
 
 /// A redirection with the addresses that its upstreams have now.
 #[derive(Debug)]
-pub struct ActiveRedirection {
+pub(crate) struct ActiveRedirection {
+    /// Its number.
+    pub id: RedirectionId,
     /// What was configured.
     pub service: Service,
     /// The upstreams.
@@ -37,19 +41,51 @@ pub struct ActiveRedirection {
 
 impl ActiveRedirection {
     /// A redirection whose upstreams have these addresses.
-    pub fn new(service: Service, hosts: &[Vec<SocketAddr>]) -> ActiveRedirection {
+    pub(crate) fn new(id: RedirectionId, service: Service, hosts: &[Vec<SocketAddr>]) -> ActiveRedirection {
         let upstreams = Upstreams::new(hosts, service.balance);
-        ActiveRedirection { service, upstreams, unreachable: None, probe: Probe::default() }
+        ActiveRedirection { id, service, upstreams, unreachable: None, probe: Probe::default() }
+    }
+}
+
+/// The redirections that a worker serves, by their number. Those that the kernel serves leave gaps in the numbers.
+#[derive(Debug)]
+struct ActiveRedirections {
+    all: Vec<ActiveRedirection>,
+    /// The place in `all` of each number.
+    places: Vec<u16>,
+}
+
+impl ActiveRedirections {
+    fn new(all: Vec<ActiveRedirection>) -> ActiveRedirections {
+        let count = all.iter().map(|redirection| redirection.id.index() + 1).max().unwrap_or(0);
+        let mut places = vec![0; count];
+        for (place, redirection) in all.iter().enumerate() {
+            places[redirection.id.index()] = place as u16;
+        }
+        ActiveRedirections { all, places }
+    }
+}
+
+impl Index<RedirectionId> for ActiveRedirections {
+    type Output = ActiveRedirection;
+    fn index(&self, id: RedirectionId) -> &ActiveRedirection {
+        &self.all[usize::from(self.places[id.index()])]
+    }
+}
+
+impl IndexMut<RedirectionId> for ActiveRedirections {
+    fn index_mut(&mut self, id: RedirectionId) -> &mut ActiveRedirection {
+        &mut self.all[usize::from(self.places[id.index()])]
     }
 }
 
 /// What the guardian wants to know of a redirection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpstreamChange {
+pub(crate) enum UpstreamChange {
     /// None of its upstreams could be reached.
-    Unreachable(u16),
+    Unreachable(RedirectionId),
     /// One of them answers again.
-    Reachable(u16),
+    Reachable(RedirectionId),
 }
 
 /// Ticks after which the same bad news is told again.
@@ -57,8 +93,8 @@ const TELL_AGAIN: Tick = 10;
 
 /// What decides about new connections.
 #[derive(Debug)]
-pub struct Dialer {
-    redirections: Vec<ActiveRedirection>,
+pub(crate) struct Dialer {
+    redirections: ActiveRedirections,
     /// Where this worker listens.
     doors: Vec<SocketAddr>,
     outgoing: Outgoing,
@@ -75,7 +111,7 @@ pub struct Dialer {
 
 /// A connection on its way out.
 #[derive(Debug)]
-pub struct Dialed {
+pub(crate) struct Dialed {
     /// The socket, connecting.
     pub socket: TcpStream,
     /// Our end of it.
@@ -100,7 +136,7 @@ impl Outgoing {
 
 impl Dialer {
     /// For these redirections, behind these listening addresses; `places` connections can be out at once.
-    pub fn new(
+    pub(crate) fn new(
         redirections: Vec<ActiveRedirection>,
         doors: Vec<SocketAddr>,
         places: usize,
@@ -108,7 +144,7 @@ impl Dialer {
     ) -> Dialer {
         let outgoing = Outgoing { ends: HashSet::with_capacity(places), hasher: RandomState::new() };
         Dialer {
-            redirections,
+            redirections: ActiveRedirections::new(redirections),
             doors,
             outgoing,
             source_limit,
@@ -123,26 +159,24 @@ impl Dialer {
     }
 
     /// Another worker takes over, and begins to count sources anew.
-    pub fn resign(&mut self) {
+    pub(crate) fn resign(&mut self) {
         if let Some(source_limit) = &mut self.source_limit {
             source_limit.resign();
         }
     }
 
     /// An upstream has other addresses now.
-    pub fn readdress(&mut self, redirection: usize, host: usize, addresses: Vec<SocketAddr>) {
-        if let Some(redirection) = self.redirections.get_mut(redirection) {
-            redirection.upstreams.replace(host, addresses);
-        }
+    pub(crate) fn readdress(&mut self, redirection: RedirectionId, host: usize, addresses: Vec<SocketAddr>) {
+        self.redirections[redirection].upstreams.replace(host, addresses);
     }
 
     /// What was configured for this redirection.
-    pub fn service(&self, redirection: u16) -> &Service {
-        &self.redirections[usize::from(redirection)].service
+    pub(crate) fn service(&self, redirection: RedirectionId) -> &Service {
+        &self.redirections[redirection].service
     }
 
     /// How long connections of this redirection may be silent.
-    pub fn timeouts(&self, redirection: u16) -> &Timeouts {
+    pub(crate) fn timeouts(&self, redirection: RedirectionId) -> &Timeouts {
         &self.service(redirection).timeouts
     }
 
@@ -150,9 +184,9 @@ impl Dialer {
     /// is counted among those of its source, until [`Dialer::discharge`].
     ///
     /// Errors: its ending, when it may not pass.
-    pub fn route(
+    pub(crate) fn route(
         &mut self,
-        redirection: u16,
+        redirection: RedirectionId,
         client: &TcpStream,
         peer: SocketAddr,
         now: Tick,
@@ -180,7 +214,7 @@ impl Dialer {
     /// Finds out where a connection was going, and whether it may go on.
     fn locate(
         &mut self,
-        redirection: u16,
+        redirection: RedirectionId,
         client: &TcpStream,
         route: &mut Route,
         now: Tick,
@@ -220,9 +254,9 @@ impl Dialer {
     /// connection is one of the client's.
     ///
     /// Errors: its ending, when there is nowhere to go, or when it would come back to us.
-    pub fn introduce(
+    pub(crate) fn introduce(
         &mut self,
-        redirection: u16,
+        redirection: RedirectionId,
         route: &mut Route,
         ends: Option<AddrPair>,
         now: Tick,
@@ -246,7 +280,13 @@ impl Dialer {
     }
 
     /// Whether a connection may go where it was going, which is asked for all of whom it comes from.
-    fn permit(&mut self, redirection: u16, route: &Route, from: &[CompactAddr], now: Tick) -> Result<(), CloseReason> {
+    fn permit(
+        &mut self,
+        redirection: RedirectionId,
+        route: &Route,
+        from: &[CompactAddr],
+        now: Tick,
+    ) -> Result<(), CloseReason> {
         let ground =
             self.ground(redirection, route.original.socket_addr(), from, now).map_err(CloseReason::ConnectFailed)?;
         let Some(ground) = ground else { return Ok(()) };
@@ -259,7 +299,7 @@ impl Dialer {
 
     fn ground(
         &mut self,
-        redirection: u16,
+        redirection: RedirectionId,
         to: SocketAddr,
         from: &[CompactAddr],
         now: Tick,
@@ -304,7 +344,7 @@ impl Dialer {
     }
 
     /// A connection that was counted among those of its source is gone.
-    pub fn discharge(&mut self, route: &Route) {
+    pub(crate) fn discharge(&mut self, route: &Route) {
         if let Some(source_limit) = &mut self.source_limit {
             source_limit.leave(route.client.ip());
         }
@@ -337,16 +377,16 @@ impl Dialer {
     }
 
     /// The first attempt of a connection.
-    pub fn begin(&mut self, redirection: u16, route: &Route) -> Attempt {
-        self.redirections[usize::from(redirection)].upstreams.begin(route.client.ip())
+    pub(crate) fn begin(&mut self, redirection: RedirectionId, route: &Route) -> Attempt {
+        self.redirections[redirection].upstreams.begin(route.client.ip())
     }
 
     /// Starts connecting to the next address, and passes over those that fail at once.
     ///
     /// Errors: the ending, with what the last address said, when none is left.
-    pub fn dial(
+    pub(crate) fn dial(
         &mut self,
-        redirection: u16,
+        redirection: RedirectionId,
         route: &Route,
         attempt: &mut Attempt,
         last: Option<io::Error>,
@@ -374,8 +414,14 @@ impl Dialer {
         Err(CloseReason::ConnectFailed(last))
     }
 
-    fn next(&mut self, redirection: u16, route: &Route, attempt: &mut Attempt, now: Tick) -> Option<SocketAddr> {
-        let ActiveRedirection { service, upstreams, .. } = &self.redirections[usize::from(redirection)];
+    fn next(
+        &mut self,
+        redirection: RedirectionId,
+        route: &Route,
+        attempt: &mut Attempt,
+        now: Tick,
+    ) -> Option<SocketAddr> {
+        let ActiveRedirection { service, upstreams, .. } = &self.redirections[redirection];
         if let Some(address) = upstreams.next(attempt, now) {
             return Some(address);
         }
@@ -400,15 +446,15 @@ impl Dialer {
     }
 
     /// An address did not answer.
-    pub fn failed(&mut self, redirection: u16, address: SocketAddr, error: &io::Error, now: Tick) {
-        if self.redirections[usize::from(redirection)].upstreams.failed(address, now) == Edge::Down {
+    pub(crate) fn failed(&mut self, redirection: RedirectionId, address: SocketAddr, error: &io::Error, now: Tick) {
+        if self.redirections[redirection].upstreams.failed(address, now) == Edge::Down {
             log::warn!("upstream {address} is down: {error}; it is left alone for a while");
         }
     }
 
     /// No upstream of a redirection could be reached.
-    pub fn unreachable(&mut self, redirection: u16, now: Tick) {
-        let told = &mut self.redirections[usize::from(redirection)].unreachable;
+    pub(crate) fn unreachable(&mut self, redirection: RedirectionId, now: Tick) {
+        let told = &mut self.redirections[redirection].unreachable;
         if told.is_none_or(|told| told.saturating_add(TELL_AGAIN) <= now) {
             *told = Some(now);
             self.news.push_back(UpstreamChange::Unreachable(redirection));
@@ -416,8 +462,9 @@ impl Dialer {
     }
 
     /// When the next try is due whether an upstream answers again that could not be reached.
-    pub fn probe_due(&self) -> Option<Tick> {
+    pub(crate) fn probe_due(&self) -> Option<Tick> {
         self.redirections
+            .all
             .iter()
             .filter(|redirection| redirection.unreachable.is_some())
             .map(|redirection| redirection.probe.due())
@@ -425,13 +472,12 @@ impl Dialer {
     }
 
     /// Makes the tries that are due.
-    pub fn probe(&mut self, now: Tick, registry: &Registry) {
-        let redirections =
-            self.redirections.iter_mut().enumerate().filter(|(_, redirection)| redirection.unreachable.is_some());
-        for (number, redirection) in redirections.filter(|(_, redirection)| redirection.probe.due() <= now) {
+    pub(crate) fn probe(&mut self, now: Tick, registry: &Registry) {
+        let redirections = self.redirections.all.iter_mut().filter(|redirection| redirection.unreachable.is_some());
+        for redirection in redirections.filter(|redirection| redirection.probe.due() <= now) {
             let mut attempt = redirection.upstreams.begin(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             if let Some(address) = redirection.upstreams.next(&mut attempt, now)
-                && let Err(error) = redirection.probe.start(number as u16, address, now, registry)
+                && let Err(error) = redirection.probe.start(redirection.id, address, now, registry)
             {
                 log::debug!("upstream {address}: {error}");
             }
@@ -439,30 +485,30 @@ impl Dialer {
     }
 
     /// A try has come to an end.
-    pub fn probed(&mut self, number: u32, event: &Event) {
-        let Some(redirection) = self.redirections.get_mut(number as usize) else { return };
-        if let Some(address) = redirection.probe.event(event) {
-            self.worked(number as u16, address);
+    pub(crate) fn probed(&mut self, number: u32, event: &Event) {
+        let id = RedirectionId::from(number as usize);
+        if let Some(address) = self.redirections[id].probe.event(event) {
+            self.worked(id, address);
         }
     }
 
     /// What the guardian has not been told yet.
-    pub fn news(&mut self) -> Option<UpstreamChange> {
+    pub(crate) fn news(&mut self) -> Option<UpstreamChange> {
         self.news.pop_front()
     }
 
     /// An address answered.
-    pub fn worked(&mut self, redirection: u16, address: SocketAddr) {
-        if self.redirections[usize::from(redirection)].unreachable.take().is_some() {
+    pub(crate) fn worked(&mut self, redirection: RedirectionId, address: SocketAddr) {
+        if self.redirections[redirection].unreachable.take().is_some() {
             self.news.push_back(UpstreamChange::Reachable(redirection));
         }
-        if self.redirections[usize::from(redirection)].upstreams.worked(address) == Edge::Up {
+        if self.redirections[redirection].upstreams.worked(address) == Edge::Up {
             log::info!("upstream {address} is up again");
         }
     }
 
     /// The outgoing connection is closed.
-    pub fn forget(&mut self, route: &Route) {
+    pub(crate) fn forget(&mut self, route: &Route) {
         let hash = self.outgoing.hash(route.local, route.upstream);
         self.outgoing.ends.remove(&hash);
     }

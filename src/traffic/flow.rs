@@ -94,7 +94,7 @@ impl PipePool for Pool {
 }
 
 /// What is done to the bytes of a flow on their way.
-pub trait Filter {
+pub(crate) trait Filter {
     /// Bytes that come next and pass as they are; 0 when the next ones have to be looked at.
     fn opaque(&self) -> u64;
     /// So many of these have passed.
@@ -111,7 +111,7 @@ pub trait Filter {
 
 /// What a filter needs before it looks again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readiness {
+pub(crate) enum Readiness {
     /// More bytes.
     Bytes,
     /// An answer to its question.
@@ -122,11 +122,11 @@ pub enum Readiness {
 
 /// A filter does not let pass what has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FilterRefusal;
+pub(crate) struct FilterRefusal;
 
 /// Lets everything pass.
 #[derive(Debug)]
-pub struct Plain;
+pub(crate) struct Plain;
 
 impl Filter for Plain {
     fn opaque(&self) -> u64 {
@@ -230,7 +230,7 @@ type Way<S> = fn(&S, &[u8]) -> io::Result<usize>;
 
 /// One direction.
 #[derive(Debug)]
-pub struct Flow<P> {
+pub(crate) struct Flow<P> {
     held: Held<P>,
     moved: u64,
     stage: Stage,
@@ -244,7 +244,7 @@ pub struct Flow<P> {
 
 /// What became of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pumped {
+pub(crate) enum Pumped {
     /// Nothing can be done before the next event.
     Waiting,
     /// The budget is spent and there may be more: no event will come for it.
@@ -255,18 +255,18 @@ pub enum Pumped {
 
 /// Which socket failed.
 #[derive(Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The one read from.
-    Source(io::Error),
+    Source,
     /// The one written to.
-    Sink(io::Error),
+    Sink,
     /// None: the filter refuses what came.
     Refused,
 }
 
 /// What to do with the end of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AtEnd {
+pub(crate) enum AtEnd {
     /// Tell the sink.
     PassOn,
     /// Nothing: the sink is going to be closed or reset at once.
@@ -275,12 +275,12 @@ pub enum AtEnd {
 
 impl<P> Flow<P> {
     /// A flow in which nothing has moved yet.
-    pub fn new() -> Flow<P> {
+    pub(crate) fn new() -> Flow<P> {
         Flow { held: Held::Nothing, moved: 0, stage: Stage::Open, stream: false, overtaken: false, run: 0 }
     }
 
     /// Bytes delivered to the sink's kernel so far.
-    pub fn moved(&self) -> u64 {
+    pub(crate) fn moved(&self) -> u64 {
         self.moved
     }
 
@@ -288,33 +288,33 @@ impl<P> Flow<P> {
     ///
     /// A message from the sink may be a question, and what moves next the answer that it waits for. A stream in the
     /// other direction is none.
-    pub fn note(&mut self, moved: u64, other: u64) {
+    pub(crate) fn note(&mut self, moved: u64, other: u64) {
         let asked = (1..SMALL as u64).contains(&other);
         self.run = if asked { 0 } else { self.run.saturating_add(u32::try_from(moved).unwrap_or(u32::MAX)) };
     }
 
     /// Whether this is a stream without end: nothing that moves is the answer to something.
-    pub fn is_endless(&self) -> bool {
+    pub(crate) fn is_endless(&self) -> bool {
         self.run >= ENDLESS
     }
 
     /// Whether the source has ended and all is delivered.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.stage == Stage::Shut
     }
 
     /// Whether the sink has taken all that came from the source.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(self.held, Held::Nothing)
     }
 
     /// Takes nothing more from the source: what is held is delivered, and then the end.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.stage = Stage::Ended;
     }
 
     /// AddrPair the flow where it stands; what it holds is lost.
-    pub fn abandon<L: PipePool<Pipe = P>>(&mut self, pool: &mut L) {
+    pub(crate) fn abandon<L: PipePool<Pipe = P>>(&mut self, pool: &mut L) {
         if let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing) {
             pool.give_back(pipe);
         }
@@ -322,21 +322,21 @@ impl<P> Flow<P> {
     }
 
     /// The sink is given `words`, which did not come from the source, before anything else.
-    pub fn begin_with(&mut self, words: &[u8]) {
+    pub(crate) fn begin_with(&mut self, words: &[u8]) {
         if !words.is_empty() {
             self.held = Held::Memory { bytes: words.into(), sent: 0 };
         }
     }
 
     /// The sink is given `words` in place of what the source might still have said, and then its end.
-    pub fn end_with<L: PipePool<Pipe = P>>(&mut self, words: &[u8], pool: &mut L) {
+    pub(crate) fn end_with<L: PipePool<Pipe = P>>(&mut self, words: &[u8], pool: &mut L) {
         self.abandon(pool);
         self.begin_with(words);
         self.stage = Stage::Ended;
     }
 
     /// Gives the sink `words`, and in the same segment what the source has said already.
-    pub fn lead_with<S, L>(
+    pub(crate) fn lead_with<S, L>(
         &mut self,
         words: &[u8],
         source: &mut Side<S>,
@@ -355,7 +355,7 @@ impl<P> Flow<P> {
     }
 
     /// Moves bytes until the source is dry, the sink full or the budget spent.
-    pub fn pump<S, L>(
+    pub(crate) fn pump<S, L>(
         &mut self,
         source: &mut Side<S>,
         sink: &mut Side<S>,
@@ -378,7 +378,7 @@ impl<P> Flow<P> {
                 Stage::Open => {}
                 Stage::Ended => {
                     if at_end == AtEnd::PassOn {
-                        sink.socket.finish().map_err(Fault::Sink)?;
+                        sink.socket.finish().map_err(|_| Fault::Sink)?;
                         sink.finished = true;
                     }
                     self.stage = Stage::Shut;
@@ -412,9 +412,9 @@ impl<P> Flow<P> {
         while sink.can_write {
             let sent = match &mut self.held {
                 Held::Nothing => return Ok(()),
-                Held::Pipe(pipe) => pipe.drain(&sink.socket).map_err(Fault::Sink)?,
+                Held::Pipe(pipe) => pipe.drain(&sink.socket).map_err(|_| Fault::Sink)?,
                 Held::Memory { bytes, sent } => {
-                    let count = unless_blocked(sink.socket.send(&bytes[*sent as usize..])).map_err(Fault::Sink)?;
+                    let count = unless_blocked(sink.socket.send(&bytes[*sent as usize..])).map_err(|_| Fault::Sink)?;
                     *sent += count.unwrap_or(0) as u32;
                     count
                 }
@@ -492,7 +492,7 @@ impl<P> Flow<P> {
         if count == 0 {
             return Ok(0);
         }
-        let sent = unless_blocked(sink.socket.send(&buffer[..count])).map_err(Fault::Sink)?;
+        let sent = unless_blocked(sink.socket.send(&buffer[..count])).map_err(|_| Fault::Sink)?;
         sink.can_write = sent.is_some();
         let sent = sent.unwrap_or(0);
         source.can_read |= sent < count;
@@ -500,7 +500,7 @@ impl<P> Flow<P> {
         self.moved += sent as u64;
         let mut left = sent;
         while left > 0 {
-            left -= source.socket.discard(&mut buffer[..left]).map_err(Fault::Source)?.max(1);
+            left -= source.socket.discard(&mut buffer[..left]).map_err(|_| Fault::Source)?.max(1);
         }
         Ok(sent)
     }
@@ -536,9 +536,9 @@ impl<P> Flow<P> {
                 log::warn!("splice does not work here ({error}): copying from now on");
                 shared.splice_works = false;
             }
-            Err(error) => {
+            Err(_) => {
                 shared.pool.give_back(pipe);
-                return Err(Fault::Source(error));
+                return Err(Fault::Source);
             }
         }
         shared.pool.give_back(pipe);
@@ -580,7 +580,7 @@ impl<P> Flow<P> {
 
     /// Takes in what a read, or a look, of up to `most` bytes has brought, and returns how many bytes have come.
     fn hear<S>(&mut self, source: &mut Side<S>, result: io::Result<usize>, most: usize) -> Result<usize, Fault> {
-        let count = match unless_blocked(result).map_err(Fault::Source)? {
+        let count = match unless_blocked(result).map_err(|_| Fault::Source)? {
             None => {
                 source.can_read = false;
                 self.overtaken = false;
@@ -626,7 +626,7 @@ impl<P> Flow<P> {
     {
         let mut sent = 0;
         while sent < bytes.len() {
-            match unless_blocked(way(&sink.socket, &bytes[sent..])).map_err(Fault::Sink)? {
+            match unless_blocked(way(&sink.socket, &bytes[sent..])).map_err(|_| Fault::Sink)? {
                 Some(more) => {
                     sent += more;
                     self.moved += more as u64;

@@ -20,7 +20,7 @@ const ASKED: usize = 64;
 
 /// What is known of names.
 #[derive(Debug, Default)]
-pub struct HostCheck {
+pub(crate) struct HostCheck {
     known: HashMap<Box<str>, Known>,
     asked: Vec<Asked>,
     questions: VecDeque<Box<str>>,
@@ -41,14 +41,14 @@ struct Asked {
 
 impl HostCheck {
     /// Whether `name` has this address; `None` when that is not known.
-    pub fn leads_to(&self, name: &str, ip: IpAddr, now: Tick) -> Option<bool> {
+    pub(crate) fn leads_to(&self, name: &str, ip: IpAddr, now: Tick) -> Option<bool> {
         let known = self.known.get(name).filter(|known| now < known.until)?;
         Some(known.addresses.contains(&ip))
     }
 
     /// Has `name` looked up for a connection. Says whether it has to wait: with too many questions open it has not, and
     /// there will be no answer.
-    pub fn ask(&mut self, name: Box<str>, who: Key, now: Tick) -> bool {
+    pub(crate) fn ask(&mut self, name: Box<str>, who: Key, now: Tick) -> bool {
         if let Some(asked) = self.asked.iter_mut().find(|asked| asked.name == name) {
             asked.waiting.push(who);
             return true;
@@ -62,12 +62,12 @@ impl HostCheck {
     }
 
     /// The next name to look up.
-    pub fn question(&mut self) -> Option<Box<str>> {
+    pub(crate) fn question(&mut self) -> Option<Box<str>> {
         self.questions.pop_front()
     }
 
     /// Takes in what a name has, nothing if it has none. Returns who waited for it.
-    pub fn learn(&mut self, name: &str, addresses: Vec<IpAddr>, now: Tick) -> Vec<Key> {
+    pub(crate) fn learn(&mut self, name: &str, addresses: Vec<IpAddr>, now: Tick) -> Vec<Key> {
         if self.known.len() >= REMEMBERED {
             self.known.retain(|_, known| now < known.until);
         }
@@ -81,7 +81,7 @@ impl HostCheck {
     }
 
     /// Whom to tell that there is no answer.
-    pub fn expire(&mut self, now: Tick) -> Vec<Key> {
+    pub(crate) fn expire(&mut self, now: Tick) -> Vec<Key> {
         let Some(late) = self.asked.iter().find(|asked| asked.until <= now) else { return Vec::new() };
         let name = late.name.clone();
         self.questions.retain(|question| *question != name);
@@ -89,7 +89,7 @@ impl HostCheck {
     }
 
     /// When [`HostCheck::expire`] has something to do.
-    pub fn due(&self) -> Option<Tick> {
+    pub(crate) fn due(&self) -> Option<Tick> {
         self.asked.iter().map(|asked| asked.until).min()
     }
 }

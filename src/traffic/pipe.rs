@@ -28,7 +28,7 @@ pub enum PipeSize {
 
 /// A pipe and how many bytes are in it.
 #[derive(Debug)]
-pub struct Pipe {
+pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     held: u32,
@@ -62,7 +62,7 @@ impl Pipe {
     }
 
     /// Bytes in the pipe.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.held as usize
     }
 
@@ -70,7 +70,7 @@ impl Pipe {
     ///
     /// Only an empty pipe is ever filled, and that is what gives EAGAIN its meaning: with bytes in the pipe it could be
     /// the pipe that is out of slots (a segment takes a whole one, however short it is) and not the socket that is dry.
-    pub fn fill(&mut self, from: impl AsFd, max: usize) -> io::Result<Fill> {
+    pub(crate) fn fill(&mut self, from: impl AsFd, max: usize) -> io::Result<Fill> {
         debug_assert_eq!(self.held, 0, "only an empty pipe is filled");
         Ok(match splice::splice_once(from, &self.write, max.min(LARGE_SIZE))? {
             Moved::Bytes(count) => {
@@ -83,7 +83,7 @@ impl Pipe {
     }
 
     /// Moves what the pipe holds into a socket. `None` when the socket takes nothing now.
-    pub fn drain(&mut self, to: impl AsFd) -> io::Result<Option<usize>> {
+    pub(crate) fn drain(&mut self, to: impl AsFd) -> io::Result<Option<usize>> {
         match splice::splice_once(&self.read, to, self.held())? {
             Moved::Bytes(count) => {
                 self.note(self.held() - count.get());
@@ -95,7 +95,7 @@ impl Pipe {
     }
 
     /// Puts bytes from memory into the empty pipe; less than all of them when they do not fit.
-    pub fn store(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn store(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = nix::unistd::write(&self.write, bytes)?;
         self.note(self.held() + count);
         Ok(count)
@@ -109,7 +109,7 @@ impl Pipe {
 
 /// The pipes of one worker: those at rest, and a bound on all.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     resting: Vec<Pipe>,
     resting_large: Vec<Pipe>,
     large: usize,
@@ -127,7 +127,7 @@ const SULK: u32 = 64;
 
 impl Pool {
     /// A pool that never has more than `most` pipes, lent and at rest together; none where they would be of no use.
-    pub fn new(most: usize) -> Pool {
+    pub(crate) fn new(most: usize) -> Pool {
         let refusal = splice::refusal();
         refusal.iter().for_each(|error| log::warn!("splice does not work here ({error}): data is copied"));
         Pool {
@@ -142,7 +142,7 @@ impl Pool {
 
     /// An empty pipe, or `None` when there are no more to be had: the bound is reached, or the kernel has no
     /// descriptor or only a tiny pipe for us. The caller copies then.
-    pub fn lend(&mut self, size: PipeSize) -> Option<Pipe> {
+    pub(crate) fn lend(&mut self, size: PipeSize) -> Option<Pipe> {
         let pipe = match size {
             PipeSize::Large => self.large().or_else(|| self.usual()),
             PipeSize::Usual => self.usual(),
@@ -178,7 +178,7 @@ impl Pool {
     }
 
     /// Takes a pipe back. One that still holds bytes is closed: they belong to a connection that is gone.
-    pub fn give_back(&mut self, pipe: Pipe) {
+    pub(crate) fn give_back(&mut self, pipe: Pipe) {
         self.lent -= 1;
         match pipe {
             Pipe { held: 0, large: true, .. } => self.resting_large.push(pipe),
@@ -189,14 +189,14 @@ impl Pool {
     }
 
     /// Whether the next pipes are for those who give them back at once: half of them are lent, or none is to be had.
-    pub fn is_scarce(&mut self) -> bool {
+    pub(crate) fn is_scarce(&mut self) -> bool {
         let refused = self.sulks > 0 && self.resting.is_empty();
         self.sulks -= u32::from(refused);
         refused || self.lent >= self.most / 2
     }
 
     /// Pipes in use now.
-    pub fn lent(&self) -> usize {
+    pub(crate) fn lent(&self) -> usize {
         self.lent
     }
 }

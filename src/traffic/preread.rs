@@ -7,6 +7,7 @@ use mio::net::TcpStream;
 
 use crate::protocol::proxy_header::{self, AddrPair, HeaderRead};
 use crate::protocol::sniff::{self, Sniff};
+use crate::redirection::RedirectionId;
 use crate::traffic::flow::{Side, Socket};
 use crate::traffic::relay::{CloseReason, Route};
 use crate::traffic::service::Service;
@@ -18,7 +19,7 @@ const NAME: Tick = 2;
 
 /// A connection that is not relayed yet.
 #[derive(Debug)]
-pub struct Preread {
+pub(crate) struct Preread {
     /// The client, or the balancer that speaks for it.
     pub side: Side<TcpStream>,
     /// Number in the log.
@@ -28,7 +29,7 @@ pub struct Preread {
     /// Its addresses, as far as they are known.
     pub route: Route,
     /// Which redirection it belongs to.
-    pub redirection: u16,
+    pub redirection: RedirectionId,
     /// Whether it is counted among the connections of its source.
     pub enrolled: bool,
     awaits: Awaits,
@@ -48,7 +49,7 @@ enum Awaits {
 
 /// What the client has said.
 #[derive(Debug)]
-pub enum PrereadStep {
+pub(crate) enum PrereadStep {
     /// Not enough yet.
     Waiting,
     /// For whom it speaks, if it is not for itself; it is to be listened to further.
@@ -61,13 +62,13 @@ pub enum PrereadStep {
 
 impl Preread {
     /// A connection that was accepted just now.
-    pub fn new(client: TcpStream, redirection: u16, route: Route, id: u64, started: u64) -> Preread {
+    pub(crate) fn new(client: TcpStream, redirection: RedirectionId, route: Route, id: u64, started: u64) -> Preread {
         let side = Side { can_read: true, ..Side::new(client) };
         Preread { side, id, started, route, redirection, enrolled: false, awaits: Awaits::Nothing, due: 0 }
     }
 
     /// Begins to wait for what the redirection wants.
-    pub fn await_words(&mut self, service: &Service, now: Tick) {
+    pub(crate) fn await_words(&mut self, service: &Service, now: Tick) {
         if service.accept_proxy {
             self.awaits = Awaits::Header;
             self.due = now.saturating_add(service.timeouts.handshake);
@@ -77,12 +78,12 @@ impl Preread {
     }
 
     /// When it has waited for long enough.
-    pub fn due(&self) -> Tick {
+    pub(crate) fn due(&self) -> Tick {
         self.due
     }
 
     /// Listens to what has been said so far.
-    pub fn listen(&mut self, service: &Service, buffer: &mut [u8], now: Tick) -> PrereadStep {
+    pub(crate) fn listen(&mut self, service: &Service, buffer: &mut [u8], now: Tick) -> PrereadStep {
         if self.awaits == Awaits::Nothing {
             return PrereadStep::Asked(None);
         }
@@ -128,7 +129,7 @@ impl Preread {
     }
 
     /// It has waited for long enough.
-    pub fn give_up(&self) -> PrereadStep {
+    pub(crate) fn give_up(&self) -> PrereadStep {
         match self.awaits {
             Awaits::Header => PrereadStep::Wrong(CloseReason::Unheard),
             Awaits::Name | Awaits::Nothing => PrereadStep::Asked(None),

@@ -8,6 +8,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use crate::redirection::RedirectionId;
 use crate::traffic::timers::Tick;
 use crate::traffic::token::EventToken;
 
@@ -19,7 +20,7 @@ const ENOUGH: u8 = 3;
 
 /// The tries for one redirection.
 #[derive(Debug, Default)]
-pub struct Probe {
+pub(crate) struct Probe {
     socket: Option<(TcpStream, SocketAddr)>,
     answered: u8,
     next: Tick,
@@ -27,24 +28,30 @@ pub struct Probe {
 
 impl Probe {
     /// When to try next.
-    pub fn due(&self) -> Tick {
+    pub(crate) fn due(&self) -> Tick {
         self.next
     }
 
     /// Starts a try; one that is still open has failed.
-    pub fn start(&mut self, redirection: u16, address: SocketAddr, now: Tick, registry: &Registry) -> io::Result<()> {
+    pub(crate) fn start(
+        &mut self,
+        redirection: RedirectionId,
+        address: SocketAddr,
+        now: Tick,
+        registry: &Registry,
+    ) -> io::Result<()> {
         if self.socket.take().is_some() {
             self.answered = 0;
         }
         self.next = now.saturating_add(EVERY);
         let mut socket = TcpStream::connect(address)?;
-        registry.register(&mut socket, Token::from(EventToken::Probe(redirection.into())), Interest::WRITABLE)?;
+        registry.register(&mut socket, Token::from(EventToken::Probe(redirection.0.into())), Interest::WRITABLE)?;
         self.socket = Some((socket, address));
         Ok(())
     }
 
     /// The try has come to an end. Returns the address when that is proof enough.
-    pub fn event(&mut self, event: &Event) -> Option<SocketAddr> {
+    pub(crate) fn event(&mut self, event: &Event) -> Option<SocketAddr> {
         let (_, address) = self.socket.take()?;
         if event.is_error() || !event.is_writable() {
             self.answered = 0;

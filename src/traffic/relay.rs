@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::protocol::request::Refusal;
+use crate::redirection::RedirectionId;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::destinations::DenyReason;
 use crate::traffic::flow::{AtEnd, Fault, Flow, PipeIo, PipePool, Plain, Pumped, Shared, Side, Socket};
@@ -143,7 +144,7 @@ pub struct Relay<S, P> {
     /// Its addresses.
     pub route: Route,
     /// Which redirection it belongs to.
-    pub redirection: u16,
+    pub redirection: RedirectionId,
     /// Which upstreams have been tried.
     pub attempt: Attempt,
     /// Whether it waits in the run queue.
@@ -173,7 +174,7 @@ impl<S: Socket, P: PipeIo<S>> Relay<S, P> {
             id: 0,
             started: 0,
             route,
-            redirection: 0,
+            redirection: RedirectionId(0),
             attempt,
             queued: false,
             is_bulk: false,
@@ -411,8 +412,8 @@ impl<S: Socket, P: PipeIo<S>> Relay<S, P> {
     fn fault<L: PipePool<Pipe = P>>(&mut self, from: Peer, fault: &Fault, shared: &mut Shared<L>, now: Tick) {
         let lost = match fault {
             Fault::Refused => return self.refuse(shared, now),
-            Fault::Source(_) => from,
-            Fault::Sink(_) => from.other(),
+            Fault::Source => from,
+            Fault::Sink => from.other(),
         };
         match (self.phase, from) {
             // A failed source is read to its end: whoever said that it failed may have said so too early.

@@ -12,7 +12,7 @@ use crate::traffic::timers::Tick;
 
 /// One redirection that is relayed.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub(crate) struct Service {
     /// Where to.
     pub destination: Destination,
     /// How the upstreams are spoken to.
@@ -34,25 +34,20 @@ pub struct Service {
 }
 
 impl Service {
-    /// Whether the client's first bytes decide where its connection goes.
-    pub fn listens_first(&self) -> bool {
-        self.accept_proxy || self.asks_by_name()
-    }
-
     /// Whether the proxy is asked for the name that the client asks for.
-    pub fn asks_by_name(&self) -> bool {
+    pub(crate) fn asks_by_name(&self) -> bool {
         matches!(&self.via, Via::Tunnel(Tunnel { by_name: true, .. }))
     }
 
     /// Whether it has to be known where the client was going.
-    pub fn needs_original(&self) -> bool {
+    pub(crate) fn needs_original(&self) -> bool {
         self.destination == Destination::Original || !matches!(self.via, Via::Tcp(_))
     }
 }
 
 /// Where connections are relayed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Destination {
+pub(crate) enum Destination {
     /// Where they were going before they were redirected.
     Original,
     /// The first of these that can be reached.
@@ -61,7 +56,7 @@ pub enum Destination {
 
 impl Destination {
     /// The upstreams; none when connections go where they were going.
-    pub fn hosts(&self) -> &[HostPort] {
+    pub(crate) fn hosts(&self) -> &[HostPort] {
         match self {
             Destination::Original => &[],
             Destination::Hosts(hosts) => hosts,
@@ -71,7 +66,7 @@ impl Destination {
 
 /// How the upstreams are spoken to.
 #[derive(Debug, Clone)]
-pub enum Via {
+pub(crate) enum Via {
     /// As the client would speak to them, after a PROXY header if one is wanted.
     Tcp(Option<Version>),
     /// As to an HTTP proxy; what is not HTTP is refused, or goes through a tunnel.
@@ -93,7 +88,7 @@ pub struct Tunnel {
 
 /// An upstream as it was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPort {
+pub(crate) struct HostPort {
     /// A name or an address.
     pub name: String,
     /// The port.

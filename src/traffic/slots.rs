@@ -5,7 +5,7 @@ use crate::traffic::token::{GENERATIONS, Key};
 /// A table of at most a fixed number of values. Its memory is reserved at once and touched only as far as it is used,
 /// so letting a slot never allocates.
 #[derive(Debug)]
-pub struct Slots<T> {
+pub(crate) struct Slots<T> {
     slots: Vec<Slot<T>>,
     first_free: Option<u32>,
     used: usize,
@@ -25,27 +25,27 @@ enum State<T> {
 
 impl<T> Slots<T> {
     /// Room for `capacity` values, at most 2^31.
-    pub fn with_capacity(capacity: usize) -> Slots<T> {
+    pub(crate) fn with_capacity(capacity: usize) -> Slots<T> {
         Slots { slots: Vec::with_capacity(capacity.min(GENERATIONS as usize)), first_free: None, used: 0 }
     }
 
     /// How many values are in the table.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.used
     }
 
     /// Whether it holds nothing.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.used == 0
     }
 
     /// How many slots were ever let: the keys of all values have a smaller `slot`.
-    pub fn slots(&self) -> u32 {
+    pub(crate) fn slots(&self) -> u32 {
         self.slots.len() as u32
     }
 
     /// The key that the next [`Slots::insert`] will use. `None` when the table is full.
-    pub fn next_key(&self) -> Option<Key> {
+    pub(crate) fn next_key(&self) -> Option<Key> {
         match self.first_free {
             Some(slot) => Some(Key { slot, generation: self.slots[slot as usize].generation }),
             None if self.slots.len() < self.slots.capacity() => Some(Key { slot: self.slots(), generation: 0 }),
@@ -54,7 +54,7 @@ impl<T> Slots<T> {
     }
 
     /// Puts a value in. Gives it back when the table is full.
-    pub fn insert(&mut self, value: T) -> Result<Key, T> {
+    pub(crate) fn insert(&mut self, value: T) -> Result<Key, T> {
         let Some(key) = self.next_key() else { return Err(value) };
         match self.slots.get_mut(key.slot as usize) {
             Some(slot) => {
@@ -70,7 +70,7 @@ impl<T> Slots<T> {
     }
 
     /// The value of this key, unless it has left.
-    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.slots.get_mut(key.slot as usize) {
             Some(Slot { generation, state: State::Let(value) }) if *generation == key.generation => Some(value),
             _ => None,
@@ -78,7 +78,7 @@ impl<T> Slots<T> {
     }
 
     /// Takes the value of this key out.
-    pub fn remove(&mut self, key: Key) -> Option<T> {
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let slot = self.slots.get_mut(key.slot as usize)?;
         if slot.generation != key.generation || matches!(slot.state, State::Free { .. }) {
             return None;
@@ -93,7 +93,7 @@ impl<T> Slots<T> {
     }
 
     /// The key of the value that is in this slot now.
-    pub fn key_at(&self, slot: u32) -> Option<Key> {
+    pub(crate) fn key_at(&self, slot: u32) -> Option<Key> {
         match self.slots.get(slot as usize) {
             Some(Slot { generation, state: State::Let(_) }) => Some(Key { slot, generation: *generation }),
             _ => None,

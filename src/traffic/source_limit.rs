@@ -17,7 +17,7 @@ use crate::sys::shared_memory::SharedWords;
 
 /// How much of an address says who it is: so many bits, the rest being its own to choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SourcePrefix {
+pub(crate) struct SourcePrefix {
     /// Of an IPv4 address.
     pub v4: u8,
     /// Of an IPv6 address.
@@ -26,7 +26,7 @@ pub struct SourcePrefix {
 
 impl SourcePrefix {
     /// A host has one IPv4 address and as many of its IPv6 network as it likes.
-    pub const DEFAULT: SourcePrefix = SourcePrefix { v4: 32, v6: 64 };
+    pub(crate) const DEFAULT: SourcePrefix = SourcePrefix { v4: 32, v6: 64 };
 
     /// The address without what does not count.
     fn of(self, ip: IpAddr) -> Ipv6Addr {
@@ -50,12 +50,12 @@ const COUNT_BITS: u32 = 20;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
 /// The most that can be counted, and so the highest limit.
-pub const MOST: usize = 1_000_000;
+pub(crate) const MOST: usize = 1_000_000;
 const _: () = assert!((MOST as u64) < COUNT);
 
 /// The counts of all workers, as one of them sees them.
 #[derive(Debug, Clone)]
-pub struct SourceLimit {
+pub(crate) struct SourceLimit {
     words: Rc<SharedWords>,
     /// SharedWords of one worker, a power of two.
     size: usize,
@@ -70,14 +70,14 @@ pub struct SourceLimit {
 
 impl SourceLimit {
     /// For so many workers with so many connections each, of which one source may have `limit`, at most [`MOST`].
-    pub fn new(limit: usize, block: SourcePrefix, workers: usize, places: usize) -> io::Result<SourceLimit> {
+    pub(crate) fn new(limit: usize, block: SourcePrefix, workers: usize, places: usize) -> io::Result<SourceLimit> {
         let size = (4 * places).next_power_of_two().max(REACH);
         let words = Rc::new(SharedWords::new(size * workers)?);
         Ok(SourceLimit { words, size, own: 0, limit: limit as u64, block, hasher: RandomState::new(), resigned: false })
     }
 
     /// That of the worker with this number, counted from 0, which begins without a connection.
-    pub fn of(&self, own: usize) -> SourceLimit {
+    pub(crate) fn of(&self, own: usize) -> SourceLimit {
         let source_limit = SourceLimit { own, ..self.clone() };
         let table = source_limit.table(own);
         source_limit.words[table].iter().filter(|word| word.load(SeqCst) != 0).for_each(|word| word.store(0, SeqCst));
@@ -111,7 +111,7 @@ impl SourceLimit {
     }
 
     /// Counts one more connection of a source, unless it has as many as it may have.
-    pub fn enter(&mut self, source: IpAddr) -> bool {
+    pub(crate) fn enter(&mut self, source: IpAddr) -> bool {
         if self.resigned {
             return true;
         }
@@ -130,12 +130,12 @@ impl SourceLimit {
     }
 
     /// How many connections a source may have.
-    pub fn limit(&self) -> u64 {
+    pub(crate) fn limit(&self) -> u64 {
         self.limit
     }
 
     /// A connection of a source that was counted has ended.
-    pub fn leave(&mut self, source: IpAddr) {
+    pub(crate) fn leave(&mut self, source: IpAddr) {
         let (mark, place) = self.find(source);
         if !self.resigned
             && let Some((at, count)) = self.count(self.own, mark, place)
@@ -149,7 +149,7 @@ impl SourceLimit {
     }
 
     /// Counts no more: the table is for a successor from now on.
-    pub fn resign(&mut self) {
+    pub(crate) fn resign(&mut self) {
         self.resigned = true;
     }
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 pub type Tick = u32;
 
 /// Length of a [`Tick`].
-pub const TICK: Duration = Duration::from_millis(100);
+pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 /// Turns a duration into ticks, rounded up.
-pub fn ticks(duration: Duration) -> Tick {
+pub(crate) fn ticks(duration: Duration) -> Tick {
     let ticks = duration.as_millis().div_ceil(TICK.as_millis());
     Tick::try_from(ticks).unwrap_or(Tick::MAX)
 }
@@ -23,7 +23,7 @@ const NONE: u32 = u32::MAX;
 
 /// The wheel. An entry is named by the slot of its connection; each slot has at most one entry.
 #[derive(Debug)]
-pub struct Deadlines {
+pub(crate) struct Deadlines {
     entries: Vec<Entry>,
     buckets: Box<[u32; BUCKETS]>,
     filled: [u64; BUCKETS / 64],
@@ -46,7 +46,7 @@ fn bucket(tick: Tick) -> usize {
 
 impl Deadlines {
     /// For slots below `capacity`; the memory is touched only as far as slots are used.
-    pub fn with_capacity(capacity: usize) -> Deadlines {
+    pub(crate) fn with_capacity(capacity: usize) -> Deadlines {
         Deadlines {
             entries: Vec::with_capacity(capacity),
             buckets: Box::new([NONE; BUCKETS]),
@@ -56,7 +56,7 @@ impl Deadlines {
     }
 
     /// Enters `slot` for `due`, in place of what it had. A time in the past is taken as the next tick.
-    pub fn set(&mut self, slot: u32, due: Tick) {
+    pub(crate) fn set(&mut self, slot: u32, due: Tick) {
         self.cancel(slot);
         if self.entries.len() <= slot as usize {
             self.entries.resize(slot as usize + 1, VACANT);
@@ -73,7 +73,7 @@ impl Deadlines {
     }
 
     /// Forgets the entry of `slot`, if it has one.
-    pub fn cancel(&mut self, slot: u32) {
+    pub(crate) fn cancel(&mut self, slot: u32) {
         let Some(&Entry { due, previous, next }) = self.entries.get(slot as usize) else { return };
         if due == Tick::MAX {
             return;
@@ -94,7 +94,7 @@ impl Deadlines {
     }
 
     /// Takes out one slot that is due at `now`. Call it until it says `None`.
-    pub fn expire(&mut self, now: Tick) -> Option<u32> {
+    pub(crate) fn expire(&mut self, now: Tick) -> Option<u32> {
         // A clock that was stopped for long is caught up with in one round of the wheel.
         if now.saturating_sub(self.now) as usize > BUCKETS {
             self.now = now - BUCKETS as Tick;
@@ -118,7 +118,7 @@ impl Deadlines {
 
     /// How many ticks after `now` somebody has to call [`Deadlines::expire`] again; `None` when there is no entry. It
     /// may be early by whole rounds of the wheel, never late.
-    pub fn wait(&self, now: Tick) -> Option<Tick> {
+    pub(crate) fn wait(&self, now: Tick) -> Option<Tick> {
         let first = bucket(now);
         (0..=BUCKETS / 64).find_map(|step| {
             let word = (first / 64 + step) % self.filled.len();

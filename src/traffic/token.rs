@@ -55,7 +55,7 @@ pub enum EventToken {
 }
 
 /// Generations wrap here, because the token has 31 bits for them.
-pub const GENERATIONS: u32 = 1 << 31;
+pub(crate) const GENERATIONS: u32 = 1 << 31;
 
 const RELAY: usize = 1 << 63;
 const KIND_SHIFT: u32 = 32;

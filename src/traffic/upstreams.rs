@@ -10,7 +10,7 @@ use crate::traffic::timers::Tick;
 pub const ADDRESSES: usize = 16;
 
 /// The most upstreams of one redirection.
-pub const HOSTS: usize = 8;
+pub(crate) const HOSTS: usize = 8;
 
 /// The most addresses of all upstreams together that are tried for one connection: the bits of [`Attempt`].
 const CANDIDATES: usize = u32::BITS as usize;

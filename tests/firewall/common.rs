@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tproxy::rules::rule::{Action, DnatTarget, Family, Match, RuleSet, RuleSpec};
+use tproxy::testing::{Action, DnatTarget, Family, Match, RuleSet, RuleSpec};
 
 pub const TO: Action = Action::Redirect { port: 12970 };
 
@@ -76,7 +76,12 @@ pub fn with_output(mut set: RuleSet) -> RuleSet {
 
 pub fn line(action: Action, text: &str) -> RuleSpec {
     let found = Match::parse("--redirect", text, &["tcp", "udp"]).unwrap();
-    RuleSpec { action, matching: found.resolve(&|_| Vec::new()).unwrap(), owner: 0, output: false }
+    RuleSpec {
+        action,
+        matching: found.resolve(&|_| Vec::new()).unwrap(),
+        redirection: tproxy::testing::RedirectionId(0),
+        output: false,
+    }
 }
 
 pub fn named(name: &str, lines: &[(Action, &str)]) -> RuleSet {

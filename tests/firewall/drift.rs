@@ -2,8 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use tproxy::rules::firewall::Firewall;
-use tproxy::rules::rule::{Action, RuleSet};
+use tproxy::testing::Firewall;
+use tproxy::testing::{Action, RuleSet};
 
 use crate::common::*;
 

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
-use tproxy::rules::firewall::Firewall;
-use tproxy::rules::rule::{Action, RuleSet};
+use tproxy::testing::Firewall;
+use tproxy::testing::{Action, RuleSet};
 
 use crate::common::*;
 use crate::support::netns::{Lab, Net};

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use tproxy::rules::firewall::Firewall;
-use tproxy::rules::rule::{Action, Family, RuleSet};
+use tproxy::testing::Firewall;
+use tproxy::testing::{Action, Family, RuleSet};
 
 use crate::common::*;
 
@@ -159,7 +159,7 @@ fn removing_where_nothing_is_touches_nothing() {
         let mut firewall = Firewall::find().unwrap();
         firewall.remove("12970").unwrap();
         assert_eq!(firewall.flush_all().unwrap(), 0);
-        firewall.install(&set(&[(TO, "--dport 80")]).open()).unwrap();
+        firewall.install(&set(&[(TO, "--dport 80")]).with(|_| tproxy::testing::Gate::Withdrawn)).unwrap();
         assert_eq!(save_both(), before);
     });
 }

@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use tproxy::rules::firewall::Firewall;
-use tproxy::rules::rule::{Action, Family, RuleSet};
+use tproxy::testing::Firewall;
+use tproxy::testing::{Action, Family, RuleSet};
 
 use crate::common::*;
 use crate::support;

@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tproxy::rules::firewall::Firewall;
-use tproxy::rules::rule::{Action, Gate, RuleSet};
+use tproxy::testing::Firewall;
+use tproxy::testing::{Action, Gate, RuleSet};
 
 use crate::common::*;
 
@@ -19,10 +19,10 @@ fn failing_open_and_closed_replace_the_rules_in_place() {
         let mut firewall = Firewall::find().unwrap();
         firewall.install(&set).unwrap();
         assert_eq!(connect(80), Err(ErrorKind::ConnectionRefused), "redirected to where nobody listens");
-        firewall.install(&set.open()).unwrap();
+        firewall.install(&set.with(|_| Gate::Withdrawn)).unwrap();
         assert_eq!(save_both(), before);
         assert_eq!(connect(80), Ok(()));
-        firewall.install(&set.closed()).unwrap();
+        firewall.install(&set.with(|_| Gate::Rejected)).unwrap();
         assert_eq!(connect(80), Err(ErrorKind::ConnectionRefused));
         assert_eq!(firewall.check().unwrap(), [""; 0]);
         firewall.remove("12970").unwrap();
@@ -138,7 +138,7 @@ fn one_redirection_is_withdrawn_or_refused_and_the_others_go_on() {
         let to = |port| Action::Redirect { port };
         let mut set =
             with_output(set(&[(to(9001), "--dport 81"), (to(9002), "--dport 82"), (Action::Reject, "--dport 81")]));
-        set.lines[1].owner = 1;
+        set.lines[1].redirection.0 = 1;
         servers.iter().for_each(|server| server.set_nonblocking(true).unwrap());
         let reached = |port| -> Result<u16, ErrorKind> {
             connect(port)?;
@@ -154,7 +154,7 @@ fn one_redirection_is_withdrawn_or_refused_and_the_others_go_on() {
             (Gate::Normal, Ok(9001)),
         ];
         for (gate, wanted) in gates {
-            firewall.install(&set.with(|owner| if owner == 0 { gate } else { Gate::Normal })).unwrap();
+            firewall.install(&set.with(|id| if id.0 == 0 { gate } else { Gate::Normal })).unwrap();
             assert_eq!((reached(81), reached(82)), (wanted, Ok(9002)), "{gate:?}");
         }
     });

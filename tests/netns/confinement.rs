@@ -16,8 +16,9 @@ use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
-use tproxy::daemon::message::{Answer, Bytes, SIZE, ToGuardian};
-use tproxy::traffic::counters::{COUNT, Counters};
+use tproxy::testing::RedirectionId;
+use tproxy::testing::counters::{COUNT, Counters};
+use tproxy::testing::message::{Answer, Bytes, SIZE, ToGuardian};
 
 /// No capability in any of the sets.
 const NONE: &str = "0000000000000000";
@@ -453,14 +454,14 @@ impl Enemy {
             ToGuardian::Ready,
             ToGuardian::Leaving,
             ToGuardian::Unheard,
-            ToGuardian::Unreachable(line),
-            ToGuardian::Reachable(line),
+            ToGuardian::Unreachable(RedirectionId(line)),
+            ToGuardian::Reachable(RedirectionId(line)),
         ];
         let mut noise = self.noise();
         match random % 16 {
             at @ 0..5 => self.say(&words[at as usize].encode(), &[]),
             5 => self.say(&ToGuardian::Counters(counters).encode(), &[]),
-            6 => self.say(&ToGuardian::Unreachable(0).encode(), &[]),
+            6 => self.say(&ToGuardian::Unreachable(RedirectionId(0)).encode(), &[]),
             7 => self.say(&words[random as usize % 5].encode(), &[file]),
             8 => self.say(&noise, &[file; 100]),
             9 => self.say(&noise[..random as usize / 16 % SIZE + 1], &[]),

@@ -3,8 +3,8 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tproxy::daemon::message::{Answer, NAME, Question, SIZE, ToGuardian, ToWorker};
-use tproxy::traffic::upstreams::ADDRESSES;
+use tproxy::testing::ADDRESSES;
+use tproxy::testing::message::{Answer, NAME, Question, SIZE, ToGuardian, ToWorker};
 
 /// Bytes of about the right length, most of them beginning as some message does, and a good many of them short of
 /// arbitrary: zeros are what most fields hold.

@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
-use tproxy::traffic::token::Peer;
+use tproxy::testing::Peer;
 
 use simulation::scene::{PROXIES, Scene, TALKS};
 use simulation::{Act, Op, Seen, Setup, Trace, play};

@@ -13,8 +13,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::Config;
-use tproxy::protocol::credentials::Credentials;
-use tproxy::protocol::request::{AddrPair, Forwarded, HEAD, Refusal, Requests, Rewriting};
+use tproxy::testing::Credentials;
+use tproxy::testing::request::{AddrPair, Forwarded, HEAD, Refusal, Requests, Rewriting};
 
 use model::{AsRead, Request, read, request};
 

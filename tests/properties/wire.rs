@@ -11,10 +11,10 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::Config;
-use tproxy::protocol::credentials::Credentials;
-use tproxy::protocol::proxy_header::{self, AddrPair, HeaderRead, Version};
-use tproxy::protocol::sniff::{self, Sniff};
-use tproxy::protocol::tunnel::{Dialect, Dialogue, ProxyRefusal, TunnelTarget};
+use tproxy::testing::Credentials;
+use tproxy::testing::proxy_header::{self, AddrPair, HeaderRead, Version};
+use tproxy::testing::sniff::{self, Sniff};
+use tproxy::testing::{Dialect, Dialogue, ProxyRefusal, TunnelTarget};
 
 /// Pieces, between bars, of what is said on the wire: put together at random they come further than arbitrary bytes.
 const REQUESTS: &[u8] =

@@ -8,7 +8,7 @@ use super::Stop;
 const LINES: usize = 100;
 
 /// The host that the first request is for, without the port.
-pub fn host(bytes: &[u8]) -> Result<&[u8], Stop> {
+pub(super) fn host(bytes: &[u8]) -> Result<&[u8], Stop> {
     // httparse passes over empty lines first. A client that begins with one may be anything.
     if bytes.first().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
         return Err(Stop::Never);

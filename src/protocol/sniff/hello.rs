@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::{MOST, Stop};
 
 /// What the first byte of a TLS connection is: a record of the handshake.
-pub const HANDSHAKE: u8 = 22;
+pub(super) const HANDSHAKE: u8 = 22;
 
 /// The one major version that every TLS has, in records and in the hello.
 const MAJOR: u8 = 3;
@@ -28,7 +28,7 @@ const SERVER_NAME: usize = 0;
 const HOST_NAME: usize = 0;
 
 /// The name, as soon as it is there: what follows in the hello may be in another segment.
-pub fn server_name(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Stop> {
+pub(super) fn server_name(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Stop> {
     let mut hello = Hello { records: bytes, fragment: &[], left: MESSAGE };
     only_if(hello.number(1)? == CLIENT_HELLO)?;
     hello.left = hello.number(3)?;

@@ -1,6 +1,6 @@
 //! What happens to the worker: the doings of peers, network and kernel, as far as they are possible at the time.
 
-use tproxy::traffic::token::Peer;
+use tproxy::testing::Peer;
 
 use super::kernel::Wire;
 use super::net::{State, index};

@@ -5,7 +5,7 @@
 
 use std::io::{self, ErrorKind};
 
-use tproxy::traffic::token::Peer;
+use tproxy::testing::Peer;
 
 /// What epoll tells of a socket, in mio's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

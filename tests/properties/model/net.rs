@@ -5,9 +5,9 @@ use std::cell::{RefCell, RefMut};
 use std::fmt::Display;
 use std::io;
 
-use tproxy::protocol::request::Refusal;
-use tproxy::traffic::timers::Tick;
-use tproxy::traffic::token::Peer;
+use tproxy::testing::Peer;
+use tproxy::testing::Tick;
+use tproxy::testing::request::Refusal;
 
 use super::acts::Act;
 use super::kernel::{Wire, Wires};

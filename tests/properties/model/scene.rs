@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use tproxy::protocol::credentials::Credentials;
-use tproxy::protocol::request::{AddrPair, HEAD, Refusal, Requests, Rewriting};
-use tproxy::protocol::tunnel::{Dialect, Dialogue, TunnelTarget};
-use tproxy::traffic::http_filter::HttpFilter;
-use tproxy::traffic::relay::Front;
-use tproxy::traffic::service::Tunnel;
-use tproxy::traffic::token::Peer;
-use tproxy::traffic::tunnel::TunnelHandshake;
+use tproxy::testing::Credentials;
+use tproxy::testing::Front;
+use tproxy::testing::HttpFilter;
+use tproxy::testing::Peer;
+use tproxy::testing::Tunnel;
+use tproxy::testing::TunnelHandshake;
+use tproxy::testing::request::{AddrPair, HEAD, Refusal, Requests, Rewriting};
+use tproxy::testing::{Dialect, Dialogue, TunnelTarget};
 
 use super::speech::{Hearing, Script};
 

@@ -19,9 +19,9 @@ mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tproxy::traffic::service::Timeouts;
-use tproxy::traffic::timers::Tick;
-use tproxy::traffic::token::Peer;
+use tproxy::testing::Peer;
+use tproxy::testing::Tick;
+use tproxy::testing::Timeouts;
 
 pub use acts::Act;
 use net::Net;

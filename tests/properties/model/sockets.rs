@@ -2,9 +2,9 @@
 
 use std::io::{self, ErrorKind};
 
-use tproxy::traffic::flow::{PipeIo, PipePool, Socket};
-use tproxy::traffic::pipe::{Fill, LARGE_SIZE, PipeSize, USEFUL_SIZE};
-use tproxy::traffic::token::Peer;
+use tproxy::testing::Peer;
+use tproxy::testing::{Fill, LARGE_SIZE, PipeSize, USEFUL_SIZE};
+use tproxy::testing::{PipeIo, PipePool, Socket};
 
 use super::kernel::Spliced;
 use super::net::{Net, Seen};

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use tproxy::traffic::flow::SMALL;
-use tproxy::traffic::token::Peer;
+use tproxy::testing::Peer;
+use tproxy::testing::SMALL;
 
 /// A prime, so that no power of two falls on the same byte again.
 const PERIOD: usize = 65_521;

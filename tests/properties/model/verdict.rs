@@ -1,9 +1,9 @@
 //! Whether a relay may end as it did, and when.
 
-use tproxy::traffic::relay::CloseReason;
-use tproxy::traffic::service::Timeouts;
-use tproxy::traffic::timers::Tick;
-use tproxy::traffic::token::Peer;
+use tproxy::testing::CloseReason;
+use tproxy::testing::Peer;
+use tproxy::testing::Tick;
+use tproxy::testing::Timeouts;
 
 use super::net::{Net, State};
 use super::worker::Worker;

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use tproxy::traffic::compact_addr::CompactAddr;
-use tproxy::traffic::flow::{Shared, Side};
-use tproxy::traffic::relay::{CloseReason, Front, Progress, Relay, Route};
-use tproxy::traffic::service::{Balance, Timeouts};
-use tproxy::traffic::timers::Tick;
-use tproxy::traffic::token::Peer;
-use tproxy::traffic::upstreams::Upstreams;
+use tproxy::testing::CompactAddr;
+use tproxy::testing::Peer;
+use tproxy::testing::Tick;
+use tproxy::testing::Upstreams;
+use tproxy::testing::{Balance, Timeouts};
+use tproxy::testing::{CloseReason, Front, Progress, Relay, Route};
+use tproxy::testing::{Shared, Side};
 
 use super::kernel::Event;
 use super::net::Net;

@@ -1,0 +1,26 @@
+//! What the tests and benchmarks outside this crate use. Nothing else of the library is public.
+
+pub use crate::cli::options::{OPTIONS, man_fragment};
+pub use crate::daemon::message::{self, Answer, Question, ToGuardian, ToWorker};
+pub use crate::protocol::credentials::Credentials;
+pub use crate::protocol::proxy_header::{self, HeaderRead, Version};
+pub use crate::protocol::request::{self, Forwarded, HEAD, Refusal, Requests, Rewriting};
+pub use crate::protocol::sniff::{self, Sniff};
+pub use crate::protocol::tunnel::{Dialect, Dialogue, ProxyRefusal, TunnelTarget};
+pub use crate::redirection::RedirectionId;
+pub use crate::rules::address::Family;
+pub use crate::rules::firewall::Firewall;
+pub use crate::rules::matching::Match;
+pub use crate::rules::rule::RuleSet;
+pub use crate::rules::spec::{Action, DnatTarget, Gate, RuleSpec};
+pub use crate::traffic::compact_addr::CompactAddr;
+pub use crate::traffic::counters::{self, Counters};
+pub use crate::traffic::flow::{PipeIo, PipePool, SMALL, Shared, Side, Socket};
+pub use crate::traffic::http_filter::HttpFilter;
+pub use crate::traffic::pipe::{Fill, LARGE_SIZE, PipeSize, USEFUL_SIZE};
+pub use crate::traffic::relay::{CloseReason, Front, Progress, Relay, Route};
+pub use crate::traffic::service::{Balance, Timeouts, Tunnel};
+pub use crate::traffic::timers::Tick;
+pub use crate::traffic::token::Peer;
+pub use crate::traffic::tunnel::TunnelHandshake;
+pub use crate::traffic::upstreams::{ADDRESSES, Upstreams};
