@@ -3,7 +3,6 @@
 //! It is an abstract address of unix(7): there is one of each name in a network namespace, which is also how far rules
 //! reach, and it goes with the last process that holds it, however that ends.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -14,6 +13,7 @@ use crate::daemon::children::RULES_JOB;
 use crate::daemon::socket_owners::{SocketOwner, SocketOwners};
 use crate::error::Error;
 use crate::rules::chains::PREFIX;
+use crate::sys::procfs;
 
 /// How long a daemon of the same name may take to be gone: one that has just been told to stop gives the name back when
 /// its rules are unhooked.
@@ -83,33 +83,21 @@ fn taken(name: &str, holders: &[SocketOwner]) -> Error {
 }
 
 fn holders(name: &str) -> Vec<SocketOwner> {
-    let inodes: Vec<u64> =
-        claims(&kernels_table()).filter(|(other, _)| *other == name).map(|(_, inode)| inode).collect();
+    let names = procfs::abstract_sockets(PREFIX);
+    let inodes: Vec<u64> = names.into_iter().filter(|(other, _)| other == name).map(|(_, inode)| inode).collect();
     SocketOwners::take().holders_of(&inodes)
 }
 
 /// The names that are in use in this network namespace, each with the processes that have it, as text.
 pub(crate) fn living() -> Vec<(String, String)> {
     let owners = SocketOwners::take();
-    claims(&kernels_table()).map(|(name, inode)| (name.to_owned(), list(&owners.holders_of(&[inode])))).collect()
+    let names = procfs::abstract_sockets(PREFIX);
+    names.into_iter().map(|(name, inode)| (name, list(&owners.holders_of(&[inode])))).collect()
 }
 
 fn list(holders: &[SocketOwner]) -> String {
     let names: Vec<String> = holders.iter().map(SocketOwner::to_string).collect();
     if names.is_empty() { "another process".to_owned() } else { names.join(", ") }
-}
-
-fn kernels_table() -> String {
-    fs::read_to_string("/proc/net/unix").unwrap_or_default()
-}
-
-/// Reads the table of proc(5), /proc/net/unix: the names that are in use, and the inodes of their sockets.
-fn claims(table: &str) -> impl Iterator<Item = (&str, u64)> {
-    table.lines().filter_map(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(6);
-        let inode = fields.next()?.parse().ok()?;
-        Some((fields.next()?.strip_prefix('@')?.strip_prefix(PREFIX)?, inode))
-    })
 }
 
 #[cfg(test)]
@@ -132,15 +120,5 @@ mod tests {
         drop(second);
         // Not at the first attempt, perhaps: a child that another test forks has a copy until its exec.
         InstanceLock::stake(&name).expect("free");
-    }
-
-    #[test]
-    fn the_table_of_the_kernel_is_read() {
-        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
-                     00000000: 00000002 00000000 00000000 0002 01 4711 @tproxy.80\n\
-                     00000000: 00000002 00000000 00000000 0002 01 4712 @tproxy.8080\n\
-                     00000000: 00000002 00000000 00000000 0002 01 4713\n\
-                     00000000: 00000002 00000000 00010000 0001 01 4714 /run/tproxy.80\n";
-        assert_eq!(claims(table).collect::<Vec<_>>(), [("80", 4711), ("8080", 4712)]);
     }
 }

@@ -2,10 +2,10 @@
 //! it changes.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Target};
+use crate::sys::procfs;
 
 /// How often the ports are looked at.
 const EVERY: Duration = Duration::from_secs(30);
@@ -50,17 +50,7 @@ fn local_port(target: &Target) -> Option<u16> {
     }
 }
 
-/// The ports on which somebody listens (state 0A) or receives datagrams (07), from the tables of proc(5).
+/// The ports on which a process listens or receives datagrams.
 fn taken_ports() -> BTreeSet<u16> {
-    let tables = [("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")];
-    let port = |line: &str, state: &str| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let local = fields.get(1).filter(|_| fields.get(3) == Some(&state))?;
-        u16::from_str_radix(local.rsplit(':').next()?, 16).ok()
-    };
-    let read = |name: &str| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
-    tables
-        .iter()
-        .flat_map(|(name, state)| read(name).lines().filter_map(|line| port(line, state)).collect::<Vec<_>>())
-        .collect()
+    procfs::tcp_listeners().into_iter().chain(procfs::udp_receivers()).map(|socket| socket.port).collect()
 }

@@ -4,6 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
+use crate::sys::procfs;
+
+use nix::unistd::Pid;
 
 /// A file with the id of this process. It is removed when the value goes, unless another process has written its own
 /// id meanwhile.
@@ -42,12 +45,11 @@ impl Drop for PidFile {
 }
 
 /// The daemon that the file speaks of, if it is one and lives.
-fn living_daemon(path: &Path) -> Option<u32> {
-    let pid: u32 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
-    // `PID (NAME) STATE ...`, proc(5). Where nobody asks for their status the dead linger as zombies.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let lives = stat.split_once(" (tproxy) ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']));
-    (pid != std::process::id() && lives).then_some(pid)
+fn living_daemon(path: &Path) -> Option<Pid> {
+    let pid = Pid::from_raw(fs::read_to_string(path).ok()?.trim().parse().ok()?);
+    // A dead process stays a zombie for as long as nobody asks for its status.
+    let lives = procfs::status(pid).is_some_and(|it| it.name == "tproxy" && !matches!(it.state, 'Z' | 'X'));
+    (pid != Pid::this() && lives).then_some(pid)
 }
 
 #[cfg(test)]

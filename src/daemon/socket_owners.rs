@@ -2,12 +2,12 @@
 //! and can be relieved without a client noticing.
 
 use std::fmt;
-use std::fs;
 use std::net::SocketAddr;
 
 use nix::unistd::Pid;
 
 use crate::daemon::children::WORKER;
+use crate::sys::procfs::{self, InetSocket};
 
 /// A process that holds a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +21,7 @@ pub(crate) struct SocketOwner {
 impl SocketOwner {
     /// The process of that id, if there is one.
     pub(crate) fn of(pid: Pid) -> Option<SocketOwner> {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        Some(SocketOwner { pid, name: name.trim_end().to_owned() })
+        Some(SocketOwner { pid, name: procfs::name(pid)? })
     }
 
     /// Whether it is a worker of ours. Without a guardian among the holders it has lost its own.
@@ -42,51 +41,28 @@ impl fmt::Display for SocketOwner {
 #[derive(Debug)]
 pub(crate) struct SocketOwners {
     processes: Vec<(SocketOwner, Vec<u64>)>,
-    /// Listening sockets: whether it is IPv4, the port, the inode.
-    listening: Vec<(bool, u16, u64)>,
+    listening: Vec<InetSocket>,
 }
 
 impl SocketOwners {
     /// Takes it.
     pub(crate) fn take() -> SocketOwners {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let processes = pids.filter_map(|pid| Some((SocketOwner::of(Pid::from_raw(pid))?, listeners(pid))));
-        let read = |name: &str, v4| {
-            let table = fs::read_to_string(name).unwrap_or_default();
-            listening(&table).map(|(port, inode)| (v4, port, inode)).collect::<Vec<_>>()
-        };
-        let listening = [read("/proc/net/tcp", true), read("/proc/net/tcp6", false)].concat();
-        SocketOwners { processes: processes.collect(), listening }
+        let processes = procfs::pids().filter_map(|pid| Some((SocketOwner::of(pid)?, procfs::socket_inodes(pid))));
+        SocketOwners { processes: processes.collect(), listening: procfs::tcp_listeners() }
     }
 
     /// Who listens on the port of `address`.
     pub(crate) fn listeners_at(&self, address: SocketAddr) -> Vec<SocketOwner> {
-        let at = |(v4, port, _): &&(bool, u16, u64)| *v4 == address.is_ipv4() && *port == address.port();
-        let inodes: Vec<u64> = self.listening.iter().filter(at).map(|(.., inode)| *inode).collect();
+        let at = |socket: &&InetSocket| socket.is_ipv4 == address.is_ipv4() && socket.port == address.port();
+        let inodes: Vec<u64> = self.listening.iter().filter(at).map(|socket| socket.inode).collect();
         self.holders_of(&inodes)
     }
 
     /// Who has one of these sockets.
     pub(crate) fn holders_of(&self, inodes: &[u64]) -> Vec<SocketOwner> {
-        let has = |(_, listeners): &&(SocketOwner, Vec<u64>)| listeners.iter().any(|inode| inodes.contains(inode));
+        let has = |(_, sockets): &&(SocketOwner, Vec<u64>)| sockets.iter().any(|inode| inodes.contains(inode));
         self.processes.iter().filter(has).map(|(holder, _)| holder.clone()).collect()
     }
-}
-
-fn listeners(pid: i32) -> Vec<u64> {
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
-    targets.filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
-}
-
-/// Reads the table of proc(5), /proc/net/tcp: ports and inodes of the sockets in state 0A (TCP_LISTEN).
-fn listening(table: &str) -> impl Iterator<Item = (u16, u64)> {
-    table.lines().skip(1).filter_map(|line| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let (_, port) = fields.get(1).filter(|_| fields.get(3) == Some(&"0A"))?.rsplit_once(':')?;
-        Some((u16::from_str_radix(port, 16).ok()?, fields.get(9)?.parse().ok()?))
-    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The system floor: raw system calls, one concern a file. The only place where `unsafe` may stand.
+//! Raw system calls and /proc, one concern a file. `unsafe` is allowed here and nowhere else.
 #![allow(unsafe_code)]
 
 pub(crate) mod account;
@@ -6,6 +6,7 @@ pub(crate) mod channel;
 pub(crate) mod inherited;
 pub(crate) mod message;
 pub(crate) mod process;
+pub(crate) mod procfs;
 pub(crate) mod seccomp;
 pub(crate) mod services;
 pub(crate) mod shared_memory;

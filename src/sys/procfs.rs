@@ -1,0 +1,178 @@
+//! Sockets and processes as the kernel lists them under /proc (proc(5)).
+//!
+//! A file that cannot be read counts as empty: the process has just ended, or the kernel has no IPv6.
+
+use std::fs;
+
+use nix::unistd::Pid;
+
+/// `TCP_LISTEN` of net/tcp_states.h, as the tables show it.
+const LISTEN: &str = "0A";
+
+/// `TCP_CLOSE`, the state of a UDP socket that is not connected.
+const UNCONNECTED: &str = "07";
+
+/// A socket of this network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InetSocket {
+    /// An IPv6 socket that takes IPv4 too counts as IPv6.
+    pub is_ipv4: bool,
+    pub port: u16,
+    pub inode: u64,
+}
+
+/// A process, from /proc/PID/stat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// At most 15 bytes.
+    pub name: String,
+    /// `Z` and `X` are dead: `Z` waits for its parent to ask for its status.
+    pub state: char,
+}
+
+/// The TCP sockets that listen.
+pub(crate) fn tcp_listeners() -> Vec<InetSocket> {
+    inet_sockets("tcp", LISTEN)
+}
+
+/// The UDP sockets that receive from anybody.
+pub(crate) fn udp_receivers() -> Vec<InetSocket> {
+    inet_sockets("udp", UNCONNECTED)
+}
+
+/// The abstract addresses (unix(7)) in use in this network namespace that begin with `prefix`: each without it, with
+/// the inode of its socket.
+pub(crate) fn abstract_sockets(prefix: &str) -> Vec<(String, u64)> {
+    abstract_rows(&read("/proc/net/unix"), prefix)
+}
+
+/// The ids of all processes.
+pub(crate) fn pids() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some(Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)))
+}
+
+/// The name of a process; `None` if there is no such process.
+pub(crate) fn name(pid: Pid) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
+/// Name and state of a process; `None` if there is no such process.
+pub(crate) fn status(pid: Pid) -> Option<Status> {
+    parse_stat(&read(&format!("/proc/{pid}/stat")))
+}
+
+/// The inodes of the sockets that a process holds. Only root sees those of other users' processes.
+pub(crate) fn socket_inodes(pid: Pid) -> Vec<u64> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn inet_sockets(protocol: &str, state: &str) -> Vec<InetSocket> {
+    let mut sockets = inet_rows(&read(&format!("/proc/net/{protocol}")), state, true);
+    sockets.extend(inet_rows(&read(&format!("/proc/net/{protocol}6")), state, false));
+    sockets
+}
+
+/// The sockets of one table in this state. The columns: number, local address, remote address, state, ..., inode.
+fn inet_rows(table: &str, state: &str, is_ipv4: bool) -> Vec<InetSocket> {
+    let row = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (_, port) = fields.nth(1)?.rsplit_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        fields.nth(1).filter(|field| *field == state)?;
+        Some(InetSocket { is_ipv4, port, inode: fields.nth(5)?.parse().ok()? })
+    };
+    table.lines().skip(1).filter_map(row).collect()
+}
+
+/// The columns: number, references, protocol, flags, type, state, inode, and the address if there is one. An abstract
+/// one begins with `@`.
+fn abstract_rows(table: &str, prefix: &str) -> Vec<(String, u64)> {
+    let row = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().skip(6);
+        let inode = fields.next()?.parse().ok()?;
+        Some((fields.next()?.strip_prefix('@')?.strip_prefix(prefix)?.to_owned(), inode))
+    };
+    table.lines().filter_map(row).collect()
+}
+
+/// `PID (NAME) STATE ...`. The name may hold parentheses and spaces, what follows it may not.
+fn parse_stat(text: &str) -> Option<Status> {
+    let (_, rest) = text.split_once(" (")?;
+    let (name, rest) = rest.rsplit_once(") ")?;
+    Some(Status { name: name.to_owned(), state: rest.chars().next()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, UdpSocket};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000 100 0 0 10 0
+   1: 0100007F:0051 0200007F:A000 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0000 20 4 30 10 -1
+   2: bad line
+   3: 00000000:32AA 00000000:0000 0A 00000000:00000000 00:00000000 00000000 65534        0 4713 1 0000 100 0 0 10 0
+";
+    const UDP6: &str = "  sl  local_address  remote_address st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
+ 9117: 00000000000000000000000000000000:0035 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 815 2 0000 0
+";
+
+    #[test]
+    fn sockets_in_the_state_are_listed_with_port_and_inode() {
+        let socket = |is_ipv4, port, inode| InetSocket { is_ipv4, port, inode };
+        assert_eq!(inet_rows(TCP, LISTEN, true), [socket(true, 80, 4711), socket(true, 12970, 4713)]);
+        assert_eq!(inet_rows(TCP, "01", true), [socket(true, 81, 4712)]);
+        assert_eq!(inet_rows(UDP6, UNCONNECTED, false), [socket(false, 53, 815)]);
+        assert_eq!(inet_rows("", LISTEN, true), []);
+    }
+
+    #[test]
+    fn abstract_addresses_are_listed_by_their_beginning() {
+        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+                     00000000: 00000002 00000000 00000000 0002 01 4711 @tproxy.80\n\
+                     00000000: 00000002 00000000 00000000 0002 01 4712 @tproxy.8080\n\
+                     00000000: 00000002 00000000 00000000 0002 01 4713\n\
+                     00000000: 00000002 00000000 00010000 0001 01 4714 /run/tproxy.80\n\
+                     00000000: 00000002 00000000 00000000 0002 01 4715 @other.80\n";
+        assert_eq!(abstract_rows(table, "tproxy."), [("80".to_owned(), 4711), ("8080".to_owned(), 4712)]);
+    }
+
+    #[test]
+    fn a_name_may_look_like_what_follows_it() {
+        let status = |name: &str, state| Some(Status { name: name.into(), state });
+        assert_eq!(parse_stat("7 (tproxy) S 1 7 7 0\n"), status("tproxy", 'S'));
+        assert_eq!(parse_stat("7 (a) Z (b) R 1 7 7 0\n"), status("a) Z (b", 'R'));
+        assert_eq!(parse_stat("7 (tproxy) Z 1 7 7 0\n"), status("tproxy", 'Z'));
+        for text in ["", "7", "7 (tproxy", "7 (tproxy) "] {
+            assert_eq!(parse_stat(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_found_with_its_sockets() {
+        let this = Pid::this();
+        assert!(pids().any(|pid| pid == this));
+        assert_eq!(name(this), status(this).map(|status| status.name));
+        let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let unix = format!("test-procfs.{this}");
+        let _unix = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&unix).unwrap()).unwrap();
+        let mine = socket_inodes(this);
+        let found = |all: Vec<InetSocket>, port| {
+            all.iter().any(|socket| socket.is_ipv4 && socket.port == port && mine.contains(&socket.inode))
+        };
+        assert!(found(tcp_listeners(), tcp.local_addr().unwrap().port()));
+        assert!(found(udp_receivers(), udp.local_addr().unwrap().port()));
+        let names = abstract_sockets("test-procfs.");
+        assert!(names.iter().any(|(name, inode)| *name == this.to_string() && mine.contains(inode)), "{names:?}");
+    }
+}
