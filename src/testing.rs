@@ -2,6 +2,7 @@
 
 pub use crate::cli::options::{OPTIONS, man_fragment};
 pub use crate::daemon::message::{self, Answer, Question, ToGuardian, ToWorker};
+pub use crate::protocol::addr_pair::AddrPair;
 pub use crate::protocol::credentials::Credentials;
 pub use crate::protocol::proxy_header::{self, HeaderRead, Version};
 pub use crate::protocol::request::{self, Forwarded, HEAD, Refusal, Requests, Rewriting};

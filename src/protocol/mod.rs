@@ -4,9 +4,9 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::indexing_slicing))]
 
+pub(crate) mod addr_pair;
 pub(crate) mod credentials;
 pub mod proxy_header;
-pub mod sniff;
-
 pub mod request;
+pub mod sniff;
 pub(crate) mod tunnel;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::protocol::addr_pair::AddrPair;
+
 /// Bytes of the longest line of version 1, its end included.
 const LINE: usize = 107;
 
@@ -43,15 +45,6 @@ pub enum Version {
     V2,
 }
 
-/// The ends of the connection that the header is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AddrPair {
-    /// The client.
-    pub source: SocketAddr,
-    /// Where it wanted to go.
-    pub destination: SocketAddr,
-}
-
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderRead {
@@ -62,7 +55,7 @@ pub enum HeaderRead {
         /// Its bytes; the payload follows.
         length: usize,
         /// `None` when it is not about a TCP connection: the sender speaks for itself, or does not know.
-        ends: Option<AddrPair>,
+        addrs: Option<AddrPair>,
     },
 }
 
@@ -145,7 +138,7 @@ fn read_line(bytes: &[u8]) -> Result<HeaderRead, Malformed> {
         [] => Ok(HeaderRead::More),
         [b'\r'] => line(text).map(|_| HeaderRead::More).ok_or(BAD_LINE),
         [b'\r', b'\n', ..] => {
-            line(text).map(|ends| HeaderRead::Header { length: text.len() + 2, ends }).ok_or(BAD_LINE)
+            line(text).map(|addrs| HeaderRead::Header { length: text.len() + 2, addrs }).ok_or(BAD_LINE)
         }
         _ => Err(BAD_LINE),
     }
@@ -174,7 +167,7 @@ fn line(text: &str) -> Option<Option<AddrPair>> {
     };
     let ips = [ip(words.next()?)?, ip(words.next()?)?];
     let ports = [port(words.next()?)?, port(words.next()?)?];
-    words.next().is_none().then(|| Some(ends(ips, ports)))
+    words.next().is_none().then(|| Some(addrs(ips, ports)))
 }
 
 /// Without leading zeros, which std would take. The sign that it would take as well cannot be in a line.
@@ -202,8 +195,8 @@ fn read_block(bytes: &[u8]) -> Result<HeaderRead, Malformed> {
         return Err(TOO_LONG);
     }
     let Some(block) = bytes.get(FIXED..FIXED + size) else { return Ok(HeaderRead::More) };
-    let ends = if *command == PROXY { ends_in(*kind, block) } else { None };
-    Ok(HeaderRead::Header { length: FIXED + size, ends })
+    let addrs = if *command == PROXY { addrs_in(*kind, block) } else { None };
+    Ok(HeaderRead::Header { length: FIXED + size, addrs })
 }
 
 /// Bytes of the addresses of this family, `None` when there is no such family or no such protocol.
@@ -217,24 +210,24 @@ fn addresses(kind: u8) -> Option<usize> {
     }
 }
 
-fn ends_in(kind: u8, block: &[u8]) -> Option<AddrPair> {
+fn addrs_in(kind: u8, block: &[u8]) -> Option<AddrPair> {
     let port = |at: usize| Some(u16::from_be_bytes(*block.get(at..)?.first_chunk()?));
     match kind {
         TCP4 => {
             let ip = |at: usize| Some(IpAddr::V4(Ipv4Addr::from(*block.get(at..)?.first_chunk::<4>()?)));
-            Some(ends([ip(0)?, ip(4)?], [port(8)?, port(10)?]))
+            Some(addrs([ip(0)?, ip(4)?], [port(8)?, port(10)?]))
         }
         TCP6 => {
             let ip = |at: usize| Some(IpAddr::V6(Ipv6Addr::from(*block.get(at..)?.first_chunk::<16>()?)));
-            Some(ends([ip(0)?, ip(16)?], [port(32)?, port(34)?]))
+            Some(addrs([ip(0)?, ip(16)?], [port(32)?, port(34)?]))
         }
         _ => None,
     }
 }
 
-fn ends(ips: [IpAddr; 2], ports: [u16; 2]) -> AddrPair {
+fn addrs(ips: [IpAddr; 2], ports: [u16; 2]) -> AddrPair {
     let ([from, to], [from_port, to_port]) = (ips.map(|ip| ip.to_canonical()), ports);
-    AddrPair { source: SocketAddr::new(from, from_port), destination: SocketAddr::new(to, to_port) }
+    AddrPair { client: SocketAddr::new(from, from_port), original: SocketAddr::new(to, to_port) }
 }
 
 #[cfg(test)]
@@ -299,16 +292,16 @@ mod tests {
         let block = written(Version::V2, "10.0.0.1:1", "[fd00::2]:2");
         assert_eq!(block[12..20], [0x21, 0x21, 0, 36, 0, 0, 0, 0]);
         assert_eq!(block[26..32], [0xff, 0xff, 10, 0, 0, 1]);
-        let ends = AddrPair { source: end("10.0.0.1:1"), destination: end("[fd00::2]:2") };
-        assert_eq!(read(&block), Ok(HeaderRead::Header { length: 52, ends: Some(ends) }));
+        let addrs = AddrPair { client: end("10.0.0.1:1"), original: end("[fd00::2]:2") };
+        assert_eq!(read(&block), Ok(HeaderRead::Header { length: 52, addrs: Some(addrs) }));
     }
 
     #[test]
     fn mapped_addresses_are_ipv4() {
         assert_eq!(line_of("[::ffff:10.0.0.1]:1", "10.0.0.2:2"), "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n");
-        let ends = Some(AddrPair { source: end("10.0.0.1:1"), destination: end("10.0.0.2:2") });
+        let addrs = Some(AddrPair { client: end("10.0.0.1:1"), original: end("10.0.0.2:2") });
         for text in ["PROXY TCP6 ::ffff:10.0.0.1 ::FFFF:A00:2 1 2\r\n", "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"] {
-            assert_eq!(read_in_pieces(text.as_bytes()), Ok(HeaderRead::Header { length: text.len(), ends }));
+            assert_eq!(read_in_pieces(text.as_bytes()), Ok(HeaderRead::Header { length: text.len(), addrs }));
         }
     }
 
@@ -319,8 +312,8 @@ mod tests {
         for (source, destination) in pairs {
             for version in [Version::V1, Version::V2] {
                 let header = written(version, source, destination);
-                let ends = Some(AddrPair { source: end(source), destination: end(destination) });
-                let whole = Ok(HeaderRead::Header { length: header.len(), ends });
+                let addrs = Some(AddrPair { client: end(source), original: end(destination) });
+                let whole = Ok(HeaderRead::Header { length: header.len(), addrs });
                 assert_eq!(read_in_pieces(&[&header[..], b"\r\nPROXY"].concat()), whole);
                 assert_eq!(read(&header[..header.len() - 1]), Ok(HeaderRead::More));
             }
@@ -331,7 +324,7 @@ mod tests {
     fn a_line_about_the_unknown_is_passed_over() {
         let longest = format!("PROXY UNKNOWN {}\r\n", "f".repeat(107 - 16));
         for text in ["PROXY UNKNOWN\r\n", "PROXY UNKNOWN \r\n", "PROXY UNKNOWN so what \0\r\n", &longest] {
-            let header = HeaderRead::Header { length: text.len(), ends: None };
+            let header = HeaderRead::Header { length: text.len(), addrs: None };
             assert_eq!(read_in_pieces(text.as_bytes()), Ok(header), "{text:?}");
         }
     }
@@ -399,8 +392,8 @@ mod tests {
     #[test]
     fn what_follows_the_addresses_of_a_block_is_passed_over() {
         let header = block(PROXY, TCP4, &[1; 4096 - 16]);
-        let ends = Some(AddrPair { source: end("1.1.1.1:257"), destination: end("1.1.1.1:257") });
-        assert_eq!(read_in_pieces(&header), Ok(HeaderRead::Header { length: 4096, ends }));
+        let addrs = Some(AddrPair { client: end("1.1.1.1:257"), original: end("1.1.1.1:257") });
+        assert_eq!(read_in_pieces(&header), Ok(HeaderRead::Header { length: 4096, addrs }));
         assert_eq!(proof(&block(PROXY, TCP4, &[1; 4096 - 15])), 16);
         assert_eq!(read(&block(LOCAL, 0, &[1; 4096 - 15])), Err(TOO_LONG));
     }
@@ -408,16 +401,16 @@ mod tests {
     #[test]
     fn a_block_that_is_not_about_tcp_has_no_ends() {
         for empty in [block(LOCAL, 0, &[]), block(LOCAL, TCP4, &[]), block(PROXY, 0, &[])] {
-            assert_eq!(read_in_pieces(&empty), Ok(HeaderRead::Header { length: 16, ends: None }));
+            assert_eq!(read_in_pieces(&empty), Ok(HeaderRead::Header { length: 16, addrs: None }));
         }
         let of_others = [0x00, 0x01, 0x02, 0x10, 0x12, 0x20, 0x22, 0x30, 0x31, 0x32];
         for kind in of_others {
             let header = block(PROXY, kind, &[7; 216]);
-            assert_eq!(read_in_pieces(&header), Ok(HeaderRead::Header { length: 232, ends: None }), "{kind:x}");
+            assert_eq!(read_in_pieces(&header), Ok(HeaderRead::Header { length: 232, addrs: None }), "{kind:x}");
         }
         for kind in [0x00, TCP4, TCP6, 0xff] {
             let header = block(LOCAL, kind, &[7; 3]);
-            assert_eq!(read_in_pieces(&header), Ok(HeaderRead::Header { length: 19, ends: None }), "{kind:x}");
+            assert_eq!(read_in_pieces(&header), Ok(HeaderRead::Header { length: 19, addrs: None }), "{kind:x}");
         }
     }
 

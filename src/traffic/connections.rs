@@ -12,8 +12,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 
 use crate::logging::Limiter;
+use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::proxy_header::{self, Version};
-use crate::protocol::request::AddrPair;
 use crate::redirection::RedirectionId;
 use crate::sys::{message, sockopt};
 use crate::traffic::access_log::{AccessLog, ConnectionId, LogRecord};
@@ -647,8 +647,8 @@ impl Connections {
 fn listen(preread: &mut Preread, dialer: &mut Dialer, buffer: &mut [u8], now: Tick) -> PrereadStep {
     loop {
         match preread.listen(dialer.service(preread.redirection), buffer, now) {
-            PrereadStep::Introduced(ends) => {
-                if let Err(reason) = dialer.introduce(preread.redirection, &mut preread.route, ends, now) {
+            PrereadStep::Introduced(addrs) => {
+                if let Err(reason) = dialer.introduce(preread.redirection, &mut preread.route, addrs, now) {
                     return PrereadStep::Wrong(reason);
                 }
                 preread.enrolled = true;

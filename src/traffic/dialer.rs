@@ -13,7 +13,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use crate::logging::Limiter;
-use crate::protocol::proxy_header::AddrPair;
+use crate::protocol::addr_pair::AddrPair;
 use crate::redirection::RedirectionId;
 use crate::sys::sockopt;
 use crate::traffic::compact_addr::CompactAddr;
@@ -258,12 +258,12 @@ impl Dialer {
         &mut self,
         redirection: RedirectionId,
         route: &mut Route,
-        ends: Option<AddrPair>,
+        addrs: Option<AddrPair>,
         now: Tick,
     ) -> Result<(), CloseReason> {
         let balancer = route.client;
-        if let Some(ends) = ends {
-            (route.client, route.original) = (ends.source.into(), ends.destination.into());
+        if let Some(addrs) = addrs {
+            (route.client, route.original) = (addrs.client.into(), addrs.original.into());
         }
         let transparent = self.service(redirection).needs_original();
         if transparent && !route.original.is_known() {

@@ -3,7 +3,8 @@
 use std::mem;
 use std::rc::Rc;
 
-use crate::protocol::request::{AddrPair, Refusal, Requests, Rewriting, head};
+use crate::protocol::addr_pair::AddrPair;
+use crate::protocol::request::{Refusal, Requests, Rewriting, head};
 use crate::protocol::sniff::{self, Sniff};
 use crate::traffic::flow::{Filter, FilterRefusal, Readiness};
 use crate::traffic::service::Tunnel;
@@ -18,7 +19,7 @@ const ENOUGH: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct HttpFilter {
     requests: Requests,
-    ends: AddrPair,
+    addrs: AddrPair,
     rewriting: Rc<Rewriting>,
     tunnel: Option<Rc<Tunnel>>,
     /// The beginning of something: a head, for the most part.
@@ -31,11 +32,11 @@ pub struct HttpFilter {
 }
 
 impl HttpFilter {
-    /// For a connection between these ends; what is not HTTP goes through `tunnel`, if there is one.
-    pub fn new(ends: AddrPair, rewriting: Rc<Rewriting>, tunnel: Option<Rc<Tunnel>>) -> HttpFilter {
+    /// For a connection with these addresses; what is not HTTP goes through `tunnel`, if there is one.
+    pub fn new(addrs: AddrPair, rewriting: Rc<Rewriting>, tunnel: Option<Rc<Tunnel>>) -> HttpFilter {
         HttpFilter {
             requests: Requests::new(),
-            ends,
+            addrs,
             rewriting,
             tunnel,
             kept: Vec::new(),
@@ -82,7 +83,7 @@ impl HttpFilter {
             Sniff::Name(name) if tunnel.by_name => Some(name),
             _ => None,
         };
-        let handshake = TunnelHandshake::new(&tunnel, self.ends.original, name.as_deref());
+        let handshake = TunnelHandshake::new(&tunnel, self.addrs.original, name.as_deref());
         Some((mem::take(&mut self.kept), handshake))
     }
 
@@ -124,7 +125,7 @@ impl Filter for HttpFilter {
                 return Ok(());
             }
             shown = input.len().min(shown + PIECE);
-            match self.requests.take(&input[used..shown], &self.ends, &self.rewriting, output) {
+            match self.requests.take(&input[used..shown], &self.addrs, &self.rewriting, output) {
                 Ok(taken) => {
                     used += taken.used;
                     self.question = taken.ask.map(Box::from);
@@ -169,8 +170,8 @@ mod tests {
         const COUNT: usize = 800;
         let credentials = Credentials::parse(&format!("{0}:{0}", "x".repeat(255))).unwrap();
         let rewriting = Rewriting { credentials: Some(credentials), ..Rewriting::default() };
-        let ends = AddrPair { client: ([10, 1, 0, 2], 40_000).into(), original: ([10, 2, 0, 5], 80).into() };
-        let mut http_filter = HttpFilter::new(ends, Rc::new(rewriting), None);
+        let addrs = AddrPair { client: ([10, 1, 0, 2], 40_000).into(), original: ([10, 2, 0, 5], 80).into() };
+        let mut http_filter = HttpFilter::new(addrs, Rc::new(rewriting), None);
         let input = "GET / HTTP/1.0\r\n\r\n".repeat(COUNT) + "GET /inc";
         let (mut buffer, mut all, mut looks) = (vec![0; 16 * 1024], Vec::new(), 0);
         buffer[..input.len()].copy_from_slice(input.as_bytes());

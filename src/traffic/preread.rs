@@ -5,7 +5,8 @@ use std::io::{self, ErrorKind};
 
 use mio::net::TcpStream;
 
-use crate::protocol::proxy_header::{self, AddrPair, HeaderRead};
+use crate::protocol::addr_pair::AddrPair;
+use crate::protocol::proxy_header::{self, HeaderRead};
 use crate::protocol::sniff::{self, Sniff};
 use crate::redirection::RedirectionId;
 use crate::traffic::flow::{Side, Socket};
@@ -102,10 +103,10 @@ impl Preread {
             };
         }
         match proxy_header::read(heard) {
-            Ok(HeaderRead::Header { length, ends }) => match self.consume(&mut buffer[..length]) {
+            Ok(HeaderRead::Header { length, addrs }) => match self.consume(&mut buffer[..length]) {
                 Ok(()) => {
                     self.await_name(service, now);
-                    PrereadStep::Introduced(ends)
+                    PrereadStep::Introduced(addrs)
                 }
                 Err(_) => PrereadStep::Wrong(CloseReason::Reset(Peer::Client)),
             },

@@ -4,7 +4,8 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 
 use super::*;
-use crate::protocol::request::{AddrPair, Rewriting};
+use crate::protocol::addr_pair::AddrPair;
+use crate::protocol::request::Rewriting;
 use crate::protocol::tunnel::Dialect;
 use crate::traffic::pipe::{Fill, PipeSize};
 use crate::traffic::service::{Balance, Tunnel};
@@ -127,7 +128,7 @@ fn relay(front: Front) -> PuppetRelay {
     relay
 }
 
-fn ends() -> AddrPair {
+fn addrs() -> AddrPair {
     AddrPair { client: ([10, 1, 0, 2], 40_000).into(), original: ([10, 2, 0, 5], 80).into() }
 }
 
@@ -147,7 +148,7 @@ fn run(relay: &mut PuppetRelay, shared: &mut Shared<Nobody>, now: Tick) -> Progr
 
 #[test]
 fn requests_that_are_held_back_are_delivered_before_a_wrong_one_ends_them() {
-    let mut relay = relay(Front::HttpFilter(HttpFilter::new(ends(), Rc::new(Rewriting::default()), None)));
+    let mut relay = relay(Front::HttpFilter(HttpFilter::new(addrs(), Rc::new(Rewriting::default()), None)));
     let mut shared = Shared::new(Nobody);
     relay.upstream.socket.room.set(10);
     relay.client.socket.says(b"GET /1 HTTP/1.0\r\n\r\nGET /2 HTTP/1.0\r\n\r\n\r\n\r\nwrong");
@@ -167,7 +168,7 @@ fn requests_that_are_held_back_are_delivered_before_a_wrong_one_ends_them() {
 
 #[test]
 fn a_first_request_that_is_wrong_leaves_nothing_to_wait_for() {
-    let mut relay = relay(Front::HttpFilter(HttpFilter::new(ends(), Rc::new(Rewriting::default()), None)));
+    let mut relay = relay(Front::HttpFilter(HttpFilter::new(addrs(), Rc::new(Rewriting::default()), None)));
     relay.client.socket.says(b"GET / HTTP/1.0\n\n");
     assert!(matches!(run(&mut relay, &mut Shared::new(Nobody), 0), Progress::Done(CloseReason::BadRequest(_))));
     assert!(relay.client.socket.heard().starts_with("HTTP/1.1 400 "));
@@ -177,7 +178,7 @@ fn a_first_request_that_is_wrong_leaves_nothing_to_wait_for() {
 #[test]
 fn a_head_is_not_slow_while_it_is_the_proxy_that_does_not_read() {
     let timeouts = Timeouts { connect: 100, handshake: 10, idle: Some(1000), fin: None };
-    let mut relay = relay(Front::HttpFilter(HttpFilter::new(ends(), Rc::new(Rewriting::default()), None)));
+    let mut relay = relay(Front::HttpFilter(HttpFilter::new(addrs(), Rc::new(Rewriting::default()), None)));
     let mut shared = Shared::new(Nobody);
     relay.client.socket.says(b"GET /1 HT");
     run(&mut relay, &mut shared, 5);
@@ -195,7 +196,7 @@ fn a_head_is_not_slow_while_it_is_the_proxy_that_does_not_read() {
 #[test]
 fn a_proxy_that_does_not_listen_is_heard_all_the_same() {
     let tunnel = Tunnel { dialect: Dialect::Connect, credentials: None, by_name: false };
-    let mut relay = relay(Front::TunnelHandshake(TunnelHandshake::new(&tunnel, ends().original, None)));
+    let mut relay = relay(Front::TunnelHandshake(TunnelHandshake::new(&tunnel, addrs().original, None)));
     relay.upstream.socket.is_deaf.set(true);
     relay.upstream.socket.says(b"HTTP/1.1 503 Too many connections\r\n\r\n");
     let step = run(&mut relay, &mut Shared::new(Nobody), 0);
@@ -206,7 +207,7 @@ fn a_proxy_that_does_not_listen_is_heard_all_the_same() {
 #[test]
 fn an_answer_without_end_is_not_listened_to_for_ever() {
     let tunnel = Tunnel { dialect: Dialect::Connect, credentials: None, by_name: false };
-    let mut relay = relay(Front::TunnelHandshake(TunnelHandshake::new(&tunnel, ends().original, None)));
+    let mut relay = relay(Front::TunnelHandshake(TunnelHandshake::new(&tunnel, addrs().original, None)));
     (0..1000).for_each(|_| relay.upstream.socket.says(b"HTTP/1.1 102 Processing\r\n\r\n"));
     let step = run(&mut relay, &mut Shared::new(Nobody), 0);
     let Progress::Done(CloseReason::Refused(words)) = step else { panic!("{step:?}") };

@@ -13,8 +13,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::Config;
+use tproxy::testing::AddrPair;
 use tproxy::testing::Credentials;
-use tproxy::testing::request::{AddrPair, Forwarded, HEAD, Refusal, Requests, Rewriting};
+use tproxy::testing::request::{Forwarded, HEAD, Refusal, Requests, Rewriting};
 
 use model::{AsRead, Request, read, request};
 
@@ -46,8 +47,8 @@ impl Cuts {
         let mut places: Vec<usize> = self.places.iter().map(|place| place.index(bytes.len() + 1)).collect();
         places.sort_unstable();
         let starts = [0].into_iter().chain(places.iter().copied());
-        let ends = places.iter().copied().chain([bytes.len()]);
-        starts.zip(ends).map(|(start, end)| &bytes[start..end]).collect()
+        let addrs = places.iter().copied().chain([bytes.len()]);
+        starts.zip(addrs).map(|(start, end)| &bytes[start..end]).collect()
     }
 }
 
@@ -63,7 +64,7 @@ struct Outcome {
 }
 
 /// Relays what a client sends, with a buffer of the usual size. Names of an even length are taken for genuine.
-fn relayed(bytes: &[u8], cuts: &Cuts, ends: &AddrPair, rewriting: &Rewriting) -> Outcome {
+fn relayed(bytes: &[u8], cuts: &Cuts, addrs: &AddrPair, rewriting: &Rewriting) -> Outcome {
     let mut requests = Requests::new();
     let (mut out, mut kept) = (Vec::new(), Vec::new());
     let mut outside = cuts.outside.iter().cycle();
@@ -77,7 +78,7 @@ fn relayed(bytes: &[u8], cuts: &Cuts, ends: &AddrPair, rewriting: &Rewriting) ->
             out.extend(kept.drain(..skipped));
             requests.passed(skipped as u64);
             let input = &kept[..kept.len().min(HEAD)];
-            match requests.take(input, ends, rewriting, &mut out) {
+            match requests.take(input, addrs, rewriting, &mut out) {
                 Ok(taken) => {
                     assert!(taken.used <= input.len());
                     assert!(taken.ask.is_none() || !asked || taken.used > 0, "asked again after the answer");
@@ -97,7 +98,7 @@ fn relayed(bytes: &[u8], cuts: &Cuts, ends: &AddrPair, rewriting: &Rewriting) ->
     Outcome { out, end, requests: requests.requests(), is_between: requests.is_between(), kept }
 }
 
-fn ends() -> impl Strategy<Value = AddrPair> {
+fn addrs() -> impl Strategy<Value = AddrPair> {
     let client = select(vec!["10.1.0.2:40000", "[fd00:1::2]:40000", "[::ffff:10.1.0.2]:40000"]);
     let original = select(vec!["10.2.0.5:80", "10.2.0.5:8080", "[fd00:2::5]:80", "[fd00:2::5]:8080"]);
     let address = |text: &str| text.parse::<SocketAddr>().expect("address");
@@ -122,8 +123,8 @@ fn bytes_of(requests: &[Request]) -> Vec<u8> {
     requests.iter().flat_map(Request::bytes).collect()
 }
 
-fn all_as_read(requests: &[Request], ends: &AddrPair) -> Vec<AsRead> {
-    requests.iter().map(|request| request.as_read(ends)).collect()
+fn all_as_read(requests: &[Request], addrs: &AddrPair) -> Vec<AsRead> {
+    requests.iter().map(|request| request.as_read(addrs)).collect()
 }
 
 /// The last requests that a connection can have.
@@ -201,14 +202,14 @@ fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
 }
 
 /// No panic, no more bytes than there is reason for, and the same whether it comes in pieces or as a whole.
-fn does_no_harm(bytes: &[u8], cuts: &Cuts, ends: &AddrPair, rewriting: &Rewriting) -> Result<(), TestCaseError> {
-    let outcome = relayed(bytes, cuts, ends, rewriting);
+fn does_no_harm(bytes: &[u8], cuts: &Cuts, addrs: &AddrPair, rewriting: &Rewriting) -> Result<(), TestCaseError> {
+    let outcome = relayed(bytes, cuts, addrs, rewriting);
     prop_assert!(outcome.out.len() <= bytes.len() + outcome.requests as usize * ADDED);
     if outcome.end == Err(Refusal::NotHttp) {
         prop_assert_eq!((outcome.out.len(), outcome.requests), (0, 0));
         prop_assert!(bytes.starts_with(&outcome.kept));
     }
-    let whole = relayed(bytes, &Cuts::none(), ends, rewriting);
+    let whole = relayed(bytes, &Cuts::none(), addrs, rewriting);
     prop_assert_eq!(&outcome.out, &whole.out);
     prop_assert_eq!(outcome.end, whole.end);
     prop_assert_eq!(outcome.requests, whole.requests);
@@ -225,13 +226,13 @@ proptest! {
     fn valid_requests_arrive_the_same_in_absolute_form(
         requests in vec(request(), 1..4),
         cuts in cuts(),
-        ends in ends(),
+        addrs in addrs(),
     ) {
-        let outcome = relayed(&bytes_of(&requests), &cuts, &ends, &Rewriting::default());
+        let outcome = relayed(&bytes_of(&requests), &cuts, &addrs, &Rewriting::default());
         prop_assert_eq!(outcome.end, Ok(()));
         prop_assert!(outcome.kept.is_empty() && outcome.is_between);
         prop_assert_eq!(outcome.requests as usize, requests.len());
-        prop_assert_eq!(read(&outcome.out), all_as_read(&requests, &ends));
+        prop_assert_eq!(read(&outcome.out), all_as_read(&requests, &addrs));
     }
 
     #[test]
@@ -240,14 +241,14 @@ proptest! {
         last in select(&LAST[..]),
         behind in vec(any::<u8>(), 0..100),
         cuts in cuts(),
-        ends in ends(),
+        addrs in addrs(),
     ) {
         let sent = [&bytes_of(&requests), last, &behind].concat();
-        let outcome = relayed(&sent, &cuts, &ends, &Rewriting::default());
+        let outcome = relayed(&sent, &cuts, &addrs, &Rewriting::default());
         prop_assert_eq!(outcome.end, Ok(()));
         prop_assert!(outcome.kept.is_empty() && !outcome.is_between);
         let rest = outcome.out.strip_suffix(&behind[..]).and_then(|out| out.strip_suffix(last));
-        prop_assert_eq!(rest.map(read), Some(all_as_read(&requests, &ends)));
+        prop_assert_eq!(rest.map(read), Some(all_as_read(&requests, &addrs)));
     }
 
     #[test]
@@ -255,12 +256,12 @@ proptest! {
         before in vec(request(), 0..3),
         (kind, bad) in smuggling::head(),
         cuts in cuts(),
-        ends in ends(),
+        addrs in addrs(),
     ) {
         let good = bytes_of(&before);
-        let outcome = relayed(&[&good[..], &bad].concat(), &cuts, &ends, &Rewriting::default());
+        let outcome = relayed(&[&good[..], &bad].concat(), &cuts, &addrs, &Rewriting::default());
         prop_assert!(matches!(outcome.end, Err(Refusal::Malformed(_))), "{}: {:?}", kind, outcome.end);
-        let whole = relayed(&good, &Cuts::none(), &ends, &Rewriting::default());
+        let whole = relayed(&good, &Cuts::none(), &addrs, &Rewriting::default());
         prop_assert_eq!(outcome.out, whole.out, "{}", kind);
     }
 
@@ -269,10 +270,10 @@ proptest! {
         before in vec(request(), 0..3),
         (kind, bad) in smuggling::chunks(),
         cuts in cuts(),
-        ends in ends(),
+        addrs in addrs(),
     ) {
         let sent = [&bytes_of(&before)[..], &bad].concat();
-        let outcome = relayed(&sent, &cuts, &ends, &Rewriting::default());
+        let outcome = relayed(&sent, &cuts, &addrs, &Rewriting::default());
         prop_assert!(matches!(outcome.end, Err(Refusal::Malformed(_))), "{}: {:?}", kind, outcome.end);
         prop_assert_eq!(outcome.requests as usize, before.len() + 1, "{}", kind);
     }
@@ -282,10 +283,10 @@ proptest! {
         requests in vec(request(), 1..4),
         damages in vec(damage(), 1..4),
         cuts in cuts(),
-        ends in ends(),
+        addrs in addrs(),
         rewriting in rewriting(),
     ) {
-        does_no_harm(&damaged(bytes_of(&requests), &damages), &cuts, &ends, &rewriting)?;
+        does_no_harm(&damaged(bytes_of(&requests), &damages), &cuts, &addrs, &rewriting)?;
     }
 
     #[test]
@@ -293,10 +294,10 @@ proptest! {
         bytes in vec(any::<u8>(), 0..200),
         behind in option::of(request()),
         cuts in cuts(),
-        ends in ends(),
+        addrs in addrs(),
         rewriting in rewriting(),
     ) {
         let bytes = [behind.map_or(Vec::new(), |request| request.bytes()), bytes].concat();
-        does_no_harm(&bytes, &cuts, &ends, &rewriting)?;
+        does_no_harm(&bytes, &cuts, &addrs, &rewriting)?;
     }
 }

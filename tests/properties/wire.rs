@@ -11,8 +11,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::Config;
+use tproxy::testing::AddrPair;
 use tproxy::testing::Credentials;
-use tproxy::testing::proxy_header::{self, AddrPair, HeaderRead, Version};
+use tproxy::testing::proxy_header::{self, HeaderRead, Version};
 use tproxy::testing::sniff::{self, Sniff};
 use tproxy::testing::{Dialect, Dialogue, ProxyRefusal, TunnelTarget};
 
@@ -177,8 +178,8 @@ proptest! {
         let header = header(version, source, destination);
         let bytes = [&header[..], &payload].concat();
         let count = cut.index(bytes.len() + 1);
-        let ends = Some(AddrPair { source: canonical(source), destination: canonical(destination) });
-        let whole = HeaderRead::Header { length: header.len(), ends };
+        let addrs = Some(AddrPair { client: canonical(source), original: canonical(destination) });
+        let whole = HeaderRead::Header { length: header.len(), addrs };
         prop_assert_eq!(proxy_header::read(&bytes[..count]), Ok(if count < header.len() { HeaderRead::More } else { whole }));
         prop_assert_eq!(proxy_header::read(&bytes), Ok(whole));
     }

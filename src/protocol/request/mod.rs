@@ -26,4 +26,4 @@ pub mod target;
 pub use crate::protocol::request::lines::HEAD;
 pub use crate::protocol::request::refusal::Refusal;
 pub use crate::protocol::request::requests::{Requests, Taken};
-pub use crate::protocol::request::rewriting::{AddrPair, Forwarded, Rewriting};
+pub use crate::protocol::request::rewriting::{Forwarded, Rewriting};

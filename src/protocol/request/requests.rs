@@ -2,13 +2,14 @@
 
 use std::mem;
 
+use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::request::authority::{Authority, HostClaim};
 use crate::protocol::request::chunked;
 use crate::protocol::request::framing::Body;
 use crate::protocol::request::head::{self, Head, Upgrade};
 use crate::protocol::request::lines;
 use crate::protocol::request::refusal::Refusal;
-use crate::protocol::request::rewriting::{AddrPair, RequestTarget, Rewriting};
+use crate::protocol::request::rewriting::{RequestTarget, Rewriting};
 use crate::protocol::request::target::{self, Form};
 
 /// What a client sends first when its upgrade to HTTP/2 was granted (RFC 9113, 3.4). No request begins like this.
@@ -124,14 +125,14 @@ impl Requests {
     pub fn take<'a>(
         &mut self,
         input: &'a [u8],
-        ends: &AddrPair,
+        addrs: &AddrPair,
         rewriting: &Rewriting,
         out: &mut Vec<u8>,
     ) -> Result<Taken<'a>, Refusal> {
         let mut used = 0;
         while let Some(rest) = input.get(used..).filter(|rest| !rest.is_empty()) {
             let step = match self.stage {
-                Stage::Head => self.head(rest, ends, rewriting, out)?,
+                Stage::Head => self.head(rest, addrs, rewriting, out)?,
                 Stage::Body(_) | Stage::Chunk(_) | Stage::Opaque => self.pass(rest, out),
                 Stage::Size | Stage::ChunkEnd | Stage::Trailer => self.between_chunks(rest, out)?,
             };
@@ -147,7 +148,7 @@ impl Requests {
     fn head<'a>(
         &mut self,
         input: &'a [u8],
-        ends: &AddrPair,
+        addrs: &AddrPair,
         rewriting: &Rewriting,
         out: &mut Vec<u8>,
     ) -> Result<Step<'a>, Refusal> {
@@ -174,9 +175,9 @@ impl Requests {
         };
         let head = Head::parse(input.get(blank..end).unwrap_or_default())?;
         let form = Form::of(head.method, head.target)?;
-        match self.target(&head, form, ends, rewriting) {
+        match self.target(&head, form, addrs, rewriting) {
             Ok(target) => {
-                rewriting.write(&head, target, ends, out);
+                rewriting.write(&head, target, addrs, out);
                 self.follow(&head);
                 Ok(Step::Used(end))
             }
@@ -198,7 +199,7 @@ impl Requests {
         &self,
         head: &Head<'a>,
         form: Form,
-        ends: &AddrPair,
+        addrs: &AddrPair,
         rewriting: &'t Rewriting,
     ) -> Result<RequestTarget<'t>, &'a str> {
         let page = rewriting.page_for(head.referer).filter(|_| form != Form::Authority);
@@ -210,7 +211,7 @@ impl Requests {
             (None, Form::Origin) => (head.host.and_then(Authority::parse), head.target),
             (None, Form::Asterisk) => (head.host.and_then(Authority::parse), ""),
         };
-        let believed = match (claimed.map(|host| (host, host.claim(ends.original))), self.host) {
+        let believed = match (claimed.map(|host| (host, host.claim(addrs.original))), self.host) {
             (None | Some((_, HostClaim::False)), _) if rewriting.check_host => None,
             (Some((host, HostClaim::Name(_))), Belief::Answered(genuine)) => genuine.then_some(host),
             (Some((_, HostClaim::Name(name))), _) if rewriting.check_host => return Err(name),

@@ -4,18 +4,18 @@ use crate::protocol::credentials::Credentials;
 use crate::protocol::request::rewriting::Forwarded;
 use crate::protocol::request::{HEAD, lines::MOST};
 
-fn ends(client: &str, original: &str) -> AddrPair {
+fn addrs(client: &str, original: &str) -> AddrPair {
     AddrPair { client: client.parse().unwrap(), original: original.parse().unwrap() }
 }
 
-fn usual_ends() -> AddrPair {
-    ends("10.1.0.2:40000", "10.2.0.5:80")
+fn usual_addrs() -> AddrPair {
+    addrs("10.1.0.2:40000", "10.2.0.5:80")
 }
 
 /// A client, and what we make of what it sends.
 struct Client {
     requests: Requests,
-    ends: AddrPair,
+    addrs: AddrPair,
     rewriting: Rewriting,
     kept: Vec<u8>,
     out: Vec<u8>,
@@ -23,17 +23,17 @@ struct Client {
 
 impl Client {
     fn new() -> Client {
-        Client::with(usual_ends(), Rewriting::default())
+        Client::with(usual_addrs(), Rewriting::default())
     }
 
-    fn with(ends: AddrPair, rewriting: Rewriting) -> Client {
-        Client { requests: Requests::new(), ends, rewriting, kept: Vec::new(), out: Vec::new() }
+    fn with(addrs: AddrPair, rewriting: Rewriting) -> Client {
+        Client { requests: Requests::new(), addrs, rewriting, kept: Vec::new(), out: Vec::new() }
     }
 
     /// The name that is asked for, if one is.
     fn sends(&mut self, bytes: impl AsRef<[u8]>) -> Result<Option<String>, Refusal> {
         self.kept.extend_from_slice(bytes.as_ref());
-        let taken = self.requests.take(&self.kept, &self.ends, &self.rewriting, &mut self.out)?;
+        let taken = self.requests.take(&self.kept, &self.addrs, &self.rewriting, &mut self.out)?;
         let (used, ask) = (taken.used, taken.ask.map(str::to_owned));
         self.kept.drain(..used);
         Ok(ask)
@@ -50,15 +50,15 @@ impl Client {
     }
 }
 
-fn sent(ends: AddrPair, rewriting: Rewriting, bytes: &str) -> String {
-    let mut client = Client::with(ends, rewriting);
+fn sent(addrs: AddrPair, rewriting: Rewriting, bytes: &str) -> String {
+    let mut client = Client::with(addrs, rewriting);
     assert_eq!(client.sends(bytes), Ok(None), "{bytes:?}");
     assert!(client.kept.is_empty(), "{bytes:?}");
     client.out()
 }
 
 fn becomes(bytes: &str) -> String {
-    sent(usual_ends(), Rewriting::default(), bytes)
+    sent(usual_addrs(), Rewriting::default(), bytes)
 }
 
 fn refusal(bytes: &str) -> Option<Refusal> {
@@ -80,10 +80,10 @@ fn origin_form_becomes_absolute_form_and_nothing_else_changes() {
 
 #[test]
 fn the_port_of_the_original_destination_is_added() {
-    let original = |original| ends("10.1.0.2:40000", original);
+    let original = |original| addrs("10.1.0.2:40000", original);
     let request = |host| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
-    let url = |ends, host| {
-        let out = sent(ends, Rewriting::default(), &request(host));
+    let url = |addrs, host| {
+        let out = sent(addrs, Rewriting::default(), &request(host));
         out.split(' ').nth(1).unwrap().to_owned()
     };
     assert_eq!(url(original("10.2.0.5:80"), "moose"), "http://moose/");
@@ -100,7 +100,7 @@ fn without_a_valid_host_the_original_destination_stands_in() {
             ["", "Host:\r\n", "Host: user@cow\r\n", "Host: cow/x\r\n", "Host: cow moose\r\n", "Host: a:b\r\n"]
         {
             let request = |url: &str| format!("GET {url}/x HTTP/1.0\r\n{headers}\r\n");
-            let out = sent(ends("10.1.0.2:40000", original), Rewriting::default(), &request(""));
+            let out = sent(addrs("10.1.0.2:40000", original), Rewriting::default(), &request(""));
             assert_eq!(out, request(&format!("http://{authority}")), "{headers:?}");
         }
     }
@@ -396,7 +396,7 @@ fn a_body_that_does_not_keep_to_its_chunks_is_refused() {
 fn the_proxy_is_told_who_the_client_is() {
     let added = |forwarded, client| {
         let rewriting = Rewriting { forwarded, ..Rewriting::default() };
-        let out = sent(ends(client, "10.2.0.5:80"), rewriting, "GET / HTTP/1.0\r\nForwarded: for=cow\r\n\r\n");
+        let out = sent(addrs(client, "10.2.0.5:80"), rewriting, "GET / HTTP/1.0\r\nForwarded: for=cow\r\n\r\n");
         let rest = out.strip_prefix("GET http://10.2.0.5/ HTTP/1.0\r\nForwarded: for=cow\r\n").unwrap();
         rest.strip_suffix("\r\n").unwrap().to_owned()
     };
@@ -418,7 +418,7 @@ fn with_credentials() -> Rewriting {
 #[test]
 fn the_credentials_are_added_to_every_request() {
     let request = "GET http://a/ HTTP/1.0\r\n\r\nCONNECT a:443 HTTP/1.0\r\n\r\n";
-    let out = sent(usual_ends(), with_credentials(), request);
+    let out = sent(usual_addrs(), with_credentials(), request);
     let line = "Proxy-Authorization: Basic Y293Om1vbw==\r\n";
     assert_eq!(out, format!("GET http://a/ HTTP/1.0\r\n{line}\r\nCONNECT a:443 HTTP/1.0\r\n{line}\r\n"));
 }
@@ -429,7 +429,7 @@ fn credentials_of_the_clients_own_are_replaced_where_there_are_ours() {
         let request = format!("GET http://a/ HTTP/1.0\r\nA: b\r\n{line}C: d\r\n\r\n");
         let ours = "Proxy-Authorization: Basic Y293Om1vbw==\r\n";
         let wanted = format!("GET http://a/ HTTP/1.0\r\nA: b\r\nC: d\r\n{ours}\r\n");
-        assert_eq!(sent(usual_ends(), with_credentials(), &request), wanted);
+        assert_eq!(sent(usual_addrs(), with_credentials(), &request), wanted);
         assert_eq!(becomes(&request), request);
     }
     let twice = "GET / HTTP/1.1\r\nProxy-Authorization: a\r\nProxy-Authorization: b\r\n\r\n";
@@ -453,35 +453,35 @@ fn every_request_is_for_the_page() {
     for (method, target) in table {
         let (target, referer) = target.split_once(" HTTP/1.1\r\n").unwrap_or((target, "X: y"));
         let request = |target: &str| format!("{method} {target} HTTP/1.1\r\nHost: moose\r\n{referer}\r\n\r\n");
-        assert_eq!(sent(usual_ends(), with_page(), &request(target)), request(PAGE), "{target}");
+        assert_eq!(sent(usual_addrs(), with_page(), &request(target)), request(PAGE), "{target}");
     }
 }
 
 #[test]
 fn what_the_page_refers_to_is_not_replaced() {
     let request = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: 10.2.0.5\r\nReferer: {PAGE}\r\n\r\n");
-    assert_eq!(sent(usual_ends(), with_page(), &request("/logo.png")), request("http://10.2.0.5/logo.png"));
+    assert_eq!(sent(usual_addrs(), with_page(), &request("/logo.png")), request("http://10.2.0.5/logo.png"));
     let absolute = request("http://moose/logo.png");
     let rewriting = Rewriting { check_host: false, ..with_page() };
-    assert_eq!(sent(usual_ends(), rewriting, &absolute), absolute);
+    assert_eq!(sent(usual_addrs(), rewriting, &absolute), absolute);
 }
 
 #[test]
 fn connect_is_not_for_the_page() {
     let request = "CONNECT moose:443 HTTP/1.1\r\n\r\n";
     let rewriting = Rewriting { check_host: false, ..with_page() };
-    assert_eq!(sent(usual_ends(), rewriting, request), request);
+    assert_eq!(sent(usual_addrs(), rewriting, request), request);
 }
 
 #[test]
 fn what_is_replaced_by_the_page_must_be_correct_all_the_same() {
-    let mut client = Client::with(usual_ends(), with_page());
+    let mut client = Client::with(usual_addrs(), with_page());
     assert_eq!(client.sends("GET moose HTTP/1.1\r\n\r\n"), Err(Refusal::Malformed("the target")));
 }
 
 fn checked(original: &str) -> Client {
     let rewriting = Rewriting { check_host: true, ..Rewriting::default() };
-    Client::with(ends("10.1.0.2:40000", original), rewriting)
+    Client::with(addrs("10.1.0.2:40000", original), rewriting)
 }
 
 fn request_to(host: &str, target: &str) -> String {

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::credentials::Credentials;
 use crate::protocol::request::authority::{self, Authority};
 use crate::protocol::request::head::Head;
@@ -34,15 +35,6 @@ pub enum Forwarded {
     Both,
 }
 
-/// Between whom the requests travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AddrPair {
-    /// Who connected.
-    pub client: SocketAddr,
-    /// Where it wanted to go.
-    pub original: SocketAddr,
-}
-
 /// What the target of a request becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestTarget<'a> {
@@ -66,38 +58,38 @@ impl Rewriting {
     }
 
     /// Appends a head with its new target and the headers that are wanted.
-    pub fn write(&self, head: &Head<'_>, target: RequestTarget<'_>, ends: &AddrPair, out: &mut Vec<u8>) {
+    pub fn write(&self, head: &Head<'_>, target: RequestTarget<'_>, addrs: &AddrPair, out: &mut Vec<u8>) {
         out.extend_from_slice(head.method.as_bytes());
         out.push(b' ');
-        self.write_target(head, target, ends, out);
+        self.write_target(head, target, addrs, out);
         // The client knows of no proxy. What it says to one is nobody's, or meant for another.
         let cut = head.authorization.clone().filter(|_| self.credentials.is_some()).unwrap_or_default();
         for part in [head.rest.get(..cut.start), head.rest.get(cut.end..)] {
             out.extend_from_slice(part.unwrap_or_default());
         }
-        self.write_forwarded(ends.client.ip().to_canonical(), out);
+        self.write_forwarded(addrs.client.ip().to_canonical(), out);
         if let Some(credentials) = &self.credentials {
             credentials.write_header(out);
         }
         out.extend_from_slice(b"\r\n");
     }
 
-    fn write_target(&self, head: &Head<'_>, target: RequestTarget<'_>, ends: &AddrPair, out: &mut Vec<u8>) {
+    fn write_target(&self, head: &Head<'_>, target: RequestTarget<'_>, addrs: &AddrPair, out: &mut Vec<u8>) {
         match target {
             RequestTarget::Same => out.extend_from_slice(head.target.as_bytes()),
             RequestTarget::Page(url) => out.extend_from_slice(url.as_bytes()),
             RequestTarget::At(host, path) => {
                 out.extend_from_slice(b"http://");
-                host.write(ends.original, out);
+                host.write(addrs.original, out);
                 out.extend_from_slice(path.as_bytes());
             }
             RequestTarget::AtOriginal(path) => {
                 out.extend_from_slice(b"http://");
-                authority::write_address(ends.original, out);
+                authority::write_address(addrs.original, out);
                 out.extend_from_slice(path.as_bytes());
             }
             RequestTarget::Through => {
-                let original = ends.original;
+                let original = addrs.original;
                 let _ = write!(out, "{}", SocketAddr::new(original.ip().to_canonical(), original.port()));
             }
         }

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
+use tproxy::testing::AddrPair;
 use tproxy::testing::Credentials;
 use tproxy::testing::Front;
 use tproxy::testing::HttpFilter;
 use tproxy::testing::Peer;
 use tproxy::testing::Tunnel;
 use tproxy::testing::TunnelHandshake;
-use tproxy::testing::request::{AddrPair, HEAD, Refusal, Requests, Rewriting};
+use tproxy::testing::request::{HEAD, Refusal, Requests, Rewriting};
 use tproxy::testing::{Dialect, Dialogue, TunnelTarget};
 
 use super::speech::{Hearing, Script};
@@ -62,8 +63,8 @@ pub const PROXIES: &[Proxy] = &[
     proxy(Dialect::Socks5, true, &[b"\x05\xff"], false),
 ];
 
-/// Between whom requests travel.
-pub static ENDS: LazyLock<AddrPair> = LazyLock::new(|| AddrPair {
+/// The addresses of the connection that brings the requests.
+pub static ADDRS: LazyLock<AddrPair> = LazyLock::new(|| AddrPair {
     client: SocketAddr::from(([10, 1, 0, 2], 40_000)),
     original: SocketAddr::from(([10, 2, 0, 5], 80)),
 });
@@ -127,7 +128,7 @@ pub fn rewritten(said: &[u8], checks: bool) -> Rewritten {
     let (mut requests, mut words, mut at) = (Requests::new(), Vec::new(), 0);
     loop {
         let input = &said[at..said.len().min(at + HEAD)];
-        match requests.take(input, &ENDS, &rewriting, &mut words) {
+        match requests.take(input, &ADDRS, &rewriting, &mut words) {
             Err(refusal) => return Rewritten { words, refusal: Some(refusal), is_unfinished: false },
             Ok(taken) => {
                 let (used, genuine) = (taken.used, taken.ask.map(is_genuine));
@@ -226,7 +227,7 @@ impl Scene {
             Scene::Introduced => Cast { parts: Parts::new(b"", b"", HEADER), other: None, front: None },
             Scene::Tunnel { proxy } => {
                 let proxy = &PROXIES[proxy];
-                let front = Front::TunnelHandshake(TunnelHandshake::new(&proxy.dialogue().0, ENDS.original, None));
+                let front = Front::TunnelHandshake(TunnelHandshake::new(&proxy.dialogue().0, ADDRS.original, None));
                 Cast { parts: Parts::through(b"", proxy), other: None, front: Some(Box::new(front)) }
             }
             Scene::Http { talk, tunnel, checks } => http(&TALKS[talk], tunnel.map(|proxy| &PROXIES[proxy]), checks),
@@ -237,7 +238,7 @@ impl Scene {
 fn http(talk: &[u8], proxy: Option<&Proxy>, checks: bool) -> Cast {
     let rewriting = Rc::new(Rewriting { check_host: checks, ..Rewriting::default() });
     let tunnel = proxy.map(|proxy| Rc::new(proxy.dialogue().0));
-    let front = Some(Box::new(Front::HttpFilter(HttpFilter::new(*ENDS, rewriting, tunnel))));
+    let front = Some(Box::new(Front::HttpFilter(HttpFilter::new(*ADDRS, rewriting, tunnel))));
     let other = proxy.map(|proxy| Box::new(Parts { words_wait: true, ..Parts::through(talk, proxy) }));
     match other {
         Some(other) if talk.is_empty() => Cast { parts: *other, other: None, front },
@@ -251,7 +252,7 @@ impl Proxy {
         let credentials = self.signed.then(|| Credentials::parse("moose:secret").expect("credentials"));
         let tunnel = Tunnel { dialect: self.dialect, credentials, by_name: false };
         let (mut words, mut manners) = (Vec::new(), Manners::default());
-        let target = TunnelTarget::Address(ENDS.original);
+        let target = TunnelTarget::Address(ADDRS.original);
         let mut dialogue = Dialogue::begin(self.dialect, target, tunnel.credentials.as_ref(), &mut words);
         let mut said = 0;
         for answer in self.answers {

@@ -57,8 +57,8 @@ impl<'n> Worker<'n> {
     /// A worker that has just dialled.
     pub fn new(net: &'n Net, front: Option<Box<Front>>, patience: Timeouts, addresses: u32) -> Worker<'n> {
         let attempt = Upstreams::new(&[], Balance::First).begin(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let address = CompactAddr::from(scene::ENDS.original);
-        let client = CompactAddr::from(scene::ENDS.client);
+        let address = CompactAddr::from(scene::ADDRS.original);
+        let client = CompactAddr::from(scene::ADDRS.client);
         let route = Route { client, original: address, local: client, upstream: address };
         let (client, upstream) = (Side::new(Sock(net, Peer::Client)), Sock(net, Peer::Upstream));
         let mut relay = Relay::connecting(client, upstream, route, attempt, front);

@@ -138,9 +138,9 @@ impl Request {
     }
 
     /// What the proxy is to read.
-    pub fn as_read(&self, ends: &AddrPair) -> AsRead {
+    pub fn as_read(&self, addrs: &AddrPair) -> AsRead {
         let usual = |port: u16| if port == 80 { String::new() } else { format!(":{port}") };
-        let authority = match (&self.host, ends.original) {
+        let authority = match (&self.host, addrs.original) {
             (Some((host, Some(port))), _) => format!("{host}:{port}"),
             (Some((host, None)), original) => host.clone() + &usual(original.port()),
             (None, SocketAddr::V4(original)) => original.ip().to_string() + &usual(original.port()),
