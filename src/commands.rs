@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
-use crate::cli::options;
+use crate::cli::{CommandLine, options};
 use crate::config::ruleset::Known;
 use crate::config::{self, Command, Config, Listen, Target, via};
-use crate::daemon::{instance_lock, resolver, start};
+use crate::daemon::{inherited, instance_lock, resolver, start};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::firewall::Firewall;
@@ -17,11 +17,10 @@ use crate::traffic::service::Destination;
 
 /// The program: does what the command line asks for, and says what went wrong.
 pub fn main() -> ExitCode {
-    let arguments: Result<Vec<String>, _> = std::env::args_os().skip(1).map(|word| word.into_string()).collect();
-    let result = match arguments {
-        Ok(arguments) => run(&arguments),
-        Err(word) => Err(Error::Usage(format!("{word:?} given, UTF-8 text wanted"))),
-    };
+    let arguments = std::env::args_os().skip(1).collect();
+    // Without a directory (it was removed), only absolute paths are found.
+    let directory = inherited::directory().or_else(|| std::env::current_dir().ok()).unwrap_or_default();
+    let result = run(CommandLine { arguments, directory });
     result.map(ExitCode::from).unwrap_or_else(|error| {
         eprintln!("tproxy: {error}");
         ExitCode::from(error.exit_status())
@@ -29,8 +28,8 @@ pub fn main() -> ExitCode {
 }
 
 /// Does what the command line asks for. Returns the exit status.
-fn run(arguments: &[String]) -> Result<u8, Error> {
-    match config::parse(arguments)? {
+fn run(command_line: CommandLine) -> Result<u8, Error> {
+    match config::parse(command_line)? {
         Command::Help => print!("{}", options::help()),
         Command::Version => println!("tproxy {}", env!("CARGO_PKG_VERSION")),
         Command::Flush(name) => flush(name.as_deref())?,

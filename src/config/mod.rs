@@ -1,5 +1,6 @@
 //! From the command line, and the file that it may name, to a checked configuration. Checks values, touches nothing.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use getopts::Matches;
 use syslog::Facility;
 
+use crate::cli::CommandLine;
 use crate::cli::options::{self, Scope};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
@@ -44,8 +46,8 @@ pub(crate) enum Command {
 pub(crate) struct Config {
     /// What names this daemon and its rules among others.
     pub name: String,
-    /// The command line that this was read from, such that it means the same in any directory.
-    pub arguments: Vec<String>,
+    /// Where this was read from.
+    pub command_line: CommandLine,
     /// The whole process.
     pub process: Process,
     /// The redirections, in order.
@@ -229,11 +231,11 @@ impl Redirection {
     }
 }
 
-/// Reads a command line, without the name of the program.
+/// Reads a command line.
 ///
 /// Errors: one sentence on the first value that cannot be used.
-pub(crate) fn parse(arguments: &[String]) -> Result<Command, Error> {
-    let matches = options::parse(arguments)?;
+pub(crate) fn parse(command_line: CommandLine) -> Result<Command, Error> {
+    let matches = arguments(&command_line)?;
     if matches.opt_present("help") {
         return Ok(Command::Help);
     }
@@ -243,7 +245,7 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Command, Error> {
     if matches.opt_present("flush") {
         return flush(&matches);
     }
-    let config = config(&matches)?;
+    let config = config(&matches, command_line)?;
     if matches.opt_present("print-rules") {
         return Ok(Command::PrintRules(config));
     }
@@ -273,11 +275,21 @@ fn flush(matches: &Matches) -> Result<Command, Error> {
 }
 
 /// Reads the command line that a daemon was started with once more, and the file that it names.
-pub(crate) fn read_again(arguments: &[String]) -> Result<Config, Error> {
-    config(&options::parse(arguments)?)
+pub(crate) fn read_again(command_line: &CommandLine) -> Result<Config, Error> {
+    config(&arguments(command_line)?, command_line.clone())
 }
 
-fn config(matches: &Matches) -> Result<Config, Error> {
+/// The arguments, with the paths of files made absolute: the daemon leaves the directory in which they were typed.
+fn arguments(command_line: &CommandLine) -> Result<Matches, Error> {
+    let text = |word: &OsString| {
+        word.to_str().map(str::to_owned).ok_or_else(|| Error::Usage(format!("{word:?} given, UTF-8 text wanted")))
+    };
+    let words = command_line.arguments.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    let here = |file: &str| command_line.directory.join(file);
+    options::parse(&options::placed(&options::parse(&words)?, here))
+}
+
+fn config(matches: &Matches, command_line: CommandLine) -> Result<Config, Error> {
     let (process, redirections, name) = match values::path(matches, "-c", "config")? {
         Some(path) => {
             let (process, redirections) = from_file(matches, &path)?;
@@ -289,8 +301,7 @@ fn config(matches: &Matches) -> Result<Config, Error> {
             (process(matches)?, vec![redirection], name)
         }
     };
-    let here = |file: &str| std::path::absolute(file).unwrap_or_else(|_| file.into());
-    let config = Config { name, arguments: options::placed(matches, here), process, redirections };
+    let config = Config { name, command_line, process, redirections };
     if config.redirections.is_empty() {
         return Err(Error::Usage("-c: the file holds no redirection; at least one is wanted".into()));
     }

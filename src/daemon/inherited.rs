@@ -4,11 +4,12 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::unistd::Pid;
 
+use crate::cli::CommandLine;
 use crate::daemon::instance_lock::InstanceLock;
 use crate::error::Error;
 use crate::sys::inherited;
@@ -18,6 +19,14 @@ use crate::sys::inherited;
 /// where not said otherwise. Those of listeners that were passed to it have a `=`, and behind it their name if they have
 /// one.
 const HANDOVER: &str = "TPROXY_HANDOVER";
+
+/// The variable in which it names the directory that the command line was typed in.
+const DIRECTORY: &str = "TPROXY_DIRECTORY";
+
+/// The directory that the command line was typed in, if a former guardian has passed it on.
+pub(crate) fn directory() -> Option<PathBuf> {
+    std::env::var_os(HANDOVER).and_then(|_| std::env::var_os(DIRECTORY)).map(PathBuf::from)
+}
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -162,7 +171,7 @@ pub(crate) struct Handover<'a> {
 
 impl Handover<'_> {
     /// Starts `program` as the next guardian.
-    pub(crate) fn start(self, program: &Path, arguments: &[String]) -> io::Result<Child> {
+    pub(crate) fn start(self, program: &Path, command_line: &CommandLine) -> io::Result<Child> {
         let report = inherited::survivor(self.report)?;
         let lock = self.lock.map(inherited::survivor).transpose()?;
         let copies = self.listeners.iter().map(|(listener, _)| inherited::survivor(listener));
@@ -176,6 +185,8 @@ impl Handover<'_> {
             let name = name.map(|name| format!("={name}")).unwrap_or_default();
             handover += &format!(" {}{name}", copy.as_raw_fd());
         }
-        Command::new(program).args(arguments).env(HANDOVER, handover).stdin(Stdio::null()).spawn()
+        let CommandLine { arguments, directory } = command_line;
+        let mut next = Command::new(program);
+        next.args(arguments).env(HANDOVER, handover).env(DIRECTORY, directory).stdin(Stdio::null()).spawn()
     }
 }

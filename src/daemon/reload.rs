@@ -29,7 +29,7 @@ impl Guardian {
         if self.reload.is_some() || self.successor.is_some() {
             return self.defer(Signal::SIGHUP);
         }
-        let config = match config::read_again(&self.generation.config.arguments) {
+        let config = match config::read_again(&self.generation.config.command_line) {
             Ok(config) => config,
             Err(error) => return log::error!("reload: {error}; nothing has changed"),
         };
@@ -232,7 +232,7 @@ impl Guardian {
         let (lock, workers, listeners) = (self.lock.as_ref(), self.workers, self.generation.listeners());
         let serving = self.generation.children().map(|child| child.pid).collect();
         let handover = Handover { report: theirs, lock, workers, serving, listeners };
-        let process = handover.start(&self.program, &self.generation.config.arguments);
+        let process = handover.start(&self.program, &self.generation.config.command_line);
         let process = process.map_err(|error| Error::sys("starting it", error))?;
         guardian::watch(&self.poll, &report, EventToken::Channel(0))?;
         Ok(Successor { process, report, limit: Instant::now() + PATIENCE, dismissed: false })
