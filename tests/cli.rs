@@ -1,16 +1,14 @@
 //! The command line of the binary: what it refuses, with which sentence and status, and what it prints.
 
-mod support;
-
+use lab::daemon::{Finished, Launch, LoopbackRelay, free_port};
+use lab::servers::Server;
+use lab::{process, report, wait};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use support::daemon::{Finished, Launch, LoopbackRelay, free_port};
-use support::servers::Server;
-use support::{process, report, wait};
 use tproxy::testing::{OPTIONS, man_fragment};
 
 /// A command line that is good, to which a bad option is added.
@@ -667,10 +665,10 @@ fn credentials_of_somebody_else_are_not_used() {
 
 /// What a proxy hears from the daemon at this port when a client comes by way of a balancer; it refuses then.
 fn heard_by(proxy: &TcpListener, daemon: SocketAddr) -> String {
-    let mut client = support::clients::connect(daemon).expect("connect");
+    let mut client = lab::clients::connect(daemon).expect("connect");
     client.write_all(b"PROXY TCP4 10.1.0.2 10.2.0.5 40000 443\r\n").expect("send");
     let (mut stream, _) = proxy.accept().expect("accept");
-    stream.set_read_timeout(Some(support::clients::IO_PATIENCE)).expect("timeout");
+    stream.set_read_timeout(Some(lab::clients::IO_PATIENCE)).expect("timeout");
     let mut heard = Vec::new();
     while !heard.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -731,7 +729,7 @@ fn ports_above_32767_work() {
     let port = (60_000..65_535).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port");
     let line = format!("-d -b 127.0.0.1 -s {port} 127.0.0.1 {}", server.address.port());
     let _daemon = Launch::line(&line).ready();
-    let page = support::clients::fetch(([127, 0, 0, 1], port).into());
+    let page = lab::clients::fetch(([127, 0, 0, 1], port).into());
     assert_eq!(page.expect("fetch"), "high");
 }
 
@@ -755,7 +753,7 @@ fn the_order_of_options_is_free() {
     ];
     for line in orders {
         let mut daemon = Launch::line(&line).ready();
-        assert_eq!(support::clients::fetch(([127, 0, 0, 1], port).into()).expect("fetch"), "page", "{line}");
+        assert_eq!(lab::clients::fetch(([127, 0, 0, 1], port).into()).expect("fetch"), "page", "{line}");
         assert_eq!(daemon.stop(), 0, "{line}");
     }
 }
@@ -764,7 +762,7 @@ fn the_order_of_options_is_free() {
 fn of_transparent_and_proxy_only_the_last_one_counts() {
     let server = Server::page("127.0.0.1:0", "page");
     let relay = LoopbackRelay::start("-t -p", server.address);
-    assert_eq!(support::clients::fetch(relay.address).expect("fetch"), "page");
+    assert_eq!(lab::clients::fetch(relay.address).expect("fetch"), "page");
 }
 
 #[test]
@@ -780,7 +778,7 @@ fn a_daemon_finds_its_files_again_from_the_root_directory() {
     let mut start = std::process::Command::new(env!("CARGO_BIN_EXE_tproxy"));
     start.args(["-c", "table.conf", "-P", "pid"]).current_dir(&directory.path).envs([family.entry()]);
     assert!(start.status().expect("start").success());
-    let page = |port: u16| support::clients::fetch(([127, 0, 0, 1], port).into());
+    let page = |port: u16| lab::clients::fetch(([127, 0, 0, 1], port).into());
     assert_eq!(page(ports[0]).expect("fetch"), "page");
     table(ports[1]);
     process::signal(family.guardian(), Signal::SIGHUP);

@@ -3,8 +3,6 @@
 //!
 //! `soak` mixes all of it with load of every kind, for as long as `SOAK_SECONDS` says.
 
-mod support;
-
 #[path = "faults/inject.rs"]
 mod inject;
 #[path = "faults/kernel.rs"]

@@ -2,8 +2,6 @@
 //!
 //! Needs root and network namespaces. Without them the tests say so and pass, unless TPROXY_MUST_NETNS=1.
 
-mod support;
-
 #[path = "firewall/common.rs"]
 mod common;
 #[path = "firewall/drift.rs"]

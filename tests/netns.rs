@@ -1,9 +1,7 @@
 //! The daemon between real machines (network namespaces) with real rules. Needs root; skips loudly without, and
 //! fails instead if TPROXY_MUST_NETNS is 1.
 //!
-//! Every test has its own client, gateway and servers (see `support/netns.rs`), so that they run in parallel.
-
-mod support;
+//! Every test has its own client, gateway and servers (see `lab/src/netns.rs`), so that they run in parallel.
 
 #[path = "netns/changes.rs"]
 mod changes;
@@ -50,9 +48,9 @@ mod via_http;
 #[path = "netns/via_tunnel.rs"]
 mod via_tunnel;
 
-use support::daemon::{Daemon, Launch};
-use support::netns::Lab;
-use support::servers::Server;
+use lab::daemon::{Daemon, Launch};
+use lab::netns::Lab;
+use lab::servers::Server;
 
 /// moose's web server, which clients ask.
 const MOOSE: &str = "10.2.0.5:80";

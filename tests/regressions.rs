@@ -5,19 +5,18 @@
 #[allow(dead_code)]
 #[path = "properties/model/simulation.rs"]
 mod simulation;
-mod support;
 
 use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
 
+use lab::clients::reset;
+use lab::daemon::LoopbackRelay;
+use lab::servers::Server;
+use lab::wait;
 use simulation::Act::{Connect, End, Nibble, Reset, Room, Say, SayUrgently};
 use simulation::Op::{Now, Rumour, Soon, Work};
 use simulation::scene::Scene;
 use simulation::{Op, Setup, play};
-use support::clients::reset;
-use support::daemon::LoopbackRelay;
-use support::servers::Server;
-use support::wait;
 use tproxy::testing::Peer::{Client, Upstream};
 
 /// A good request, and behind it a wrong one.

@@ -1,7 +1,5 @@
 //! The relay over loopback: `tproxy -d -b 127.0.0.1 -s PORT HOST PORT`, without rules and without root.
 
-mod support;
-
 #[path = "relay/failures.rs"]
 mod failures;
 #[path = "relay/instructions.rs"]
@@ -29,15 +27,15 @@ mod via_http;
 #[path = "relay/via_limits.rs"]
 mod via_limits;
 
+use lab::clients::{self, expect_reset, read_all, reset, round_trip, wait_acknowledged};
+use lab::daemon::{Launch, LoopbackRelay, free_port};
+use lab::pattern::{Cut, Pattern, sum_of, sum_with_pause};
+use lab::servers::{FullServer, Server};
+use lab::{process, report, wait};
 use nix::sys::signal::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-use support::clients::{self, expect_reset, read_all, reset, round_trip, wait_acknowledged};
-use support::daemon::{Launch, LoopbackRelay, free_port};
-use support::pattern::{Cut, Pattern, sum_of, sum_with_pause};
-use support::servers::{FullServer, Server};
-use support::{process, report, wait};
 
 const MIB: u64 = 1024 * 1024;
 const LOCAL: &str = "127.0.0.1:0";

@@ -1,7 +1,7 @@
 //! Making system calls of the running daemon fail: `inject.c`, compiled here and preloaded there.
 
-use super::support::daemon::Launch;
-use super::support::process::{Directory, unique};
+use lab::daemon::Launch;
+use lab::process::{Directory, unique};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;

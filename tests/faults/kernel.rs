@@ -3,10 +3,10 @@
 
 use super::inject::{Call, Faults, Role, SHORT};
 use super::scene::{Holdings, MOOSE, Scene, attempt};
-use super::support::daemon::Daemon;
-use super::support::journal::ConnectionLine;
-use super::support::report;
-use super::support::transfer::{Manners, Order, Outcome, Transfer};
+use lab::daemon::Daemon;
+use lab::journal::ConnectionLine;
+use lab::report;
+use lab::transfer::{Manners, Order, Outcome, Transfer};
 use libc::{
     EACCES, EADDRNOTAVAIL, EAGAIN, ECONNABORTED, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINTR, EINVAL, EMFILE,
     ENETDOWN, ENETUNREACH, ENFILE, ENOBUFS, ENOENT, ENOMEM, ENOPROTOOPT, ENOSPC, ENOSYS, ENOTCONN, EOPNOTSUPP, EPERM,
@@ -195,7 +195,7 @@ fn strike(
         let (started, go) = std::sync::mpsc::channel();
         let old = scope.spawn(move || {
             scene.lab.client.enter(move || {
-                let stream = super::support::clients::connect(MOOSE.parse().expect("an address")).expect("connect");
+                let stream = lab::clients::connect(MOOSE.parse().expect("an address")).expect("connect");
                 started.send(()).expect("send");
                 old.run(stream, Manners::default())
             })

@@ -1,11 +1,11 @@
 //! Cables that are pulled, upstreams that break every custom, packets that a full table drops.
 
 use super::scene::{ECHO, Holdings, Scene, attempt};
-use super::support::clients::{self, IO_PATIENCE};
-use super::support::process;
-use super::support::servers::Server;
-use super::support::transfer::{Manners, Order, Transfer};
-use super::support::{report, wait};
+use lab::clients::{self, IO_PATIENCE};
+use lab::process;
+use lab::servers::Server;
+use lab::transfer::{Manners, Order, Transfer};
+use lab::{report, wait};
 use nix::sys::signal::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};

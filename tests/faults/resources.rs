@@ -3,10 +3,10 @@
 use super::HEAVY;
 use super::inject::{Call, Role, compiled};
 use super::scene::{ECHO, Holdings, MOOSE, Scene};
-use super::support::journal::ConnectionLine;
-use super::support::process::Directory;
-use super::support::transfer::{Manners, Order, Transfer};
-use super::support::{alone, clients, process, raise_open_files, report, rules, wait};
+use lab::journal::ConnectionLine;
+use lab::process::Directory;
+use lab::transfer::{Manners, Order, Transfer};
+use lab::{alone, clients, process, raise_open_files, report, rules, wait};
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;

@@ -1,13 +1,13 @@
 //! The machines with servers that check what they get, and a daemon between them.
 
 use super::inject::Faults;
-use super::support::clients;
-use super::support::daemon::{Daemon, Launch};
-use super::support::netns::Lab;
-use super::support::process;
-use super::support::servers::Server;
-use super::support::transfer::{self, Ledger, Manners, Order, Outcome, Transfer};
-use super::support::wait;
+use lab::clients;
+use lab::daemon::{Daemon, Launch};
+use lab::netns::Lab;
+use lab::process;
+use lab::servers::Server;
+use lab::transfer::{self, Ledger, Manners, Order, Outcome, Transfer};
+use lab::wait;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,8 +3,8 @@
 use super::HEAVY;
 use super::inject::{Call, Role};
 use super::scene::{MOOSE, Scene, attempt};
-use super::support::transfer::{Manners, Order, Transfer};
-use super::support::{alone, process, report, rules, wait};
+use lab::transfer::{Manners, Order, Transfer};
+use lab::{alone, process, report, rules, wait};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -6,12 +6,12 @@
 use super::HEAVY;
 use super::inject::{Call, Faults, Role, SHORT};
 use super::scene::{ECHO, Holdings, MOOSE, Scene, attempt};
-use super::support::daemon::Daemon;
-use super::support::origin::{Origin, hex};
-use super::support::pattern::{Cut, Pattern};
-use super::support::peers::Peer;
-use super::support::transfer::{self, Manners, Order, Outcome, Transfer};
-use super::support::{alone, clients, number_from_env, process, report, rules, wait};
+use lab::daemon::Daemon;
+use lab::origin::{Origin, hex};
+use lab::pattern::{Cut, Pattern};
+use lab::peers::Peer;
+use lab::transfer::{self, Manners, Order, Outcome, Transfer};
+use lab::{alone, clients, number_from_env, process, report, rules, wait};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::fs;

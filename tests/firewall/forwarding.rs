@@ -13,9 +13,9 @@ use tproxy::testing::Firewall;
 use tproxy::testing::{Action, RuleSet};
 
 use crate::common::*;
-use crate::support::netns::{Lab, Net};
-use crate::support::servers::Server;
-use crate::support::{clients, rules};
+use lab::netns::{Lab, Net};
+use lab::servers::Server;
+use lab::{clients, rules};
 
 /// The addresses of one family.
 struct Plan {

@@ -9,7 +9,6 @@ use tproxy::testing::Firewall;
 use tproxy::testing::{Action, Family, RuleSet};
 
 use crate::common::*;
-use crate::support;
 
 /// A directory of tools in which some are replaced by scripts.
 struct Tools(PathBuf);
@@ -143,7 +142,7 @@ fn the_number_of_processes_does_not_grow_with_the_rules() {
             timed("adopt", &mut |firewall| firewall.adopt(&set).unwrap());
             timed("remove", &mut |firewall| firewall.remove("12970").unwrap());
             let spawned = fs::read_to_string(&count).unwrap().lines().count();
-            support::report(&format!("{lines} lines: {spawned} processes; {}", times.join(", ")));
+            lab::report(&format!("{lines} lines: {spawned} processes; {}", times.join(", ")));
             assert_eq!(spawned, 16);
         }
         fs::remove_file(&count).unwrap();

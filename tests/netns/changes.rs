@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::support::daemon::{Daemon, Launch};
-use super::support::process::{self, Directory};
-use super::support::{alone, clients, report, rules, wait};
 use super::{HEAVY, MOOSE, Scene, Server};
+use lab::daemon::{Daemon, Launch};
+use lab::process::{self, Directory};
+use lab::{alone, clients, report, rules, wait};
 
 const TPROXY: &str = env!("CARGO_BIN_EXE_tproxy");
 

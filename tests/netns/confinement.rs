@@ -1,13 +1,13 @@
 //! What each process can do: by what the kernel says of it, and by what it can do in the hands of an attacker.
 #![cfg(target_arch = "x86_64")]
 
-use super::support::daemon::Daemon;
-use super::support::process::{self, Directory};
-use super::support::takeover::{Puppet, copy_of_descriptor, line, watch};
-use super::support::{alone, clients, report, rules, wait};
 use super::system_log::Syslog;
 use super::tools::script;
 use super::{HEAVY, MOOSE, STAND_IN, Scene, Server, stand_in_detached};
+use lab::daemon::Daemon;
+use lab::process::{self, Directory};
+use lab::takeover::{Puppet, copy_of_descriptor, line, watch};
+use lab::{alone, clients, report, rules, wait};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};

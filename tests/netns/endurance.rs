@@ -1,8 +1,8 @@
 //! Numbers: killed workers under load, thousands of idle connections, a minute at 2,000 connections a second.
 
-use super::support::netns::Net;
-use super::support::{alone, clients, number_from_env, process, raise_open_files, report, wait};
 use super::{HEAVY, MOOSE, Scene, Server};
+use lab::netns::Net;
+use lab::{alone, clients, number_from_env, process, raise_open_files, report, wait};
 use nix::sys::signal::Signal;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;

@@ -2,10 +2,10 @@
 
 use nix::sys::signal::Signal;
 
-use super::support::peers::{self, Peer};
-use super::support::servers::Server;
-use super::support::{process, rules};
 use super::{MOOSE, Scene};
+use lab::peers::{self, Peer};
+use lab::servers::Server;
+use lab::{process, rules};
 
 /// The commands under a heading of the section EXAMPLES.
 fn commands(heading: &str) -> Vec<String> {

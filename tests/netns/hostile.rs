@@ -1,11 +1,11 @@
 //! Clients that mean harm: what they do to a connection that was there before them, to one that comes while they are
 //! there, and what is left when they have gone.
 
-use super::support::attack::{Innocent, Trips, begin_from, connect_from, send_urgent};
-use super::support::daemon::Daemon;
-use super::support::netns::Net;
-use super::support::{alone, clients, process, raise_open_files, report, wait};
 use super::{HEAVY, MOOSE, MOOSE6, Scene, Server};
+use lab::attack::{Innocent, Trips, begin_from, connect_from, send_urgent};
+use lab::daemon::Daemon;
+use lab::netns::Net;
+use lab::{alone, clients, process, raise_open_files, report, wait};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Mutex;

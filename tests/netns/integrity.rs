@@ -1,8 +1,8 @@
 //! 256 MiB each way through a real REDIRECT rule, hashed at both ends, with senders and readers of every kind.
 
-use super::support::pattern::{Cut, Pattern, sum_of, sum_with_pause};
-use super::support::{alone, report};
 use super::{HEAVY, Scene, Server};
+use lab::pattern::{Cut, Pattern, sum_of, sum_with_pause};
+use lab::{alone, report};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ fn segments_of_1_and_1448_bytes_in_turn_arrive_whole() {
 #[test]
 fn segments_of_1_byte_arrive_whole() {
     // 256 MiB of them are 2^28 system calls each way, a quarter of an hour; TPROXY_ONE_BYTE_MIB=256 asks for it.
-    let mib = super::support::number_from_env("TPROXY_ONE_BYTE_MIB", 4);
+    let mib = lab::number_from_env("TPROXY_ONE_BYTE_MIB", 4);
     both_ways("1-byte segments", mib << 20, Cut::Every(1), Duration::from_millis(500));
 }
 

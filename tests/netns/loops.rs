@@ -1,8 +1,8 @@
 //! Loops end in one refused connection and one line, not in a pile of descriptors.
 
-use super::support::daemon::Daemon;
-use super::support::{clients, process, wait};
 use super::{MOOSE, Scene};
+use lab::daemon::Daemon;
+use lab::{clients, process, wait};
 use std::net::TcpStream;
 use std::time::Duration;
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::support::daemon::Daemon;
-use super::support::netns::Net;
-use super::support::{alone, clients, process, report};
 use super::{HEAVY, MOOSE, Scene, Server};
+use lab::daemon::Daemon;
+use lab::netns::Net;
+use lab::{alone, clients, process, report};
 
 /// The middle one.
 fn median(mut all: Vec<f64>) -> f64 {

@@ -1,10 +1,10 @@
 //! What thousands of connections cost the daemon in memory, and that they cost it nothing more when they are gone and
 //! others come.
 
-use super::support::attack::connect_from;
-use super::support::daemon::Daemon;
-use super::support::{alone, clients, process, raise_open_files, report, wait};
 use super::{HEAVY, Scene, Server};
+use lab::attack::connect_from;
+use lab::daemon::Daemon;
+use lab::{alone, clients, process, raise_open_files, report, wait};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage};
 use std::collections::VecDeque;
 use std::io::{Read, Write};

@@ -1,7 +1,7 @@
 //! Upstream names: followed, survived, waited for.
 
-use super::support::{process, rules, wait};
 use super::{MOOSE, STAND_IN, Scene};
+use lab::{process, rules, wait};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 use std::process::{Child, Command, Stdio};
 
 use super::Scene;
-use super::support::report;
-use super::support::{process, wait};
+use lab::report;
+use lab::{process, wait};
 
 const TPROXY: &str = env!("CARGO_BIN_EXE_tproxy");
 

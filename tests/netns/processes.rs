@@ -1,8 +1,8 @@
 //! Guardian, worker, resolver: who may do what, and what clients see when one of them dies.
 
-use super::support::daemon::Daemon;
-use super::support::{clients, process, rules, wait};
 use super::{MOOSE, MOOSE6, STAND_IN, Scene, Server, stand_in_detached};
+use lab::daemon::Daemon;
+use lab::{clients, process, rules, wait};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;

@@ -4,12 +4,12 @@ use std::io::{Read, Write};
 
 use nix::sys::signal::Signal;
 
-use super::support::clients;
-use super::support::daemon::Launch;
-use super::support::peers::Peer;
-use super::support::process;
-use super::support::servers::Server;
 use super::via::Office;
+use lab::clients;
+use lab::daemon::Launch;
+use lab::peers::Peer;
+use lab::process;
+use lab::servers::Server;
 
 /// What a client sees of a server that tells what it was told, and what it should be.
 fn expect_told(office: &Office, to: &str, client: &str, original: &str) {

@@ -1,8 +1,8 @@
 //! Who owns which rule, and what is left of ours: nothing.
 
-use super::support::process::{self, Directory};
-use super::support::{rules, wait};
 use super::{Launch, MOOSE, STAND_IN, Scene};
+use lab::process::{self, Directory};
+use lab::{rules, wait};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
 //! The scenarios of the man page, as clients see them.
 
-use super::support::{clients, rules, wait};
 use super::{MOOSE, MOOSE6, Scene};
+use lab::{clients, rules, wait};
 
 #[test]
 fn stand_in_server_answers_for_the_one_that_is_down() {

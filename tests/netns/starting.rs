@@ -1,9 +1,9 @@
 //! Starting as a daemon: what the shell, an init script and systemd are told, and when.
 
-use super::support::daemon::Finished;
-use super::support::process::{self, Directory, Family};
-use super::support::{clients, rules, wait};
 use super::{MOOSE, Scene, Server, stand_in_detached};
+use lab::daemon::Finished;
+use lab::process::{self, Directory, Family};
+use lab::{clients, rules, wait};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::net::UnixDatagram;

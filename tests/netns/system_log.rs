@@ -1,8 +1,8 @@
 //! syslog: what it gets, and that it never holds up traffic.
 
-use super::support::process::{self, Family};
-use super::support::wait;
 use super::{MOOSE, Scene, stand_in_detached};
+use lab::process::{self, Family};
+use lab::wait;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;

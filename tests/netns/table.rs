@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::support::daemon::Daemon;
-use super::support::pattern::{Cut, Pattern, Sum, sum_of};
-use super::support::peers::Peer;
-use super::support::process::Directory;
-use super::support::servers::Server;
-use super::support::{clients, process, report, rules, wait};
 use super::{HEAVY, MOOSE, MOOSE6, Scene};
+use lab::daemon::Daemon;
+use lab::pattern::{Cut, Pattern, Sum, sum_of};
+use lab::peers::Peer;
+use lab::process::Directory;
+use lab::servers::Server;
+use lab::{clients, process, report, rules, wait};
 
 /// A directory with a configuration file, removed at the end.
 struct File {
@@ -291,7 +291,7 @@ fn a_reload_changes_the_table_and_a_bad_file_changes_nothing() {
 
 /// Number from the environment, for longer runs by hand.
 fn number(name: &str, default: u64) -> u64 {
-    super::support::number_from_env(name, default)
+    lab::number_from_env(name, default)
 }
 
 /// Fetches pages at `rate` a second from a few threads until `stop`; counts them, and those that are not cow's.

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::support::daemon::{Daemon, Launch};
-use super::support::process::{self, Directory};
-use super::support::{alone, report, rules, wait};
 use super::{HEAVY, MOOSE, Scene};
+use lab::daemon::{Daemon, Launch};
+use lab::process::{self, Directory};
+use lab::{alone, report, rules, wait};
 
 /// The tools that tproxy runs.
 const TOOLS: [&str; 4] = ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"];

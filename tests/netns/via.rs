@@ -6,11 +6,11 @@ use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Output;
 
-use super::support::daemon::{Daemon, Launch};
-use super::support::netns::Lab;
-use super::support::origin::Origin;
-use super::support::peers;
-use super::support::process::Directory;
+use lab::daemon::{Daemon, Launch};
+use lab::netns::Lab;
+use lab::origin::Origin;
+use lab::peers;
+use lab::process::Directory;
 
 /// The client's machine, the gateway with tproxy, moose, which is the world, and cow, where the proxy runs.
 pub struct Office {

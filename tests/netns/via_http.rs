@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::HEAVY;
-use super::support::daemon::Launch;
-use super::support::origin::{Origin, Seen, hex};
-use super::support::pattern::{Cut, Pattern};
-use super::support::peers::{self, PASSWORD, Peer, USER};
-use super::support::servers::Server;
-use super::support::{alone, clients, report, wait};
 use super::via::{Answer, Office, Talk, text};
+use lab::daemon::Launch;
+use lab::origin::{Origin, Seen, hex};
+use lab::pattern::{Cut, Pattern};
+use lab::peers::{self, PASSWORD, Peer, USER};
+use lab::servers::Server;
+use lab::{alone, clients, report, wait};
 
 const MOOSE: &str = "10.2.0.5:80";
 const MOOSE6: &str = "[fd00:2::5]:80";

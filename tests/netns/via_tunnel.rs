@@ -6,12 +6,12 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::HEAVY;
-use super::support::netns::Net;
-use super::support::pattern::{Cut, Pattern, Sum, sum_of};
-use super::support::peers::{self, PASSWORD, Peer, USER};
-use super::support::servers::Server;
-use super::support::{alone, clients, process, raise_open_files, report};
 use super::via::{Office, text};
+use lab::netns::Net;
+use lab::pattern::{Cut, Pattern, Sum, sum_of};
+use lab::peers::{self, PASSWORD, Peer, USER};
+use lab::servers::Server;
+use lab::{alone, clients, process, raise_open_files, report};
 
 const CONNECT: &str = "--via connect cow 3128";
 const SOCKS: &str = "--via socks5 cow 1080";

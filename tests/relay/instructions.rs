@@ -1,7 +1,7 @@
 //! What a relay costs outside the kernel, as a count that is the same on every machine.
 
 use super::*;
-use support::takeover::instructions;
+use lab::takeover::instructions;
 
 /// How often each thing is done; what it costs is the average.
 const TIMES: u64 = 20;

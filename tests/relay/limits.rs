@@ -1,12 +1,12 @@
 //! Limits, refusals and loops: who waits, who is reset, and that nothing spins.
 
-use super::support::attack::connect_from;
-use super::support::speaker::{behind_a_balancer, block, header};
 use super::*;
+use lab::attack::connect_from;
+use lab::speaker::{behind_a_balancer, block, header};
 use std::net::IpAddr;
 
 /// With room for `limit` connections: fills it, and shows that the next one waits and is served later.
-fn beyond_the_limit_clients_wait(relay_port: u16, daemon: &support::daemon::Daemon, limit: usize) {
+fn beyond_the_limit_clients_wait(relay_port: u16, daemon: &lab::daemon::Daemon, limit: usize) {
     let mut served: Vec<TcpStream> = Vec::new();
     for _ in 0..limit {
         let mut client = clients::connect(local(relay_port)).expect("connect");

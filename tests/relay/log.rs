@@ -59,7 +59,7 @@ fn hangup_reopens_the_access_log() {
     let text = &lines(&file)[0];
     let stamp = text.split(' ').next().expect("timestamp");
     assert!(stamp.len() == 24 && stamp.ends_with('Z') && &stamp[10..11] == "T", "timestamp of {text:?}");
-    assert!(support::journal::ConnectionLine::parse(text).is_some_and(|line| line.ending == "finished"), "{text:?}");
+    assert!(lab::journal::ConnectionLine::parse(text).is_some_and(|line| line.ending == "finished"), "{text:?}");
 }
 
 #[test]

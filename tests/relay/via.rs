@@ -1,7 +1,7 @@
 //! `--via connect` and `--via socks5`: the dialogue with the proxy, and what the client sends and sees meanwhile.
 
-use super::support::speaker::{ORIGINAL, Stage, Tongue, behind_a_balancer, introduced, original};
 use super::*;
+use lab::speaker::{ORIGINAL, Stage, Tongue, behind_a_balancer, introduced, original};
 
 const TONGUES: [Tongue; 2] = Tongue::BOTH;
 

@@ -1,9 +1,9 @@
 //! Connections whose first bytes decide where they go: behind a balancer (`--accept-proxy`) and with `--sni`.
 
-use super::support::speaker::{
+use super::*;
+use lab::speaker::{
     ORIGINAL, Stage, Tongue, behind_a_balancer, block, header, hear_head, introduced, line_of, original, stranger,
 };
-use super::*;
 
 /// From `openssl s_client -servername cow.example.com`.
 const HELLO: &[u8] = include_bytes!("../fixtures/openssl.hello");

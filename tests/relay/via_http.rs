@@ -1,10 +1,8 @@
 //! `--via http`: requests on their way to a proxy, cut and stalled in every way.
 
-use super::support::origin::Origin;
-use super::support::speaker::{
-    ORIGINAL, Stage, Tongue, behind_a_balancer, hear_head, introduced, line_of, original, stranger,
-};
 use super::*;
+use lab::origin::Origin;
+use lab::speaker::{ORIGINAL, Stage, Tongue, behind_a_balancer, hear_head, introduced, line_of, original, stranger};
 use std::io::{BufRead, BufReader};
 
 const HELLO: &[u8] = include_bytes!("../fixtures/openssl.hello");

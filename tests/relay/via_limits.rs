@@ -1,11 +1,9 @@
 //! Connections through a proxy, what they hold, how long they may, and what they leave behind: nothing.
 
-use super::support::servers::FullServer;
-use super::support::speaker::{
-    Stage, Tongue, behind_a_balancer, header, hear_head, introduced, line_of, original, stranger,
-};
-use super::support::{number_from_env, raise_open_files};
 use super::*;
+use lab::servers::FullServer;
+use lab::speaker::{Stage, Tongue, behind_a_balancer, header, hear_head, introduced, line_of, original, stranger};
+use lab::{number_from_env, raise_open_files};
 
 /// Whether nothing has come on a connection, not even its end.
 fn is_silent(stream: &mut TcpStream) -> bool {

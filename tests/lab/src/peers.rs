@@ -3,10 +3,10 @@
 //! Each has a directory of its own for its configuration and its logs, is waited for until it listens, and is ended by
 //! its process id when it is dropped, panic or not.
 
-use super::journal::Journal;
-use super::netns::Net;
-use super::process::{Directory, Family};
-use super::wait;
+use crate::journal::Journal;
+use crate::netns::Net;
+use crate::process::{Directory, Family};
+use crate::wait;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
@@ -243,7 +243,7 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            super::report(&format!("the log of {}:\n{}", self.name, self.everything()));
+            crate::report(&format!("the log of {}:\n{}", self.name, self.everything()));
         }
         self.family.end();
         let _ = self.child.kill();

@@ -1,6 +1,6 @@
 //! Full control of a process of the daemon under test: what an attacker has who made it run his program (ptrace(2)).
 
-use super::wait;
+use crate::wait;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};

@@ -1,6 +1,6 @@
 //! What a daemon wrote, line by line, while it writes; and the line that ends a connection, taken apart.
 
-use super::wait;
+use crate::wait;
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

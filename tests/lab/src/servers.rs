@@ -1,6 +1,6 @@
 //! Servers in threads: what a relay's upstream may do to it.
 
-use super::pattern::{Cut, Pattern, Sum, sum_of};
+use crate::pattern::{Cut, Pattern, Sum, sum_of};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -70,8 +70,8 @@ impl Server {
         let (sender, receiver) = channel();
         let sender = Mutex::new(sender);
         let server = Server::inline(at, 1, move |stream| {
-            let _ = stream.set_read_timeout(Some(super::clients::IO_PATIENCE));
-            let _ = stream.set_write_timeout(Some(super::clients::IO_PATIENCE));
+            let _ = stream.set_read_timeout(Some(crate::clients::IO_PATIENCE));
+            let _ = stream.set_write_timeout(Some(crate::clients::IO_PATIENCE));
             let _ = stream.set_nodelay(true);
             let _ = sender.lock().expect("sender").send(stream);
         });
@@ -132,7 +132,7 @@ fn accept_all(listener: &TcpListener, serve: &(impl Fn(TcpStream) + ?Sized)) {
 }
 
 fn answer(mut stream: &TcpStream, text: &str) -> io::Result<()> {
-    stream.set_read_timeout(Some(super::clients::IO_PATIENCE))?;
+    stream.set_read_timeout(Some(crate::clients::IO_PATIENCE))?;
     stream.set_nodelay(true)?;
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
@@ -176,7 +176,7 @@ impl FullServer {
         loop {
             let (stream, peer) = self.listener.accept().expect("accept");
             if !ours.contains(&peer) {
-                let _ = stream.set_read_timeout(Some(super::clients::IO_PATIENCE));
+                let _ = stream.set_read_timeout(Some(crate::clients::IO_PATIENCE));
                 return stream;
             }
         }

@@ -1,10 +1,8 @@
-//! What the tests share: the daemon as a child that cannot outlive its test, namespaces that are removed even
-//! on panic, servers and clients with the manners (good and bad) that a relay meets, and a look into `/proc`.
+//! What the tests of tproxy share: the daemon as a child that ends with its test, network namespaces that are removed
+//! even on panic, servers, clients and proxies that behave well or badly, and a look into `/proc`.
 //!
-//! Nothing here sleeps to wait for a thing to be ready: [`wait`] polls with a deadline.
-
-// Each test binary compiles this module for itself and uses its own part of it.
-#![allow(dead_code)]
+//! Nothing here sleeps until something is ready: [`wait`] polls with a deadline. tests/floors.rs finds helpers that no
+//! test uses any more.
 
 pub mod attack;
 pub mod clients;

@@ -1,19 +1,16 @@
 //! A web server for exact assertions: it keeps every request as it arrived, and answers with what it understood.
 
-use super::clients::IO_PATIENCE;
-use super::pattern::Sum;
-use super::servers::Server;
+use crate::clients::IO_PATIENCE;
+use crate::pattern::Sum;
+use crate::servers::Server;
 use sha2::{Digest, Sha256};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A request as the server saw it.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Which of the server's connections it came on, from 1.
-    pub connection: usize,
     /// Who sent it.
     pub peer: SocketAddr,
     /// GET, POST...
@@ -60,11 +57,10 @@ impl Origin {
     /// Starts it at an address.
     pub fn start(at: &str) -> Origin {
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (record, count) = (Arc::clone(&seen), AtomicUsize::new(0));
+        let record = Arc::clone(&seen);
         let server = Server::threaded(at, move |stream| {
-            let number = count.fetch_add(1, Ordering::Relaxed) + 1;
             // A client that goes away in the middle is no concern of the server's.
-            let _ = converse(&stream, number, |seen| record.lock().expect("seen").push(seen));
+            let _ = converse(&stream, |seen| record.lock().expect("seen").push(seen));
         });
         Origin { seen, _server: server }
     }
@@ -80,13 +76,13 @@ impl Origin {
     }
 }
 
-fn converse(stream: &TcpStream, connection: usize, record: impl Fn(Seen)) -> io::Result<()> {
+fn converse(stream: &TcpStream, record: impl Fn(Seen)) -> io::Result<()> {
     stream.set_read_timeout(Some(IO_PATIENCE))?;
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?;
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
-    while let Some(mut seen) = head(&mut reader, connection, peer)? {
+    while let Some(mut seen) = head(&mut reader, peer)? {
         if seen.has("Expect", "100-continue") {
             writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
@@ -120,7 +116,7 @@ fn line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     Ok((count > 0).then(|| String::from_utf8_lossy(&raw).trim_end_matches(['\r', '\n']).to_string()))
 }
 
-fn head(reader: &mut impl BufRead, connection: usize, peer: SocketAddr) -> io::Result<Option<Seen>> {
+fn head(reader: &mut impl BufRead, peer: SocketAddr) -> io::Result<Option<Seen>> {
     let Some(first) = line(reader)? else { return Ok(None) };
     let mut words = first.splitn(3, ' ').map(str::to_string);
     let mut word = || words.next().unwrap_or_default();
@@ -131,7 +127,7 @@ fn head(reader: &mut impl BufRead, connection: usize, peer: SocketAddr) -> io::R
         headers.push((name.to_string(), value.trim().to_string()));
     }
     let body = Sum { bytes: 0, hash: Sha256::digest(b"").into() };
-    Ok(Some(Seen { connection, peer, method, target, version, headers, body }))
+    Ok(Some(Seen { peer, method, target, version, headers, body }))
 }
 
 fn body(reader: &mut impl BufRead, seen: &Seen) -> io::Result<Sum> {

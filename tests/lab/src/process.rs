@@ -1,6 +1,6 @@
 //! Processes as `/proc` shows them, and families of processes that end with their test.
 
-use super::wait;
+use crate::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -65,11 +65,6 @@ pub fn status_field(pid: i32, name: &str) -> String {
 /// Resident anonymous memory in bytes.
 pub fn anonymous_memory(pid: i32) -> u64 {
     kib(&status_field(pid, "RssAnon")) * 1024
-}
-
-/// All resident memory in bytes.
-pub fn resident_memory(pid: i32) -> u64 {
-    kib(&status_field(pid, "VmRSS")) * 1024
 }
 
 fn kib(field: &str) -> u64 {
@@ -195,7 +190,7 @@ impl Family {
             pids.is_empty().then_some(())
         });
         if gone.is_none() {
-            super::report(&format!("could not end the processes {:?}", self.pids()));
+            crate::report(&format!("could not end the processes {:?}", self.pids()));
         }
     }
 

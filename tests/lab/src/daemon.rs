@@ -1,9 +1,9 @@
 //! The program under test, started in the foreground or as the daemon it is.
 
-use super::journal::Journal;
-use super::netns::Net;
-use super::process::{self, Family};
-use super::wait;
+use crate::journal::Journal;
+use crate::netns::Net;
+use crate::process::{self, Family};
+use crate::wait;
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -14,6 +14,15 @@ use std::time::Duration;
 
 /// Longest time that a start, a stop or a refusal may take.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(45);
+
+/// The path of the program under test. Cargo puts it beside the directory of the test binaries;
+/// `CARGO_BIN_EXE_tproxy` names it too, but only while those are compiled.
+pub fn program() -> String {
+    let test = std::env::current_exe().expect("the path of this test");
+    let program = test.ancestors().nth(2).expect("a build directory").join("tproxy");
+    assert!(program.is_file(), "{} is not there: cargo test builds it", program.display());
+    program.display().to_string()
+}
 
 /// A command line of tproxy, before it runs.
 pub struct Launch {
@@ -52,7 +61,7 @@ impl Launch {
             args: args.iter().map(ToString::to_string).collect(),
             env: Vec::new(),
             uid: None,
-            program: env!("CARGO_BIN_EXE_tproxy").to_string(),
+            program: program(),
         }
     }
 
@@ -234,7 +243,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            super::report(&format!("the log of the daemon under test:\n{}", self.journal.text()));
+            crate::report(&format!("the log of the daemon under test:\n{}", self.journal.text()));
         }
         self.family.end();
         let _ = self.child.kill();
@@ -265,7 +274,7 @@ impl LoopbackRelay {
 
     /// A client's connection to it.
     pub fn connect(&self) -> TcpStream {
-        super::clients::connect_before_reset(self.address)
+        crate::clients::connect_before_reset(self.address)
     }
 }
 

@@ -5,9 +5,9 @@
 //!   client: head, upload, end                server: download, then length and SHA-256 of the upload, end
 //! ```
 
-use super::clients::{self, IO_PATIENCE};
-use super::pattern::{Cut, Pattern, Sum};
-use super::servers::Server;
+use crate::clients::{self, IO_PATIENCE};
+use crate::pattern::{Cut, Pattern, Sum};
+use crate::servers::Server;
 use sha2::{Digest, Sha256};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -5,8 +5,8 @@
 //!     fd00:1::2          fd00:1::1        10.3.0.1 ---- 10.3.0.3 cow
 //! ```
 
-use super::process::{signal, unique};
-use super::wait;
+use crate::process::{signal, unique};
+use crate::wait;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -53,12 +53,12 @@ impl Net {
     /// A client's connection from inside.
     pub fn connect(&self, to: &str) -> std::io::Result<TcpStream> {
         let to: SocketAddr = to.parse().expect("an address");
-        self.enter(|| super::clients::connect(to))
+        self.enter(|| crate::clients::connect(to))
     }
 
     /// Asks a page server from inside.
     pub fn fetch(&self, from: &str) -> std::io::Result<String> {
-        super::clients::ask(self.connect(from)?)
+        crate::clients::ask(self.connect(from)?)
     }
 
     /// Sets kernel parameters inside, `name=value`.
@@ -126,7 +126,7 @@ impl Lab {
         if let Err(reason) = available() {
             let must = std::env::var("TPROXY_MUST_NETNS").is_ok_and(|value| value == "1");
             assert!(!must, "TPROXY_MUST_NETNS=1, but there are no namespaces: {reason}");
-            super::report(&format!("SKIPPED: {reason}"));
+            crate::report(&format!("SKIPPED: {reason}"));
             return None;
         }
         let lab = Lab { client: Net::new(), gateway: Net::new(), moose: Net::new(), cow: Net::new() };

@@ -1,6 +1,6 @@
 //! The kernel's rules as `iptables-save` and `ip6tables-save` print them, made comparable.
 
-use super::netns::Net;
+use crate::netns::Net;
 
 /// Both families' tables without what changes by itself: comments with dates, and packet counters.
 pub fn saved(net: &Net) -> String {

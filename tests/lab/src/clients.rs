@@ -1,6 +1,6 @@
 //! Clients: connecting, asking, and ending a connection in every way that there is.
 
-use super::wait;
+use crate::wait;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::fs;
 use std::io::{self, Read, Write};

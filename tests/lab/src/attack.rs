@@ -1,6 +1,6 @@
 //! Clients that mean harm, and one that does not and is watched meanwhile.
 
-use super::clients::{self, IO_PATIENCE};
+use crate::clients::{self, IO_PATIENCE};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, send, setsockopt, socket, sockopt,

@@ -1,9 +1,9 @@
 //! What is said before the payload: by clients whom a balancer introduces, and by a proxy that the test plays.
 
-use super::clients::IO_PATIENCE;
-use super::daemon::LoopbackRelay;
-use super::journal::ConnectionLine;
-use super::servers::Server;
+use crate::clients::IO_PATIENCE;
+use crate::daemon::LoopbackRelay;
+use crate::journal::ConnectionLine;
+use crate::servers::Server;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::Receiver;
@@ -75,11 +75,6 @@ impl Stage {
     /// The next connection as the proxy sees it.
     pub fn proxy(&self) -> TcpStream {
         self.proxies.recv_timeout(IO_PATIENCE).expect("a connection to the proxy")
-    }
-
-    /// Whether the proxy has been connected to.
-    pub fn is_proxy_asked(&self) -> bool {
-        self.proxies.try_recv().is_ok()
     }
 
     /// A client and its connection to the proxy.
