@@ -1,8 +1,8 @@
 # make            builds tproxy
-# make demo       shows it at work in network namespaces of its own (root)
-# make demo-proxy shows it enforcing a proxy, a real Squid, in the same way (root)
-# make bench      measures it beside HAProxy, nginx, rinetd, redsocks and socat, in the same way (root); 'make bench
-#                 ONLY=small ROUNDS=3' and other settings are in scripts/bench
+# make demo       shows it at work in network namespaces that exist only during the demo (root)
+# make demo-proxy shows in the same way how it enforces the use of a proxy, a real Squid (root)
+# make bench      measures it beside HAProxy, nginx, rinetd, redsocks and socat in the same way (root); scripts/bench
+#                 lists the settings, for example 'make bench ONLY=small ROUNDS=3'
 # make test       installs what the tests need and runs them all (root)
 # make soak       mixes load of every kind with faults of every kind for ten minutes, and checks every byte (root); 'make
 #                 soak SECONDS=60' and SEED=, as an earlier run has told it
@@ -31,7 +31,8 @@ check:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
-	shellcheck scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/bench-via scripts/tproxy.init scripts/tproxy.default .ci/run
+	shellcheck -x scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/bench-via scripts/lib/*.sh \
+		scripts/tproxy.init scripts/tproxy.default .ci/run
 
 # tests/supply.rs checks the most of it everywhere. What could not be checked is said, and is no failure: neither the
 # tool nor the database of known vulnerabilities can be had on every machine.
@@ -56,7 +57,7 @@ demo demo-proxy: root
 	$(CARGO) build --release --locked
 	scripts/$@ $(BINARY)
 
-# SECONDS is a variable of the shell's own, so it goes by another name there.
+# The shell has a variable SECONDS itself, so the script takes SECONDS_EACH.
 bench: root
 	scripts/setup $@
 	$(CARGO) build --release --locked

@@ -39,7 +39,7 @@ impl Settings {
             out: path("OUT"),
             only: setting("ONLY", String::new())?,
             who: setting("WHO", String::new())?,
-            crowd: setting("CROWD", if quick { 500 } else { 5000 })?,
+            crowd: setting("CONNECTIONS", if quick { 500 } else { 5000 })?,
             sendfile: match setting("ORIGIN", "write".to_owned())?.as_str() {
                 "write" => false,
                 "sendfile" => true,
