@@ -1,7 +1,7 @@
 //! What each kind of command line leads to.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use crate::cli::{CommandLine, options};
@@ -33,7 +33,7 @@ fn run(command_line: CommandLine) -> Result<u8, Error> {
         Command::Help => print!("{}", options::help()),
         Command::Version => println!("tproxy {}", env!("CARGO_PKG_VERSION")),
         Command::Flush(name) => flush(name.as_deref())?,
-        Command::PrintRules(config) => print!("{}", rules(&config, &look_up_all(config.names_in_rules())?)?),
+        Command::PrintRules(config) => print!("{}", rules(&config, &resolver::look_up_all(config.names_in_rules())?)?),
         Command::Check(config) => check(&config)?,
         Command::Run(config) => return start::run(config),
     }
@@ -61,15 +61,6 @@ fn flush(name: Option<&str>) -> Result<(), Error> {
 
 type Addresses = HashMap<String, Vec<IpAddr>>;
 
-fn look_up_all(names: Vec<String>) -> Result<Addresses, Error> {
-    let look_up = |name: String| {
-        let found = resolver::look_up(&name);
-        let found = found.map_err(|why| Error::Failed(format!("cannot resolve '{name}': {why}")))?;
-        Ok((name, found))
-    };
-    names.into_iter().map(look_up).collect()
-}
-
 /// The rules as text, with the addresses that the names have now.
 fn rules(config: &Config, known: &Addresses) -> Result<String, Error> {
     let addresses = |name: &str| known.get(name).cloned().unwrap_or_default();
@@ -79,7 +70,7 @@ fn rules(config: &Config, known: &Addresses) -> Result<String, Error> {
 }
 
 fn check(config: &Config) -> Result<(), Error> {
-    let known = look_up_all(config.names())?;
+    let known = resolver::look_up_all(config.names())?;
     let rules = rules(config, &known)?;
     for redirection in &config.redirections {
         for address in redirection.addresses() {
@@ -105,9 +96,8 @@ fn check(config: &Config) -> Result<(), Error> {
         }
         let verb = if matches!(redirection.target, Target::Kernel(_)) { "forward" } else { "relay" };
         for host in redirection.hosts() {
-            let literal = host.name.parse().ok().map(|ip: IpAddr| vec![ip]);
-            for ip in literal.or_else(|| known.get(&host.name).cloned()).unwrap_or_default() {
-                println!("{verb} to {}:{} at {}{via}", host.name, host.port, SocketAddr::new(ip, host.port));
+            for address in host.addresses(|name| known.get(name).cloned().unwrap_or_default()) {
+                println!("{verb} to {}:{} at {address}{via}", host.name, host.port);
             }
         }
     }

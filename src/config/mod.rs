@@ -184,16 +184,14 @@ impl Config {
         let lines = self.redirections.iter().flat_map(|redirection| &redirection.lines);
         let mut names: Vec<String> = lines.flat_map(|(_, matching)| matching.names()).map(str::to_owned).collect();
         let kernel = self.redirections.iter().filter(|redirection| matches!(redirection.target, Target::Kernel(_)));
-        names.extend(kernel.flat_map(Redirection::hosts).map(|host| host.name.clone()));
-        names.retain(|name| name.parse::<IpAddr>().is_err());
+        names.extend(kernel.flat_map(Redirection::hosts).filter_map(HostPort::name_to_look_up));
         names
     }
 
     /// The host names of upstreams, which are looked up again and again.
     pub(crate) fn names_to_follow(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            self.redirections.iter().flat_map(Redirection::hosts).map(|host| host.name.clone()).collect();
-        names.retain(|name| name.parse::<IpAddr>().is_err());
+        let hosts = self.redirections.iter().flat_map(Redirection::hosts);
+        let mut names: Vec<String> = hosts.filter_map(HostPort::name_to_look_up).collect();
         names.sort_unstable();
         names.dedup();
         names

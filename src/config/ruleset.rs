@@ -22,11 +22,7 @@ pub(crate) struct Known<'a> {
 impl Known<'_> {
     /// The addresses of an upstream, in the resolver's order.
     pub(crate) fn upstream(&self, host: &HostPort) -> Vec<SocketAddr> {
-        let ips = match host.name.parse() {
-            Ok(ip) => vec![ip],
-            Err(_) => (self.addresses)(&host.name),
-        };
-        ips.into_iter().map(|ip| SocketAddr::new(ip, host.port)).collect()
+        host.addresses(self.addresses)
     }
 }
 

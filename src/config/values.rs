@@ -10,32 +10,20 @@ use syslog::Facility;
 
 use crate::config::{FailMode, Listen, Workers};
 use crate::error::Error;
+use crate::protocol::hostname::HostName;
 use crate::sys::account::{self, Account};
 use crate::sys::services;
 use crate::traffic::service::{Balance, HostPort};
 use crate::traffic::source_limit::{self, SourcePrefix};
 use crate::traffic::timers::{Tick, ticks};
 
-/// A host name or an address, IPv6 with or without brackets.
-pub(crate) fn host_name(text: &str) -> Result<String, Error> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    if bare.parse::<IpAddr>().is_ok() {
-        return Ok(bare.to_owned());
-    }
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    // 253 characters is the longest name that fits into DNS (RFC 1035, 2.3.4); digits and dots alone would be an
-    // address with a mistake in it.
-    let name = text.len() <= 253 && text.chars().all(plain) && text.chars().any(|c| c.is_ascii_alphabetic());
-    if name && !text.starts_with('-') {
-        return Ok(text.to_owned());
-    }
-    Err(Error::value("HOST", text, "a host name, an IPv4 or an IPv6 address"))
-}
-
 /// `HOST PORT`.
 pub(crate) fn host(pair: &[String]) -> Result<HostPort, Error> {
     match pair {
-        [name, number] => Ok(HostPort { name: host_name(name)?, port: port("PORT", number)? }),
+        [name, number] => {
+            let wants = || Error::value("HOST", name, "a host name, an IPv4 or an IPv6 address");
+            Ok(HostPort { name: HostName::parse(name).ok_or_else(wants)?, port: port("PORT", number)? })
+        }
         words => Err(Error::Usage(format!("'{}' given, HOST PORT wanted", words.join(" ")))),
     }
 }

@@ -12,6 +12,7 @@ use nix::unistd::Uid;
 use crate::config::values;
 use crate::error::Error;
 use crate::protocol::credentials::Credentials;
+use crate::protocol::hostname::HostName;
 use crate::protocol::proxy_header::Version;
 use crate::protocol::request::{Forwarded, Rewriting};
 use crate::protocol::tunnel::Dialect;
@@ -121,9 +122,10 @@ fn page(text: &str) -> Result<String, Error> {
 /// `HOST` or `HOST:PORT`, IPv6 in brackets.
 fn is_authority(text: &str) -> bool {
     let (host, port) = text.rsplit_once(':').filter(|_| !text.ends_with(']')).unwrap_or((text, "80"));
+    // Outside brackets, the colons of IPv6 cannot be told from that of the port.
     let is_bare_v6 = host.contains(':') && !host.starts_with('[');
     let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port != 0);
-    values::host_name(host).is_ok() && !is_bare_v6 && is_port
+    HostName::parse(host).is_some() && !is_bare_v6 && is_port
 }
 
 /// The most bytes of a file with credentials.

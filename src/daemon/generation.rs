@@ -151,10 +151,7 @@ impl Generation {
 
 /// The addresses of an upstream that are known now.
 pub(crate) fn addresses(host: &HostPort, names: &Names) -> Vec<SocketAddr> {
-    match host.name.parse() {
-        Ok(ip) => vec![SocketAddr::new(ip, host.port)],
-        Err(_) => names.addresses(&host.name).iter().map(|ip| SocketAddr::new(*ip, host.port)).collect(),
-    }
+    host.addresses(|name| names.addresses(name).to_vec())
 }
 
 fn source_limit(process: &Process, places: usize) -> Result<Option<SourceLimit>, Error> {

@@ -322,7 +322,7 @@ impl Guardian {
     fn upstreams_are_unreachable(&mut self, id: RedirectionId) {
         if let Some(redirection) = self.generation.config.redirections.get(id.index()) {
             self.unreachable.entry(id).or_insert_with(Instant::now);
-            redirection.hosts().iter().for_each(|host| self.names.hurry(&host.name));
+            redirection.hosts().iter().for_each(|host| self.names.hurry(host.name.as_str()));
         }
     }
 

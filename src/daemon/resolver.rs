@@ -1,11 +1,13 @@
 //! The resolver process: looks up one name after the other, and may block on it for as long as the name servers do.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::daemon::message::{Answer, Question, SIZE};
+use crate::error::Error;
 use crate::sys::channel::{Channel, Received};
 use crate::traffic::upstreams::ADDRESSES;
 
@@ -22,6 +24,15 @@ pub(crate) fn look_up(name: &str) -> Result<Vec<IpAddr>, String> {
         }
     }
     if addresses.is_empty() { Err("the name has no address".into()) } else { Ok(addresses) }
+}
+
+/// The addresses of each name. The first name that does not resolve is an error.
+pub(crate) fn look_up_all(names: Vec<String>) -> Result<HashMap<String, Vec<IpAddr>>, Error> {
+    let pair = |name: String| match look_up(&name) {
+        Ok(found) => Ok((name, found)),
+        Err(why) => Err(Error::Failed(format!("cannot resolve '{name}': {why}"))),
+    };
+    names.into_iter().map(pair).collect()
 }
 
 /// Answers questions until the other end of the line is closed.

@@ -131,18 +131,14 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
         let sentence = "--host-check: given with a connection (inetd's nowait), a listening socket (wait) or -s wanted";
         return Err(Error::Usage(sentence.into()));
     }
+    let known = resolver::look_up_all(config.names_to_follow())?;
     let active = |id: RedirectionId, service: &Service| {
-        let hosts = service.destination.hosts().iter().map(|host| match host.name.parse() {
-            Ok(ip) => Ok(vec![SocketAddr::new(ip, host.port)]),
-            Err(_) => {
-                let found = resolver::look_up(&host.name)
-                    .map_err(|why| Error::Failed(format!("cannot resolve '{}': {why}", host.name)))?;
-                Ok(found.into_iter().map(|ip| SocketAddr::new(ip, host.port)).collect())
-            }
-        });
-        Ok(ActiveRedirection::new(id, service.clone(), &hosts.collect::<Result<Vec<_>, Error>>()?))
+        let hosts = service.destination.hosts().iter();
+        let hosts: Vec<_> =
+            hosts.map(|host| host.addresses(|name| known.get(name).cloned().unwrap_or_default())).collect();
+        ActiveRedirection::new(id, service.clone(), &hosts)
     };
-    let lines = config.relayed().map(|(id, _, service)| active(id, service)).collect::<Result<_, Error>>()?;
+    let lines = config.relayed().map(|(id, _, service)| active(id, service)).collect();
     let generation = Generation::prepare(
         Config { redirections: Vec::new(), ..config.clone() },
         &Listeners::default(),

@@ -309,7 +309,8 @@ impl<'a> Worker<'a> {
     /// Every upstream of that name has these addresses now.
     fn readdress(&mut self, name: &str, addresses: &[IpAddr]) {
         for (line, redirection, _) in self.config.relayed() {
-            for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name == name) {
+            for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name.as_str() == name)
+            {
                 let addresses = addresses.iter().map(|ip| SocketAddr::new(*ip, host.port)).collect();
                 self.connections.dialer().readdress(line, number, addresses);
             }

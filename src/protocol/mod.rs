@@ -6,6 +6,7 @@
 
 pub(crate) mod addr_pair;
 pub(crate) mod credentials;
+pub(crate) mod hostname;
 pub mod proxy_header;
 pub mod request;
 pub mod sniff;

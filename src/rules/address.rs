@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::Error;
+use crate::protocol::hostname::is_host_name;
 
 /// An address family. Each has its own tables, its own tools and its own half of the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,21 +125,6 @@ impl Item {
 fn is_mask<A: std::str::FromStr>(mask: &str, longest: u8) -> bool {
     let digits = !mask.is_empty() && mask.bytes().all(|b| b.is_ascii_digit());
     digits && mask.parse::<u8>().is_ok_and(|length| length <= longest) || mask.parse::<A>().is_ok()
-}
-
-/// The last label needs a letter: `10` and `10.1` are short forms of addresses to some programs and `0.0.0.10`
-/// to the C library, never what was meant.
-fn is_host_name(text: &str) -> bool {
-    let label = |l: &str| {
-        !l.is_empty()
-            && l.len() <= 63
-            && !l.starts_with('-')
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    let bare = text.strip_suffix('.').unwrap_or(text);
-    bare.len() <= 253
-        && bare.split('.').all(label)
-        && bare.rsplit('.').next().is_some_and(|last| last.bytes().any(|b| b.is_ascii_alphabetic()))
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! What the data path has to know of one redirection.
 
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use ipnet::IpNet;
 
 use crate::protocol::credentials::Credentials;
+use crate::protocol::hostname::HostName;
 use crate::protocol::proxy_header::Version;
 use crate::protocol::request::Rewriting;
 use crate::protocol::tunnel::Dialect;
@@ -90,9 +92,21 @@ pub struct Tunnel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostPort {
     /// A name or an address.
-    pub name: String,
+    pub name: HostName,
     /// The port.
     pub port: u16,
+}
+
+impl HostPort {
+    /// The name, unless it is an address.
+    pub(crate) fn name_to_look_up(&self) -> Option<String> {
+        self.name.literal().is_none().then(|| self.name.to_string())
+    }
+
+    /// The socket addresses of this upstream. Only a name is looked up.
+    pub(crate) fn addresses(&self, look_up: impl FnOnce(&str) -> Vec<IpAddr>) -> Vec<SocketAddr> {
+        self.name.addresses(look_up).into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
+    }
 }
 
 /// Which upstream comes first.

@@ -3,12 +3,10 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::protocol::hostname::is_host_name;
+
 /// The port that a URL need not name.
 const HTTP: u16 = 80;
-
-/// Characters of the longest name that the DNS can have, and of its longest label.
-const NAME: usize = 253;
-const LABEL: usize = 63;
 
 /// A host, and a port if one is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,22 +108,9 @@ fn port(digits: &str) -> Option<u16> {
     (number != 0).then_some(number)
 }
 
-/// A name that ends with a number is an address, or nothing: `127.1`, `0x7f000001` and `2130706433` mean an address to
-/// some, and a name to others.
 fn name_or_address(text: &str) -> Option<Host<'_>> {
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let is_label = |label: &str| {
-        let fits = (1..=LABEL).contains(&label.len());
-        fits && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-    };
-    if name.len() > NAME || !name.split('.').all(is_label) {
-        return None;
-    }
-    let last = name.rsplit('.').next().unwrap_or_default().as_bytes();
-    if last.iter().all(u8::is_ascii_digit) || last.starts_with(b"0x") || last.starts_with(b"0X") {
-        return text.parse::<Ipv4Addr>().ok().map(|address| Host::Address(address.into()));
-    }
-    Some(Host::Name(text))
+    let address = text.parse().ok().map(|address: Ipv4Addr| Host::Address(address.into()));
+    address.or_else(|| is_host_name(text).then_some(Host::Name(text)))
 }
 
 #[cfg(test)]
