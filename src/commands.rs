@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use crate::cli::{CommandLine, options};
-use crate::config::ruleset::Known;
+use crate::config::rules::Known;
 use crate::config::{self, Command, Config, Listen, Target, via};
 use crate::daemon::{inherited, instance_lock, resolver, start};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::firewall::Firewall;
-use crate::rules::rule;
+use crate::rules::ruleset;
 use crate::sys::account;
 use crate::traffic::service::Destination;
 
@@ -66,7 +66,7 @@ fn rules(config: &Config, known: &Addresses) -> Result<String, Error> {
     let addresses = |name: &str| known.get(name).cloned().unwrap_or_default();
     let listening = |id: RedirectionId| config.redirections[id.index()].addresses();
     let set = config.rules(&Known { addresses: &addresses, listening: &listening })?;
-    Ok(set.as_ref().map(rule::print_rules).unwrap_or_default())
+    Ok(set.as_ref().map(ruleset::print_rules).unwrap_or_default())
 }
 
 fn check(config: &Config) -> Result<(), Error> {

@@ -20,7 +20,7 @@ use crate::traffic::timers::ticks;
 use crate::traffic::upstreams::HOSTS;
 
 pub(crate) mod file;
-pub(crate) mod ruleset;
+pub(crate) mod rules;
 pub(crate) mod values;
 pub(crate) mod via;
 

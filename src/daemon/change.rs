@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use crate::config::Config;
 use crate::daemon::children::Child;
 use crate::daemon::generation::Generation;
-use crate::rules::rule::RuleSet;
+use crate::rules::ruleset::RuleSet;
 
 /// A reload under way.
 #[derive(Debug)]

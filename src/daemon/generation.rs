@@ -9,7 +9,7 @@ use std::time::Instant;
 use mio::Registry;
 use nix::unistd::Pid;
 
-use crate::config::ruleset::Known;
+use crate::config::rules::Known;
 use crate::config::{Config, Listen, Process};
 use crate::daemon::children::{self, Child, Outfit};
 use crate::daemon::inherited::Inherited;
@@ -21,7 +21,7 @@ use crate::daemon::respawn::Respawn;
 use crate::daemon::worker::Capacity;
 use crate::error::Error;
 use crate::redirection::RedirectionId;
-use crate::rules::rule::RuleSet;
+use crate::rules::ruleset::RuleSet;
 use crate::sys::process;
 use crate::traffic::access_log;
 use crate::traffic::dialer::ActiveRedirection;

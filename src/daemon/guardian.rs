@@ -35,7 +35,7 @@ use crate::daemon::stats::Stats;
 use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
-use crate::rules::spec::Gate;
+use crate::rules::rule::Gate;
 use crate::sys::process;
 use crate::traffic::token::EventToken;
 

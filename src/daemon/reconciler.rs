@@ -8,8 +8,8 @@ use nix::unistd::Pid;
 use crate::daemon::children;
 use crate::error::Error;
 use crate::rules::firewall::Firewall;
-use crate::rules::rule::RuleSet;
-use crate::rules::spec::Gate;
+use crate::rules::rule::Gate;
+use crate::rules::ruleset::RuleSet;
 use crate::sys::process;
 
 /// The pause after a job that failed.
@@ -107,7 +107,7 @@ impl Reconciler {
     }
 
     fn target(&self) -> RuleSet {
-        self.set.with(|owner| self.gates.get(owner.index()).copied().unwrap_or(Gate::Normal))
+        self.set.with_gates(|owner| self.gates.get(owner.index()).copied().unwrap_or(Gate::Normal))
     }
 
     /// How the rules stand.

@@ -15,7 +15,7 @@ use crate::daemon::message::ToWorker;
 use crate::daemon::reconciler::{Reconciler, RulesState};
 use crate::error::Error;
 use crate::logging;
-use crate::rules::rule::RuleSet;
+use crate::rules::ruleset::RuleSet;
 use crate::sys::process::{self, Report};
 use crate::traffic::token::EventToken;
 
@@ -125,7 +125,7 @@ impl Guardian {
         match (&mut self.reconciler, rules) {
             (Some(reconciler), Some(set)) => reconciler.replace(set),
             (Some(reconciler), None) => {
-                let empty = RuleSet { lines: Vec::new(), ..reconciler.set().clone() };
+                let empty = RuleSet { specs: Vec::new(), ..reconciler.set().clone() };
                 reconciler.replace(empty);
             }
             (None, Some(set)) => {

@@ -19,7 +19,7 @@ use mio::{Events, Poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
-use crate::config::ruleset::Known;
+use crate::config::rules::Known;
 use crate::config::{Config, Listen, Target, via};
 use crate::daemon::confine;
 use crate::daemon::generation::Generation;
@@ -317,7 +317,7 @@ fn bring_up(guardian: &mut Guardian, upgrade: bool) -> Result<(), Error> {
         return Ok(());
     }
     if let Some(set) = guardian.generation.rules(&guardian.names)? {
-        if set.own_uid.is_none() && set.lines.iter().any(|line| line.output) {
+        if set.own_uid.is_none() && set.specs.iter().any(|spec| spec.output) {
             log::warn!("-O without -r: connections of tproxy itself cannot be exempted, and are reset when redirected");
         }
         guardian.reconciler = Some(Reconciler::install(set, guardian.generation.config.process.verify, upgrade)?);

@@ -1,17 +1,15 @@
-//! Which rule it is that the tools complain about, and where it was written.
+//! Finds the rule that iptables-restore complains about, and the redirection that it belongs to.
 
 use crate::error::Error;
 use crate::redirection::RedirectionId;
-use crate::rules::address::Family;
-use crate::rules::chains::Rule;
-use crate::rules::spec::RuleSpec;
+use crate::rules::rule::RuleSpec;
 
-/// What stands before the rule in a complaint.
+/// Comes before the rule in an error text.
 const AT: &str = "at '";
 
-/// The complaint of a tool that was fed with `text`. The tool gives a line's number in a text that nobody sees: the
-/// line itself takes its place.
-pub(crate) fn quote(error: Error, text: &str) -> Error {
+/// Names the rule in the error of a tool that was fed `text`. The tool gives only the number of a line in that text,
+/// which the user never sees.
+pub(crate) fn name_rule(error: Error, text: &str) -> Error {
     let Error::Firewall { command, status, said } = error else { return error };
     let number = said.lines().find_map(line_number);
     let rule = number.and_then(|number: usize| text.lines().nth(number.checked_sub(1)?));
@@ -35,25 +33,22 @@ fn line_number(said: &str) -> Option<usize> {
     rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The redirection of the line whose rule was complained about.
-pub(crate) fn redirection(lines: &[RuleSpec], error: &Error) -> Option<RedirectionId> {
+/// The redirection of the rule that [`name_rule`] has named.
+pub(crate) fn redirection(specs: &[RuleSpec], error: &Error) -> Option<RedirectionId> {
     let Error::Firewall { said, .. } = error else { return None };
     let (_, rule) = said.rsplit_once(AT)?;
     let (_, rule) = rule.strip_prefix("-A ")?.split_once(' ')?;
-    // One MATCH may begin as another one does; each is followed by its verdict.
-    let is_its = |line: &&RuleSpec| {
-        let words = Family::BOTH.into_iter().filter_map(|family| line.matching.words(family));
-        let mut texts = words.map(|words| Rule::new(&words.words, 1).text);
-        texts.any(|text| rule.strip_prefix(&text).is_some_and(|rest| rest.starts_with(" -j ")))
-    };
-    lines.iter().find(is_its).map(|line| line.redirection)
+    // One match may be the beginning of another. Each is followed by its verdict.
+    let is_its =
+        |spec: &&RuleSpec| rule.strip_prefix(&spec.rule(&[]).text).is_some_and(|rest| rest.starts_with(" -j "));
+    specs.iter().find(is_its).map(|spec| spec.redirection)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rules::matching::{Match, RELAYED};
-    use crate::rules::spec::Action;
+    use crate::rules::rule::Action;
 
     fn complaint(said: &str) -> Error {
         Error::Firewall { command: "x".into(), status: "exit status: 2".into(), said: said.into() }
@@ -78,7 +73,7 @@ mod tests {
             "iptables-restore v1.8.9 (nf_tables): \nline 3: RULE_APPEND failed (No such file or directory): x\n",
         ];
         for text in table {
-            let quoted = said(quote(complaint(text), TEXT));
+            let quoted = said(name_rule(complaint(text), TEXT));
             assert!(quoted.ends_with("\nat '-A tproxy.1 -p tcp -m a --line 2 -j RETURN'"), "{quoted}");
             assert!(!quoted.contains("\n\n") && !quoted.contains("Try") && !quoted.contains("occurred"), "{quoted}");
         }
@@ -87,27 +82,25 @@ mod tests {
     #[test]
     fn what_names_no_rule_stays_as_it_is() {
         for text in ["", "line", "iptables-restore: line 4 failed", "Error occurred at line: 99", "in line 3 of x"] {
-            assert_eq!(said(quote(complaint(text), TEXT)), text);
+            assert_eq!(said(name_rule(complaint(text), TEXT)), text);
         }
     }
 
     #[test]
     fn a_rule_is_its_owners() {
-        let line = |redirection: u16, text: &str| {
-            let matching = Match::parse("-R", text, RELAYED).unwrap().resolve(&|_| Vec::new()).unwrap();
-            RuleSpec {
-                action: Action::Redirect { port: 1 },
-                matching,
-                redirection: RedirectionId(redirection),
-                output: false,
-            }
-        };
-        let lines = [line(3, "--dport 80"), line(4, "--dport 80 -m a"), line(5, "-m a --b 'c d' -d fd00::1")];
+        let specs: Vec<RuleSpec> = [(3, "--dport 80"), (4, "--dport 80 -m a"), (5, "-m a --b 'c d' -d fd00::1")]
+            .into_iter()
+            .flat_map(|(redirection, text)| {
+                let found = Match::parse("-R", text, RELAYED).unwrap().resolve(&|_| Vec::new()).unwrap();
+                let (action, redirection) = (Action::Redirect { port: 1 }, RedirectionId(redirection));
+                found.into_iter().map(move |matching| RuleSpec { action, matching, redirection, output: false })
+            })
+            .collect();
         let owner =
-            |rule: &str| redirection(&lines, &quote(complaint("x: line 1 failed\nrestore: line 1 failed"), rule));
+            |rule: &str| redirection(&specs, &name_rule(complaint("x: line 1 failed\nrestore: line 1 failed"), rule));
         assert_eq!(owner("-A tproxy.1 -p tcp --dport 80 -j REDIRECT --to-ports 1"), Some(RedirectionId(3)));
         assert_eq!(owner("-A tproxy.1 -p tcp --dport 80 -m a -j REDIRECT --to-ports 1"), Some(RedirectionId(4)));
-        let third = lines[2].matching.words(Family::V6).map(|words| Rule::new(&words.words, 1).text).unwrap();
+        let third = specs.last().unwrap().rule(&[]).text;
         assert_eq!(owner(&format!("-A tproxy.1 {third} -j RETURN")), Some(RedirectionId(5)));
         assert_eq!(owner("-A tproxy.1 -p tcp -j RETURN"), None);
         assert_eq!(owner("-D PREROUTING -p tcp -j tproxy.1"), None);

@@ -1,57 +1,53 @@
-//! What stands in the tables, as data: the chains of ours and the jumps to them. The same value is planned, fed
-//! to iptables-restore, read back from iptables-save, compared and removed.
+//! Our chains and the jumps to them, as data. The same value is planned, fed to iptables-restore, read back from
+//! iptables-save, compared and removed.
 
-/// How the name of every chain of ours begins.
+/// Every chain of ours has a name that begins so.
 pub(crate) const PREFIX: &str = "tproxy.";
 
 /// The tables that hold chains of ours, in the order in which they are filled: what the nat table lets through
 /// to the filter table must find its rules there.
 pub(crate) const TABLES: [&str; 2] = ["filter", "nat"];
 
-/// Our part of one table.
+/// Our part of one table of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// `nat` or `filter`.
     pub name: &'static str,
-    /// Our chains.
     pub chains: Vec<Chain>,
-    /// The jumps to them from chains that are not ours.
+    /// The jumps to our chains from others.
     pub jumps: Vec<Jump>,
 }
 
 /// A chain of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Its name, with [`PREFIX`].
+    /// With [`PREFIX`].
     pub name: String,
-    /// Its rules in order.
     pub rules: Vec<Rule>,
 }
 
-/// A rule, without the `-A CHAIN` before it.
+/// A rule of a chain of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// What is written after the chain's name, quoted for iptables-restore.
+    /// The text behind `-A CHAIN`, quoted for iptables-restore.
     pub text: String,
-    /// How many rules iptables makes of it.
-    pub copies: usize,
+    /// How many rules the kernel gets of it: iptables makes one of each combination of a source and a destination.
+    pub expands_to: usize,
 }
 
-/// A rule in a chain that is not ours which leads to one of ours.
+/// A rule in a chain of others that leads to a chain of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jump {
-    /// The chain that it stands in.
+    /// The chain that it is in.
     pub from: String,
-    /// Its place there, counted from 1.
+    /// Its number there, from 1.
     pub at: usize,
-    /// Whether nothing but jumps to chains of tproxy stands before it.
+    /// Whether only jumps to chains of tproxy come before it.
     pub at_head: bool,
-    /// The rule.
     pub text: String,
 }
 
 impl Table {
-    /// A table with nothing of ours in it.
     pub fn new(name: &'static str) -> Table {
         Table { name, chains: Vec::new(), jumps: Vec::new() }
     }
@@ -59,22 +55,21 @@ impl Table {
 
 impl Rule {
     /// A rule from words that are not quoted yet.
-    pub fn new<W: AsRef<str>>(words: &[W], copies: usize) -> Rule {
-        Rule { text: words.iter().map(|word| quote(word.as_ref())).collect::<Vec<_>>().join(" "), copies }
+    pub fn new<W: AsRef<str>>(words: impl IntoIterator<Item = W>, expands_to: usize) -> Rule {
+        Rule { text: words.into_iter().map(|word| quote(word.as_ref())).collect::<Vec<_>>().join(" "), expands_to }
     }
 }
 
-/// The table of that name.
 pub(crate) fn table<'a>(tables: &'a [Table], name: &str) -> Option<&'a Table> {
     tables.iter().find(|table| table.name == name)
 }
 
-/// The exact input for `iptables-restore --noflush` that makes `to` out of `from`, the rest of the tables staying
-/// as it is. From nothing it is a clean installation, to nothing a removal.
+/// The exact input for `iptables-restore --noflush` that changes `from` into `to` and leaves the rest of the tables
+/// alone. From nothing it is a clean installation, to nothing a removal.
 ///
-/// In each table chains are filled first and hooked last; what goes is unhooked first. A removal starts with the
-/// nat table, for a redirect without its proxy hurts most.
-pub(crate) fn change(from: &[Table], to: &[Table]) -> String {
+/// In each table, chains are filled before a jump leads to them, and lose their jumps before they are deleted. A
+/// removal starts with the nat table: a redirect to a port that nobody serves does the most harm.
+pub(crate) fn restore_text(from: &[Table], to: &[Table]) -> String {
     let mut order = TABLES;
     if to.is_empty() {
         order.reverse();
@@ -90,10 +85,10 @@ pub(crate) fn change(from: &[Table], to: &[Table]) -> String {
     text
 }
 
-/// The exact input that takes the jumps away and leaves the chains. The kernel goes on translating connections that
-/// were redirected: with the last rule that needs it, connection tracking itself is switched off in the namespace
-/// (`nf_ct_netns_put`, net/netfilter/nf_conntrack_proto.c).
-pub(crate) fn unhook(from: &[Table]) -> String {
+/// The exact input that deletes the jumps and leaves the chains. Established connections stay translated that way: when
+/// the last rule that needs connection tracking goes, the kernel switches it off in the namespace (`nf_ct_netns_put`,
+/// net/netfilter/nf_conntrack_proto.c).
+pub(crate) fn unhook_text(from: &[Table]) -> String {
     let mut text = String::new();
     for table in from.iter().filter(|table| !table.jumps.is_empty()) {
         let deleted: String = table.jumps.iter().map(|jump| format!("-D {} {}\n", jump.from, jump.text)).collect();
@@ -103,40 +98,40 @@ pub(crate) fn unhook(from: &[Table]) -> String {
 }
 
 fn change_table(text: &mut String, old: &Table, new: &Table) {
-    let mut line = |line: String| {
+    let mut write = |line: String| {
         text.push_str(&line);
         text.push('\n');
     };
-    line(format!("*{}", new.name));
+    write(format!("*{}", new.name));
     // With --noflush, to declare a chain is to create it, or to empty it.
     for chain in &new.chains {
-        line(format!(":{} - [0:0]", chain.name));
+        write(format!(":{} - [0:0]", chain.name));
     }
     for jump in &old.jumps {
-        line(format!("-D {} {}", jump.from, jump.text));
+        write(format!("-D {} {}", jump.from, jump.text));
     }
     let unwanted = || old.chains.iter().filter(|chain| !new.chains.iter().any(|kept| kept.name == chain.name));
-    // All are emptied before the first is deleted, since one may lead to another.
+    // All are emptied before the first is deleted: one may jump to another.
     for chain in unwanted() {
-        line(format!("-F {}", chain.name));
+        write(format!("-F {}", chain.name));
     }
     for chain in unwanted() {
-        line(format!("-X {}", chain.name));
+        write(format!("-X {}", chain.name));
     }
     for chain in &new.chains {
         for rule in &chain.rules {
-            line(format!("-A {} {}", chain.name, rule.text));
+            write(format!("-A {} {}", chain.name, rule.text));
         }
     }
     for jump in &new.jumps {
         let place = if jump.at > 1 { format!("{} ", jump.at) } else { String::new() };
-        line(format!("-I {} {place}{}", jump.from, jump.text));
+        write(format!("-I {} {place}{}", jump.from, jump.text));
     }
-    line("COMMIT".to_string());
+    write("COMMIT".to_string());
 }
 
-/// A word as iptables-restore reads it: in double quotes, with a backslash before quotes and backslashes, unless it
-/// is plain.
+/// A word for iptables-restore. Unless it is plain, it stands in double quotes, with a backslash before quotes and
+/// backslashes.
 pub(crate) fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.,:/=+@%!".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -145,12 +140,12 @@ pub(crate) fn quote(word: &str) -> String {
     format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// The words of a rule, read as iptables-restore does: a quote ends a word, a backslash counts within quotes only.
-pub(crate) fn unquote(line: &str) -> Vec<String> {
+/// The words of a rule, read as iptables-restore does: a quote ends a word, and a backslash counts only within quotes.
+pub(crate) fn unquote(rule: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
     let mut quoted = false;
-    let mut letters = line.chars();
+    let mut letters = rule.chars();
     while let Some(letter) = letters.next() {
         match letter {
             '\\' if quoted => word.extend(letters.next()),
@@ -178,7 +173,7 @@ mod tests {
     use super::*;
 
     fn rules(texts: &[&str]) -> Vec<Rule> {
-        texts.iter().map(|text| Rule { text: text.to_string(), copies: 1 }).collect()
+        texts.iter().map(|text| Rule { text: text.to_string(), expands_to: 1 }).collect()
     }
 
     fn jump(from: &str, at: usize, at_head: bool) -> Jump {
@@ -229,7 +224,7 @@ mod tests {
         old[0].chains.push(Chain { name: "tproxy.1.out".into(), rules: rules(&["-j tproxy.1"]) });
         let new = nat(&["-p tcp -j RETURN"], vec![jump("PREROUTING", 1, true), jump("OUTPUT", 3, false)]);
         assert_eq!(
-            change(&old, &new),
+            restore_text(&old, &new),
             "*nat\n:tproxy.1 - [0:0]\n\
              -D PREROUTING -p tcp -j tproxy.1\n-D PREROUTING -p tcp -j tproxy.1\n\
              -F tproxy.1.out\n-X tproxy.1.out\n\
@@ -243,10 +238,10 @@ mod tests {
         let mut both = nat(&[], vec![jump("PREROUTING", 1, true)]);
         both.push(Table::new("filter"));
         assert_eq!(
-            change(&both, &[]),
+            restore_text(&both, &[]),
             "*nat\n-D PREROUTING -p tcp -j tproxy.1\n-F tproxy.1\n-X tproxy.1\nCOMMIT\n*filter\nCOMMIT\n"
         );
-        assert!(change(&[], &both).starts_with("*filter\nCOMMIT\n*nat\n"));
-        assert_eq!(change(&[], &[]), "");
+        assert!(restore_text(&[], &both).starts_with("*filter\nCOMMIT\n*nat\n"));
+        assert_eq!(restore_text(&[], &[]), "");
     }
 }

@@ -1,46 +1,46 @@
-//! A MATCH said of a connection whose destination has been translated since: its packets carry the new destination,
-//! and what they were sent to is known to connection tracking only.
+//! A MATCH rewritten for connections whose destination has been translated. Their packets carry the new destination;
+//! only connection tracking knows the original one.
 //!
-//! There are two ways to know a connection again that a rule of ours has translated. A mark would be exact, but marks
-//! belong to the administrator: policy routing, shaping and container networks use them, and whichever bit we took,
-//! somebody's rule would test or overwrite it. So the connection is recognised by what made us translate it: it was
-//! translated (`--ctstate DNAT`), it goes to our new destination, and its original destination is what the MATCH names.
-//! Since our jump is the first in PREROUTING, a connection that fits the MATCH cannot have been translated by others.
+//! There are two ways to recognise a connection that a rule of ours translated. A mark would be exact, but marks belong
+//! to the administrator: policy routing, shaping and container networks use them, and somebody's rule would test or
+//! overwrite any bit that we took. So three things together recognise the connection: it was translated (`--ctstate
+//! DNAT`), it goes to our new destination, and its original destination is the one that the MATCH names. Our jump is
+//! the first in PREROUTING, so no other rule can have translated a connection that fits the MATCH.
 //!
-//! Only what is not one of the addresses and ports (an interface, a module's test) cannot be asked any more.
+//! Addresses and ports can be matched this way. Other conditions (an interface, a module's test) cannot: they are left
+//! out, and the match is not exact.
 
 use crate::rules::chains::Rule;
-use crate::rules::matching::FamilyWords;
+use crate::rules::matching::ResolvedMatch;
 
-/// The conditions of a MATCH after the translation.
+/// A MATCH after the translation.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
-    /// What the packet itself still shows: protocol, source and source port.
+pub(crate) struct ConntrackMatch {
+    /// The conditions that the packet itself still shows: protocol, source and source port.
     kept: Vec<String>,
     /// How many rules iptables makes of the sources.
     sources: usize,
-    /// Each of the destinations that it may have been sent to; one without words if there was no condition.
+    /// The alternatives for the original destination; one without words if any will do.
     destinations: Vec<Vec<String>>,
-    /// Each of the ports.
+    /// The same for the original port.
     ports: Vec<Vec<String>>,
-    /// Whether nothing of the MATCH had to be left out.
+    /// Whether all conditions of the MATCH are in it.
     pub exact: bool,
 }
 
-impl Origin {
-    /// Takes a MATCH apart.
-    pub(crate) fn of(words: &FamilyWords) -> Origin {
-        let mut origin =
-            Origin { kept: Vec::new(), sources: 1, destinations: Vec::new(), ports: Vec::new(), exact: true };
-        for group in groups(&words.words) {
-            origin.add(&group);
+impl ConntrackMatch {
+    pub(crate) fn of(matching: &ResolvedMatch) -> ConntrackMatch {
+        let mut translated =
+            ConntrackMatch { kept: Vec::new(), sources: 1, destinations: Vec::new(), ports: Vec::new(), exact: true };
+        for group in groups(&matching.words) {
+            translated.add(&group);
         }
-        for alternatives in [&mut origin.destinations, &mut origin.ports] {
+        for alternatives in [&mut translated.destinations, &mut translated.ports] {
             if alternatives.is_empty() {
                 alternatives.push(Vec::new());
             }
         }
-        origin
+        translated
     }
 
     fn add(&mut self, group: &Group) {
@@ -58,8 +58,8 @@ impl Origin {
                 self.destinations = list.split(',').map(|address| not(&["--ctorigdst", address])).collect();
             }
             ("--sport" | "--source-port", [port]) if !port.contains(',') => self.kept.extend(not(&["--sport", port])),
-            // Each its own rule, for this condition takes no list; so "none of these" cannot be said. After `-m multiport`
-            // the short names take a list too, being beginnings of the long ones.
+            // --ctorigdstport takes no list, so each port gets a rule of its own, and a negated list cannot be expressed.
+            // After `-m multiport` the short names take a list too: they are abbreviations of the long ones.
             ("--dport" | "--destination-port" | "--dports" | "--destination-ports", [list])
                 if self.ports.is_empty() && !(group.negated && list.contains(',')) =>
             {
@@ -69,7 +69,7 @@ impl Origin {
         }
     }
 
-    /// The rules for translated connections that fit. `now` are conditions on the packet as it is now.
+    /// The rules for translated connections that match. `now` are conditions on the packet as it is now.
     pub(crate) fn rules(&self, now: &[&str], verdict: &[&str]) -> Vec<Rule> {
         let mut rules = Vec::new();
         for destination in &self.destinations {
@@ -115,12 +115,11 @@ fn groups(words: &[String]) -> Vec<Group<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::address::Family;
     use crate::rules::matching::Match;
 
-    fn origin(text: &str) -> Origin {
+    fn conntrack_match(text: &str) -> ConntrackMatch {
         let found = Match::parse("-R", text, &["tcp", "udp"]).unwrap().resolve(&|_| Vec::new()).unwrap();
-        Origin::of(found.words(Family::V4).unwrap())
+        ConntrackMatch::of(&found[0])
     }
 
     #[test]
@@ -145,16 +144,16 @@ mod tests {
         ];
         for (text, wanted) in table {
             let found: Vec<String> =
-                origin(text).rules(&["-o", "x"], &["-j", "RETURN"]).into_iter().map(|r| r.text).collect();
+                conntrack_match(text).rules(&["-o", "x"], &["-j", "RETURN"]).into_iter().map(|r| r.text).collect();
             let whole = |wanted: &&str| {
                 let (now, then) = wanted.split_once(" | ").unwrap_or((wanted, ""));
                 let space = if then.is_empty() { "" } else { " " };
                 format!("{now} -o x -m conntrack --ctstate DNAT{space}{then} -j RETURN")
             };
             assert_eq!(found, wanted.iter().map(whole).collect::<Vec<_>>(), "{text}");
-            assert!(origin(text).exact, "{text}");
+            assert!(conntrack_match(text).exact, "{text}");
         }
-        assert!(origin(both).rules(&[], &[]).iter().all(|rule| rule.copies == 2));
+        assert!(conntrack_match(both).rules(&[], &[]).iter().all(|rule| rule.expands_to == 2));
     }
 
     #[test]
@@ -167,8 +166,8 @@ mod tests {
             ("--dport 80 -m multiport --dports 80,81", "-p tcp -m conntrack --ctstate DNAT --ctorigdstport 80"),
         ];
         for (text, wanted) in table {
-            assert_eq!(origin(text).rules(&[], &[])[0].text, wanted);
-            assert!(!origin(text).exact, "{text}");
+            assert_eq!(conntrack_match(text).rules(&[], &[])[0].text, wanted);
+            assert!(!conntrack_match(text).exact, "{text}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What others did to our rules: the tables as they were left against the tables as they are.
+//! Changes that others made to our rules: the tables as we left them, compared with the tables as they are.
 
 use std::collections::HashMap;
 
 use crate::rules::chains::{Chain, Jump, Rule, TABLES, Table, table};
 
-/// What differs between the rules as they were left and as they are, one short sentence each.
+/// The differences, one short sentence each.
 pub(crate) fn differences(left: &[Table], found: &[Table]) -> Vec<String> {
     let mut said = Vec::new();
     for name in TABLES {
@@ -50,7 +50,7 @@ fn chain_differences(said: &mut Vec<String>, table: &str, left: &Chain, found: &
     }
 }
 
-/// The rules that are in `all` more often than in `taken`.
+/// The rules that `all` has more often than `taken`.
 fn without<'a>(all: &'a [Rule], taken: &[Rule]) -> Vec<&'a Rule> {
     let mut counts = HashMap::new();
     for rule in taken {
@@ -70,13 +70,13 @@ fn without<'a>(all: &'a [Rule], taken: &[Rule]) -> Vec<&'a Rule> {
 fn jump_differences(said: &mut Vec<String>, table: &str, left: &[Jump], found: &[Jump]) {
     let same = |a: &Jump, b: &Jump| a.from == b.from && a.text == b.text;
     for jump in left {
-        let what = format!("{table}: the jump '{}' in {}", jump.text, jump.from);
+        let name = format!("{table}: the jump '{}' in {}", jump.text, jump.from);
         let copies: Vec<&Jump> = found.iter().filter(|other| same(other, jump)).collect();
         match copies.as_slice() {
-            [] => said.push(format!("{what} is gone")),
-            [only] if !only.at_head => said.push(format!("{what} has another rule before it")),
+            [] => said.push(format!("{name} is gone")),
+            [only] if !only.at_head => said.push(format!("{name} has another rule before it")),
             [_] => {}
-            several => said.push(format!("{what} is there {} times", several.len())),
+            several => said.push(format!("{name} is there {} times", several.len())),
         }
     }
     for jump in found {
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn rules(texts: &[&str]) -> Vec<Rule> {
-        texts.iter().map(|text| Rule { text: text.to_string(), copies: 1 }).collect()
+        texts.iter().map(|text| Rule { text: text.to_string(), expands_to: 1 }).collect()
     }
 
     fn jump(from: &str, at: usize, at_head: bool) -> Jump {

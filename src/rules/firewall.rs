@@ -1,28 +1,28 @@
-//! Puts a [`RuleSet`] into the kernel, watches over it and takes it out again.
+//! Installs a [`RuleSet`] in the kernel, checks it, and removes it again.
 //!
-//! Each family is one run of iptables-restore, however many rules there are. Nothing stays half installed, and the
-//! rules of others are never rewritten: chains of ours are replaced as a whole and jumps to them deleted one by one.
+//! Each family is one run of iptables-restore, however many rules there are. Nothing stays half installed. Rules of
+//! others are never rewritten: our chains are replaced as a whole, and the jumps to them are deleted one by one.
 
 use crate::error::Error;
 use crate::rules::address::Family;
 use crate::rules::blame;
 use crate::rules::chains::{Jump, Rule, Table, table, unquote};
 use crate::rules::drift::differences;
-use crate::rules::rule::RuleSet;
+use crate::rules::ruleset::RuleSet;
 use crate::rules::save::Owner;
 use crate::rules::tools::{DIRECTORIES, Tools, is_missing, tool};
 
-/// The firewall of this host, seen from one instance.
+/// The firewall of this host, as one instance uses it.
 #[derive(Debug)]
 pub struct Firewall {
-    sides: Vec<Side>,
-    /// The instance whose rules this value has put in and not taken out.
+    families: Vec<FamilyTables>,
+    /// The instance whose rules this value has installed and not removed.
     installed: Option<String>,
 }
 
-/// One family.
+/// The tables of one family.
 #[derive(Debug)]
-struct Side {
+struct FamilyTables {
     family: Family,
     tools: Option<Tools>,
     /// Our part as it was read back after the installation.
@@ -30,49 +30,47 @@ struct Side {
 }
 
 impl Firewall {
-    /// Finds the tools. That one is missing is an error only when it is needed.
+    /// Finds the tools. A missing tool is an error only when it is needed.
     pub fn find() -> Result<Firewall, Error> {
         Firewall::find_in(DIRECTORIES)
     }
 
-    /// The same, with the directories to look in.
+    /// Finds the tools in these directories.
     pub fn find_in(directories: &[&str]) -> Result<Firewall, Error> {
-        let side = |family| {
+        let tables = |family| {
             let tools = Tools::find(directories, family)?;
-            Ok(Side { family, tools, reference: Vec::new() })
+            Ok(FamilyTables { family, tools, reference: Vec::new() })
         };
-        Ok(Firewall { sides: Family::BOTH.into_iter().map(side).collect::<Result<_, Error>>()?, installed: None })
+        Ok(Firewall { families: Family::BOTH.into_iter().map(tables).collect::<Result<_, Error>>()?, installed: None })
     }
 
-    /// Which tools were found, for the log.
+    /// The tools that were found, for the log.
     pub fn description(&self) -> String {
-        let describe = |side: &Side| match &side.tools {
+        let describe = |tables: &FamilyTables| match &tables.tools {
             Some(tools) => tools.description(),
-            None => format!("no {}", tool(side.family, "", "restore")),
+            None => format!("no {}", tool(tables.family, "", "restore")),
         };
-        self.sides.iter().map(describe).collect::<Vec<_>>().join(", ")
+        self.families.iter().map(describe).collect::<Vec<_>>().join(", ")
     }
 
-    /// Makes the tables hold the rules of this set for its instance, and nothing else of that instance: what a former
-    /// run left is purged. If it fails, the rules that this value had put in before are put back, or none are left.
+    /// Makes the tables hold the rules of this set for its instance, and nothing else of that instance: the remains of
+    /// an earlier run are removed. If it fails, the rules that this value had installed before are restored; without
+    /// such rules none are left.
     pub fn install(&mut self, set: &RuleSet) -> Result<(), Error> {
         let owner = Owner::Instance(set.name.clone());
-        let living = self.installed.as_ref() == Some(&set.name);
-        // Also read when it is not to be put back: tables that cannot be read are better found before any is touched.
+        let reinstalls = self.installed.as_ref() == Some(&set.name);
+        // Also read when it is not to be restored: tables that cannot be read are better found before any is touched.
         let found = self.read(&owner)?;
-        let before = if living { found } else { vec![Vec::new(); self.sides.len()] };
-        match self.sides.iter().map(|side| side.install(set, &owner)).collect::<Result<Vec<_>, _>>() {
+        let before = if reinstalls { found } else { vec![Vec::new(); self.families.len()] };
+        match self.families.iter().map(|tables| tables.install(set, &owner)).collect::<Result<Vec<_>, _>>() {
             Ok(references) => {
-                for (side, reference) in self.sides.iter_mut().zip(references) {
-                    side.reference = reference;
-                }
-                self.installed = Some(set.name.clone());
+                self.watch(&set.name, references);
                 Ok(())
             }
             Err(error) => {
-                let at_fault = blame::redirection(&set.lines, &error);
+                let at_fault = blame::redirection(&set.specs, &error);
                 let error = self.roll_back(&owner, &before, error);
-                Err(match at_fault.and_then(|id| set.places.get(id.index())?.as_ref()) {
+                Err(match at_fault.and_then(|id| set.locations.get(id.index())?.as_ref()) {
                     Some((file, line)) => error.in_file(file, *line),
                     None => error,
                 })
@@ -80,41 +78,37 @@ impl Firewall {
         }
     }
 
-    /// Takes whatever stands of that instance for put in by this value: it is a living daemon's, which this one is to
-    /// replace, and which goes on with it if an installation fails.
+    /// Treats the rules of that instance as installed by this value: they belong to a running daemon that this one
+    /// replaces. If an installation fails, that daemon goes on with them.
     pub fn inherit(&mut self, name: &str) {
         self.installed = Some(name.to_string());
     }
 
-    /// Takes the rules of this set for installed by this value, which [`Firewall::check`] then watches over: another
-    /// process has put them in, a child of this one or the daemon that this one replaces.
+    /// Treats the rules of this set as installed by this value, so that [`Firewall::check`] watches over them: a child
+    /// of this process has installed them, or the daemon that this one replaces.
     ///
-    /// Errors: tables that cannot be read, or that do not hold this set; [`Firewall::install`] puts them right.
+    /// Errors: tables that cannot be read, or that do not hold this set; [`Firewall::install`] repairs them.
     pub fn adopt(&mut self, set: &RuleSet) -> Result<(), Error> {
         let found = self.read(&Owner::Instance(set.name.clone()))?;
-        for (side, found) in self.sides.iter().zip(&found) {
-            let planned = set.plan(side.family);
-            if let Some(what) = unlike(&planned, found).or_else(|| stray(&planned, found)) {
-                return Err(Error::Failed(format!("{} {what}", side.family)));
+        for (tables, found) in self.families.iter().zip(&found) {
+            let planned = set.plan(tables.family);
+            if let Some(what) = missing(&planned, found).or_else(|| unplanned(&planned, found)) {
+                return Err(Error::Failed(format!("{} {what}", tables.family)));
             }
         }
-        for (side, found) in self.sides.iter_mut().zip(found) {
-            side.reference = found;
-        }
-        self.installed = Some(set.name.clone());
+        self.watch(&set.name, found);
         Ok(())
     }
 
-    /// Takes the jumps to the rules of an instance away: no new connection meets them, and those that did before stay
+    /// Deletes the jumps to the rules of an instance. New connections are no longer redirected; established ones stay
     /// translated until [`Firewall::remove`].
     pub fn unhook(&mut self, name: &str) -> Result<(), Error> {
         let owner = Owner::Instance(name.to_string());
-        let tools = self.sides.iter().filter_map(|side| side.tools.as_ref());
-        let results: Vec<_> = tools.map(|tools| tools.unhook(&owner)).collect();
+        let results: Vec<_> = self.tools().map(|tools| tools.unhook(&owner)).collect();
         results.into_iter().collect()
     }
 
-    /// Removes the rules of an instance, whoever put them in. Where nothing is, nothing happens.
+    /// Removes the rules of an instance, whoever installed them. That there are none is no error.
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
         self.remove_all(&Owner::Instance(name.to_string()))?;
         if self.installed.as_deref() == Some(name) {
@@ -123,59 +117,69 @@ impl Firewall {
         Ok(())
     }
 
-    /// Removes everything that any instance ever left here, and returns how many chains that were.
+    /// Removes the rules of all instances, and returns how many chains these were.
     pub fn flush_all(&mut self) -> Result<usize, Error> {
         let chains = self.remove_all(&Owner::All)?;
         self.forget();
         Ok(chains)
     }
 
-    /// Compares the tables with what stood there after the installation. Says what is gone, changed or out of place
-    /// in a short sentence each; [`Firewall::install`] of the same set repairs it.
+    /// Compares the tables with their state after the installation. Returns a short sentence for each rule that is gone,
+    /// changed or out of place; [`Firewall::install`] of the same set repairs them.
     pub fn check(&self) -> Result<Vec<String>, Error> {
         let Some(name) = &self.installed else { return Ok(Vec::new()) };
         let owner = Owner::Instance(name.clone());
-        let mut said = Vec::new();
-        for side in self.sides.iter().filter(|side| !side.reference.is_empty()) {
-            let found = side.read(&owner)?;
-            said.extend(differences(&side.reference, &found).iter().map(|what| format!("{} {what}", side.family)));
+        let mut all = Vec::new();
+        for tables in self.families.iter().filter(|tables| !tables.reference.is_empty()) {
+            let found = tables.read(&owner)?;
+            all.extend(differences(&tables.reference, &found).iter().map(|what| format!("{} {what}", tables.family)));
         }
-        Ok(said)
+        Ok(all)
     }
 
-    fn read(&self, owner: &Owner) -> Result<Vec<Vec<Table>>, Error> {
-        self.sides.iter().map(|side| side.read(owner)).collect()
-    }
-
-    /// Both families, even if the first fails: half removed is better than not at all.
-    fn remove_all(&self, owner: &Owner) -> Result<usize, Error> {
-        let remove = |tools: &Tools| tools.remove(owner);
-        let results: Vec<_> = self.sides.iter().filter_map(|side| side.tools.as_ref()).map(remove).collect();
-        results.into_iter().sum()
+    fn watch(&mut self, name: &str, references: Vec<Vec<Table>>) {
+        for (tables, reference) in self.families.iter_mut().zip(references) {
+            tables.reference = reference;
+        }
+        self.installed = Some(name.to_string());
     }
 
     fn forget(&mut self) {
         self.installed = None;
-        self.sides.iter_mut().for_each(|side| side.reference.clear());
+        self.families.iter_mut().for_each(|tables| tables.reference.clear());
     }
 
-    /// Puts back what stood before, and where that fails removes all: a proxy that works without its rules is
-    /// better than rules without a proxy.
+    fn tools(&self) -> impl Iterator<Item = &Tools> {
+        self.families.iter().filter_map(|tables| tables.tools.as_ref())
+    }
+
+    fn read(&self, owner: &Owner) -> Result<Vec<Vec<Table>>, Error> {
+        self.families.iter().map(|tables| tables.read(owner)).collect()
+    }
+
+    /// Both families, even if the first fails: half removed is better than not removed.
+    fn remove_all(&self, owner: &Owner) -> Result<usize, Error> {
+        let results: Vec<_> = self.tools().map(|tools| tools.remove(owner)).collect();
+        results.into_iter().sum()
+    }
+
+    /// Restores the tables as they were before, and where that fails removes all: without its rules the proxy merely
+    /// gets no connections, but without the proxy its rules cut them off.
     fn roll_back(&self, owner: &Owner, before: &[Vec<Table>], error: Error) -> Error {
         let mut trouble = Vec::new();
-        for (side, tables) in self.sides.iter().zip(before) {
-            let Some(tools) = &side.tools else { continue };
-            let restored = if tables.is_empty() {
+        for (tables, before) in self.families.iter().zip(before) {
+            let Some(tools) = &tables.tools else { continue };
+            let restored = if before.is_empty() {
                 tools.remove(owner).map(drop)
             } else {
-                tools.replace(owner, tables).or_else(|first| tools.remove(owner).and(Err(first)))
+                tools.replace(owner, before).or_else(|first| tools.remove(owner).and(Err(first)))
             };
             trouble.extend(restored.err().map(|e| e.to_string()));
         }
         if trouble.is_empty() {
             return error;
         }
-        let trouble = format!("nor could the former rules be put back: {}", trouble.join("; "));
+        let trouble = format!("the former rules could not be restored either: {}", trouble.join("; "));
         match error {
             Error::Firewall { command, status, said } => {
                 Error::Firewall { command, status, said: format!("{}; {trouble}", said.trim()) }
@@ -185,7 +189,7 @@ impl Firewall {
     }
 }
 
-impl Side {
+impl FamilyTables {
     fn read(&self, owner: &Owner) -> Result<Vec<Table>, Error> {
         match &self.tools {
             Some(tools) => {
@@ -207,9 +211,9 @@ impl Side {
         tools.purge_other(owner)?;
         tools.replace(owner, &target).map_err(|error| self.with_advice(error))?;
         let found = tools.read(owner)?;
-        match unlike(&target, &found) {
+        match missing(&target, &found) {
             None => Ok(found),
-            Some(what) => Err(Error::Failed(format!("{} {what} after it was installed", self.family))),
+            Some(what) => Err(Error::Failed(format!("{} {what} after the installation", self.family))),
         }
     }
 
@@ -242,13 +246,13 @@ impl Side {
     }
 }
 
-/// What is not as planned in what was read back. The texts cannot be compared, for iptables-save has its own words.
-fn unlike(planned: &[Table], found: &[Table]) -> Option<String> {
+/// What the tables lack of the plan. Texts cannot be compared: iptables-save words them differently.
+fn missing(planned: &[Table], found: &[Table]) -> Option<String> {
     for wanted in planned {
         let nothing = Table::new(wanted.name);
         let found = table(found, wanted.name).unwrap_or(&nothing);
         for chain in &wanted.chains {
-            let rules: usize = chain.rules.iter().map(|rule| rule.copies).sum();
+            let rules: usize = chain.rules.iter().map(|rule| rule.expands_to).sum();
             let there = found.chains.iter().find(|other| other.name == chain.name).map_or(0, |other| other.rules.len());
             if there != rules {
                 return Some(format!("{}: chain {} holds {there} rules and not {rules}", wanted.name, chain.name));
@@ -264,17 +268,17 @@ fn unlike(planned: &[Table], found: &[Table]) -> Option<String> {
     None
 }
 
-/// What only somebody else, or an earlier set of ours, can have put there: rules that lead elsewhere, and chains that
-/// are not planned.
-fn stray(planned: &[Table], found: &[Table]) -> Option<String> {
+/// What the tables hold beyond the plan, which others or an earlier set of ours must have put there: rules with another
+/// verdict, and chains that are not planned.
+fn unplanned(planned: &[Table], found: &[Table]) -> Option<String> {
     for there in found {
         for chain in &there.chains {
             let wanted =
                 table(planned, there.name).and_then(|t| t.chains.iter().find(|other| other.name == chain.name));
             let Some(wanted) = wanted else {
-                return Some(format!("{}: chain {} is not wanted", there.name, chain.name));
+                return Some(format!("{}: chain {} is not planned", there.name, chain.name));
             };
-            let verdicts = wanted.rules.iter().flat_map(|rule| std::iter::repeat_n(verdict(rule), rule.copies));
+            let verdicts = wanted.rules.iter().flat_map(|rule| std::iter::repeat_n(verdict(rule), rule.expands_to));
             if let Some((rule, _)) = chain.rules.iter().zip(verdicts).find(|(rule, wanted)| verdict(rule) != *wanted) {
                 return Some(format!("{}: chain {} holds '{}'", there.name, chain.name, rule.text));
             }
@@ -283,7 +287,7 @@ fn stray(planned: &[Table], found: &[Table]) -> Option<String> {
     None
 }
 
-/// What a rule does. Unlike what it matches, iptables-save writes this as it was given.
+/// The verdict of a rule with its options. Unlike the match, iptables-save writes it as it was given.
 fn verdict(rule: &Rule) -> Vec<String> {
     let words = unquote(&rule.text);
     let verdict = words.iter().rposition(|word| word == "-j").and_then(|at| words.get(at..));
@@ -293,10 +297,14 @@ fn verdict(rule: &Rule) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redirection::RedirectionId;
     use crate::rules::chains::Chain;
+    use crate::rules::matching::{Match, RELAYED};
+    use crate::rules::rule::{Action, Gate, RuleSpec};
 
-    fn nat(copies: &[usize], at_head: bool) -> Vec<Table> {
-        let rules = copies.iter().map(|copies| Rule { text: "-j RETURN".into(), copies: *copies }).collect();
+    fn nat(expands_to: &[usize], at_head: bool) -> Vec<Table> {
+        let rule = |count: &usize| Rule { text: "-j RETURN".into(), expands_to: *count };
+        let rules = expands_to.iter().map(rule).collect();
         let jump = Jump { from: "PREROUTING".into(), at: 1, at_head, text: "-p tcp -j tproxy.1".into() };
         vec![Table { name: "nat", chains: vec![Chain { name: "tproxy.1".into(), rules }], jumps: vec![jump] }]
     }
@@ -304,11 +312,11 @@ mod tests {
     #[test]
     fn what_was_read_back_is_counted_against_the_plan() {
         let planned = nat(&[1, 2], true);
-        assert_eq!(unlike(&planned, &nat(&[1, 1, 1], true)), None);
-        assert_eq!(unlike(&planned, &nat(&[1, 1], true)).unwrap(), "nat: chain tproxy.1 holds 2 rules and not 3");
-        assert_eq!(unlike(&planned, &[]).unwrap(), "nat: chain tproxy.1 holds 0 rules and not 3");
+        assert_eq!(missing(&planned, &nat(&[1, 1, 1], true)), None);
+        assert_eq!(missing(&planned, &nat(&[1, 1], true)).unwrap(), "nat: chain tproxy.1 holds 2 rules and not 3");
+        assert_eq!(missing(&planned, &[]).unwrap(), "nat: chain tproxy.1 holds 0 rules and not 3");
         assert_eq!(
-            unlike(&planned, &nat(&[1, 1, 1], false)).unwrap(),
+            missing(&planned, &nat(&[1, 1, 1], false)).unwrap(),
             "nat: PREROUTING does not begin with '-p tcp -j tproxy.1'"
         );
     }
@@ -319,25 +327,18 @@ mod tests {
         assert_eq!(firewall.description(), "no iptables-restore, no ip6tables-restore");
         assert_eq!(firewall.flush_all().unwrap(), 0);
         firewall.remove("1").unwrap();
-        let matching =
-            crate::rules::matching::Match::parse("-R", "-d fd00::1", crate::rules::matching::RELAYED).unwrap();
-        let line = crate::rules::spec::RuleSpec {
-            action: crate::rules::spec::Action::Redirect { port: 1 },
-            matching: matching.resolve(&|_| Vec::new()).unwrap(),
-            redirection: crate::redirection::RedirectionId(0),
+        let matching = Match::parse("-R", "-d fd00::1", RELAYED).unwrap().resolve(&|_| Vec::new()).unwrap();
+        let spec = RuleSpec {
+            action: Action::Redirect { port: 1 },
+            matching: matching.into_iter().next().unwrap(),
+            redirection: RedirectionId(0),
             output: false,
         };
-        let set = RuleSet {
-            name: "1".into(),
-            lines: vec![line],
-            families: Family::BOTH.to_vec(),
-            own_uid: None,
-            places: vec![],
-        };
+        let set = RuleSet { name: "1".into(), specs: vec![spec], own_uid: None, locations: vec![] };
         let error = firewall.install(&set).unwrap_err();
         assert_eq!(error.exit_status(), 71);
         assert!(error.to_string().contains("`ip6tables-restore` failed (not found)"), "{error}");
         assert!(error.to_string().ends_with("-b 0.0.0.0 leaves IPv6 out"), "{error}");
-        firewall.install(&set.with(|_| crate::rules::spec::Gate::Withdrawn)).unwrap();
+        firewall.install(&set.with_gates(|_| Gate::Withdrawn)).unwrap();
     }
 }

@@ -1,16 +1,16 @@
-//! A MATCH: what the user typed for `-R`, `-X` and `--reject`, which is what iptables(8) takes between the chain
-//! and `-j`. It is split like a shell would, cleared of everything that is not a match, and its host names are
-//! found, so that what reaches iptables-restore is only ever a match.
+//! A MATCH: the value of `-R`, `-X` and `--reject`, which is what iptables(8) takes between the chain and `-j`. It is
+//! split as a shell would split it, every word is judged, and host names are replaced by addresses. So nothing but a
+//! match ever reaches iptables-restore.
 
 use std::net::IpAddr;
 
 use crate::error::Error;
 use crate::rules::address::{Family, MatchAddresses};
 
-/// The protocols that a relay takes, for [`Match::parse`].
+/// The protocols that a relay can take, for [`Match::parse`].
 pub(crate) const RELAYED: &[&str] = &["tcp"];
 
-/// Long options of iptables that are no match: commands, targets, and what speaks to iptables itself.
+/// Long options of iptables that are no match: commands, targets, and settings of iptables itself.
 const FORBIDDEN: &[&str] = &[
     "append",
     "check",
@@ -42,16 +42,16 @@ const FORBIDDEN: &[&str] = &[
     "zero",
 ];
 
-/// Options of match modules whose whole name is the beginning of a forbidden one. getopt_long(3) prefers the
-/// whole name, but only once the module is loaded.
+/// Options of match modules whose full name is also an abbreviation of a forbidden one. getopt_long(3) prefers the full
+/// name, but only once the module is loaded.
 const OF_MODULES: &[(&str, &[&str])] = &[("pol", &["policy"]), ("set", &["recent", "set"])];
 
-const ONLY_A_MATCH: &str = "only what stands between the chain and -j in iptables(8)";
+const ONLY_A_MATCH: &str = "a match, which is what iptables(8) takes between the chain and -j";
 
-/// Keeps a rule within one line of iptables-restore, which reads at most 10240 characters.
+/// Keeps a rule within a line of iptables-restore, which reads at most 10240 characters.
 const LONGEST: usize = 4096;
 
-/// A MATCH that was found good, with its host names still to be resolved.
+/// A valid MATCH whose host names are still to be resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
     option: String,
@@ -62,26 +62,20 @@ pub struct Match {
     rest: Vec<String>,
 }
 
-/// A MATCH with addresses only: the words for each family that it holds for.
+/// A MATCH for one address family, with its host names replaced by addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolved {
-    protocol: String,
-    v4: Option<FamilyWords>,
-    v6: Option<FamilyWords>,
-}
-
-/// The words of a match for one family.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FamilyWords {
-    /// The words, not quoted, starting with `-p`.
+pub struct ResolvedMatch {
+    pub family: Family,
+    pub protocol: String,
+    /// The words for iptables, not quoted, starting with `-p`.
     pub words: Vec<String>,
-    /// How many rules iptables makes of them: one per combination of a source and a destination.
-    pub rules: usize,
+    /// How many rules iptables makes of it: one per combination of a source and a destination.
+    pub expands_to: usize,
 }
 
 impl Match {
-    /// Checks a MATCH as typed. `option` is the tproxy option that brought it, for the error's sentence;
-    /// `protocols` are those that it may name, the first being the one meant when it names none.
+    /// Checks a MATCH as typed. Errors name `option`, the tproxy option whose value it is. It may name one of
+    /// `protocols`; if it names none, the first is meant.
     pub fn parse(option: &str, text: &str, protocols: &[&str]) -> Result<Match, Error> {
         if text.chars().any(char::is_control) || text.len() > LONGEST {
             let wants = format!("one line of at most {LONGEST} characters without control characters");
@@ -91,19 +85,19 @@ impl Match {
         if words.is_empty() {
             return Err(Error::value(option, text, "a match, for example '--dport 80' (all of tcp is '-p tcp')"));
         }
-        let found = Reader::new(option, text, protocols, words).read()?;
+        let found = Parser::new(option, text, protocols, words).read()?;
         if !Family::BOTH.iter().any(|family| found.peers().all(|peers| peers.may_be(*family))) {
             return Err(Error::value(option, text, "source and destination of one address family"));
         }
         Ok(found)
     }
 
-    /// The text as typed.
+    /// As typed.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The host names in it, which [`Match::resolve`] will ask for.
+    /// The host names that [`Match::resolve`] will look up.
     pub fn names(&self) -> Vec<&str> {
         let mut names = Vec::new();
         for name in self.peers().flat_map(MatchAddresses::names) {
@@ -114,29 +108,37 @@ impl Match {
         names
     }
 
-    /// Replaces the host names by their addresses. Pure: `lookup` is asked, nothing else is.
+    /// Replaces the host names by their addresses, and says what is left for each family. Pure: it asks only `lookup`.
     ///
-    /// A family for which a name has no address is left out. It is an error when a name has none at all, when no
-    /// family is left, and when a negated name has several (iptables cannot say "none of these").
-    pub fn resolve(&self, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Result<Resolved, Error> {
+    /// A family in which a name has no address is left out. Errors: a name without any address, no family left, or a
+    /// negated name with several addresses (iptables cannot express "none of these").
+    pub fn resolve(&self, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Result<Vec<ResolvedMatch>, Error> {
         let failed = |why: String| Error::Failed(format!("{} '{}': {why}", self.option, self.text));
         if let Some(name) = self.names().into_iter().find(|name| lookup(name).is_empty()) {
             return Err(failed(format!("{name} has no address")));
         }
-        let v4 = self.words(Family::V4, lookup).map_err(failed)?;
-        let v6 = self.words(Family::V6, lookup).map_err(failed)?;
-        if v4.is_none() && v6.is_none() {
+        let mut resolved = Vec::new();
+        for family in Family::BOTH {
+            resolved.extend(self.resolve_for(family, lookup).map_err(failed)?);
+        }
+        if resolved.is_empty() {
             return Err(failed("source and destination have no address family in common".to_string()));
         }
-        Ok(Resolved { protocol: self.protocol.clone(), v4, v6 })
+        Ok(resolved)
     }
 
     fn peers(&self) -> impl Iterator<Item = &MatchAddresses> {
         self.source.iter().chain(&self.destination)
     }
 
-    fn words(&self, family: Family, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Result<Option<FamilyWords>, String> {
-        let mut found = FamilyWords { words: vec!["-p".into(), self.protocol.clone()], rules: 1 };
+    fn resolve_for(
+        &self,
+        family: Family,
+        lookup: &dyn Fn(&str) -> Vec<IpAddr>,
+    ) -> Result<Option<ResolvedMatch>, String> {
+        let protocol = self.protocol.clone();
+        let words = vec!["-p".into(), protocol.clone()];
+        let mut found = ResolvedMatch { family, protocol, words, expands_to: 1 };
         for (flag, peers) in [("-s", &self.source), ("-d", &self.destination)] {
             let Some(peers) = peers else { continue };
             let addresses = peers.concrete(family, lookup);
@@ -151,7 +153,7 @@ impl Match {
                 }
                 found.words.push("!".into());
             }
-            found.rules *= addresses.len();
+            found.expands_to *= addresses.len();
             found.words.extend([flag.to_string(), addresses.join(",")]);
         }
         found.words.extend(self.rest.iter().cloned());
@@ -159,31 +161,7 @@ impl Match {
     }
 }
 
-impl Resolved {
-    /// The protocol that it matches.
-    pub fn protocol(&self) -> &str {
-        &self.protocol
-    }
-
-    /// The same without a family, for a redirect to a listener that has only the other one.
-    pub fn without(mut self, family: Family) -> Resolved {
-        match family {
-            Family::V4 => self.v4 = None,
-            Family::V6 => self.v6 = None,
-        }
-        self
-    }
-
-    /// The words for this family, if it holds for it.
-    pub fn words(&self, family: Family) -> Option<&FamilyWords> {
-        match family {
-            Family::V4 => self.v4.as_ref(),
-            Family::V6 => self.v6.as_ref(),
-        }
-    }
-}
-
-/// What a word that starts with a dash asks for.
+/// A word that starts with a dash.
 enum Flag {
     Source,
     Destination,
@@ -192,12 +170,12 @@ enum Flag {
     Valued(char),
     /// `-f`, which takes none.
     Alone,
-    /// Any other long option: whether it takes values is known only to iptables.
+    /// Any other long option. Only iptables knows whether it takes values.
     Long,
 }
 
-/// Goes through the words once, each judged by where it stands.
-struct Reader<'a> {
+/// Goes through the words once. What a word may be depends on those before it.
+struct Parser<'a> {
     protocols: &'a [&'a str],
     modules: Vec<String>,
     words: std::vec::IntoIter<String>,
@@ -207,8 +185,8 @@ struct Reader<'a> {
     found: Match,
 }
 
-impl<'a> Reader<'a> {
-    fn new(option: &str, text: &str, protocols: &'a [&'a str], words: Vec<String>) -> Reader<'a> {
+impl<'a> Parser<'a> {
+    fn new(option: &str, text: &str, protocols: &'a [&'a str], words: Vec<String>) -> Parser<'a> {
         let found = Match {
             option: option.to_string(),
             text: text.to_string(),
@@ -218,7 +196,7 @@ impl<'a> Reader<'a> {
             rest: Vec::new(),
         };
         let modules = words.iter().map(|w| w.trim_start_matches("--match=").trim_start_matches("-m").to_string());
-        Reader {
+        Parser {
             protocols,
             modules: modules.collect(),
             words: words.into_iter(),
@@ -282,14 +260,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Normal form, since iptables-restore itself misreads `-ieth0` (1.8.9 takes it for an interface `-ieth0`).
+    /// Writes an option apart from its value: iptables-restore 1.8.9 takes `-ieth0` for an interface called `-ieth0`.
     fn keep<const N: usize>(&mut self, negated: bool, words: [String; N]) {
         self.found.rest.extend(negated.then(|| "!".to_string()));
         self.found.rest.extend(words);
     }
 
-    /// The option a word stands for, with the value attached to it. Every word with a dash is judged, also one that
-    /// could be a value, for nobody but iptables knows which options take one. None: not part of a match.
+    /// The option that a word is, with the value attached to it; `None` if it is no part of a match. Every word with a
+    /// dash is judged, even one that could be a value: only iptables knows which options take one.
     fn flag(&self, word: &str) -> Option<(Flag, Option<String>)> {
         if let Some(long) = word.strip_prefix("--") {
             let (name, value) = match long.split_once('=') {
@@ -313,7 +291,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// getopt_long(3) takes any beginning of a long name, so a beginning of a forbidden one is as bad as the whole.
+    /// getopt_long(3) takes any abbreviation of a long name, so an abbreviation of a forbidden one is forbidden too.
     fn long(&self, name: &str) -> Option<Flag> {
         let begins = |whole: &str| whole.starts_with(name);
         if FORBIDDEN.iter().any(|whole| begins(whole)) && !self.is_of_module(name) {
@@ -351,7 +329,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The value of an option that must have one: attached to it, or the next word.
+    /// The value of an option that needs one: attached to it, or the next word.
     fn value(&mut self, word: &str, attached: Option<String>) -> Result<String, Error> {
         attached
             .or_else(|| self.words.next())

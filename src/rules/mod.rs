@@ -12,6 +12,6 @@ pub(crate) mod firewall;
 pub(crate) mod matching;
 pub(crate) mod plan;
 pub(crate) mod rule;
+pub(crate) mod ruleset;
 pub(crate) mod save;
-pub(crate) mod spec;
 pub(crate) mod tools;

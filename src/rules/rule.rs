@@ -1,69 +1,99 @@
-//! From the lines of the command line to the rules of the kernel. All of it is pure: the same [`RuleSet`] makes what
-//! is installed, what is printed and what is compared, so that these cannot drift apart.
-//!
-//! A connection meets the nat table first, and only once. There each line ends the matter: what is exempt or to be
-//! rejected RETURNs untouched, what is to be redirected is. What was redirected reaches the filter table with its new
-//! destination, and RETURNs from there before any reject is looked at. So the order on the command line decides in
-//! both tables.
+//! One rule as the user wants it: which traffic, and what happens to it.
+
+use std::net::SocketAddr;
 
 use crate::redirection::RedirectionId;
-use crate::rules::address::Family;
-use crate::rules::chains::{Table, change};
-use crate::rules::plan;
-use crate::rules::spec::{Gate, RuleSpec};
+use crate::rules::chains::Rule;
+use crate::rules::matching::ResolvedMatch;
 
-/// All that one instance asks of the firewall.
+/// One `-X`, `--reject` or `-R` in one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuleSet {
-    /// The name of the instance, at most 16 characters. Its chains are called after it.
-    pub name: String,
-    /// The lines in the order of the command line; the first that matches decides.
-    pub lines: Vec<RuleSpec>,
-    /// The families that the listener has: without a listener a redirect would lead nowhere.
-    pub families: Vec<Family>,
-    /// The user whose own connections are left alone under `-O`: the relay itself.
-    pub own_uid: Option<u32>,
-    /// The file and the line in which each redirection was written, for messages.
-    pub places: Vec<Option<(String, usize)>>,
+pub struct RuleSpec {
+    pub action: Action,
+    pub matching: ResolvedMatch,
+    /// The redirection that it belongs to.
+    pub redirection: RedirectionId,
+    /// Also for this host's own connections (`-O`).
+    pub output: bool,
 }
 
-impl RuleSet {
-    /// The same with the redirects of each redirection behind its gate.
-    pub fn with(&self, gate: impl Fn(RedirectionId) -> Gate) -> RuleSet {
-        let mut gated = self.clone();
-        for line in &mut gated.lines {
-            line.action = line.action.behind(gate(line.redirection));
-        }
-        gated
+/// What happens to the traffic that matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `-X`: left alone.
+    Exempt,
+    /// `--reject`: refused at once.
+    Reject,
+    /// `-R` of a relay: redirected to the port that a worker listens on.
+    Redirect { port: u16 },
+    /// `-R` with `--local`: redirected to a service on this host. Without a port, to the port of the original
+    /// destination.
+    Local { port: Option<u16> },
+    /// `-R` with `--kernel`: the kernel alone sends it to another host, which must be of the rule's family.
+    Kernel { to: SocketAddr },
+}
+
+/// Whether the redirects of a redirection are in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// The rules are as the user wrote them.
+    Normal,
+    /// The traffic goes to its original destination.
+    Withdrawn,
+    /// The traffic is refused.
+    Rejected,
+}
+
+impl RuleSpec {
+    /// The rule for iptables: the match, and then `verdict`.
+    pub(crate) fn rule(&self, verdict: &[&str]) -> Rule {
+        let words = self.matching.words.iter().map(String::as_str);
+        Rule::new(words.chain(verdict.iter().copied()), self.matching.expands_to)
     }
 
-    /// What is to stand in the tables of a family. Empty if nothing is.
-    pub fn plan(&self, family: Family) -> Vec<Table> {
-        if !self.families.contains(&family) {
-            return Vec::new();
+    /// The new destination of a `--kernel` rule.
+    pub(crate) fn kernel_target(&self) -> Option<SocketAddr> {
+        match self.action {
+            Action::Kernel { to } => Some(to),
+            _ => None,
         }
-        plan::tables(&self.name, self.own_uid, &self.lines, family)
-    }
-
-    /// The exact input for `iptables-restore --noflush` (or `ip6tables-restore`) of an installation where nothing of
-    /// this instance stands yet.
-    pub fn restore_text(&self, family: Family) -> String {
-        change(&[], &self.plan(family))
     }
 }
 
-/// What a clean installation would feed to the tools, word for word, under the commands that take it.
-pub(crate) fn print_rules(set: &RuleSet) -> String {
-    let mut text = String::new();
-    for (family, tool) in [(Family::V4, "iptables-restore"), (Family::V6, "ip6tables-restore")] {
-        let rules = set.restore_text(family);
-        if !rules.is_empty() {
-            text.push_str(&format!("# {tool} --noflush\n{rules}"));
+impl Action {
+    /// The action behind a gate. Only a relay's redirect has one: no other action depends on a worker or an upstream.
+    ///
+    /// A withdrawn redirect becomes an exemption in the same place: its traffic must reach its original destination,
+    /// and not match a later rule instead.
+    pub fn behind(self, gate: Gate) -> Action {
+        match (self, gate) {
+            (Action::Redirect { .. }, Gate::Withdrawn) => Action::Exempt,
+            (Action::Redirect { .. }, Gate::Rejected) => Action::Reject,
+            (action, _) => action,
         }
     }
-    text
+
+    /// Whether it changes the destination, which only the nat table can.
+    pub fn translates(self) -> bool {
+        !matches!(self, Action::Exempt | Action::Reject)
+    }
 }
 
 #[cfg(test)]
-#[path = "rule_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_redirect_to_a_worker_is_gated() {
+        let local = Action::Local { port: None };
+        let kernel = Action::Kernel { to: SocketAddr::from(([10, 3, 0, 3], 80)) };
+        for action in [Action::Exempt, Action::Reject, local, kernel] {
+            for gate in [Gate::Normal, Gate::Withdrawn, Gate::Rejected] {
+                assert_eq!(action.behind(gate), action);
+            }
+        }
+        let redirect = Action::Redirect { port: 1 };
+        let gates = [Gate::Normal, Gate::Withdrawn, Gate::Rejected].map(|gate| redirect.behind(gate));
+        assert_eq!(gates, [redirect, Action::Exempt, Action::Reject]);
+    }
+}

@@ -1,18 +1,17 @@
-//! Reading what iptables-save writes: only the part that is ours, or anybody's jump to it.
+//! Reads the output of iptables-save: our chains, and every jump to them.
 
 use crate::rules::chains::{Chain, Jump, PREFIX, Rule, TABLES, Table, unquote};
 
-/// Whose chains are meant.
+/// Which chains are read, replaced or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// Those of the instance of this name: `tproxy.NAME` and `tproxy.NAME.*`.
+    /// The chains of one instance: `tproxy.NAME` and `tproxy.NAME.*`.
     Instance(String),
-    /// Those of every instance that ever ran here.
+    /// The chains of every instance that ever ran here.
     All,
 }
 
 impl Owner {
-    /// Whether a chain of this name is theirs.
     pub(crate) fn owns(&self, chain: &str) -> bool {
         let Some(name) = chain.strip_prefix(PREFIX) else { return false };
         match self {
@@ -24,13 +23,13 @@ impl Owner {
     }
 }
 
-/// The owner's part of an iptables-save text. A table without any is left out.
+/// The owner's part of an iptables-save text. Tables without one are left out.
 pub(crate) fn read(save: &str, owner: &Owner) -> Vec<Table> {
     let mut found = Vec::new();
-    let mut current: Option<Reader> = None;
+    let mut current: Option<TableReader> = None;
     for line in save.lines() {
         if let Some(name) = line.strip_prefix('*') {
-            current = TABLES.iter().find(|table| **table == name).map(|table| Reader::new(table, owner));
+            current = TABLES.iter().find(|table| **table == name).map(|table| TableReader::new(table, owner));
         } else if line == "COMMIT" {
             found.extend(current.take().map(|reader| reader.table));
         } else if let Some(reader) = &mut current {
@@ -41,18 +40,18 @@ pub(crate) fn read(save: &str, owner: &Owner) -> Vec<Table> {
     found
 }
 
-struct Reader<'a> {
+struct TableReader<'a> {
     owner: &'a Owner,
     table: Table,
-    /// The chain that the last rule was in, how many rules it had so far, and whether one of them was foreign.
+    /// The chain of the last rule, how many rules it had so far, and whether one of them was not ours.
     chain: String,
     rules: usize,
     foreign: bool,
 }
 
-impl<'a> Reader<'a> {
-    fn new(name: &'static str, owner: &'a Owner) -> Reader<'a> {
-        Reader { owner, table: Table::new(name), chain: String::new(), rules: 0, foreign: false }
+impl<'a> TableReader<'a> {
+    fn new(name: &'static str, owner: &'a Owner) -> TableReader<'a> {
+        TableReader { owner, table: Table::new(name), chain: String::new(), rules: 0, foreign: false }
     }
 
     fn line(&mut self, line: &str) {
@@ -68,7 +67,7 @@ impl<'a> Reader<'a> {
 
     fn rule(&mut self, chain: &str, text: &str) {
         if let Some(ours) = self.table.chains.iter_mut().find(|ours| ours.name == chain) {
-            ours.rules.push(Rule { text: text.to_string(), copies: 1 });
+            ours.rules.push(Rule { text: text.to_string(), expands_to: 1 });
             return;
         }
         if self.chain != chain {
@@ -86,7 +85,7 @@ impl<'a> Reader<'a> {
 
 /// The chain or target that a rule leads to.
 fn target(rule: &str) -> Option<String> {
-    // Most rules of an administrator never name a chain of ours: look closer only at those that may.
+    // Most rules of an administrator cannot name a chain of ours: only the others are worth a closer look.
     if !rule.contains(PREFIX) {
         return None;
     }
@@ -127,8 +126,10 @@ COMMIT
     #[test]
     fn only_the_owners_chains_and_jumps_are_read_with_their_places() {
         let jump = |from: &str, at, at_head, text: &str| Jump { from: from.into(), at, at_head, text: text.into() };
-        let chain =
-            |name: &str, rule: &str| Chain { name: name.into(), rules: vec![Rule { text: rule.into(), copies: 1 }] };
+        let chain = |name: &str, rule: &str| Chain {
+            name: name.into(),
+            rules: vec![Rule { text: rule.into(), expands_to: 1 }],
+        };
         let found = read(SAVE, &Owner::Instance("1".into()));
         let nat = Table {
             name: "nat",

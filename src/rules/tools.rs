@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::rules::address::Family;
 use crate::rules::blame;
-use crate::rules::chains::{Table, change, unhook};
+use crate::rules::chains::{Table, restore_text, unhook_text};
 use crate::rules::command::run;
 use crate::rules::save::{Owner, read};
 
@@ -96,7 +96,7 @@ impl Tools {
             Err(error) if is_missing(&error) => return Ok(()),
             found => found?,
         };
-        let text = unhook(&found);
+        let text = unhook_text(&found);
         if text.is_empty() { Ok(()) } else { self.chosen.feed(&text) }
     }
 
@@ -146,7 +146,7 @@ impl Backend {
 
     fn feed(&self, text: &str) -> Result<(), Error> {
         let done = run(&self.restore, &["--noflush", "-w", "10"], text, LIMIT);
-        done.map(drop).map_err(|error| blame::quote(error, text))
+        done.map(drop).map_err(|error| blame::name_rule(error, text))
     }
 
     /// Reads, works out the difference and feeds it. Rules are deleted by their text and never by their number, so
@@ -156,7 +156,7 @@ impl Backend {
         let mut current = read(&self.save()?, owner);
         let chains = current.iter().map(|table| table.chains.len()).sum();
         for tried in 1.. {
-            let text = change(&current, target);
+            let text = restore_text(&current, target);
             if text.is_empty() || current == target {
                 break;
             }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tproxy::testing::{Action, DnatTarget, Family, Match, RuleSet, RuleSpec};
+use tproxy::testing::{Action, Family, Match, RedirectionId, RuleSet, RuleSpec};
 
 pub const TO: Action = Action::Redirect { port: 12970 };
 
@@ -64,29 +64,37 @@ pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-pub fn set(lines: &[(Action, &str)]) -> RuleSet {
-    named("12970", lines)
+/// An instance with one redirection for each rule. `--kernel` gets a rule in the family of its address only.
+pub fn set(rules: &[(Action, &str)]) -> RuleSet {
+    named("12970", rules)
+}
+
+pub fn named(name: &str, rules: &[(Action, &str)]) -> RuleSet {
+    let rules = rules.iter().enumerate();
+    let specs = rules.flat_map(|(at, (action, text))| specs(RedirectionId::from(at), *action, text)).collect();
+    RuleSet { name: name.into(), specs, own_uid: None, locations: vec![] }
+}
+
+fn specs(redirection: RedirectionId, action: Action, text: &str) -> Vec<RuleSpec> {
+    let found = Match::parse("--redirect", text, &["tcp", "udp"]).unwrap().resolve(&|_| Vec::new()).unwrap();
+    let leads_to = |family| match action {
+        Action::Kernel { to } => Family::of(&to.ip()) == family,
+        _ => true,
+    };
+    let found = found.into_iter().filter(|matching| leads_to(matching.family));
+    found.map(|matching| RuleSpec { action, matching, redirection, output: false }).collect()
 }
 
 /// The same for this host's own connections too.
 pub fn with_output(mut set: RuleSet) -> RuleSet {
-    set.lines.iter_mut().for_each(|line| line.output = true);
+    set.specs.iter_mut().for_each(|spec| spec.output = true);
     set
 }
 
-pub fn line(action: Action, text: &str) -> RuleSpec {
-    let found = Match::parse("--redirect", text, &["tcp", "udp"]).unwrap();
-    RuleSpec {
-        action,
-        matching: found.resolve(&|_| Vec::new()).unwrap(),
-        redirection: tproxy::testing::RedirectionId(0),
-        output: false,
-    }
-}
-
-pub fn named(name: &str, lines: &[(Action, &str)]) -> RuleSet {
-    let lines = lines.iter().map(|(action, text)| line(*action, text)).collect();
-    RuleSet { name: name.into(), lines, families: Family::BOTH.to_vec(), own_uid: None, places: vec![] }
+/// The rules of one family.
+pub fn only(family: Family, mut set: RuleSet) -> RuleSet {
+    set.specs.retain(|spec| spec.matching.family == family);
+    set
 }
 
 pub fn feed(tool: &str, text: &str) {
@@ -138,8 +146,7 @@ pub fn connect_to(address: SocketAddr) -> Result<(), ErrorKind> {
     TcpStream::connect_timeout(&address, Duration::from_secs(5)).map(drop).map_err(|error| error.kind())
 }
 
-/// `--kernel` to these addresses.
-pub fn kernel(addresses: &[&str], port: u16) -> Action {
-    let ips: Vec<_> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-    Action::Kernel { to: DnatTarget::pick(&ips, port, DnatTarget::default()) }
+/// `--kernel` to this address.
+pub fn kernel(address: &str, port: u16) -> Action {
+    Action::Kernel { to: SocketAddr::new(address.parse().unwrap(), port) }
 }

@@ -103,7 +103,7 @@ fn three_instances_see_a_foreign_rule_and_none_of_each_other() {
         let before = with_admin_rules();
         let sets = [
             named("12970", &[(TO, "--dport 80"), (Action::Local { port: None }, "-p udp --dport 53")]),
-            named("kernel-80", &[(kernel(&["10.3.0.3", "fd00:3::3"], 80), "--dport 81")]),
+            named("kernel-80", &[(kernel("10.3.0.3", 80), "--dport 81"), (kernel("fd00:3::3", 80), "--dport 81")]),
             named("local-same", &[(Action::Local { port: None }, "--dport 82"), (Action::Reject, "--dport 83")]),
         ];
         let mut walls: Vec<Firewall> = sets.iter().map(|_| Firewall::find().unwrap()).collect();
@@ -140,9 +140,8 @@ fn three_instances_see_a_foreign_rule_and_none_of_each_other() {
 #[test]
 fn rules_that_another_process_has_put_in_are_adopted_if_they_are_the_ones() {
     in_namespace(|| {
-        let to = |address| {
-            set(&[(kernel(&[address], 80), "-s 10.0.0.1,10.0.0.2 --dport 80"), (Action::Reject, "--dport 81")])
-        };
+        let to =
+            |address| set(&[(kernel(address, 80), "-s 10.0.0.1,10.0.0.2 --dport 80"), (Action::Reject, "--dport 81")]);
         let mut former = Firewall::find().unwrap();
         former.install(&to("10.3.0.3")).unwrap();
         let living = save_both();
@@ -155,7 +154,7 @@ fn rules_that_another_process_has_put_in_are_adopted_if_they_are_the_ones() {
         assert!(elsewhere.starts_with("IPv4 nat: chain tproxy.12970 holds '"), "{elsewhere}");
         let fewer = refused(&mut next, &set(&[(Action::Reject, "--dport 81")]));
         assert_eq!(fewer, "IPv4 filter: chain tproxy.12970 holds 5 rules and not 2");
-        assert_eq!(refused(&mut next, &set(&[])), "IPv4 filter: chain tproxy.12970 is not wanted");
+        assert_eq!(refused(&mut next, &set(&[])), "IPv4 filter: chain tproxy.12970 is not planned");
         // What was adopted before is still watched, and put back.
         iptables("-t nat -F tproxy.12970.post");
         assert_eq!(next.check().unwrap(), ["IPv4 nat: chain tproxy.12970.post has been emptied"]);

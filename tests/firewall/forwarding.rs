@@ -189,8 +189,8 @@ fn two_sources_get_two_local_services_and_others_the_server() {
     for (protocol, plan) in [Tcp, Udp].into_iter().flat_map(|protocol| BOTH.map(|plan| (protocol, plan))) {
         let named = |from: &str| format!("{} -s {from} --dport 113", protocol.words());
         let (one, two) = (named(plan.client), named(plan.other));
-        let lines = [(Action::Local { port: Some(1113) }, one.as_str()), (Action::Local { port: Some(1114) }, &two)];
-        with_rules(&lab, &set(&lines), || {
+        let rules = [(Action::Local { port: Some(1113) }, one.as_str()), (Action::Local { port: Some(1114) }, &two)];
+        with_rules(&lab, &set(&rules), || {
             let answer = |from: &str| ask(&lab.client, protocol, from, plan.moose, 113);
             assert_eq!(answer(plan.client), Ok(format!("inside {}", plan.client)), "{protocol:?}");
             assert_eq!(answer(plan.other), Ok(format!("outside {}", plan.other)), "{protocol:?}");
@@ -207,8 +207,8 @@ fn a_redirect_to_the_same_port_is_reached_by_its_sources_and_refused_to_all_othe
     for plan in BOTH {
         let inside = format!("-s {} --dport 79", plan.client);
         let udp = format!("-p udp {inside}");
-        let lines = [(same, inside.as_str()), (same, &udp), (Action::Reject, "--dport 79")];
-        with_rules(&lab, &set(&lines), || {
+        let rules = [(same, inside.as_str()), (same, &udp), (Action::Reject, "--dport 79")];
+        with_rules(&lab, &set(&rules), || {
             let greeted = Ok(format!("gateway {}", plan.client));
             // Also where nothing has to be translated, for it is for us already.
             for to in [plan.moose, plan.gateway] {
@@ -226,12 +226,11 @@ fn a_redirect_to_the_same_port_is_reached_by_its_sources_and_refused_to_all_othe
 fn the_kernel_sends_on_what_matches_and_masquerades_nothing_else() {
     let Some(lab) = lab() else { return };
     let _servers = [Greeter::new(&lab.cow, 8080, "cow"), Greeter::new(&lab.moose, 80, "moose")];
-    let to = kernel(&[V4.cow, V6.cow], 8080);
     for (protocol, plan) in [Tcp, Udp].into_iter().flat_map(|protocol| BOTH.map(|plan| (protocol, plan))) {
         let words = protocol.words();
         let exempt = format!("{words} -s {} --dport 80", plan.other);
         let line = format!("{words} -d {} --dport 80", plan.moose);
-        let set = set(&[(Action::Exempt, exempt.as_str()), (to, &line)]);
+        let set = set(&[(Action::Exempt, exempt.as_str()), (kernel(plan.cow, 8080), &line)]);
         let mut admin = Vec::new();
         // The administrator's own: another destination, and the same one for whom we leave alone.
         for (from, to) in [(plan.client, plan.nobody), (plan.other, plan.moose)] {
@@ -277,7 +276,7 @@ fn an_answer_comes_back_to_a_client_beside_the_server() {
     let _server = Greeter::new(&lab.cow, 80, "cow");
     for plan in BOTH {
         let line = format!("-d {} --dport 80", plan.moose);
-        with_rules(&lab, &set(&[(kernel(&[V4.cow, V6.cow], 80), &line)]), || {
+        with_rules(&lab, &set(&[(kernel(plan.cow, 80), &line)]), || {
             let answer = ask(&lab.cow, Tcp, plan.cow, plan.moose, 80);
             assert_eq!(answer, Ok(format!("cow {}", plan.gateway_at_cow)));
         });
@@ -294,9 +293,9 @@ fn a_reject_holds_through_and_to_the_gateway_and_not_for_what_the_kernel_sends_o
     ];
     for plan in BOTH {
         let line = format!("-d {} --dport 82", plan.moose);
-        let lines = [(kernel(&[V4.cow, V6.cow], 81), line.as_str()), (Action::Reject, "--dport 81")];
+        let rules = [(kernel(plan.cow, 81), line.as_str()), (Action::Reject, "--dport 81")];
         let answer = |to: &str, port| ask(&lab.client, Tcp, plan.client, to, port);
-        with_rules(&lab, &set(&lines), || {
+        with_rules(&lab, &set(&rules), || {
             assert_eq!(answer(plan.moose, 81), REFUSED);
             assert_eq!(answer(plan.gateway, 81), REFUSED);
             assert_eq!(answer(plan.cow, 81), REFUSED);
@@ -316,7 +315,7 @@ fn a_connection_from_before_the_kernel_rule_goes_on_as_it_was() {
         let mut stream = lab.client.enter(|| clients::connect(SocketAddr::new(to, 80)).unwrap());
         clients::round_trip(&mut stream, b"before").unwrap();
         let line = format!("-d {} --dport 80", plan.moose);
-        with_rules(&lab, &set(&[(kernel(&[V4.cow, V6.cow], 80), &line)]), || {
+        with_rules(&lab, &set(&[(kernel(plan.cow, 80), &line)]), || {
             clients::round_trip(&mut stream, b"meanwhile").unwrap();
         });
         clients::round_trip(&mut stream, b"after").unwrap();

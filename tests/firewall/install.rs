@@ -70,7 +70,7 @@ fn leftovers_of_a_dead_instance_are_purged() {
         Firewall::find().unwrap().install(&set).unwrap();
         assert_eq!(save_both(), clean);
         // A family that the instance no longer has is cleaned as well.
-        firewall.install(&RuleSet { families: vec![Family::V4], ..set }).unwrap();
+        firewall.install(&only(Family::V4, set)).unwrap();
         assert!(!save("ip6tables-save").contains(":tproxy.") && save("iptables-save").contains(":tproxy.12970 "));
         firewall.remove("12970").unwrap();
         assert_eq!(save_both(), before);
@@ -159,7 +159,7 @@ fn removing_where_nothing_is_touches_nothing() {
         let mut firewall = Firewall::find().unwrap();
         firewall.remove("12970").unwrap();
         assert_eq!(firewall.flush_all().unwrap(), 0);
-        firewall.install(&set(&[(TO, "--dport 80")]).with(|_| tproxy::testing::Gate::Withdrawn)).unwrap();
+        firewall.install(&set(&[(TO, "--dport 80")]).with_gates(|_| tproxy::testing::Gate::Withdrawn)).unwrap();
         assert_eq!(save_both(), before);
     });
 }

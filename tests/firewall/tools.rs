@@ -49,7 +49,7 @@ fn legacy_tables_in_use_are_preferred_and_both_kinds_are_cleaned() {
         return;
     }
     in_namespace(|| {
-        let set = RuleSet { families: vec![Family::V4], ..set(&[(TO, "--dport 80"), (Action::Reject, "--dport 81")]) };
+        let set = only(Family::V4, set(&[(TO, "--dport 80"), (Action::Reject, "--dport 81")]));
         let first = Firewall::find().unwrap();
         assert!(first.description().starts_with("/usr/sbin/iptables-restore ("), "{}", first.description());
         let mut first = first;
@@ -80,7 +80,7 @@ fn without_ip6tables_nothing_is_left_in_ipv4_and_the_way_out_is_named() {
         let error = firewall.install(&set).unwrap_err().to_string();
         assert!(error.contains("-b 0.0.0.0 leaves IPv6 out"), "{error}");
         assert_eq!(save_both(), before);
-        firewall.install(&RuleSet { families: vec![Family::V4], ..set }).unwrap();
+        firewall.install(&only(Family::V4, set)).unwrap();
         firewall.remove("12970").unwrap();
         assert_eq!(save_both(), before);
     });
@@ -151,7 +151,7 @@ fn the_number_of_processes_does_not_grow_with_the_rules() {
 
 /// Every action, protocol and condition there is, in an instance with the longest name.
 fn everything() -> RuleSet {
-    let to = kernel(&["10.3.0.3", "fd00:3::3"], 8080);
+    let (to, to_v6) = (kernel("10.3.0.3", 8080), kernel("fd00:3::3", 8080));
     with_output(named(
         "sixteen-letters-",
         &[
@@ -162,7 +162,7 @@ fn everything() -> RuleSet {
                 to,
                 "-s 10.0.0.1,10.0.0.2 -d 10.2.0.5,10.2.0.6 -m multiport --dports 80,443 -m comment --comment 'a \"b\"'",
             ),
-            (to, "! -s fd00:1::/64 -d ::/0 ! --dport 81:"),
+            (to_v6, "! -s fd00:1::/64 -d ::/0 ! --dport 81:"),
             (to, "-p udp -d 0.0.0.0/0 --dport domain"),
             (Action::Local { port: Some(53) }, "-p udp -m multiport --sports 5,6 -d 10.2.0.5"),
             (Action::Local { port: None }, "-i eth0 -d 10.2.0.5"),

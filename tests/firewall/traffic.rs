@@ -19,10 +19,10 @@ fn failing_open_and_closed_replace_the_rules_in_place() {
         let mut firewall = Firewall::find().unwrap();
         firewall.install(&set).unwrap();
         assert_eq!(connect(80), Err(ErrorKind::ConnectionRefused), "redirected to where nobody listens");
-        firewall.install(&set.with(|_| Gate::Withdrawn)).unwrap();
+        firewall.install(&set.with_gates(|_| Gate::Withdrawn)).unwrap();
         assert_eq!(save_both(), before);
         assert_eq!(connect(80), Ok(()));
-        firewall.install(&set.with(|_| Gate::Rejected)).unwrap();
+        firewall.install(&set.with_gates(|_| Gate::Rejected)).unwrap();
         assert_eq!(connect(80), Err(ErrorKind::ConnectionRefused));
         assert_eq!(firewall.check().unwrap(), [""; 0]);
         firewall.remove("12970").unwrap();
@@ -67,7 +67,7 @@ fn the_order_of_the_lines_decides_who_is_redirected_refused_or_left_alone() {
             assert_eq!(redirected(83), (Ok(()), false));
             // Without -O this host's own connections are not meant at all.
             let mut caught = caught;
-            caught.lines.iter_mut().for_each(|line| line.output = false);
+            caught.specs.iter_mut().for_each(|spec| spec.output = false);
             firewall.install(&caught).unwrap();
             assert_eq!(redirected(82), (Ok(()), false));
             firewall.remove("12970").unwrap();
@@ -136,9 +136,8 @@ fn one_redirection_is_withdrawn_or_refused_and_the_others_go_on() {
         let servers: Vec<TcpListener> =
             [81, 82, 9001, 9002].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap()).into();
         let to = |port| Action::Redirect { port };
-        let mut set =
+        let set =
             with_output(set(&[(to(9001), "--dport 81"), (to(9002), "--dport 82"), (Action::Reject, "--dport 81")]));
-        set.lines[1].redirection.0 = 1;
         servers.iter().for_each(|server| server.set_nonblocking(true).unwrap());
         let reached = |port| -> Result<u16, ErrorKind> {
             connect(port)?;
@@ -154,14 +153,14 @@ fn one_redirection_is_withdrawn_or_refused_and_the_others_go_on() {
             (Gate::Normal, Ok(9001)),
         ];
         for (gate, wanted) in gates {
-            firewall.install(&set.with(|id| if id.0 == 0 { gate } else { Gate::Normal })).unwrap();
+            firewall.install(&set.with_gates(|id| if id.0 == 0 { gate } else { Gate::Normal })).unwrap();
             assert_eq!((reached(81), reached(82)), (wanted, Ok(9002)), "{gate:?}");
         }
     });
 }
 
 #[test]
-fn this_hosts_own_connections_are_caught_only_by_the_lines_that_ask_for_them() {
+fn this_hosts_own_connections_are_caught_only_by_the_rules_that_ask_for_them() {
     in_namespace(|| {
         let servers: Vec<TcpListener> =
             [81, 82, 83, 9001].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap()).into();
@@ -173,7 +172,7 @@ fn this_hosts_own_connections_are_caught_only_by_the_lines_that_ask_for_them() {
             (Action::Reject, "--dport 83"),
             (Action::Reject, "--dport 81:82"),
         ]);
-        (set.lines[1].output, set.lines[2].output) = (true, true);
+        set.specs.iter_mut().for_each(|spec| spec.output = matches!(spec.redirection.0, 1 | 2));
         let mut firewall = Firewall::find().unwrap();
         firewall.install(&set).unwrap();
         let reached = |port| {

@@ -1,9 +1,9 @@
 use super::*;
 use crate::redirection::RedirectionId;
 use crate::rules::chains::{Chain, Rule};
-use crate::rules::matching::Match;
-use crate::rules::spec::{Action, DnatTarget};
-use std::net::IpAddr;
+use crate::rules::matching::{Match, ResolvedMatch};
+use crate::rules::rule::Action;
+use std::net::{IpAddr, SocketAddr};
 
 fn lookup(name: &str) -> Vec<IpAddr> {
     match name {
@@ -13,24 +13,44 @@ fn lookup(name: &str) -> Vec<IpAddr> {
     }
 }
 
-fn line(action: Action, text: &str) -> RuleSpec {
-    let matching = Match::parse("-R", text, &["tcp", "udp"]).unwrap().resolve(&lookup).unwrap();
-    RuleSpec { action, matching, redirection: RedirectionId(0), output: false }
+/// The rule for each family that the MATCH holds for. `--kernel` leads to the family's address of cow.
+fn specs(id: RedirectionId, action: Action, text: &str) -> Vec<RuleSpec> {
+    let found = Match::parse("-R", text, &["tcp", "udp"]).unwrap().resolve(&lookup).unwrap();
+    let spec = |matching: ResolvedMatch| {
+        let action = match action {
+            Action::Kernel { to } => Action::Kernel { to: cow(matching.family, to.port()) },
+            action => action,
+        };
+        RuleSpec { action, matching, redirection: id, output: false }
+    };
+    found.into_iter().map(spec).collect()
 }
 
-fn set(lines: &[(Action, &str)]) -> RuleSet {
-    let lines = lines.iter().map(|(action, text)| line(*action, text)).collect();
-    RuleSet { name: "12970".into(), lines, families: Family::BOTH.to_vec(), own_uid: None, places: vec![] }
+/// One redirection for each rule.
+fn set(rules: &[(Action, &str)]) -> RuleSet {
+    let rules = rules.iter().enumerate();
+    let specs = rules.flat_map(|(at, (action, text))| specs(RedirectionId::from(at), *action, text)).collect();
+    RuleSet { name: "12970".into(), specs, own_uid: None, locations: vec![] }
+}
+
+fn only(family: Family, mut set: RuleSet) -> RuleSet {
+    set.specs.retain(|spec| spec.matching.family == family);
+    set
 }
 
 /// The same for this host's own connections too.
 fn output(mut set: RuleSet) -> RuleSet {
-    set.lines.iter_mut().for_each(|line| line.output = true);
+    set.specs.iter_mut().for_each(|spec| spec.output = true);
     set
 }
 
+fn cow(family: Family, port: u16) -> SocketAddr {
+    let ip = lookup("cow").into_iter().find(|ip| Family::of(ip) == family).unwrap();
+    SocketAddr::new(ip, port)
+}
+
 fn kernel(port: u16) -> Action {
-    Action::Kernel { to: DnatTarget::pick(&lookup("cow"), port, DnatTarget::default()) }
+    Action::Kernel { to: cow(Family::V4, port) }
 }
 
 const TO: Action = Action::Redirect { port: 12970 };
@@ -78,7 +98,7 @@ COMMIT
 fn a_reject_fills_the_filter_table_and_stays_out_of_the_redirect() {
     let lines =
         [(Action::Exempt, "-s 10.9.0.1"), (Action::Reject, "! -s 10.0.0.0/8 --dport 80"), (TO, "-d moose --dport 80")];
-    let set = RuleSet { families: vec![Family::V4], ..output(set(&lines)) };
+    let set = only(Family::V4, output(set(&lines)));
     assert_eq!(
         print_rules(&set),
         "# iptables-restore --noflush
@@ -123,7 +143,7 @@ fn each_redirect_port_is_let_through_the_filter_once() {
 fn failing_closed_rejects_what_was_redirected_and_failing_open_leaves_no_rule() {
     let set = set(&[(Action::Exempt, "-s 10.9.0.1"), (TO, "--dport 80")]);
     assert_eq!(
-        set.with(|_| Gate::Rejected).restore_text(Family::V4),
+        set.with_gates(|_| Gate::Rejected).restore_text(Family::V4),
         "*filter
 :tproxy.12970 - [0:0]
 -A tproxy.12970 -i lo -j RETURN
@@ -134,15 +154,15 @@ fn failing_closed_rejects_what_was_redirected_and_failing_open_leaves_no_rule() 
 COMMIT
 "
     );
-    assert_eq!(print_rules(&set.with(|_| Gate::Withdrawn)), "");
+    assert_eq!(print_rules(&set.with_gates(|_| Gate::Withdrawn)), "");
 }
 
 #[test]
-fn a_family_without_listener_or_line_gets_no_rule() {
+fn a_family_without_a_spec_gets_no_rule() {
     let set = set(&[(TO, "-d fd00::1 --dport 80")]);
     assert!(set.plan(Family::V4).is_empty());
     assert_eq!(set.plan(Family::V6).len(), 1);
-    assert!(RuleSet { families: vec![Family::V4], ..set }.plan(Family::V6).is_empty());
+    assert!(only(Family::V4, set).plan(Family::V6).is_empty());
 }
 
 #[test]
@@ -167,7 +187,7 @@ COMMIT
 ";
     assert_eq!(set.restore_text(Family::V4), wanted);
     let mut both = set.clone();
-    both.lines.push(line(TO, "--dport 80"));
+    both.specs.extend(specs(RedirectionId(3), TO, "--dport 80"));
     assert!(
         both.restore_text(Family::V6)
             .contains("\n-I PREROUTING -p tcp --syn -j tproxy.12970\n-I PREROUTING -p udp -j tproxy.12970\n")
@@ -182,7 +202,7 @@ fn a_local_service_is_reached_without_a_relay_and_before_any_reject() {
         (Action::Local { port: None }, "-d moose --dport 79"),
         (Action::Reject, "--dport 1:1024"),
     ];
-    let set = RuleSet { families: vec![Family::V4], ..set(&lines) };
+    let set = only(Family::V4, set(&lines));
     assert_eq!(
         set.restore_text(Family::V4),
         "*filter
@@ -210,7 +230,7 @@ COMMIT
 }
 
 #[test]
-fn a_kernel_line_translates_in_its_family_and_masquerades_only_what_it_translated() {
+fn a_kernel_rule_translates_in_its_family_and_masquerades_only_what_it_translated() {
     let lines = [
         (Action::Exempt, "-s 10.9.0.1 --dport 80"),
         (Action::Exempt, "-i eth9"),
@@ -242,8 +262,7 @@ COMMIT
     let v6 = set(&lines).restore_text(Family::V6);
     assert!(v6.contains("-j DNAT --to-destination \"[fd00:3::3]:8080\"\n"), "{v6}");
     assert!(v6.contains(" -d fd00:3::3 --dport 53 -m conntrack --ctstate DNAT --ctorigdst fd00:2::5 "), "{v6}");
-    let only_v4 = DnatTarget::pick(&["10.3.0.3".parse().unwrap()], 80, DnatTarget::default());
-    assert!(set(&[(Action::Kernel { to: only_v4 }, "--dport 80")]).plan(Family::V6).is_empty());
+    assert!(only(Family::V4, set(&[(kernel(80), "--dport 80")])).plan(Family::V6).is_empty());
 }
 
 #[test]
@@ -262,9 +281,10 @@ fn what_the_kernel_sends_on_is_not_refused_on_its_way() {
 }
 
 #[test]
-fn this_hosts_own_connections_meet_only_the_lines_that_ask_for_them() {
+fn this_hosts_own_connections_meet_only_the_rules_that_ask_for_them() {
     let mut set = set(&[(TO, "--dport 80"), (Action::Exempt, "--dport 81"), (TO, "--dport 81:82")]);
-    (set.lines[1].output, set.lines[2].output, set.own_uid) = (true, true, Some(9));
+    set.own_uid = Some(9);
+    set.specs.iter_mut().for_each(|spec| spec.output = spec.redirection.0 > 0);
     assert_eq!(
         set.restore_text(Family::V4),
         "*nat
@@ -282,34 +302,35 @@ COMMIT
 "
     );
     // An exemption alone is no reason for a chain.
-    set.lines[2].output = false;
+    set.specs.iter_mut().for_each(|spec| spec.output = spec.redirection.0 == 1);
     assert!(!set.restore_text(Family::V4).contains(".out"));
 }
 
 #[test]
 fn one_redirection_can_be_withdrawn_or_refused_while_the_others_stay() {
     let mut set = set(&[(TO, "--dport 80"), (TO, "--dport 81"), (Action::Local { port: Some(9) }, "--dport 82")]);
-    for (line, owner) in set.lines.iter_mut().zip([0, 1, 1]) {
-        line.redirection = RedirectionId(owner);
-    }
+    set.specs.iter_mut().for_each(|spec| spec.redirection.0 = spec.redirection.0.min(1));
     let actions = |gate: Gate| -> Vec<Action> {
-        let gated = set.with(|id| if id.0 == 1 { gate } else { Gate::Normal });
-        gated.lines.iter().map(|line| line.action).collect()
+        let gated = set.with_gates(|id| if id.0 == 1 { gate } else { Gate::Normal });
+        only(Family::V4, gated).specs.iter().map(|spec| spec.action).collect()
     };
     let local = Action::Local { port: Some(9) };
     assert_eq!(actions(Gate::Normal), [TO, TO, local]);
     assert_eq!(actions(Gate::Withdrawn), [TO, Action::Exempt, local]);
     assert_eq!(actions(Gate::Rejected), [TO, Action::Reject, local]);
-    assert!(set.with(|_| Gate::Withdrawn).restore_text(Family::V4).contains("--dport 82 -j REDIRECT --to-ports 9"));
+    assert!(
+        set.with_gates(|_| Gate::Withdrawn).restore_text(Family::V4).contains("--dport 82 -j REDIRECT --to-ports 9")
+    );
 }
 
 #[test]
 fn another_address_replaces_the_old_one_within_one_transaction() {
     let to = |ip: &str| {
-        let to = DnatTarget::pick(&[ip.parse().unwrap()], 80, DnatTarget::default());
-        set(&[(Action::Kernel { to }, "-d moose --dport 80")]).plan(Family::V4)
+        let mut set = set(&[(kernel(80), "-d moose --dport 80")]);
+        set.specs[0].action = Action::Kernel { to: SocketAddr::new(ip.parse().unwrap(), 80) };
+        set.plan(Family::V4)
     };
-    let text = change(&to("10.3.0.3"), &to("10.3.0.4"));
+    let text = restore_text(&to("10.3.0.3"), &to("10.3.0.4"));
     assert_eq!(
         text,
         "*nat
@@ -329,7 +350,7 @@ COMMIT
 #[test]
 fn lists_count_as_the_rules_that_they_become() {
     let set = set(&[(TO, "-s 10.0.0.1,10.0.0.2 -d 10.1.0.1,10.1.0.2,10.1.0.3")]);
-    assert_eq!(set.plan(Family::V4)[0].chains[0].rules[0].copies, 6);
+    assert_eq!(set.plan(Family::V4)[0].chains[0].rules[0].expands_to, 6);
 }
 
 #[test]
@@ -339,5 +360,5 @@ fn the_longest_name_makes_chains_that_iptables_takes() {
     let longest = tables[0].chains.iter().map(|chain: &Chain| chain.name.len()).max();
     // XT_EXTENSION_MAXNAMELEN counts the end of the string too.
     assert_eq!(longest, Some(28));
-    assert!(tables[0].chains.iter().flat_map(|chain| &chain.rules).all(|rule: &Rule| rule.copies == 1));
+    assert!(tables[0].chains.iter().flat_map(|chain| &chain.rules).all(|rule: &Rule| rule.expands_to == 1));
 }

@@ -1,0 +1,80 @@
+//! The rules that a configuration asks for, once its host names have addresses.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::{Config, Redirection, RuleKind, Target};
+use crate::error::Error;
+use crate::redirection::RedirectionId;
+use crate::rules::address::Family;
+use crate::rules::rule::{Action, RuleSpec};
+use crate::rules::ruleset::RuleSet;
+use crate::traffic::service::HostPort;
+
+/// What is known when the rules are made.
+pub(crate) struct Known<'a> {
+    /// The addresses of a host name.
+    pub addresses: &'a dyn Fn(&str) -> Vec<IpAddr>,
+    /// Where a redirection listens.
+    pub listening: &'a dyn Fn(RedirectionId) -> Vec<SocketAddr>,
+}
+
+impl Known<'_> {
+    /// The addresses of an upstream, in the resolver's order.
+    pub(crate) fn upstream(&self, host: &HostPort) -> Vec<SocketAddr> {
+        host.addresses(self.addresses)
+    }
+}
+
+impl Config {
+    /// The rules of this instance; `None` when it owns none.
+    ///
+    /// Errors: a MATCH that no address family can fulfil.
+    pub(crate) fn rules(&self, known: &Known<'_>) -> Result<Option<RuleSet>, Error> {
+        if !self.has_rules() {
+            return Ok(None);
+        }
+        let mut specs = Vec::new();
+        for (index, redirection) in self.redirections.iter().enumerate() {
+            let id = RedirectionId::from(index);
+            let listening = (known.listening)(id);
+            for (kind, written) in &redirection.lines {
+                for matching in written.resolve(known.addresses)? {
+                    let action = redirection.action(*kind, matching.family, &listening, known);
+                    let spec = |action| RuleSpec { action, matching, redirection: id, output: redirection.output };
+                    specs.extend(action.map(spec));
+                }
+            }
+        }
+        let own_uid = self.process.user.map(|user| user.uid);
+        let locations = self.redirections.iter().map(|redirection| redirection.place.clone()).collect();
+        Ok(Some(RuleSet { name: self.name.clone(), specs, own_uid, locations }))
+    }
+
+    /// Whether the kernel has to forward for one of the redirections, by family.
+    pub(crate) fn forwards(&self, known: &Known<'_>) -> Vec<Family> {
+        let kernel = self.redirections.iter().filter(|redirection| matches!(redirection.target, Target::Kernel(_)));
+        let upstreams = kernel.flat_map(Redirection::hosts).flat_map(|host| known.upstream(host));
+        let mut families: Vec<Family> = upstreams.map(|address| Family::of(&address.ip())).collect();
+        families.dedup();
+        families
+    }
+}
+
+impl Redirection {
+    /// The action of a rule in one family; `None` when the redirection has nothing to lead to there: no listener, or no
+    /// upstream.
+    fn action(&self, kind: RuleKind, family: Family, listening: &[SocketAddr], known: &Known<'_>) -> Option<Action> {
+        let of_family = |address: &&SocketAddr| Family::of(&address.ip()) == family;
+        match (kind, &self.target) {
+            (RuleKind::Exempt, _) => Some(Action::Exempt),
+            (RuleKind::Reject, _) => Some(Action::Reject),
+            (RuleKind::Redirect, Target::Relay(_)) => {
+                listening.iter().find(of_family).map(|address| Action::Redirect { port: address.port() })
+            }
+            (RuleKind::Redirect, Target::Local(port)) => Some(Action::Local { port: *port }),
+            (RuleKind::Redirect, Target::Kernel(host)) => {
+                known.upstream(host).iter().find(of_family).map(|to| Action::Kernel { to: *to })
+            }
+        }
+    }
+}

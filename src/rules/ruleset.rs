@@ -1,0 +1,65 @@
+//! All rules that one instance wants in the kernel. Everything here is pure: the same [`RuleSet`] makes what is
+//! installed, what is printed and what is compared, so these three cannot differ.
+//!
+//! A new connection meets the nat table first, and only once. The first rule that matches decides: an exempt or
+//! rejected connection RETURNs untouched, a redirected one gets a new destination. A redirected connection reaches the
+//! filter table with its new destination, and RETURNs from there before any reject is looked at. So the order on the
+//! command line decides in both tables.
+
+use crate::redirection::RedirectionId;
+use crate::rules::address::Family;
+use crate::rules::chains::{Table, restore_text};
+use crate::rules::plan;
+use crate::rules::rule::{Gate, RuleSpec};
+
+/// All that one instance asks of the firewall.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleSet {
+    /// The name of the instance, at most 16 characters. Its chains are called after it.
+    pub name: String,
+    /// In the order of the command line: the first rule that matches decides.
+    pub specs: Vec<RuleSpec>,
+    /// The user whose own connections are left alone under `-O`: the workers'.
+    pub own_uid: Option<u32>,
+    /// The file and the line in which each redirection was written, for messages.
+    pub locations: Vec<Option<(String, usize)>>,
+}
+
+impl RuleSet {
+    /// The same rules, with the redirects of each redirection behind its gate.
+    pub fn with_gates(&self, gate: impl Fn(RedirectionId) -> Gate) -> RuleSet {
+        let mut gated = self.clone();
+        for spec in &mut gated.specs {
+            spec.action = spec.action.behind(gate(spec.redirection));
+        }
+        gated
+    }
+
+    /// The tables of a family as they should be. Empty if the family gets no rule.
+    pub fn plan(&self, family: Family) -> Vec<Table> {
+        let specs: Vec<&RuleSpec> = self.specs.iter().filter(|spec| spec.matching.family == family).collect();
+        plan::tables(&self.name, self.own_uid, specs)
+    }
+
+    /// The exact input for `iptables-restore --noflush` (or `ip6tables-restore`) where nothing of this instance is
+    /// installed yet.
+    pub fn restore_text(&self, family: Family) -> String {
+        restore_text(&[], &self.plan(family))
+    }
+}
+
+/// The input of a clean installation, word for word, under the commands that take it.
+pub(crate) fn print_rules(set: &RuleSet) -> String {
+    let mut text = String::new();
+    for (family, tool) in [(Family::V4, "iptables-restore"), (Family::V6, "ip6tables-restore")] {
+        let rules = set.restore_text(family);
+        if !rules.is_empty() {
+            text.push_str(&format!("# {tool} --noflush\n{rules}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "ruleset_tests.rs"]
+mod tests;
