@@ -2,13 +2,13 @@
 
 use lab::daemon::{Finished, Launch, LoopbackRelay, free_port};
 use lab::servers::Server;
+use lab::tempdir::TempDir;
 use lab::{process, report, wait};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use tproxy::testing::{OPTIONS, man_fragment};
 
 /// A command line that is good, to which a bad option is added.
@@ -45,27 +45,18 @@ fn value_refused(option: &str, value: &str) {
 
 /// A copy of the binary that any user may run, wherever it was built.
 struct PublicBinary {
-    directory: PathBuf,
+    directory: TempDir,
 }
 
 impl PublicBinary {
     fn new() -> PublicBinary {
-        let directory = std::env::temp_dir().join(process::unique("tproxy-bin"));
-        fs::create_dir(&directory).expect("directory");
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).expect("mode");
-        fs::copy(env!("CARGO_BIN_EXE_tproxy"), directory.join("tproxy")).expect("copy");
+        let directory = TempDir::new();
+        fs::copy(env!("CARGO_BIN_EXE_tproxy"), directory.file("tproxy")).expect("copy");
         PublicBinary { directory }
     }
 
     fn run_as_nobody(&self, args: &[&str]) -> Finished {
-        let path = self.directory.join("tproxy");
-        Launch::new(args).by_user(NOBODY, path.to_str().expect("a path")).run()
-    }
-}
-
-impl Drop for PublicBinary {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
+        Launch::new(args).by_user(NOBODY, &self.directory.file("tproxy")).run()
     }
 }
 
@@ -456,9 +447,7 @@ fn what_does_not_go_together_is_refused() {
 
 #[test]
 fn an_error_in_a_file_names_file_line_and_option() {
-    let directory = std::env::temp_dir().join(process::unique("tproxy-conf"));
-    fs::create_dir(&directory).expect("directory");
-    let file = directory.join("table.conf");
+    let directory = TempDir::new();
     let wrong = [
         ("-s 1 cow 80\n\n-s 70000 cow 80\n", ":3: -s: '70000' given"),
         ("# comment\n-s 1 \\\n cow 80 --drain 3\n", ":2: --drain: given with a redirection"),
@@ -468,15 +457,14 @@ fn an_error_in_a_file_names_file_line_and_option() {
         ("-s 1 cow 80\n-s 1 moose 80\n", ":2: -s: port 1 given twice"),
     ];
     for (text, part) in wrong {
-        fs::write(&file, text).expect("file");
-        let said = refused(&["-c", file.to_str().expect("path")]).stderr;
-        assert!(said.contains(&format!("{}{part}", file.display())), "{text:?}: {said}");
+        let file = directory.write("table.conf", text);
+        let said = refused(&["-c", &file]).stderr;
+        assert!(said.contains(&format!("{file}{part}")), "{text:?}: {said}");
     }
-    fs::remove_dir_all(&directory).expect("clean-up");
 }
 
 /// `--check -c` of a table whose names and user this machine need not have.
-fn check_table(directory: &process::Directory, text: &str) -> Finished {
+fn check_table(directory: &TempDir, text: &str) -> Finished {
     let names = [("-r tproxy", "-r nobody"), ("moose", "10.2.0.5"), ("cow", "10.3.0.3"), ("proxy ", "10.3.0.9 ")];
     let text = names.iter().fold(text.to_owned(), |text, (name, here)| text.replace(name, here));
     let table = directory.file("table.conf");
@@ -489,7 +477,7 @@ fn the_sample_of_a_table_is_a_good_one() {
     let sample = fs::read_to_string("scripts/tproxy.conf").expect("sample");
     let text: String = sample.lines().map(|line| format!("{}\n", line.strip_prefix('#').unwrap_or(line))).collect();
     let commands: Vec<&str> = text.lines().filter(|line| line.starts_with('-') || line.starts_with("  ")).collect();
-    let done = check_table(&process::Directory::new(), &commands.join("\n"));
+    let done = check_table(&TempDir::new(), &commands.join("\n"));
     assert_eq!((done.status, done.stderr.as_str()), (0, ""));
     for line in ["at 10.3.0.9:3128 via http", "at 10.3.0.9:3128 via connect", "redirect to port 1113", "forward to"] {
         assert!(done.stdout.contains(line), "{line}: {}", done.stdout);
@@ -501,7 +489,7 @@ fn the_table_in_the_manual_page_is_a_good_one() {
     let page = fs::read_to_string("man/tproxy.conf.5").expect("page");
     let example = page.split(".Sh EXAMPLES\n.Bd -literal\n").nth(1).expect("EXAMPLES");
     let text = example.split(".Ed").next().expect("the end of the example").replace("\\e\n", "\\\n");
-    let directory = process::Directory::new();
+    let directory = TempDir::new();
     fs::rename(write_secret(&directory, SECRET, 0o600), directory.file("proxy.auth")).expect("rename");
     let done = check_table(&directory, &text);
     assert_eq!((done.status, done.stderr.as_str()), (0, ""));
@@ -510,13 +498,10 @@ fn the_table_in_the_manual_page_is_a_good_one() {
 
 #[test]
 fn nothing_is_touched_before_a_bad_value_is_found() {
-    let directory = std::env::temp_dir().join(process::unique("tproxy-cli"));
-    fs::create_dir(&directory).expect("directory");
-    let (log, pid) = (directory.join("log"), directory.join("pid"));
-    let (log, pid) = (log.to_str().expect("path"), pid.to_str().expect("path"));
-    refused(&["-l", log, "-P", pid, "-s", "40123", "127.0.0.1", "80", "--drain", "soon"]);
-    assert_eq!(fs::read_dir(&directory).expect("directory").count(), 0, "files were made");
-    fs::remove_dir_all(&directory).expect("clean up");
+    let directory = TempDir::new();
+    let (log, pid) = (directory.file("log"), directory.file("pid"));
+    refused(&["-l", &log, "-P", &pid, "-s", "40123", "127.0.0.1", "80", "--drain", "soon"]);
+    assert_eq!(fs::read_dir(&directory.path).expect("directory").count(), 0, "files were made");
 }
 
 // ---- Privileges ----
@@ -570,7 +555,7 @@ fn without_root_an_access_log_that_cannot_be_made_is_status_73() {
 /// What must never be seen, and a file that says it.
 const SECRET: &str = "squid-user:sesame-of-the-proxy";
 
-fn write_secret(directory: &process::Directory, text: &str, mode: u32) -> String {
+fn write_secret(directory: &TempDir, text: &str, mode: u32) -> String {
     let path = directory.file("secret");
     fs::write(&path, text).expect("file");
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
@@ -584,7 +569,7 @@ fn with_secret(path: &str) -> Launch {
 
 #[test]
 fn credentials_are_read_from_a_file_of_its_owner_alone() {
-    let directory = process::Directory::new();
+    let directory = TempDir::new();
     for mode in [0o600, 0o400, 0o700] {
         let path = write_secret(&directory, &format!("{SECRET}\n"), mode);
         for kind in ["http", "connect", "socks5"] {
@@ -600,7 +585,7 @@ fn credentials_are_read_from_a_file_of_its_owner_alone() {
 
 #[test]
 fn a_file_that_others_may_read_or_write_holds_no_secret() {
-    let directory = process::Directory::new();
+    let directory = TempDir::new();
     for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644, 0o666] {
         let path = write_secret(&directory, SECRET, mode);
         let done = with_secret(&path).run();
@@ -612,7 +597,7 @@ fn a_file_that_others_may_read_or_write_holds_no_secret() {
 
 #[test]
 fn what_is_no_file_holds_no_secret() {
-    let directory = process::Directory::new();
+    let directory = TempDir::new();
     let fifo = directory.file("fifo");
     nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("fifo");
     for path in [fifo.as_str(), "/dev/null", "/"] {
@@ -629,7 +614,7 @@ fn what_is_no_file_holds_no_secret() {
 
 #[test]
 fn a_file_of_credentials_that_says_something_else_is_named_and_not_shown() {
-    let directory = process::Directory::new();
+    let directory = TempDir::new();
     let long = format!("{SECRET}{}", "x".repeat(5000));
     for text in ["", "\n", "sesame-without-a-colon\n", ":sesame\n", "squid-user:sesame\nsesame:squid-user\n", &long] {
         let path = write_secret(&directory, text, 0o600);
@@ -651,7 +636,7 @@ fn credentials_of_somebody_else_are_not_used() {
     if !am_root() {
         return;
     }
-    let (binary, directory) = (PublicBinary::new(), process::Directory::new());
+    let (binary, directory) = (PublicBinary::new(), TempDir::new());
     fs::set_permissions(&directory.path, fs::Permissions::from_mode(0o755)).expect("mode");
     let path = write_secret(&directory, SECRET, 0o600);
     let line = ["--check", "-s", "40123", "--via", "connect", "--auth-file", &path, "127.0.0.1", "3128"];
@@ -683,7 +668,7 @@ fn heard_by(proxy: &TcpListener, daemon: SocketAddr) -> String {
 
 #[test]
 fn credentials_reach_the_proxy_and_no_log_and_are_read_again_at_a_reload() {
-    let (directory, proxy) = (process::Directory::new(), TcpListener::bind("127.0.0.1:0").expect("bind"));
+    let (directory, proxy) = (TempDir::new(), TcpListener::bind("127.0.0.1:0").expect("bind"));
     let path = write_secret(&directory, "cow:sesame\n", 0o600);
     // Two workers, so that there is a guardian to reload.
     let options = format!("-v -w 2 -a 127.0.0.1 --accept-proxy --via connect --auth-file {path}");
@@ -715,7 +700,7 @@ fn credentials_reach_the_proxy_and_no_log_and_are_read_again_at_a_reload() {
 
 #[test]
 fn a_bad_file_of_credentials_in_a_table_names_the_line() {
-    let directory = process::Directory::new();
+    let directory = TempDir::new();
     let path = write_secret(&directory, SECRET, 0o644);
     let table = directory.file("table.conf");
     fs::write(&table, format!("-s 1 cow 80\n-s 2 --via socks5 --auth-file {path} cow 80\n")).expect("file");
@@ -770,7 +755,7 @@ fn of_transparent_and_proxy_only_the_last_one_counts() {
 #[test]
 fn a_daemon_finds_its_files_again_from_the_root_directory() {
     let server = Server::page("127.0.0.1:0", "page");
-    let (directory, family) = (process::Directory::new(), process::Family::new());
+    let (directory, family) = (TempDir::new(), process::Family::new());
     let ports = [free_port(), free_port()];
     let table = |port: u16| {
         let text = format!("-l access.log\n-b 127.0.0.1 -s {port} 127.0.0.1 {}\n", server.address.port());

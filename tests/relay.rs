@@ -31,6 +31,7 @@ use lab::clients::{self, expect_reset, read_all, reset, round_trip, wait_acknowl
 use lab::daemon::{Launch, LoopbackRelay, free_port};
 use lab::pattern::{Cut, Pattern, sum_of, sum_with_pause};
 use lab::servers::{FullServer, Server};
+use lab::tempdir::TempDir;
 use lab::{process, report, wait};
 use nix::sys::signal::Signal;
 use std::io::{ErrorKind, Read, Write};

@@ -174,6 +174,7 @@ pub(crate) fn text(via: &Via) -> &'static str {
 mod tests {
     use super::*;
     use crate::cli::options;
+    use lab::tempdir::TempDir;
     use std::io::Write;
 
     fn parsed(line: &str) -> Result<Via, Error> {
@@ -209,13 +210,13 @@ mod tests {
 
     #[test]
     fn credentials_are_used_and_never_shown() {
-        let path = std::env::temp_dir().join(format!("tproxy-via-{}", std::process::id()));
+        let directory = TempDir::new();
+        let path = directory.file("secret");
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path).unwrap();
         file.write_all(b"squid-user:sesame\n").unwrap();
         let ways: Vec<_> = ["http --via-fallback connect", "connect", "socks5"]
-            .map(|kind| parsed(&format!("--via {kind} --auth-file {}", path.display())))
+            .map(|kind| parsed(&format!("--via {kind} --auth-file {path}")))
             .into();
-        std::fs::remove_file(&path).unwrap();
         for way in ways {
             let way = way.unwrap();
             let shown = format!("{way:?}{way:#?}{}", text(&way));

@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_name_is_given_once_until_its_last_holder_is_gone() {
-        let name = format!("test-{}", std::process::id());
+        let name = lab::process::unique("test");
         let first = InstanceLock::stake(&name).unwrap();
         assert!(InstanceLock::try_stake(&name).unwrap().is_none());
         let error = InstanceLock::stake(&name).unwrap_err();

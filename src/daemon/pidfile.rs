@@ -55,10 +55,12 @@ fn living_daemon(path: &Path) -> Option<Pid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lab::tempdir::TempDir;
 
     #[test]
     fn the_file_goes_with_its_process_only() {
-        let path = std::env::temp_dir().join(format!("tproxy-pidfile-{}", std::process::id()));
+        let directory = TempDir::new();
+        let path = directory.path.join("pid");
         let file = PidFile::write(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
         drop(file);
@@ -67,6 +69,5 @@ mod tests {
         fs::write(&path, "1\n").unwrap();
         drop(file);
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
-        fs::remove_file(&path).unwrap();
     }
 }

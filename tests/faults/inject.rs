@@ -1,7 +1,8 @@
 //! Making system calls of the running daemon fail: `inject.c`, compiled here and preloaded there.
 
 use lab::daemon::Launch;
-use lab::process::{Directory, unique};
+use lab::process::unique;
+use lab::tempdir::TempDir;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -50,13 +51,13 @@ const CLOCK: u64 = 8;
 pub struct Faults {
     file: File,
     path: String,
-    _directory: Directory,
+    _directory: TempDir,
 }
 
 impl Faults {
     /// Nothing fails yet.
     pub fn new() -> Faults {
-        let directory = Directory::new();
+        let directory = TempDir::new();
         let path = directory.file("page");
         let file = File::options().create_new(true).read(true).write(true).open(&path).expect("page");
         file.set_len(CLOCK + CALLS * RULE).expect("page");

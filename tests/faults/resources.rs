@@ -4,7 +4,7 @@ use super::HEAVY;
 use super::inject::{Call, Role, compiled};
 use super::scene::{ECHO, Holdings, MOOSE, Scene};
 use lab::journal::ConnectionLine;
-use lab::process::Directory;
+use lab::tempdir::TempDir;
 use lab::transfer::{Manners, Order, Transfer};
 use lab::{alone, clients, process, raise_open_files, report, rules, wait};
 use std::fs;
@@ -71,11 +71,11 @@ fn without_a_pipe_quota_data_is_copied_and_later_spliced_again() {
 }
 
 /// A small file system of its own, which goes with the test.
-struct SmallDisk(Directory);
+struct SmallDisk(TempDir);
 
 impl SmallDisk {
     fn new() -> SmallDisk {
-        let disk = SmallDisk(Directory::new());
+        let disk = SmallDisk(TempDir::new());
         let words = ["-t", "tmpfs", "-o", "size=64k,mode=777", "tmpfs"];
         let done = Command::new("mount").args(words).arg(&disk.0.path).status().expect("mount");
         assert!(done.success(), "mount: {done}");

@@ -6,6 +6,7 @@ use lab::daemon::{Daemon, Launch};
 use lab::netns::Lab;
 use lab::process;
 use lab::servers::Server;
+use lab::tempdir::TempDir;
 use lab::transfer::{self, Ledger, Manners, Order, Outcome, Transfer};
 use lab::wait;
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ pub struct Scene {
     /// What the servers have seen.
     pub ledger: Arc<Ledger>,
     _servers: [Server; 2],
-    directory: process::Directory,
+    directory: TempDir,
     /// The machines themselves.
     pub lab: Lab,
 }
@@ -36,7 +37,7 @@ impl Scene {
         let lab = Lab::new()?;
         let ledger = Arc::default();
         let servers = lab.cow.enter(|| [transfer::serve("[::]:9", &ledger), Server::echo("[::]:7")]);
-        Some(Scene { ledger, _servers: servers, directory: process::Directory::new(), lab })
+        Some(Scene { ledger, _servers: servers, directory: TempDir::new(), lab })
     }
 
     /// A file in a directory that goes with the scene.

@@ -1,13 +1,11 @@
 //! What the tests of the rules share: a namespace of their own, rule sets, and the tables as text.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use lab::netns::Net;
 use tproxy::testing::{Action, Family, Match, RedirectionId, RuleSet, RuleSpec};
 
 pub const TO: Action = Action::Redirect { port: 12970 };
@@ -27,40 +25,10 @@ COMMIT
 COMMIT
 "#;
 
-/// Deletes the namespace, also when the test fails.
-struct Namespace(String);
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
-
-pub fn unique() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("tpfw-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
 /// Runs a test on a thread that has moved into a fresh namespace; the commands that it starts are there too.
-pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let name = unique();
-    let made = nix::unistd::geteuid().is_root()
-        && Command::new("ip").args(["netns", "add", &name]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
-    if !made {
-        assert_ne!(std::env::var("TPROXY_MUST_NETNS").as_deref(), Ok("1"), "no root or no network namespaces");
-        eprintln!("**** SKIPPED, NOT TESTED: this needs root and network namespaces ****");
-        return;
-    }
-    let namespace = Namespace(name);
-    let path = Path::new("/run/netns").join(&namespace.0);
-    let thread = std::thread::spawn(move || {
-        let file = fs::File::open(path).unwrap();
-        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
+pub fn in_namespace(test: impl FnOnce() + Send) {
+    if let Some(net) = Net::alone() {
+        net.enter(test);
     }
 }
 

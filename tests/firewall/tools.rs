@@ -2,23 +2,24 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use tproxy::testing::Firewall;
 use tproxy::testing::{Action, Family, RuleSet};
 
+use lab::tempdir::TempDir;
+
 use crate::common::*;
 
 /// A directory of tools in which some are replaced by scripts.
-struct Tools(PathBuf);
+struct Tools(TempDir);
 
 impl Tools {
     fn with(scripts: &[(&str, &str)]) -> Tools {
-        let directory = std::env::temp_dir().join(unique());
-        fs::create_dir(&directory).unwrap();
+        let directory = TempDir::new();
         for tool in ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"] {
-            let path = directory.join(tool);
+            let path = directory.path.join(tool);
             match scripts.iter().find(|(name, _)| *name == tool) {
                 Some((_, "")) => {}
                 Some((_, script)) => {
@@ -32,13 +33,7 @@ impl Tools {
     }
 
     fn firewall(&self) -> Firewall {
-        Firewall::find_in(&[self.0.to_str().unwrap()]).unwrap()
-    }
-}
-
-impl Drop for Tools {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        Firewall::find_in(&[self.0.path.to_str().unwrap()]).unwrap()
     }
 }
 
@@ -120,8 +115,9 @@ fn a_tool_killed_in_the_middle_leaves_no_rule() {
 #[test]
 fn the_number_of_processes_does_not_grow_with_the_rules() {
     in_namespace(|| {
-        let count = std::env::temp_dir().join(unique());
-        let wrapped = |tool| format!("echo {tool} >>{}; exec /usr/sbin/{tool} \"$@\"", count.display());
+        let directory = TempDir::new();
+        let count = directory.file("count");
+        let wrapped = |tool| format!("echo {tool} >>{count}; exec /usr/sbin/{tool} \"$@\"");
         let names = ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"];
         let scripts: Vec<String> = names.iter().map(wrapped).collect();
         let pairs: Vec<(&str, &str)> = names.iter().copied().zip(scripts.iter().map(String::as_str)).collect();
@@ -145,7 +141,6 @@ fn the_number_of_processes_does_not_grow_with_the_rules() {
             lab::report(&format!("{lines} lines: {spawned} processes; {}", times.join(", ")));
             assert_eq!(spawned, 16);
         }
-        fs::remove_file(&count).unwrap();
     });
 }
 

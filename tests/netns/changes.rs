@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 
 use super::{HEAVY, MOOSE, Scene, Server};
 use lab::daemon::{Daemon, Launch};
-use lab::process::{self, Directory};
+use lab::process;
+use lab::tempdir::TempDir;
 use lab::{alone, clients, report, rules, wait};
 
 const TPROXY: &str = env!("CARGO_BIN_EXE_tproxy");
@@ -18,7 +19,7 @@ const STAND_IN: &str = "-r nobody\n-s 12970 -R '-d moose --dport 80' cow 80\n";
 
 /// A daemon with a file, a pid file and a program of its own.
 struct Site {
-    directory: Directory,
+    directory: TempDir,
     file: String,
     pidfile: String,
     program: String,
@@ -26,7 +27,7 @@ struct Site {
 
 impl Site {
     fn new(text: &str) -> Site {
-        let directory = Directory::new();
+        let directory = TempDir::new();
         let names = ["table.conf", "pid", "tproxy"].map(|name| directory.file(name));
         let [file, pidfile, program] = names;
         let site = Site { directory, file, pidfile, program };

@@ -5,8 +5,9 @@ use super::system_log::Syslog;
 use super::tools::script;
 use super::{HEAVY, MOOSE, STAND_IN, Scene, Server, stand_in_detached};
 use lab::daemon::Daemon;
-use lab::process::{self, Directory};
+use lab::process;
 use lab::takeover::{Puppet, copy_of_descriptor, line, watch};
+use lab::tempdir::TempDir;
 use lab::{alone, clients, report, rules, wait};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -22,16 +23,6 @@ use tproxy::testing::message::{Answer, Bytes, SIZE, ToGuardian};
 
 /// No capability in any of the sets.
 const NONE: &str = "0000000000000000";
-
-/// The directories in /run that tproxy makes and must not leave.
-fn leftovers() -> Vec<String> {
-    let entries = ["/run", "/tmp", "/dev/shm"].into_iter().flat_map(|place| fs::read_dir(place).into_iter().flatten());
-    let names = entries.flatten().map(|entry| entry.path().display().to_string());
-    // mkdtemp(3) makes six characters.
-    names
-        .filter(|name| name.rsplit('/').next().is_some_and(|name| name.starts_with("tproxy-") && name.len() == 13))
-        .collect()
-}
 
 fn expect_confined(pid: i32, user: &str) {
     let field = |name| process::status_field(pid, name);
@@ -49,8 +40,9 @@ fn expect_empty_root(pid: i32) {
     for entry in ["root", "cwd"] {
         let seen = fs::read_dir(format!("/proc/{pid}/{entry}/")).expect("a directory").count();
         assert_eq!(seen, 0, "{entry} of {pid}");
-        let link = fs::read_link(format!("/proc/{pid}/{entry}")).expect("link");
-        assert!(link.to_string_lossy().ends_with(" (deleted)"), "{link:?}");
+        let link = fs::read_link(format!("/proc/{pid}/{entry}")).expect("link").display().to_string();
+        let made = link.strip_suffix(" (deleted)").unwrap_or_else(|| panic!("{link} is left on the disk"));
+        assert!(made.contains("/tproxy-") && !fs::exists(made).expect("a place"), "{made}");
     }
 }
 
@@ -96,7 +88,7 @@ fn without_a_user_of_their_own_they_have_no_more() {
 #[test]
 fn one_process_without_a_guardian_keeps_its_files_and_nothing_else() {
     let Some(scene) = Scene::new() else { return };
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let (pidfile, log) = (directory.file("pid"), directory.file("access.log"));
     let args = ["-d", "-s", "12970", "-P", &pidfile, "-l", &log, "10.3.0.3", "80"];
     let mut daemon = scene.relay(&args);
@@ -123,10 +115,15 @@ fn one_process_without_a_guardian_keeps_its_files_and_nothing_else() {
 fn no_directory_of_a_worker_is_left_on_the_disk() {
     let Some(scene) = Scene::new() else { return };
     let mut daemon = scene.relay(&[&["-w", "4"], STAND_IN].concat());
+    let first = daemon.family.named("tproxy-worker");
+    first.iter().for_each(|pid| expect_empty_root(*pid));
     daemon.signal(Signal::SIGHUP);
     daemon.journal.wait_for("reloaded:");
-    // Those of other tests are there for a moment.
-    wait::until_true("no directory is left", || leftovers().is_empty());
+    let next = wait::until("the next workers", || {
+        let now = daemon.family.named("tproxy-worker");
+        (now.len() == 4 && now.iter().all(|pid| !first.contains(pid))).then_some(now)
+    });
+    next.iter().for_each(|pid| expect_empty_root(*pid));
     assert_eq!(daemon.stop(), 0);
 }
 
@@ -345,7 +342,7 @@ fn all_that_workers_do(scene: &Scene, daemon: &mut Daemon) {
 fn nothing_that_a_worker_or_a_resolver_does_is_refused() {
     let Some(scene) = Scene::new() else { return };
     let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let file = directory.file("table.conf");
     let lines =
         ["80 -R '-d moose --dport 80' cow 80", "7 -R '-d moose --dport 7' cow 7", "1 -R '-d moose --dport 81' cow 81"];
@@ -382,7 +379,7 @@ fn a_worker_that_runs_wild_is_replaced_and_leaves_no_core() {
 fn a_panic_in_a_worker_is_told_with_its_place_and_the_worker_replaced() {
     let Some(scene) = Scene::new() else { return };
     let syslog = Syslog::new();
-    let launch = scene.launch(&stand_in_detached(&[])).with_devices_in(&syslog.directory);
+    let launch = scene.launch(&stand_in_detached(&[])).with_devices_in(&syslog.directory.path);
     let (done, family) = launch.start();
     assert_eq!(done.status, 0, "{done:?}");
     let worker = family.worker();
@@ -569,7 +566,7 @@ fn an_enemy_in_the_resolvers_place_is_replaced() {
 #[test]
 fn the_programs_that_hold_the_rules_get_nothing_of_ours() {
     let Some(scene) = Scene::new() else { return };
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let (environment, descriptors) = (directory.file("environment"), directory.file("descriptors"));
     let real = format!("{}/true/iptables-restore", directory.path.display());
     // ls(1) has one more, of the directory itself.

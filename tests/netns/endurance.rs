@@ -2,6 +2,7 @@
 
 use super::{HEAVY, MOOSE, Scene, Server};
 use lab::netns::Net;
+use lab::tempdir::TempDir;
 use lab::{alone, clients, number_from_env, process, raise_open_files, report, wait};
 use nix::sys::signal::Signal;
 use std::io::{self, ErrorKind, Read, Write};
@@ -188,7 +189,7 @@ fn a_minute_at_two_thousand_connections_a_second_leaves_nothing_behind() {
     let seconds = number_from_env("TPROXY_SOAK_SECONDS", 60);
     [&scene.lab.client, &scene.lab.gateway, &scene.lab.cow].into_iter().for_each(roomy);
     scene.lab.gateway.sysctl(&["net.netfilter.nf_conntrack_tcp_timeout_time_wait=5"]);
-    let directory = process::Directory::new();
+    let directory = TempDir::new();
     let log = directory.file("access.log");
     let daemon = scene.relay(&[&["-l", &log], super::STAND_IN].concat());
     let worker = daemon.family.worker();

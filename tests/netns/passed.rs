@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::Scene;
 use lab::report;
+use lab::tempdir::TempDir;
 use lab::{process, wait};
 
 const TPROXY: &str = env!("CARGO_BIN_EXE_tproxy");
@@ -33,21 +34,16 @@ impl Drop for Running {
 #[test]
 fn inetd_hands_over_connections_and_listening_sockets() {
     let Some(scene) = Scene::new() else { return };
-    let directory = std::env::temp_dir().join(process::unique("tproxy-inetd"));
-    std::fs::create_dir(&directory).expect("directory");
-    let file = directory.join("inetd.conf");
+    let directory = TempDir::new();
     let text = format!(
         "8081 stream tcp nowait root {TPROXY} tproxy 10.3.0.3 80\n8082 stream tcp wait root {TPROXY} tproxy 10.3.0.3 80\n"
     );
-    std::fs::write(&file, text).expect("inetd.conf");
-    let inetd = Running::new(&scene, &["inetd", "-i", file.to_str().expect("path")]);
+    let _inetd = Running::new(&scene, &["inetd", "-i", &directory.write("inetd.conf", &text)]);
     wait::until_true("inetd", || scene.page("10.1.0.1:8081") == "cow");
     for _ in 0..10 {
         assert_eq!(scene.page("10.1.0.1:8081"), "cow", "nowait");
         assert_eq!(scene.page("10.1.0.1:8082"), "cow", "wait");
     }
-    drop(inetd);
-    std::fs::remove_dir_all(&directory).expect("clean-up");
 }
 
 #[test]

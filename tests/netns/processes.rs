@@ -2,6 +2,7 @@
 
 use super::{MOOSE, MOOSE6, STAND_IN, Scene, Server, stand_in_detached};
 use lab::daemon::Daemon;
+use lab::tempdir::TempDir;
 use lab::{clients, process, rules, wait};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
@@ -384,7 +385,7 @@ fn counters_are_the_sum_of_all_workers_that_there_were() {
 #[test]
 fn no_two_connections_of_a_daemon_have_the_same_number() {
     let Some(scene) = Scene::new() else { return };
-    let directory = process::Directory::new();
+    let directory = TempDir::new();
     let pidfile = directory.file("pid");
     let daemon = scene.relay(&[&["-w", "2", "-P", &pidfile], STAND_IN].concat());
     fetch(&scene, &daemon, 20);

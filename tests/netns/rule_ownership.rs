@@ -1,7 +1,8 @@
 //! Who owns which rule, and what is left of ours: nothing.
 
 use super::{Launch, MOOSE, STAND_IN, Scene};
-use lab::process::{self, Directory};
+use lab::process;
+use lab::tempdir::TempDir;
 use lab::{rules, wait};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -144,7 +145,7 @@ fn a_second_start_on_the_same_port_leaves_the_first_unharmed() {
 fn a_second_start_of_the_same_name_leaves_the_firsts_rules_alone() {
     let Some(scene) = Scene::new() else { return };
     let gateway = &scene.lab.gateway;
-    let (one, two) = (Directory::new(), Directory::new());
+    let (one, two) = (TempDir::new(), TempDir::new());
     let (file, other_file) = (one.file("table.conf"), two.file("table.conf"));
     fs::write(&file, "-s 12970 -R '-d 10.2.0.5 --dport 80' 10.3.0.3 80\n").expect("file");
     fs::write(&other_file, "-s 12971 -R '-d 10.2.0.5 --dport 81' 10.3.0.3 80\n").expect("file");
@@ -179,7 +180,7 @@ fn a_second_start_of_the_same_name_leaves_the_firsts_rules_alone() {
 #[test]
 fn a_name_is_held_without_a_gap_through_an_upgrade_and_is_free_after_the_stop() {
     let Some(scene) = Scene::new() else { return };
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let pidfile = directory.file("pid");
     let args = ["-d", "-P", &pidfile, "--local", "1113", "-R", "--dport 113"];
     let daemon = scene.relay(&args);
@@ -216,7 +217,7 @@ fn a_name_is_held_without_a_gap_through_an_upgrade_and_is_free_after_the_stop() 
 fn a_reload_that_brings_the_first_rules_needs_the_name_too() {
     let Some(scene) = Scene::new() else { return };
     let gateway = &scene.lab.gateway;
-    let (one, two) = (Directory::new(), Directory::new());
+    let (one, two) = (TempDir::new(), TempDir::new());
     let (file, other_file) = (one.file("table.conf"), two.file("table.conf"));
     fs::write(&file, "-s 12970 10.3.0.3 80\n").expect("file");
     fs::write(&other_file, "--local 1113 -R '--dport 113'\n").expect("file");
@@ -266,14 +267,12 @@ fn printed_rules_are_the_installed_ones_and_printing_touches_nothing() {
     let installed = rules::saved(gateway);
     daemon.family.end();
     assert_eq!(scene.launch(&["--flush"]).run().status, 0);
-    for (family, tool) in [("v4", "iptables-restore"), ("v6", "ip6tables-restore")] {
+    let directory = TempDir::new();
+    for tool in ["iptables-restore", "ip6tables-restore"] {
         let text = restore_input(&printed.stdout, tool);
         assert!(!text.is_empty(), "no input for {tool} in {}", printed.stdout);
-        let file = std::env::temp_dir().join(process::unique("tproxy-rules"));
-        std::fs::write(&file, &text).expect("write");
-        gateway.run(&["sh", "-c", &format!("{tool} -w --noflush < {}", file.display())]);
-        std::fs::remove_file(&file).expect("remove");
-        assert!(!family.is_empty());
+        let file = directory.write(tool, &text);
+        gateway.run(&["sh", "-c", &format!("{tool} -w --noflush < {file}")]);
     }
     assert_eq!(rules::saved(gateway), installed);
 }

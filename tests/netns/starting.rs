@@ -2,7 +2,8 @@
 
 use super::{MOOSE, Scene, Server, stand_in_detached};
 use lab::daemon::Finished;
-use lab::process::{self, Directory, Family};
+use lab::process::{self, Family};
+use lab::tempdir::TempDir;
 use lab::{clients, rules, wait};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -62,7 +63,7 @@ fn the_daemon_lets_go_of_its_starter() {
 #[test]
 fn the_pid_file_names_the_guardian_and_goes_with_it() {
     let Some(scene) = Scene::new() else { return };
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let path = directory.file("tproxy.pid");
     let (done, family) = scene.launch(&stand_in_detached(&["-P", &path])).start();
     let text = fs::read_to_string(&path).expect("the pid file is there when the start returns");
@@ -77,7 +78,7 @@ fn the_pid_file_names_the_guardian_and_goes_with_it() {
 #[test]
 fn a_pid_file_of_a_dead_daemon_is_no_hindrance() {
     let Some(scene) = Scene::new() else { return };
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let path = directory.file("tproxy.pid");
     fs::write(&path, "999999\n").expect("write");
     let (done, family) = scene.launch(&stand_in_detached(&["-P", &path])).start();
@@ -88,7 +89,7 @@ fn a_pid_file_of_a_dead_daemon_is_no_hindrance() {
 #[test]
 fn while_the_old_daemon_drains_its_pid_file_forbids_another_start() {
     let Some(scene) = Scene::new() else { return };
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let path = directory.file("tproxy.pid");
     let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
     let args = ["-s", "12970", "-r", "nobody", "-P", &path, "-R", "-d moose --dport 7", "cow", "7"];
@@ -126,7 +127,7 @@ fn a_port_that_is_taken_is_status_69_and_leaves_no_rule() {
 #[test]
 fn a_failed_start_leaves_no_pid_file() {
     let Some(scene) = Scene::new() else { return };
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let path = directory.file("tproxy.pid");
     let bad = ["-s", "12970", "-P", &path, "-R", "-m no-such-module", "10.3.0.3", "80"];
     assert_eq!(scene.launch(&bad).run().status, 71);
@@ -146,7 +147,7 @@ fn a_pid_file_that_cannot_be_made_is_status_73() {
 #[test]
 fn systemd_is_told_ready_when_traffic_flows() {
     let Some(scene) = Scene::new() else { return };
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let path = directory.file("notify");
     let socket = UnixDatagram::bind(&path).expect("bind");
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
@@ -185,7 +186,7 @@ fn a_name_that_does_not_resolve_is_status_75_and_the_daemon_keeps_trying() {
 #[test]
 fn the_access_log_is_reopened_by_a_daemon_that_has_dropped_its_privileges() {
     let Some(scene) = Scene::new() else { return };
-    let directory = Directory::new();
+    let directory = TempDir::new();
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(&directory.path, fs::Permissions::from_mode(0o700)).expect("mode");
     let (path, old) = (directory.file("access.log"), directory.file("access.log.1"));
@@ -212,14 +213,14 @@ fn the_access_log_is_reopened_by_a_daemon_that_has_dropped_its_privileges() {
 
 /// The init script with a file of defaults of its own.
 struct InitScript {
-    directory: Directory,
+    directory: TempDir,
     script: String,
     family: Family,
 }
 
 impl InitScript {
     fn new(options: &str) -> InitScript {
-        let directory = Directory::new();
+        let directory = TempDir::new();
         let [script, defaults, pidfile] = ["init", "default", "pid"].map(|name| directory.file(name));
         let text = fs::read_to_string("scripts/tproxy.init").expect("the script");
         let usual = "DEFAULTS=/etc/default/tproxy\n";

@@ -1,24 +1,22 @@
 //! syslog: what it gets, and that it never holds up traffic.
 
 use super::{MOOSE, Scene, stand_in_detached};
-use lab::process::{self, Family};
+use lab::process::Family;
+use lab::tempdir::TempDir;
 use lab::wait;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A directory that stands in for `/dev`, with the socket of a syslog daemon in it.
 pub(super) struct Syslog {
-    pub(super) directory: PathBuf,
+    pub(super) directory: TempDir,
     socket: Option<UnixDatagram>,
 }
 
 impl Syslog {
     pub(super) fn new() -> Syslog {
-        let directory = std::env::temp_dir().join(process::unique("tproxy-dev"));
-        fs::create_dir(&directory).expect("directory");
-        let mut syslog = Syslog { directory, socket: None };
+        let mut syslog = Syslog { directory: TempDir::new(), socket: None };
         syslog.restart();
         syslog
     }
@@ -26,7 +24,7 @@ impl Syslog {
     /// A new socket in the place of the old one, as a restarted syslog daemon makes it.
     fn restart(&mut self) {
         use std::os::unix::fs::PermissionsExt;
-        let path = self.directory.join("log");
+        let path = self.directory.file("log");
         let _ = fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).expect("bind");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("mode");
@@ -36,7 +34,7 @@ impl Syslog {
 
     /// Stops taking messages: the queue, whose length is the machine's affair (net.unix.max_dgram_qlen), is full.
     fn fill(&self) {
-        let path = self.directory.join("log");
+        let path = self.directory.file("log");
         let until_blocked = || {
             // One sender alone could meet the end of its own send buffer first.
             let sender = UnixDatagram::unbound().expect("socket");
@@ -68,14 +66,8 @@ impl Syslog {
     }
 }
 
-impl Drop for Syslog {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
 fn start(scene: &Scene, syslog: &Syslog, more: &[&str]) -> Family {
-    let (done, family) = scene.launch(&stand_in_detached(more)).with_devices_in(&syslog.directory).start();
+    let (done, family) = scene.launch(&stand_in_detached(more)).with_devices_in(&syslog.directory.path).start();
     assert_eq!(done.status, 0, "{done:?}");
     family
 }
@@ -143,7 +135,7 @@ fn without_a_syslog_daemon_it_relays_all_the_same() {
     let Some(scene) = Scene::new() else { return };
     let mut syslog = Syslog::new();
     syslog.socket = None;
-    fs::remove_file(syslog.directory.join("log")).expect("remove");
+    fs::remove_file(syslog.directory.file("log")).expect("remove");
     let _family = start(&scene, &syslog, &[]);
     assert_eq!(scene.page(MOOSE), "cow");
 }

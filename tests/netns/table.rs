@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,34 +12,25 @@ use super::{HEAVY, MOOSE, MOOSE6, Scene};
 use lab::daemon::Daemon;
 use lab::pattern::{Cut, Pattern, Sum, sum_of};
 use lab::peers::Peer;
-use lab::process::Directory;
 use lab::servers::Server;
+use lab::tempdir::TempDir;
 use lab::{clients, process, report, rules, wait};
 
 /// A directory with a configuration file, removed at the end.
 struct File {
-    directory: PathBuf,
+    directory: TempDir,
     path: String,
 }
 
 impl File {
     fn new(text: &str) -> File {
-        let directory = std::env::temp_dir().join(process::unique("tproxy-table"));
-        fs::create_dir(&directory).expect("directory");
-        let path = directory.join("table.conf").to_str().expect("path").to_owned();
-        let file = File { directory, path };
-        file.write(text);
-        file
+        let directory = TempDir::new();
+        let path = directory.write("table.conf", text);
+        File { directory, path }
     }
 
     fn write(&self, text: &str) {
-        fs::write(&self.path, text).expect("file");
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
+        self.directory.write("table.conf", text);
     }
 }
 
@@ -358,7 +348,7 @@ fn reloads_and_upgrades_under_load_lose_nothing() {
     let (reloads, upgrades) = (number("TPROXY_RELOADS", 100) as usize, number("TPROXY_UPGRADES", 10) as usize);
     let down = Pattern { seed: 1, bytes: 8 << 20 };
     let (_server, sums) = scene.lab.cow.enter(|| Server::exchange("[::]:9", down, Cut::Bulk));
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let (pidfile, path) = (directory.file("pid"), directory.file("table.conf"));
     let table = "-s 12970 -R '-d moose --dport 80' cow 80\n-s 12971 -R '-d moose --dport 9' cow 9\n";
     fs::write(&path, format!("-r nobody -P {pidfile}\n{table}")).expect("file");

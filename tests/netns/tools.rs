@@ -8,14 +8,15 @@ use nix::sys::signal::Signal;
 
 use super::{HEAVY, MOOSE, Scene};
 use lab::daemon::{Daemon, Launch};
-use lab::process::{self, Directory};
+use lab::process;
+use lab::tempdir::TempDir;
 use lab::{alone, report, rules, wait};
 
 /// The tools that tproxy runs.
 const TOOLS: [&str; 4] = ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"];
 
 /// Puts a script there; an empty one stands for a program that is missing.
-pub(super) fn script(directory: &Directory, name: &str, text: &str) {
+pub(super) fn script(directory: &TempDir, name: &str, text: &str) {
     let path = directory.file(name);
     let text = if text.is_empty() { String::new() } else { format!("#!/bin/sh\n{text}\n") };
     // In one step: the program may be started at any time.
@@ -39,7 +40,7 @@ fn an_unknown_match_on_line_400_of_500_is_named_and_leaves_the_tables_as_before(
     let gateway = &scene.lab.gateway;
     rules::add_administrators_rules(gateway);
     let before = rules::saved(gateway);
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let file = directory.file("table.conf");
     let bad = table_of(500, "--local 20400 -R '-d moose --dport 1400 -m no-such-match'");
     fs::write(&file, &bad).expect("file");
@@ -72,7 +73,7 @@ fn without_ip6tables_a_start_leaves_nothing_and_says_what_to_do() {
     let Some(scene) = Scene::new() else { return };
     let gateway = &scene.lab.gateway;
     let before = rules::saved(gateway);
-    let directory = Directory::new();
+    let directory = TempDir::new();
     script(&directory, "ip6tables-restore", "");
     let both = ["-d", "-s", "12970", "-R", "--dport 80", "10.3.0.3", "80"];
     let (done, family) = scene.launch(&both).with_programs_in(&directory.path).start();
@@ -90,7 +91,7 @@ fn without_ip6tables_a_start_leaves_nothing_and_says_what_to_do() {
 
 /// An iptables-restore that is killed in the middle of its work when its input holds what is in `trigger`: before it has
 /// changed the tables, or after that but before it can say so.
-fn killed(tool: &str, directory: &Directory, trigger: &str, after: bool) -> String {
+fn killed(tool: &str, directory: &TempDir, trigger: &str, after: bool) -> String {
     let real = format!("{}/true/{tool}", directory.path.display());
     let work = if after { format!("echo \"$text\" | {real} \"$@\"; ") } else { String::new() };
     format!(
@@ -111,7 +112,7 @@ fn a_killed_iptables_restore_leaves_the_tables_as_before() {
         ("ip6tables-restore", false),
         ("ip6tables-restore", true),
     ] {
-        let directory = Directory::new();
+        let directory = TempDir::new();
         let (file, trigger) = (directory.file("table.conf"), directory.file("trigger"));
         script(&directory, tool, &killed(tool, &directory, &trigger, after));
         fs::write(&file, "-r nobody\n-s 12970 -R '--dport 80' 10.3.0.3 80\n").expect("file");
@@ -148,12 +149,12 @@ struct Counted {
     daemon: Daemon,
     log: String,
     file: String,
-    _directory: Directory,
+    _directory: TempDir,
 }
 
 impl Counted {
     fn start(launch: impl Fn(&[&str]) -> Launch, table: &str) -> (Counted, usize, Duration) {
-        let directory = Directory::new();
+        let directory = TempDir::new();
         let (file, log) = (directory.file("table.conf"), directory.file("runs"));
         fs::write(&file, table).expect("file");
         fs::write(&log, "").expect("log");
@@ -224,7 +225,7 @@ fn five_hundred_redirections_run_as_many_programs_as_one() {
 fn a_daemon_that_is_killed_while_its_errand_waits_can_be_started_again() {
     let Some(scene) = Scene::new() else { return };
     let gateway = &scene.lab.gateway;
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let (slow, count) = (directory.file("slow"), directory.file("count"));
     let real = format!("{}/true/iptables-restore", directory.path.display());
     // Waits for the file to go, as for a lock.

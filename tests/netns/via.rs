@@ -10,14 +10,14 @@ use lab::daemon::{Daemon, Launch};
 use lab::netns::Lab;
 use lab::origin::Origin;
 use lab::peers;
-use lab::process::Directory;
+use lab::tempdir::TempDir;
 
 /// The client's machine, the gateway with tproxy, moose, which is the world, and cow, where the proxy runs.
 pub struct Office {
     /// The machines. moose is `moose` and `moose.example`, or `moose6` and `moose6.example` by its IPv6 address.
     pub lab: Lab,
     /// For files that the daemon reads, and what clients send.
-    pub files: Directory,
+    pub files: TempDir,
 }
 
 /// What is caught: the connections of the clients, not those of the proxy, which pass the same gateway.
@@ -36,7 +36,7 @@ impl Office {
                  10.3.0.3 cow cow.example\nfd00:3::3 cow6\n",
             );
         }
-        Some(Office { lab, files: Directory::new() })
+        Some(Office { lab, files: TempDir::new() })
     }
 
     /// The same with a web server on moose.

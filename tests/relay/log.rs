@@ -40,7 +40,7 @@ fn every_connection_has_one_line_and_a_number_of_its_own() {
 
 #[test]
 fn hangup_reopens_the_access_log() {
-    let directory = process::Directory::new();
+    let directory = TempDir::new();
     let (file, old) = (directory.path.join("access.log"), directory.path.join("access.log.1"));
     let server = Server::page(LOCAL, "page");
     let relay = LoopbackRelay::start(&format!("-l {}", file.display()), server.address);

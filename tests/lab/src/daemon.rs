@@ -6,9 +6,12 @@ use crate::process::{self, Family};
 use crate::wait;
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as SocketAddrUnix, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -278,17 +281,20 @@ impl LoopbackRelay {
     }
 }
 
-/// A port on which nobody listens. Below the range of ports that the kernel hands out, so that no connection's
-/// own end can take it between here and its use.
+/// A port on which nobody listens, for this test alone. Below the range of ports that the kernel hands out, so that no
+/// connection's own end can take it between here and its use.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test binaries that run at the same time start at different places.
-    let start = u16::try_from(std::process::id() % 200).expect("small") * 100;
+    // A test binary keeps its ports to its end: others that run at the same time find their reservations taken.
+    static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
     for _ in 0..20_000 {
-        let port = 11_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 21_000;
+        let port = 11_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 21_000;
+        let name = SocketAddrUnix::from_abstract_name(format!("tproxy-test-port-{port}")).expect("a name");
+        let Ok(reservation) = UnixListener::bind_addr(&name) else { continue };
         let v4 = TcpListener::bind(("0.0.0.0", port));
         let v6 = TcpListener::bind(("::1", port));
         if v4.is_ok() && v6.is_ok() {
+            RESERVED.lock().expect("reservations").push(reservation);
             return port;
         }
     }

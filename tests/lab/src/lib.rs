@@ -18,6 +18,7 @@ pub mod servers;
 pub mod speaker;
 #[cfg(target_arch = "x86_64")]
 pub mod takeover;
+pub mod tempdir;
 pub mod transfer;
 pub mod wait;
 

@@ -22,7 +22,12 @@ pub struct Net {
 }
 
 impl Net {
-    /// A namespace in which nothing but loopback is up.
+    /// A namespace in which nothing but loopback is up; `None`, loudly, where there can be none, which is a failure if
+    /// TPROXY_MUST_NETNS is 1.
+    pub fn alone() -> Option<Net> {
+        is_available().then(Net::new)
+    }
+
     fn new() -> Net {
         let net = Net { name: unique("tp") };
         must(&["ip", "netns", "add", &net.name]);
@@ -121,12 +126,9 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds it; `None`, loudly, where namespaces cannot be had, which is a failure if TPROXY_MUST_NETNS is 1.
+    /// Builds it; `None` under the same conditions as [`Net::alone`].
     pub fn new() -> Option<Lab> {
-        if let Err(reason) = available() {
-            let must = std::env::var("TPROXY_MUST_NETNS").is_ok_and(|value| value == "1");
-            assert!(!must, "TPROXY_MUST_NETNS=1, but there are no namespaces: {reason}");
-            crate::report(&format!("SKIPPED: {reason}"));
+        if !is_available() {
             return None;
         }
         let lab = Lab { client: Net::new(), gateway: Net::new(), moose: Net::new(), cow: Net::new() };
@@ -159,6 +161,15 @@ fn link(machine: &Net, gateway: &Net, subnet: &str, at_gateway: &str, at_machine
     }
     machine.run(&["ip", "route", "add", "default", "via", &format!("10.{subnet}.0.{at_gateway}")]);
     machine.run(&["ip", "-6", "route", "add", "default", "via", &format!("fd00:{subnet}::{at_gateway}")]);
+}
+
+/// Whether namespaces with rules can be had. Says so if not, and fails if TPROXY_MUST_NETNS is 1.
+fn is_available() -> bool {
+    let Err(reason) = available() else { return true };
+    let must = std::env::var("TPROXY_MUST_NETNS").is_ok_and(|value| value == "1");
+    assert!(!must, "TPROXY_MUST_NETNS=1, but there are no namespaces: {reason}");
+    crate::report(&format!("SKIPPED: {reason}"));
+    false
 }
 
 /// Why namespaces with rules cannot be had here.

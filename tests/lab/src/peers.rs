@@ -5,10 +5,10 @@
 
 use crate::journal::Journal;
 use crate::netns::Net;
-use crate::process::{Directory, Family};
+use crate::process::Family;
+use crate::tempdir::TempDir;
 use crate::wait;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::process::{Child, Command, Output, Stdio};
 
 /// Who may use the proxies that ask for a name and a password.
@@ -18,7 +18,7 @@ pub const PASSWORD: &str = "open:Sesame";
 
 /// A program that serves inside a namespace.
 pub struct Peer {
-    directory: Directory,
+    directory: TempDir,
     child: Child,
     family: Family,
     said: Journal,
@@ -29,12 +29,12 @@ impl Peer {
     /// Squid on an ordinary `http_port` 3128, which serves everybody but does not fetch `refused.example` nor connect
     /// to port 99. A line of its log is `METHOD URL STATUS USER`.
     pub fn squid(net: &Net) -> Peer {
-        Peer::squid_for(net, open_directory(), "")
+        Peer::squid_for(net, TempDir::open_to_all(), "")
     }
 
     /// The same, for those who know the password.
     pub fn squid_with_password(net: &Net) -> Peer {
-        let directory = open_directory();
+        let directory = TempDir::open_to_all();
         fs::write(directory.file("users"), format!("{USER}:{}\n", hashed("-apr1"))).expect("users");
         let access = "auth_param basic program /usr/lib/squid/basic_ncsa_auth DIRECTORY/users\n\
                       acl known proxy_auth REQUIRED\n\
@@ -42,7 +42,7 @@ impl Peer {
         Peer::squid_for(net, directory, access)
     }
 
-    fn squid_for(net: &Net, directory: Directory, access: &str) -> Peer {
+    fn squid_for(net: &Net, directory: TempDir, access: &str) -> Peer {
         // An address is not to be looked up for a name, which would take a name server. And Squid 5.7 takes a buffer
         // that is just full for the end of the client: with a large one that does not happen.
         let text = format!(
@@ -75,7 +75,7 @@ impl Peer {
         let ports: String = [7, 25, 80, 443].map(|port| format!("ConnectPort {port}\n")).concat();
         let text =
             format!("Port 3128\nTimeout 20\nMaxClients 50\nLogFile \"DIRECTORY/log\"\nLogLevel Connect\n{ports}");
-        Peer::configured(net, open_directory(), &["tinyproxy", "-d", "-c"], &text, &["3128"])
+        Peer::configured(net, TempDir::open_to_all(), &["tinyproxy", "-d", "-c"], &text, &["3128"])
     }
 
     /// Dante's SOCKS server on port 1080.
@@ -109,18 +109,18 @@ impl Peer {
              client pass {{ from: 0/0 to: 0/0 }}\n\
              socks pass {{ from: 0/0 to: 0/0 log: connect }}\n"
         );
-        Peer::configured(net, open_directory(), &["danted", "-f"], &text, &["1080"])
+        Peer::configured(net, TempDir::open_to_all(), &["danted", "-f"], &text, &["1080"])
     }
 
     /// microsocks on port 1080. What it says on its standard error is its log.
     pub fn microsocks(net: &Net) -> Peer {
-        Peer::start(net, open_directory(), &["microsocks", "-i", "::", "-p", "1080"], &["1080"])
+        Peer::start(net, TempDir::open_to_all(), &["microsocks", "-i", "::", "-p", "1080"], &["1080"])
     }
 
     /// The same, for those who know the password.
     pub fn microsocks_with_password(net: &Net) -> Peer {
         let words = ["microsocks", "-i", "::", "-p", "1080", "-u", USER, "-P", PASSWORD];
-        Peer::start(net, open_directory(), &words, &["1080"])
+        Peer::start(net, TempDir::open_to_all(), &words, &["1080"])
     }
 
     /// HAProxy behind a PROXY header, on port 8080. It answers each request with `SOURCE PORT DESTINATION PORT`.
@@ -131,7 +131,7 @@ impl Peer {
              frontend echo\n bind :::8080 v4v6 accept-proxy\n\
              \x20http-request return status 200 content-type text/plain lf-string \"{page}\"\n"
         );
-        Peer::configured(net, open_directory(), &["haproxy", "-db", "-f"], &text, &["8080"])
+        Peer::configured(net, TempDir::open_to_all(), &["haproxy", "-db", "-f"], &text, &["8080"])
     }
 
     /// HAProxy as a balancer on port 80, which sends everything on with a header: `send-proxy` or `send-proxy-v2`.
@@ -140,7 +140,7 @@ impl Peer {
             "defaults\n mode tcp\n timeout client 20s\n timeout connect 20s\n timeout server 20s\n\
              listen balancer\n bind :::80 v4v6\n server next {to} {header}\n"
         );
-        Peer::configured(net, open_directory(), &["haproxy", "-db", "-f"], &text, &["80"])
+        Peer::configured(net, TempDir::open_to_all(), &["haproxy", "-db", "-f"], &text, &["80"])
     }
 
     /// nginx behind a PROXY header, on port 8080. It answers like [`Peer::haproxy_echo`].
@@ -148,7 +148,7 @@ impl Peer {
         let page = "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port";
         Peer::nginx(
             net,
-            open_directory(),
+            TempDir::open_to_all(),
             &format!("listen [::]:8080 ipv6only=off proxy_protocol; return 200 \"{page}\";"),
         )
     }
@@ -156,7 +156,7 @@ impl Peer {
     /// nginx with TLS on port 443 and a certificate of its own for these names, as openssl(1) writes them:
     /// `DNS:name,IP:address`. Its page holds the name that was asked for by SNI, and the `Host`.
     pub fn nginx_tls(net: &Net, names: &str) -> Peer {
-        let directory = open_directory();
+        let directory = TempDir::open_to_all();
         let (key, certificate) = (directory.file("key.pem"), directory.file("certificate.pem"));
         let names = format!("subjectAltName={names}");
         let words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test";
@@ -169,7 +169,7 @@ impl Peer {
         Peer::nginx(net, directory, &server)
     }
 
-    fn nginx(net: &Net, directory: Directory, server: &str) -> Peer {
+    fn nginx(net: &Net, directory: TempDir, server: &str) -> Peer {
         let port = if server.contains(":443") { "443" } else { "8080" };
         let text = format!(
             "daemon off;\nmaster_process off;\npid DIRECTORY/pid;\nerror_log DIRECTORY/log;\nevents {{ }}\n\
@@ -205,13 +205,13 @@ impl Peer {
     }
 
     /// Starts it with a configuration, which follows the words, and in which DIRECTORY stands for its directory.
-    fn configured(net: &Net, directory: Directory, words: &[&str], text: &str, ports: &[&str]) -> Peer {
+    fn configured(net: &Net, directory: TempDir, words: &[&str], text: &str, ports: &[&str]) -> Peer {
         let file = directory.file("configuration");
         fs::write(&file, text.replace("DIRECTORY", &directory.path.display().to_string())).expect("configuration");
         Peer::start(net, directory, &[words, &[file.as_str()]].concat(), ports)
     }
 
-    fn start(net: &Net, directory: Directory, words: &[&str], ports: &[&str]) -> Peer {
+    fn start(net: &Net, directory: TempDir, words: &[&str], ports: &[&str]) -> Peer {
         let family = Family::new();
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &net.name]).args(words).envs([family.entry()]);
@@ -249,13 +249,6 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A directory that the users whom the programs become can write to.
-fn open_directory() -> Directory {
-    let directory = Directory::new();
-    fs::set_permissions(&directory.path, Permissions::from_mode(0o777)).expect("mode");
-    directory
 }
 
 /// The password as the proxies keep it.

@@ -4,44 +4,22 @@ use crate::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The environment variable that marks every process of one daemon under test, orphans included.
 const MARK: &str = "TPROXY_TEST_FAMILY";
 
-static FAMILIES: AtomicU32 = AtomicU32::new(0);
-
-/// A name that no other test on this machine uses.
+/// A name that no other test on this machine uses, and none that was killed has left behind: process ids come again,
+/// together with the time of day they do not.
 pub fn unique(prefix: &str) -> String {
-    format!("{prefix}-{}-{}", std::process::id(), FAMILIES.fetch_add(1, Ordering::Relaxed))
-}
-
-/// A directory of its own for a test, which goes away with it, panic or not.
-pub struct Directory {
-    /// Where it is.
-    pub path: PathBuf,
-}
-
-impl Directory {
-    /// Makes it.
-    pub fn new() -> Directory {
-        let path = std::env::temp_dir().join(unique("tproxy-test"));
-        fs::create_dir(&path).expect("directory");
-        Directory { path }
-    }
-
-    /// The path of a file in it.
-    pub fn file(&self, name: &str) -> String {
-        self.path.join(name).display().to_string()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    static STARTED: LazyLock<u64> = LazyLock::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set");
+        since.as_millis() as u64
+    });
+    format!("{prefix}-{}-{:x}-{}", std::process::id(), *STARTED, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The command name of a process.
