@@ -9,6 +9,7 @@ use crate::config::rules::Known;
 use crate::config::{self, Command, Config, Listen, Target, via};
 use crate::daemon::{inherited, instance_lock, resolver, start};
 use crate::error::Error;
+use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::rules::firewall::Firewall;
 use crate::rules::ruleset;
@@ -22,7 +23,7 @@ pub fn main() -> ExitCode {
     let directory = inherited::directory().or_else(|| std::env::current_dir().ok()).unwrap_or_default();
     let result = run(CommandLine { arguments, directory });
     result.map(ExitCode::from).unwrap_or_else(|error| {
-        eprintln!("tproxy: {error}");
+        logging::report(&error);
         ExitCode::from(error.exit_status())
     })
 }

@@ -72,3 +72,32 @@ fn user_signal_dumps_counters_and_connections() {
     relay.daemon.journal.wait_for(&client.local_addr().expect("address").to_string());
     round_trip(&mut client, b"unharmed").expect("echo");
 }
+
+#[test]
+fn the_journal_gets_the_severity_of_each_line_and_no_second_name() {
+    let (port, silent) = (free_port(), free_port());
+    let daemon = Launch::line(&format!("-d -b 127.0.0.1 -s {port} 127.0.0.1 {silent}")).with_journal().ready();
+    assert!(daemon.journal.wait_for("ready: ").starts_with("<6>ready: "), "{}", daemon.journal.text());
+    let _ = clients::fetch(local(port));
+    daemon.journal.wait_for("<6>#1-1 127.0.0.1:");
+    daemon.journal.wait_for("<4>cannot reach the upstream");
+    assert_eq!(daemon.journal.count("tproxy["), 0, "{}", daemon.journal.text());
+}
+
+#[test]
+fn a_stream_that_is_not_the_journal_gets_names_and_no_severity() {
+    let port = free_port();
+    let launch = Launch::line(&format!("-d -b 127.0.0.1 -s {port} 127.0.0.1 1")).env("JOURNAL_STREAM", "8:4711");
+    let daemon = launch.ready();
+    let ready = daemon.journal.wait_for("ready: ");
+    assert!(ready.starts_with("tproxy[") && ready.contains("]: ready: "), "{ready}");
+}
+
+#[test]
+fn a_start_that_fails_is_an_error_in_the_journal() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = taken.local_addr().expect("address").port();
+    let finished = Launch::line(&format!("-d -b 127.0.0.1 -s {port} 127.0.0.1 1")).with_journal().run();
+    assert!(finished.status != 0 && finished.stderr.starts_with("<3>"), "{finished:?}");
+    assert!(!finished.stderr.contains("tproxy: "), "{finished:?}");
+}

@@ -98,6 +98,13 @@ impl Launch {
         self
     }
 
+    /// Tells it that its standard error is the journal of systemd, as a unit's is (systemd.exec(5)).
+    pub fn with_journal(mut self) -> Launch {
+        let script = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); exec \"$0\" \"$@\"";
+        self.wrapper.extend(["sh", "-c", script].map(String::from));
+        self
+    }
+
     /// Gives it a `/dev` of its own, in which `log` is the socket that the test has made in `directory`.
     /// Only after [`Launch::within`], whose mounts are private.
     pub fn with_devices_in(mut self, directory: &Path) -> Launch {
