@@ -31,7 +31,7 @@ check:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
-	shellcheck -x scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/bench-via scripts/lib/*.sh \
+	shellcheck -x scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/lib/*.sh \
 		scripts/tproxy.init scripts/tproxy.default .ci/run
 
 # tests/supply.rs checks the most of it everywhere. What could not be checked is said, and is no failure: neither the

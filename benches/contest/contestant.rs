@@ -1,4 +1,4 @@
-//! Those who carry connections from the client to the origin, set up as their own documentation says for throughput.
+//! The contestants: what carries connections from the client to the origin. commands.rs has their configurations.
 
 use std::fs;
 use std::io;
@@ -10,171 +10,190 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::gauge::family;
-use crate::wire::{Asked, SOCKS_PORT, WEB_PORT};
+use crate::commands;
+use crate::protocol::{Request, WEB_PORT};
+use crate::resources::process_tree;
 
-/// The origin's address, which is what the client asks for; every contestant has a port of its own there.
+/// The origin's address. The client connects to this address, and to a port that belongs to one contestant.
 pub const ORIGIN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 2, 0, 2));
 
-/// More connections than any load has, and few enough for a common limit of 20,000 open files.
-const CONNECTIONS: usize = 6_000;
+/// Connections that a contestant is configured for. No load has more, and the limit of open files allows these.
+pub const CONNECTIONS: usize = 6_000;
 
-/// Where everything is.
+/// The network and the programs, as scripts/bench has prepared them.
 #[derive(Debug, Clone)]
 pub struct Lab {
+    /// Names of namespaces.
     pub gateway: String,
     pub server: String,
-    /// For configuration files and what the contestants say.
+    /// For configuration files and logs.
     pub directory: PathBuf,
     pub tproxy: PathBuf,
-    /// Another build of it, to be compared with.
+    /// Another build of tproxy to compare with.
     pub other: Option<PathBuf>,
 }
 
 impl Lab {
-    /// A command in the gateway's namespace.
-    fn gateway(&self, words: &[String]) -> Command {
+    fn in_gateway(&self, words: &[String]) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.gateway]).args(words).stdin(Stdio::null());
         command
     }
 }
 
-/// What a contestant is to the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// What the others are measured against: no proxy at all.
-    Floor,
-    /// tproxy, in one of its ways.
-    Ours,
-    /// Whom it is compared with.
-    Rival,
+    /// No proxy: what the network costs by itself.
+    Baseline,
+    /// tproxy with some options.
+    Tproxy,
+    /// The same, of the other build.
+    OtherBuild,
+    /// A program that tproxy is compared with.
+    Peer,
 }
 
-/// One of them; the process runs from [`Contestant::start`] on.
 #[derive(Debug)]
 pub struct Contestant {
-    pub name: &'static str,
-    pub title: &'static str,
+    pub name: String,
+    /// Its name in the tables.
+    pub title: String,
     pub role: Role,
-    /// More connections than this would take a day.
-    pub most: usize,
+    pub max_connections: usize,
     port: u16,
     setup: Setup,
+    /// Runs from [`Contestant::start`] on.
     child: Option<Child>,
 }
 
-/// How it comes to carry what goes to its port.
+/// What carries the connections to its port.
 #[derive(Debug, Clone, Copy)]
 enum Setup {
-    /// It is the port of the origin.
-    Nothing,
-    /// The kernel does it.
+    /// Nothing; the origin listens on the port.
+    Direct,
+    /// A DNAT rule.
     Dnat,
-    /// tproxy installs its rules itself; these are options besides the usual ones.
+    /// tproxy, which installs its rules itself. These are its options besides the usual ones.
     Tproxy(&'static [&'static str]),
-    /// The other build of tproxy.
-    OtherTproxy,
-    /// A proxy, and the rule that takes connections to it.
-    Proxy(fn(&Path, u16) -> io::Result<Vec<String>>),
+    /// A program that writes its configuration and returns its command line; a REDIRECT rule goes with it.
+    Peer(fn(&Path, u16) -> io::Result<Vec<String>>),
 }
 
-/// All of them, in the order of the tables.
-pub fn all() -> Vec<Contestant> {
-    let mut port = WEB_PORT;
-    let mut one = |name, title, role, setup| {
-        let contestant = Contestant { name, title, role, most: CONNECTIONS, port, setup, child: None };
-        port += 1;
-        contestant
+/// tproxy's variants: name, title, options.
+const VARIANTS: [(&str, &str, &[&str]); 6] = [
+    ("tproxy", "**tproxy**", &[]),
+    ("tproxy-w2", "tproxy -w 2", &["-w", "2"]),
+    ("tproxy-kernel", "tproxy --kernel", &["--kernel"]),
+    ("tproxy-socks5", "tproxy --via socks5", &["--via", "socks5"]),
+    ("tproxy-connect", "tproxy --via connect", &["--via", "connect"]),
+    ("tproxy-http", "tproxy --via http", &["--via", "http"]),
+];
+
+/// All contestants in the order of the tables. With `other`, each variant of tproxy exists in both builds.
+pub fn all(other: bool) -> Vec<Contestant> {
+    let mut all: Vec<Contestant> = Vec::new();
+    let mut add = |name: &str, title: &str, role, setup| {
+        // socat starts a process for each connection.
+        let max_connections = if name == "socat" { 200 } else { CONNECTIONS };
+        let port = WEB_PORT + all.len() as u16;
+        let (name, title) = (name.to_owned(), title.to_owned());
+        all.push(Contestant { name, title, role, max_connections, port, setup, child: None });
     };
-    let mut all = vec![
-        one("direct", "no proxy", Role::Floor, Setup::Nothing),
-        one("dnat", "kernel DNAT", Role::Floor, Setup::Dnat),
-        one("tproxy", "**tproxy**", Role::Ours, Setup::Tproxy(&[])),
-        one("other", "tproxy, other build", Role::Ours, Setup::OtherTproxy),
-        one("haproxy-splice", "HAProxy, splice", Role::Rival, Setup::Proxy(haproxy_splicing)),
-        one("haproxy", "HAProxy", Role::Rival, Setup::Proxy(haproxy_copying)),
-        one("nginx", "nginx stream", Role::Rival, Setup::Proxy(nginx)),
-        one("rinetd", "rinetd", Role::Rival, Setup::Proxy(rinetd)),
-        one("redsocks", "redsocks, SOCKS5", Role::Rival, Setup::Proxy(redsocks)),
-        one("socat", "socat", Role::Rival, Setup::Proxy(socat)),
-        one("tproxy-w2", "tproxy -w 2", Role::Ours, Setup::Tproxy(&["-w", "2"])),
-        one("tproxy-kernel", "tproxy --kernel", Role::Ours, Setup::Tproxy(&["--kernel"])),
-        one("tproxy-socks5", "tproxy --via socks5", Role::Ours, Setup::Tproxy(&["--via", "socks5"])),
-    ];
-    for contestant in &mut all {
-        if contestant.name == "socat" {
-            // A process for each.
-            contestant.most = 200;
+    // The first one has the port on which the origin listens.
+    add("direct", "no proxy", Role::Baseline, Setup::Direct);
+    add("dnat", "kernel DNAT", Role::Baseline, Setup::Dnat);
+    for (name, title, options) in VARIANTS {
+        add(name, title, Role::Tproxy, Setup::Tproxy(options));
+        if other {
+            let title = format!("{}, other build", title.replace("**", ""));
+            add(&other_name(name), &title, Role::OtherBuild, Setup::Tproxy(options));
         }
     }
+    add("haproxy-splice", "HAProxy, splice", Role::Peer, Setup::Peer(commands::haproxy_splicing));
+    add("haproxy", "HAProxy", Role::Peer, Setup::Peer(commands::haproxy_copying));
+    add("nginx", "nginx stream", Role::Peer, Setup::Peer(commands::nginx));
+    add("rinetd", "rinetd", Role::Peer, Setup::Peer(commands::rinetd));
+    add("redsocks", "redsocks, SOCKS5", Role::Peer, Setup::Peer(commands::redsocks_socks5));
+    add("socat", "socat", Role::Peer, Setup::Peer(commands::socat));
+    add("haproxy-http", "HAProxy, mode http", Role::Peer, Setup::Peer(commands::haproxy_http));
+    add("redsocks-connect", "redsocks, http-connect", Role::Peer, Setup::Peer(commands::redsocks_connect));
+    add("redsocks-http", "redsocks, http-relay", Role::Peer, Setup::Peer(commands::redsocks_http));
     all
 }
 
+/// The name of the same variant in the other build: `other`, `other-w2`.
+pub fn other_name(name: &str) -> String {
+    name.replacen("tproxy", "other", 1)
+}
+
 impl Contestant {
-    /// Where the client connects to.
+    /// The address that the client connects to.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(ORIGIN, self.port)
     }
 
-    /// The process at the head of its family.
+    /// The process that was started; the others are its descendants.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Starts it if it does not run, and waits until it answers.
+    /// Starts it unless it runs, and waits until it relays a request.
     pub fn start(&mut self, lab: &Lab) -> Result<(), String> {
         if let Some(child) = &mut self.child
             && child.try_wait().is_ok_and(|ended| ended.is_none())
         {
             return Ok(());
         }
-        let (log, words) = (lab.directory.join(format!("{}.log", self.name)), self.words(lab)?);
-        if let Some(words) = words {
-            let say = |error: io::Error| format!("{}: {error}", words[0]);
-            let file = fs::File::create(&log).map_err(say)?;
-            let mut command = lab.gateway(&words);
-            command.stdout(file.try_clone().map_err(say)?).stderr(file);
-            self.child = Some(command.spawn().map_err(say)?);
+        let log = lab.directory.join(format!("{}.log", self.name));
+        if let Some(words) = self.command(lab)? {
+            let error_text = |error: io::Error| format!("{}: {error}", words[0]);
+            let file = fs::File::create(&log).map_err(error_text)?;
+            let mut command = lab.in_gateway(&words);
+            command.stdout(file.try_clone().map_err(error_text)?).stderr(file);
+            self.child = Some(command.spawn().map_err(error_text)?);
         }
         self.wait_ready().map_err(|error| {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            format!("{} does not answer: {error}; it said: {said}", self.name)
+            let output = fs::read_to_string(&log).unwrap_or_default();
+            format!("{} does not answer: {error}; its output: {output}", self.name)
         })
     }
 
-    /// AddrPair all its processes.
+    /// Stops all its processes.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        let pids = family(child.id());
+        let pids = process_tree(child.id());
         let deadline = Instant::now() + Duration::from_secs(5);
-        send(child.id(), Signal::SIGTERM);
+        send_signal(child.id(), Signal::SIGTERM);
         while child.try_wait().is_ok_and(|ended| ended.is_none()) {
             if Instant::now() > deadline {
-                pids.iter().for_each(|pid| send(*pid, Signal::SIGKILL));
+                pids.iter().for_each(|pid| send_signal(*pid, Signal::SIGKILL));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// What to run in the gateway's namespace, if anything; its rule is in place afterwards.
-    fn words(&self, lab: &Lab) -> Result<Option<Vec<String>>, String> {
-        let (port, say) = (self.port, |error: io::Error| format!("{}: {error}", self.name));
+    /// Its command line, unless it has no process. Its rule is installed afterwards.
+    fn command(&self, lab: &Lab) -> Result<Option<Vec<String>>, String> {
+        let port = self.port;
         Ok(match self.setup {
-            Setup::Nothing => None,
+            Setup::Direct => None,
             Setup::Dnat => {
-                rule(lab, &format!("PREROUTING -p tcp --dport {port} -j DNAT --to-destination {ORIGIN}:{WEB_PORT}"))?;
-                rule(
-                    lab,
-                    &format!("POSTROUTING -p tcp -m conntrack --ctstate DNAT --ctorigdstport {port} -j MASQUERADE"),
-                )?;
+                let to = format!("{ORIGIN}:{WEB_PORT}");
+                add_rule(lab, &format!("PREROUTING -p tcp --dport {port} -j DNAT --to-destination {to}"))?;
+                let translated = format!("-m conntrack --ctstate DNAT --ctorigdstport {port}");
+                add_rule(lab, &format!("POSTROUTING -p tcp {translated} -j MASQUERADE"))?;
                 None
             }
-            Setup::Tproxy(options) => Some(tproxy(lab, &lab.tproxy, port, options)),
-            Setup::OtherTproxy => lab.other.as_ref().map(|program| tproxy(lab, program, port, &[])),
-            Setup::Proxy(configure) => {
-                rule(lab, &format!("PREROUTING -p tcp --dport {port} -j REDIRECT --to-ports {port}"))?;
-                Some(configure(&lab.directory, port).map_err(say)?)
+            Setup::Tproxy(options) => {
+                let program = match (self.role, &lab.other) {
+                    (Role::OtherBuild, Some(other)) => other,
+                    _ => &lab.tproxy,
+                };
+                Some(commands::tproxy(&lab.directory, program, port, options))
+            }
+            Setup::Peer(configure) => {
+                add_rule(lab, &format!("PREROUTING -p tcp --dport {port} -j REDIRECT --to-ports {port}"))?;
+                Some(configure(&lab.directory, port).map_err(|error| format!("{}: {error}", self.name))?)
             }
         })
     }
@@ -182,7 +201,7 @@ impl Contestant {
     fn wait_ready(&self) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
-            match ask(self.address()) {
+            match fetch_one_byte(self.address()) {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() > deadline => return Err(error.to_string()),
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
@@ -191,125 +210,30 @@ impl Contestant {
     }
 }
 
-/// One that has gone is no failure.
-fn send(pid: u32, signal: Signal) {
+/// A process that has ended meanwhile is no failure.
+fn send_signal(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
 }
 
-/// One small request.
-fn ask(to: SocketAddr) -> io::Result<()> {
+fn fetch_one_byte(from: SocketAddr) -> io::Result<()> {
     use io::{Read, Write};
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
+    let mut stream = TcpStream::connect_timeout(&from, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    stream.write_all(&Asked::Object { size: 1, close: true }.request())?;
+    stream.write_all(&Request::Object { size: 1, close: true }.bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    let whole = answer.len() == Asked::head(1, true).len() + 1;
-    if whole { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-}
-
-/// Sees to it that a rule is there, once.
-fn rule(lab: &Lab, rule: &str) -> Result<(), String> {
-    let iptables = |action: &str| {
-        let words = format!("iptables -w -t nat {action} {rule}").split(' ').map(str::to_owned).collect::<Vec<_>>();
-        lab.gateway(&words).output().is_ok_and(|done| done.status.success())
-    };
-    if iptables("-C") || iptables("-A") { Ok(()) } else { Err(format!("iptables did not take: {rule}")) }
-}
-
-fn words(text: &str) -> Vec<String> {
-    text.split_whitespace().map(str::to_owned).collect()
-}
-
-fn tproxy(lab: &Lab, program: &Path, port: u16, options: &[&str]) -> Vec<String> {
-    let mut all = vec![program.display().to_string()];
-    let upstream = if options.contains(&"socks5") { SOCKS_PORT } else { WEB_PORT };
-    all.extend(words("-d --drain 0"));
-    if !options.contains(&"--kernel") {
-        let log = lab.directory.join(format!("access-{port}.log"));
-        all.extend(words(&format!("-s {port} -r nobody -m {CONNECTIONS} -l {}", log.display())));
+    let expected = Request::answer_head(1, true).len() + 1;
+    if answer.len() == expected {
+        return Ok(());
     }
-    all.extend(options.iter().map(|option| option.to_string()));
-    all.extend(["-R".to_owned(), format!("-d {ORIGIN} --dport {port}"), ORIGIN.to_string(), upstream.to_string()]);
-    all
+    Err(io::Error::other(format!("expected {expected} bytes: {:?}", String::from_utf8_lossy(&answer))))
 }
 
-/// Writes a configuration file, and returns the command line that names it.
-fn configured(directory: &Path, name: &str, command: &str, text: &str) -> io::Result<Vec<String>> {
-    let path = directory.join(name);
-    fs::write(&path, text)?;
-    Ok(words(&format!("{command} {}", path.display())))
-}
-
-fn haproxy_splicing(directory: &Path, port: u16) -> io::Result<Vec<String>> {
-    haproxy(directory, port, "option splice-request\n    option splice-response\n")
-}
-
-fn haproxy_copying(directory: &Path, port: u16) -> io::Result<Vec<String>> {
-    haproxy(directory, port, "")
-}
-
-fn haproxy(directory: &Path, port: u16, options: &str) -> io::Result<Vec<String>> {
-    let text = format!(
-        "global
-    nbthread 1
-    maxconn {CONNECTIONS}
-defaults
-    mode tcp
-    timeout connect 10s
-    timeout client 1h
-    timeout server 1h
-    {options}
-listen contest
-    bind 0.0.0.0:{port}
-    server origin {ORIGIN}:{WEB_PORT}
-"
-    );
-    configured(directory, &format!("haproxy-{port}.cfg"), "haproxy -db -f", &text)
-}
-
-fn nginx(directory: &Path, port: u16) -> io::Result<Vec<String>> {
-    let here = directory.display();
-    let text = format!(
-        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-daemon off;
-user root;
-worker_processes 1;
-pid {here}/nginx.pid;
-error_log {here}/nginx.log;
-events {{ worker_connections {most}; }}
-stream {{
-    server {{
-        listen {port} backlog=4096;
-        proxy_timeout 1h;
-        proxy_pass {ORIGIN}:{WEB_PORT};
-    }}
-}}
-",
-        most = 2 * CONNECTIONS,
-    );
-    configured(directory, "nginx.conf", &format!("nginx -e {here}/nginx.log -c"), &text)
-}
-
-fn rinetd(directory: &Path, port: u16) -> io::Result<Vec<String>> {
-    configured(directory, "rinetd.conf", "rinetd -f -c", &format!("0.0.0.0 {port} {ORIGIN} {WEB_PORT}\n"))
-}
-
-/// It has no way of relaying without a proxy, so the origin is a SOCKS5 proxy for it: the dialogue at the beginning of
-/// each connection comes on top.
-fn redsocks(directory: &Path, port: u16) -> io::Result<Vec<String>> {
-    let text = format!(
-        "base {{ log_debug = off; log_info = off; daemon = off; redirector = iptables; }}
-redsocks {{
-    local_ip = 0.0.0.0; local_port = {port}; listenq = 4096;
-    ip = {ORIGIN}; port = {SOCKS_PORT}; type = socks5;
-}}
-"
-    );
-    configured(directory, "redsocks.conf", "redsocks -c", &text)
-}
-
-fn socat(_: &Path, port: u16) -> io::Result<Vec<String>> {
-    let listen = format!("TCP4-LISTEN:{port},fork,reuseaddr,backlog=4096,nodelay");
-    Ok(words(&format!("socat -b 65536 {listen} TCP4:{ORIGIN}:{WEB_PORT},nodelay")))
+/// Installs a rule unless it is there.
+fn add_rule(lab: &Lab, rule: &str) -> Result<(), String> {
+    let iptables = |action: &str| {
+        let words = commands::words(&format!("iptables -w -t nat {action} {rule}"));
+        lab.in_gateway(&words).output().is_ok_and(|done| done.status.success())
+    };
+    if iptables("-C") || iptables("-A") { Ok(()) } else { Err(format!("iptables refused the rule: {rule}")) }
 }

@@ -1,25 +1,27 @@
-//! tproxy beside its peers. `scripts/bench` builds the namespaces and runs this inside the client's; `make bench` does
-//! all that.
+//! tproxy beside other proxies. `make bench` runs scripts/bench, which makes the namespaces and runs this program in the
+//! client's.
 //!
 //! ```text
 //!   client 10.1.0.2 ---- 10.1.0.1 gateway 10.2.0.1 ---- 10.2.0.2 server
-//!   load                          REDIRECT, contestants          origin
+//!   clients                  REDIRECT, contestants               origin
 //! ```
 
-mod about;
+mod clients;
+mod commands;
 mod contestant;
+mod environment;
 mod figures;
-mod gauge;
-mod goals;
 mod load;
 mod origin;
-mod plan;
 mod plot;
+mod protocol;
 mod report;
+mod resources;
 mod rounds;
 mod settings;
 mod strace;
-mod wire;
+mod targets;
+mod works;
 
 use std::fs;
 use std::path::Path;
@@ -28,8 +30,8 @@ use std::process::ExitCode;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::contestant::Contestant;
-use crate::goals::Played;
-use crate::rounds::Stage;
+use crate::figures::Measured;
+use crate::rounds::Runner;
 use crate::settings::Settings;
 
 fn main() -> ExitCode {
@@ -45,49 +47,51 @@ fn main() -> ExitCode {
 fn run() -> Result<(), String> {
     let settings = Settings::read()?;
     let Settings { lab, effort, .. } = &settings;
-    let mut contestants = contestant::all();
-    contestants.retain(|one| one.name != "other" || lab.other.is_some());
-    let sections = settings.sections(&contestants)?;
+    let mut contestants = contestant::all(lab.other.is_some());
+    let works = settings.works(&contestants)?;
     raise_open_files()?;
     let origin = origin::start(&lab.server, settings.file()?.as_deref()).map_err(|error| format!("origin: {error}"))?;
-    let about = about::sentence(effort);
-    eprintln!("{about}");
-    let mut played = Vec::new();
-    for section in sections {
-        let mut stage = Stage { lab, origin: &origin, contestants: &mut contestants, effort: *effort };
-        let records = stage.play(&section);
-        played.push(Played { section, records });
+    let environment = environment::describe(effort);
+    eprintln!("{environment}");
+    let mut measured = Vec::new();
+    for work in works {
+        let mut runner = Runner { lab, origin: &origin, contestants: &mut contestants, effort: *effort };
+        let records = runner.measure(&work);
+        measured.push(Measured { work, records });
     }
     contestants.iter_mut().for_each(Contestant::stop);
-    let tables = report::write(&played, &goals::outcomes(&played, &contestants), &contestants);
+    let tables = report::write(&measured, &contestants);
     println!("{tables}");
     match &settings.out {
-        Some(directory) => publish(directory, &about, &tables, &plot::draw(&played, &contestants)),
+        Some(directory) => publish(directory, &environment, &tables, &plot::draw(&measured, &contestants)),
         None => Ok(()),
     }
 }
 
-/// What stands above this line in the file stays when the tables are written anew.
-const MARK: &str = "<!-- What follows is written by make bench OUT=docs. -->\n";
+/// In the file, everything below this line is replaced.
+const MARK: &str = "<!-- 'make bench OUT=docs' replaces everything below this line. -->\n";
 
-/// Puts tables and picture into a directory.
-fn publish(directory: &Path, about: &str, tables: &str, drawn: &str) -> Result<(), String> {
-    let (text, picture) = (directory.join("BENCHMARKS.md"), directory.join("benchmarks.svg"));
-    let before = fs::read_to_string(&text).unwrap_or_default();
+/// Writes the tables and the picture into a directory.
+fn publish(directory: &Path, environment: &str, tables: &str, picture: &str) -> Result<(), String> {
+    let (text_path, picture_path) = (directory.join("BENCHMARKS.md"), directory.join("benchmarks.svg"));
+    let before = fs::read_to_string(&text_path).unwrap_or_default();
     let above = before.split_once(MARK).map_or("", |(above, _)| above);
-    let put = |path: &Path, text: &str| fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()));
-    put(&text, &format!("{above}{MARK}\n{about}\n\n![the costs](benchmarks.svg)\n\n{}\n", tables.trim_end()))?;
-    put(&picture, drawn)?;
-    eprintln!("{} and {} are written", text.display(), picture.display());
+    let write = |path: &Path, text: &str| fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()));
+    let text =
+        format!("{above}{MARK}\n{environment}\n\n![CPU time of each work](benchmarks.svg)\n\n{}\n", tables.trim_end());
+    write(&text_path, &text)?;
+    write(&picture_path, picture)?;
+    eprintln!("wrote {} and {}", text_path.display(), picture_path.display());
     Ok(())
 }
 
-/// Both ends of thousands of connections are in this process, and its children inherit the limit.
+/// This process has thousands of connections open, and the contestants inherit its limit.
 fn raise_open_files() -> Result<(), String> {
-    let say = |error| format!("the limit of open files: {error}");
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(say)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard.max(ENOUGH), hard.max(ENOUGH)).map_err(say)
+    let error_text = |error| format!("the limit of open files: {error}");
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(error_text)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard.max(OPEN_FILES), hard.max(OPEN_FILES)).map_err(error_text)
 }
 
-/// Open files: two for each connection, here as in a contestant, and as many again for pipes and others.
-const ENOUGH: u64 = 20_000;
+/// A connection takes two open files, in this process (client and origin) as in a contestant. The other half is for
+/// pipes and everything else.
+const OPEN_FILES: u64 = 20_000;

@@ -1,5 +1,5 @@
-//! The server behind all contestants: one thread, one epoll loop, in the server's namespace. It never corks, and
-//! answers in one write when the socket takes it.
+//! The server behind all contestants: one thread with one epoll loop, in the server's namespace. It answers with one
+//! write if the socket takes it, and never sets TCP_CORK.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
@@ -13,44 +13,41 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::sendfile::sendfile64;
 
-use crate::wire::{Asked, BLOCK, Blocks, Direction, SOCKS_PORT, WEB_PORT};
+use crate::protocol::{BLOCK, Blocks, Direction, HTTP_PROXY_PORT, Request, SOCKS_PORT, WEB_PORT, head_length};
 
-/// What the load wants to know of the origin.
+/// What the rest of the program reads of the origin.
 #[derive(Debug, Default)]
 pub struct Origin {
-    /// Bytes of streams that have arrived.
+    /// Bytes of streams received.
     pub received: AtomicU64,
-    /// Bytes of answers that the kernel has taken.
-    pub sent: AtomicU64,
-    /// Connections that are open.
-    pub guests: AtomicUsize,
-    /// Whether delays are kept.
+    /// Open connections.
+    pub connections: AtomicUsize,
+    /// Whether delays are recorded.
     pub recording: AtomicBool,
-    /// Microseconds for which the blocks that arrived were under way.
+    /// Microseconds that the blocks were in transit.
     delays: Mutex<Vec<u32>>,
 }
 
 impl Origin {
-    /// Takes out the delays that were kept.
     pub fn take_delays(&self) -> Vec<u32> {
         std::mem::take(&mut *self.delays.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn arrived(&self, delay: u64) {
+    fn record(&self, delay: u64) {
         if self.recording.load(Ordering::Relaxed) {
             self.delays.lock().unwrap_or_else(PoisonError::into_inner).push((delay / 1000) as u32);
         }
     }
 }
 
-/// Starts it in a network namespace, for as long as this process lives. With a file, objects are sent from there.
+/// Starts the origin in a network namespace. It runs as long as this process. With a file, it sends objects from there.
 pub fn start(namespace: &str, file: Option<&Path>) -> io::Result<Arc<Origin>> {
     let origin = Arc::new(Origin::default());
     let netns = File::open(Path::new("/run/netns").join(namespace))?;
     let mut server = Server {
         origin: Arc::clone(&origin),
         epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-        guests: Vec::new(),
+        connections: Vec::new(),
         free: Vec::new(),
         filler: vec![b'x'; FILLER].into_boxed_slice(),
         buffer: vec![0; BLOCK].into_boxed_slice(),
@@ -58,231 +55,265 @@ pub fn start(namespace: &str, file: Option<&Path>) -> io::Result<Arc<Origin>> {
     };
     let (ready, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let doors = setns(&netns, CloneFlags::CLONE_NEWNET).map_err(io::Error::from).and_then(|()| server.open_doors());
-        match doors {
-            Ok(doors) => {
+        let entered = setns(&netns, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+        match entered.and_then(|()| server.listen()) {
+            Ok(listeners) => {
                 let _ = ready.send(Ok(()));
-                server.serve(&doors)
+                server.serve(&listeners)
             }
             Err(error) => ready.send(Err(error)).unwrap_or(()),
         }
     });
-    started.recv().unwrap_or_else(|_| Err(io::Error::other("the origin did not start"))).map(|()| origin)
+    started.recv().unwrap_or_else(|_| Err(io::Error::other("its thread ended"))).map(|()| origin)
 }
 
-/// Bytes at hand for one write of an object.
+/// Bytes in memory for one write of an object.
 const FILLER: usize = 1024 * 1024;
 
 /// Length of the file from which objects are sent.
 pub const FILE_LENGTH: usize = 16 * 1024 * 1024;
 
-/// Numbers from here on are listeners, those below are guests.
-const DOORS: u64 = 1 << 32;
+/// Event data from here on is a listener's number; smaller data is a connection's slot.
+const LISTENERS: u64 = 1 << 32;
 
 struct Server {
     origin: Arc<Origin>,
     epoll: Epoll,
-    guests: Vec<Option<Guest>>,
+    connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     filler: Box<[u8]>,
     buffer: Box<[u8]>,
     file: Option<File>,
 }
 
-struct Guest {
+struct Connection {
     stream: TcpStream,
-    heard: Vec<u8>,
-    greetings: u8,
-    saying: Saying,
-    blocks: (Blocks, Blocks),
+    /// What has been received of an incomplete request.
+    input: Vec<u8>,
+    service: Service,
+    state: State,
+    sent_blocks: Blocks,
+    received_blocks: Blocks,
 }
 
-enum Saying {
-    Nothing,
-    Object { head: Vec<u8>, size: usize, sent: usize, close: bool },
-    Stream(Direction),
+/// What the origin is to a connection. A SOCKS5 proxy is a web server once it has answered the greeting and the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    Web,
+    SocksGreeting,
+    SocksRequest,
+    HttpProxy,
+}
+
+const SERVICES: [(u16, Service); 3] =
+    [(WEB_PORT, Service::Web), (SOCKS_PORT, Service::SocksGreeting), (HTTP_PROXY_PORT, Service::HttpProxy)];
+
+enum State {
+    Reading,
+    Answering { head: Vec<u8>, size: usize, sent: usize, close: bool },
+    Streaming(Direction),
 }
 
 /// Whether a connection goes on.
 #[derive(PartialEq, Eq)]
-enum Verdict {
-    Stay,
-    Leave,
+enum Next {
+    Keep,
+    Close,
 }
 
 impl Server {
-    fn open_doors(&mut self) -> io::Result<[TcpListener; 2]> {
-        let open = |port| TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
-        let doors = [open(WEB_PORT)?, open(SOCKS_PORT)?];
-        for (number, door) in doors.iter().enumerate() {
-            self.epoll.add(door, EpollEvent::new(EpollFlags::EPOLLIN, DOORS + number as u64))?;
+    fn listen(&mut self) -> io::Result<Vec<TcpListener>> {
+        let mut listeners = Vec::new();
+        for (number, (port, _)) in SERVICES.iter().enumerate() {
+            let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)))?;
+            self.epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENERS + number as u64))?;
+            listeners.push(listener);
         }
-        Ok(doors)
+        Ok(listeners)
     }
 
-    fn serve(&mut self, doors: &[TcpListener]) {
+    fn serve(&mut self, listeners: &[TcpListener]) {
         let mut events = [EpollEvent::empty(); 512];
         loop {
             let count = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
             for event in &events[..count] {
-                match event.data().checked_sub(DOORS) {
-                    Some(number) => self.accept(&doors[number as usize], number == 1),
-                    None => self.attend(event.data() as usize, event.events()),
+                match event.data().checked_sub(LISTENERS) {
+                    Some(number) => self.accept(&listeners[number as usize], SERVICES[number as usize].1),
+                    None => self.handle(event.data() as usize, event.events()),
                 }
             }
         }
     }
 
-    fn accept(&mut self, door: &TcpListener, socks: bool) {
-        while let Ok((stream, _)) = door.accept() {
+    fn accept(&mut self, listener: &TcpListener, service: Service) {
+        while let Ok((stream, _)) = listener.accept() {
             let _ = stream.set_nodelay(true);
             let slot = self.free.pop().unwrap_or_else(|| {
-                self.guests.push(None);
-                self.guests.len() - 1
+                self.connections.push(None);
+                self.connections.len() - 1
             });
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
             if self.epoll.add(&stream, EpollEvent::new(flags, slot as u64)).is_err() {
                 self.free.push(slot);
                 continue;
             }
-            let greetings = if socks { 2 } else { 0 };
-            let blocks = Default::default();
-            self.guests[slot] = Some(Guest { stream, heard: Vec::new(), greetings, saying: Saying::Nothing, blocks });
-            self.origin.guests.fetch_add(1, Ordering::Relaxed);
+            self.connections[slot] = Some(Connection {
+                stream,
+                input: Vec::new(),
+                service,
+                state: State::Reading,
+                sent_blocks: Blocks::default(),
+                received_blocks: Blocks::default(),
+            });
+            self.origin.connections.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn attend(&mut self, slot: usize, flags: EpollFlags) {
-        let Some(mut guest) = self.guests[slot].take() else { return };
-        let verdict = match guest.saying {
-            Saying::Stream(direction) => self.stream(&mut guest, direction, flags),
-            // What came in meanwhile was announced meanwhile.
-            Saying::Object { .. } => self.say(&mut guest).and_then(|verdict| self.go_on(&mut guest, slot, verdict)),
-            // The end that comes with a request is announced with it.
-            Saying::Nothing if flags.contains(EpollFlags::EPOLLRDHUP) => {
-                self.hear(&mut guest, slot).and_then(|verdict| self.go_on(&mut guest, slot, verdict))
+    fn handle(&mut self, slot: usize, flags: EpollFlags) {
+        let Some(mut connection) = self.connections[slot].take() else { return };
+        let next = match connection.state {
+            State::Streaming(direction) => self.stream(&mut connection, direction, flags),
+            // The edge of a request that arrived during the answer has passed, so it is read after the answer.
+            State::Answering { .. } => {
+                self.answer(&mut connection).and_then(|next| self.read_again(&mut connection, slot, next))
             }
-            Saying::Nothing => self.hear(&mut guest, slot),
+            // One edge announces a request and the end behind it.
+            State::Reading if flags.contains(EpollFlags::EPOLLRDHUP) => {
+                self.read(&mut connection, slot).and_then(|next| self.read_again(&mut connection, slot, next))
+            }
+            State::Reading => self.read(&mut connection, slot),
         };
-        match verdict {
-            Ok(Verdict::Stay) => self.guests[slot] = Some(guest),
-            Ok(Verdict::Leave) | Err(_) => {
+        match next {
+            Ok(Next::Keep) => self.connections[slot] = Some(connection),
+            Ok(Next::Close) | Err(_) => {
                 self.free.push(slot);
-                self.origin.guests.fetch_sub(1, Ordering::Relaxed);
+                self.origin.connections.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
 
-    fn hear(&mut self, guest: &mut Guest, slot: usize) -> io::Result<Verdict> {
+    /// Reads until a request is complete or the socket is empty.
+    fn read(&mut self, connection: &mut Connection, slot: usize) -> io::Result<Next> {
         loop {
-            let count = match guest.stream.read(&mut self.buffer) {
-                Ok(0) => return Ok(Verdict::Leave),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Verdict::Stay),
-                Err(error) => return Err(error),
+            let count = match unless_blocked(connection.stream.read(&mut self.buffer))? {
+                None => return Ok(Next::Keep),
+                Some(0) => return Ok(Next::Close),
+                Some(count) => count,
             };
-            guest.heard.extend_from_slice(&self.buffer[..count]);
-            guest.greet()?;
-            let Some((asked, length)) = Asked::parse(&guest.heard) else { continue };
-            guest.blocks.1.read(&guest.heard[length..], |_| ());
-            guest.heard.clear();
-            match asked {
-                Asked::Object { size, close } => {
-                    let head = Asked::head(size, close);
-                    guest.saying = Saying::Object { head, size, sent: 0, close };
-                    return self.say(guest);
+            connection.input.extend_from_slice(&self.buffer[..count]);
+            let Some(request) = connection.next_request()? else { continue };
+            match request {
+                Request::Object { size, close } => {
+                    let head = Request::answer_head(size, close);
+                    connection.state = State::Answering { head, size, sent: 0, close };
+                    return self.answer(connection);
                 }
-                Asked::Stream(direction) => {
-                    guest.saying = Saying::Stream(direction);
-                    // Level-triggered from now on: every stream gets one block in each turn of the loop.
-                    let flags = wanted(direction.client_writes(), direction.client_reads());
-                    self.epoll.modify(&guest.stream, &mut EpollEvent::new(flags, slot as u64))?;
-                    return Ok(Verdict::Stay);
+                Request::Stream(direction) => {
+                    connection.state = State::Streaming(direction);
+                    // Level-triggered from now on: every stream moves one block in each turn of the loop.
+                    let flags = stream_events(direction.client_writes(), direction.client_reads());
+                    self.epoll.modify(&connection.stream, &mut EpollEvent::new(flags, slot as u64))?;
+                    return Ok(Next::Keep);
                 }
             }
         }
     }
 
-    fn go_on(&mut self, guest: &mut Guest, slot: usize, verdict: Verdict) -> io::Result<Verdict> {
-        let listening = verdict == Verdict::Stay && matches!(guest.saying, Saying::Nothing);
-        if listening { self.hear(guest, slot) } else { Ok(verdict) }
+    fn read_again(&mut self, connection: &mut Connection, slot: usize, next: Next) -> io::Result<Next> {
+        let reading = next == Next::Keep && matches!(connection.state, State::Reading);
+        if reading { self.read(connection, slot) } else { Ok(next) }
     }
 
-    fn say(&mut self, guest: &mut Guest) -> io::Result<Verdict> {
-        let Saying::Object { head, size, sent, close } = &mut guest.saying else { return Ok(Verdict::Stay) };
+    /// Sends the rest of an answer, as far as the socket takes it.
+    fn answer(&mut self, connection: &mut Connection) -> io::Result<Next> {
+        let State::Answering { head, size, sent, close } = &mut connection.state else { return Ok(Next::Keep) };
         while *sent < head.len() + *size {
-            match self.send(&mut guest.stream, head, *size, *sent) {
-                Ok(count) => *sent += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Verdict::Stay),
-                Err(error) => return Err(error),
+            match unless_blocked(self.send(&mut connection.stream, head, *size, *sent))? {
+                Some(count) => *sent += count,
+                None => return Ok(Next::Keep),
             }
         }
         if *close {
-            return Ok(Verdict::Leave);
+            return Ok(Next::Close);
         }
-        guest.saying = Saying::Nothing;
-        Ok(Verdict::Stay)
+        connection.state = State::Reading;
+        Ok(Next::Keep)
     }
 
     fn send(&self, stream: &mut TcpStream, head: &[u8], size: usize, sent: usize) -> io::Result<usize> {
         let rest = (head.len() + size - sent.max(head.len())).min(FILLER);
-        let count = match &self.file {
-            None => stream.write_vectored(&[&head[sent.min(head.len())..], &self.filler[..rest]].map(IoSlice::new))?,
-            Some(_) if sent < head.len() => stream.write(&head[sent..])?,
+        match &self.file {
+            None => stream.write_vectored(&[&head[sent.min(head.len())..], &self.filler[..rest]].map(IoSlice::new)),
+            Some(_) if sent < head.len() => stream.write(&head[sent..]),
             Some(file) => {
                 let mut from = ((sent - head.len()) % (FILE_LENGTH - FILLER)) as i64;
-                sendfile64(&*stream, file, Some(&mut from), rest)?
+                Ok(sendfile64(&*stream, file, Some(&mut from), rest)?)
             }
-        };
-        self.origin.sent.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
+        }
     }
 
-    /// One block each way.
-    fn stream(&mut self, guest: &mut Guest, direction: Direction, flags: EpollFlags) -> io::Result<Verdict> {
+    /// Moves at most one block each way.
+    fn stream(&mut self, connection: &mut Connection, direction: Direction, flags: EpollFlags) -> io::Result<Next> {
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP) {
-            return Ok(Verdict::Leave);
+            return Ok(Next::Close);
         }
         if direction.client_reads() && flags.contains(EpollFlags::EPOLLOUT) {
-            unless_blocked(guest.blocks.0.write(&mut guest.stream, &self.filler))?;
+            unless_blocked(connection.sent_blocks.write(&mut connection.stream, &self.filler))?;
         }
         if flags.contains(EpollFlags::EPOLLIN) {
-            let Some(count) = unless_blocked(guest.stream.read(&mut self.buffer))? else { return Ok(Verdict::Stay) };
+            let Some(count) = unless_blocked(connection.stream.read(&mut self.buffer))? else { return Ok(Next::Keep) };
             if count == 0 {
-                return Ok(Verdict::Leave);
+                return Ok(Next::Close);
             }
             self.origin.received.fetch_add(count as u64, Ordering::Relaxed);
-            guest.blocks.1.read(&self.buffer[..count], |delay| self.origin.arrived(delay));
+            connection.received_blocks.read(&self.buffer[..count], |delay| self.origin.record(delay));
         }
-        Ok(Verdict::Stay)
+        Ok(Next::Keep)
     }
 }
 
-impl Guest {
-    /// The two answers of a SOCKS5 proxy (RFC 1928), whatever was asked.
-    fn greet(&mut self) -> io::Result<()> {
-        let (length, answer): (usize, &[u8]) = match self.greetings {
-            0 => return Ok(()),
-            1 => (10, &[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]),
-            _ => (2 + usize::from(self.heard.get(1).copied().unwrap_or(u8::MAX)), &[5, 0]),
-        };
-        if self.heard.len() < length {
-            return Ok(());
+impl Connection {
+    /// Takes a complete request from the input, after it has answered what comes before with a proxy.
+    fn next_request(&mut self) -> io::Result<Option<Request>> {
+        loop {
+            let length = match self.service {
+                // The number of methods, and the methods, RFC 1928.
+                Service::SocksGreeting => self.input.get(1).map(|methods| 2 + usize::from(*methods)),
+                // A request with an IPv4 address.
+                Service::SocksRequest => Some(10),
+                Service::Web | Service::HttpProxy => head_length(&self.input),
+            };
+            let Some(length) = length.filter(|length| self.input.len() >= *length) else { return Ok(None) };
+            let unit = &self.input[..length];
+            let (service, answer): (_, &[u8]) = match self.service {
+                Service::SocksGreeting => (Service::SocksRequest, &[5, 0]),
+                Service::SocksRequest => (Service::Web, &[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]),
+                Service::HttpProxy if unit.starts_with(b"CONNECT ") => (Service::Web, b"HTTP/1.1 200 OK\r\n\r\n"),
+                Service::HttpProxy if !unit.starts_with(b"GET http://") => {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                Service::Web | Service::HttpProxy => {
+                    let request = std::str::from_utf8(unit).ok().and_then(Request::parse);
+                    // The blocks of a stream can follow its request at once.
+                    self.received_blocks.read(&self.input[length..], |_| ());
+                    self.input.clear();
+                    return request.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into());
+                }
+            };
+            self.input.drain(..length);
+            self.service = service;
+            self.stream.write_all(answer)?;
         }
-        self.heard.drain(..length);
-        self.greetings -= 1;
-        self.stream.write_all(answer)?;
-        self.greet()
     }
 }
 
-/// The events of a stream. Who does not read hears of the end all the same.
-fn wanted(read: bool, write: bool) -> EpollFlags {
+/// The events of a stream. A side that does not read needs EPOLLRDHUP to learn of the end.
+fn stream_events(read: bool, write: bool) -> EpollFlags {
     let reading = if read { EpollFlags::EPOLLIN } else { EpollFlags::EPOLLRDHUP };
     if write { reading | EpollFlags::EPOLLOUT } else { reading }
 }
 
-/// `None` for "would block".
+/// `None` stands for "would block".
 pub fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -290,7 +321,7 @@ pub fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
     }
 }
 
-/// The file from which objects are sent, if they are.
+/// Writes the file from which objects are sent.
 pub fn write_file(path: &Path) -> io::Result<()> {
     std::fs::write(path, vec![b'x'; FILE_LENGTH])
 }

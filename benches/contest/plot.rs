@@ -1,24 +1,23 @@
-//! The picture: for each kind of work what it costs the machine and how much of that is the proxy's, and how the cost
-//! of a request changes with the number of connections.
+//! The picture: bars for the CPU time of each work, the machine's and the proxy's part of it, and lines for the CPU time
+//! of a request over the number of connections.
 
 use std::fmt::Write;
 
 use crate::contestant::{Contestant, Role};
-use crate::figures::{Metric, heading, shown};
-use crate::goals::Played;
-use crate::plan::{SCALE_NAME, Unit};
+use crate::figures::{Measured, Metric, heading, text};
+use crate::works::{SCALE_NAME, Unit};
 
 const WIDTH: f64 = 920.0;
 const COLUMN: f64 = WIDTH / 2.0;
 const MARGIN: f64 = 20.0;
-/// Height of a bar with the gap to the next.
+/// Height of a bar and of the gap below it.
 const ROW: f64 = 20.0;
-/// Where the bars of a panel begin, and how long the longest is.
+/// Where the bars of a panel begin, and the length of the longest.
 const LABELS: f64 = 120.0;
 const LONGEST: f64 = COLUMN - LABELS - 2.0 * MARGIN - 95.0;
 const PLOT_HEIGHT: f64 = 200.0;
-/// Bars that would leave no room for the others are cut off.
-const CUT: f64 = 4.0;
+/// A bar ends at this multiple of tproxy's, so that it leaves room for the others.
+const LONGEST_RATIO: f64 = 4.0;
 
 const OURS: (&str, &str) = ("#1f6f43", "#9fd3b5");
 const OTHERS: (&str, &str) = ("#3b4a6b", "#b9c3d9");
@@ -51,27 +50,27 @@ impl Canvas {
     }
 }
 
-/// Draws what was played.
-pub fn draw(played: &[Played], contestants: &[Contestant]) -> String {
+
+pub fn draw(measured: &[Measured], contestants: &[Contestant]) -> String {
     let mut canvas = Canvas { body: String::new() };
     canvas.text(
         MARGIN,
         28.0,
         "class=\"head\"",
-        "What carrying it costs: CPU of the whole machine, and of the proxy alone",
+        "CPU time per unit of work: the whole machine's, and the proxy's part of it",
     );
     legend(&mut canvas);
-    let panels: Vec<&Played> = played.iter().filter(|played| played.section.is_contest()).collect();
+    let panels: Vec<&Measured> = measured.iter().filter(|measured| measured.work.is_comparison()).collect();
     let mut top = 70.0;
     for pair in panels.chunks(2) {
         let heights = pair
             .iter()
             .enumerate()
-            .map(|(at, played)| panel(&mut canvas, played, contestants, at as f64 * COLUMN + MARGIN, top));
+            .map(|(at, measured)| panel(&mut canvas, measured, contestants, at as f64 * COLUMN + MARGIN, top));
         top += heights.fold(0.0, f64::max);
     }
-    if let Some(played) = played.iter().find(|played| played.section.name == SCALE_NAME) {
-        top += scale(&mut canvas, played, contestants, top);
+    if let Some(measured) = measured.iter().find(|measured| measured.work.name == SCALE_NAME) {
+        top += scale(&mut canvas, measured, contestants, top);
     }
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top:.0}\" font-family=\"sans-serif\" font-size=\"12\">
@@ -97,43 +96,43 @@ fn legend(canvas: &mut Canvas) {
     }
 }
 
-/// One kind of work; returns the height.
-fn panel(canvas: &mut Canvas, played: &Played, contestants: &[Contestant], left: f64, top: f64) -> f64 {
-    let unit = played.section.unit;
-    canvas.text(left, top + 14.0, "class=\"title\"", &played.section.title);
-    let costs = |metric| played.records.iter().map(move |record| record.median(metric).unwrap_or(0.0));
-    let machine: Vec<f64> = costs(Metric::Machine).collect();
-    let proxy: Vec<f64> = costs(Metric::Proxy).collect();
-    let ours = played.of("tproxy").and_then(|record| record.median(Metric::Machine)).unwrap_or(f64::INFINITY);
-    let most = machine.iter().copied().fold(0.0, f64::max).min(ours * CUT).max(1.0);
-    canvas.text(left, top + 29.0, "class=\"small\"", &heading(Metric::Machine, unit));
-    for (at, entry) in played.section.entries.iter().enumerate() {
+/// Draws the bars of a work, and returns the height.
+fn panel(canvas: &mut Canvas, measured: &Measured, contestants: &[Contestant], left: f64, top: f64) -> f64 {
+    let unit = measured.work.unit;
+    canvas.text(left, top + 14.0, "class=\"title\"", &measured.work.title);
+    let costs = |metric| measured.records.iter().map(move |record| record.median(metric).unwrap_or(0.0));
+    let machine: Vec<f64> = costs(Metric::MachineCpu).collect();
+    let proxy: Vec<f64> = costs(Metric::ProxyCpu).collect();
+    let ours = measured.of("tproxy").and_then(|record| record.median(Metric::MachineCpu)).unwrap_or(f64::INFINITY);
+    let most = machine.iter().copied().fold(0.0, f64::max).min(ours * LONGEST_RATIO).max(1.0);
+    canvas.text(left, top + 29.0, "class=\"small\"", &heading(Metric::MachineCpu, unit));
+    for (at, entry) in measured.work.entries.iter().enumerate() {
         let y = top + 38.0 + at as f64 * ROW;
         let Some(one) = contestants.iter().find(|one| one.name == entry.who) else { continue };
-        let (dark, light) = if one.role == Role::Ours { OURS } else { OTHERS };
-        let class = if one.role == Role::Ours { "class=\"ours\"" } else { "" };
+        let (dark, light) = if matches!(one.role, Role::Tproxy | Role::OtherBuild) { OURS } else { OTHERS };
+        let class = if matches!(one.role, Role::Tproxy | Role::OtherBuild) { "class=\"ours\"" } else { "" };
         let length = |cost: f64| (cost / most).min(1.0) * LONGEST;
-        canvas.text(left, y + 12.0, class, one.title);
+        canvas.text(left, y + 12.0, class, &one.title);
         canvas.bar(left + LABELS, y, length(machine[at]), ROW - 5.0, light);
         canvas.bar(left + LABELS, y, length(proxy[at]), ROW - 5.0, dark);
-        let figure = |metric, value: f64| shown(metric, unit, value);
-        let mut text = figure(Metric::Machine, machine[at]);
+        let figure = |metric, value: f64| text(metric, unit, value);
+        let mut label = figure(Metric::MachineCpu, machine[at]);
         if proxy[at] > 0.0 {
-            let _ = write!(text, ", of it {}", figure(Metric::Proxy, proxy[at]));
+            let _ = write!(label, ", proxy {}", figure(Metric::ProxyCpu, proxy[at]));
         }
-        canvas.text(left + LABELS + length(machine[at]) + 5.0, y + 12.0, "class=\"small\"", &text);
+        canvas.text(left + LABELS + length(machine[at]) + 5.0, y + 12.0, "class=\"small\"", &label);
     }
-    38.0 + played.section.entries.len() as f64 * ROW + 22.0
+    38.0 + measured.work.entries.len() as f64 * ROW + 22.0
 }
 
-/// Lines over the number of connections, which is logarithmic; returns the height.
-fn scale(canvas: &mut Canvas, played: &Played, contestants: &[Contestant], top: f64) -> f64 {
+/// Draws lines over the logarithm of the number of connections, and returns the height.
+fn scale(canvas: &mut Canvas, measured: &Measured, contestants: &[Contestant], top: f64) -> f64 {
     let (left, right, bottom) = (MARGIN + 40.0, WIDTH - 180.0, top + 40.0 + PLOT_HEIGHT);
-    canvas.text(MARGIN, top + 14.0, "class=\"title\"", &played.section.title);
-    canvas.text(MARGIN, top + 29.0, "class=\"small\"", &heading(Metric::Proxy, Unit::Request));
-    let costs = || played.records.iter().filter_map(|record| record.median(Metric::Proxy));
+    canvas.text(MARGIN, top + 14.0, "class=\"title\"", &measured.work.title);
+    canvas.text(MARGIN, top + 29.0, "class=\"small\"", &heading(Metric::ProxyCpu, Unit::Request));
+    let costs = || measured.records.iter().filter_map(|record| record.median(Metric::ProxyCpu));
     let most = costs().fold(1.0, f64::max) * 1.1;
-    let counts = || played.section.entries.iter().map(|entry| entry.load.connections());
+    let counts = || measured.work.entries.iter().map(|entry| entry.load.connections());
     let decades = counts().max().map_or(1.0, |count| (count as f64).log10()).max(1.0);
     let place = |count: usize, cost: f64| {
         let x = left + (count as f64).log10() / decades * (right - left);
@@ -145,12 +144,12 @@ fn scale(canvas: &mut Canvas, played: &Played, contestants: &[Contestant], top: 
         let cost = most * f64::from(quarter) / 4.0;
         let (_, y) = place(1, cost);
         canvas.line(&[(left, y), (right, y)], "#eee", 1.0);
-        canvas.text(MARGIN, y + 4.0, "class=\"small\"", &shown(Metric::Proxy, Unit::Request, cost));
+        canvas.text(MARGIN, y + 4.0, "class=\"small\"", &text(Metric::ProxyCpu, Unit::Request, cost));
     }
-    let mut whom: Vec<&str> = Vec::new();
-    for entry in &played.section.entries {
+    let mut names: Vec<&str> = Vec::new();
+    for entry in &measured.work.entries {
         let (x, _) = place(entry.load.connections(), 0.0);
-        if whom.is_empty() || whom == [entry.who] {
+        if names.is_empty() || names == [&entry.who] {
             canvas.text(
                 x,
                 bottom + 16.0,
@@ -158,17 +157,17 @@ fn scale(canvas: &mut Canvas, played: &Played, contestants: &[Contestant], top: 
                 &entry.load.connections().to_string(),
             );
         }
-        if !whom.contains(&entry.who) {
-            whom.push(entry.who);
+        if !names.contains(&entry.who.as_str()) {
+            names.push(&entry.who);
         }
     }
-    for (who, colour) in whom.into_iter().zip(LINES) {
-        let entries = played.section.entries.iter().zip(&played.records).filter(|(entry, _)| entry.who == who);
+    for (who, colour) in names.into_iter().zip(LINES) {
+        let entries = measured.work.entries.iter().zip(&measured.records).filter(|(entry, _)| entry.who == who);
         let points: Vec<(f64, f64)> = entries
-            .filter_map(|(entry, record)| Some(place(entry.load.connections(), record.median(Metric::Proxy)?)))
+            .filter_map(|(entry, record)| Some(place(entry.load.connections(), record.median(Metric::ProxyCpu)?)))
             .collect();
         canvas.line(&points, colour, 2.0);
-        let title = contestants.iter().find(|one| one.name == who).map_or(who, |one| one.title);
+        let title = contestants.iter().find(|one| one.name == who).map_or(who, |one| &one.title);
         if let Some((x, y)) = points.last() {
             canvas.text(x + 8.0, y + 4.0, &format!("fill=\"{colour}\""), title);
         }

@@ -1,19 +1,23 @@
-//! The tables, which are Markdown and can be read on a terminal as well.
+//! The tables. They are Markdown that can be read on a terminal as well.
 
 use std::fmt::Write;
 
-use crate::contestant::{Contestant, Role};
-use crate::figures::{Metric, Record, heading, shown};
-use crate::goals::{Outcome, Played};
+use crate::contestant::{Contestant, Role, other_name};
+use crate::figures::{Measured, Metric, Ratio, Record, heading, text};
 use crate::load::Load;
-use crate::plan::{SCALE_NAME, Unit};
+use crate::targets::{Outcome, outcomes};
+use crate::works::{SCALE_NAME, Unit};
 
-/// Rows of cells, the first of them the heading.
+/// Rows of cells; the first row is the heading.
 struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
+    fn with_heading(cells: &[&str]) -> Table {
+        Table { rows: vec![cells.iter().map(|cell| cell.to_string()).collect()] }
+    }
+
     fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns)
@@ -25,7 +29,7 @@ impl Table {
             for (at, wide) in widths.iter().enumerate() {
                 let cell = row.get(at).map_or("", String::as_str);
                 let gap = " ".repeat(wide - width(cell));
-                // Words to the left, numbers to the right.
+                // Names are aligned on the left, numbers on the right.
                 let (before, after) = if at == 0 { ("", gap.as_str()) } else { (gap.as_str(), "") };
                 let _ = write!(text, " {before}{cell}{after} |");
             }
@@ -47,75 +51,127 @@ fn width(cell: &str) -> usize {
     cell.chars().count()
 }
 
-/// Everything, as Markdown.
-pub fn write(played: &[Played], outcomes: &[Outcome], contestants: &[Contestant]) -> String {
+/// All tables as Markdown.
+pub fn write(measured: &[Measured], contestants: &[Contestant]) -> String {
     let mut text = String::new();
-    if !outcomes.is_empty() {
-        let _ = writeln!(text, "### Goals\n\n{}", goals(outcomes).render());
+    let builds = builds(measured);
+    if builds.rows.len() > 1 {
+        let _ = writeln!(text, "### This build divided by the other build\n\n{BUILDS_NOTE}\n\n{}", builds.render());
     }
-    for played in played {
-        let _ = writeln!(text, "### {}\n\n{}", played.section.title, table(played, contestants).render());
-        let calls = calls(played, contestants);
-        if !calls.is_empty() {
-            let _ = writeln!(text, "{calls}");
+    let outcomes = outcomes(measured, contestants);
+    if !outcomes.is_empty() {
+        let _ = writeln!(text, "### Targets\n\n{}", targets(outcomes).render());
+    }
+    for measured in measured {
+        let _ = writeln!(text, "### {}\n\n{}", measured.work.title, table(measured, contestants).render());
+        let system_calls = system_calls(measured, contestants);
+        if !system_calls.is_empty() {
+            let _ = writeln!(text, "{system_calls}");
         }
-        for note in notes(played) {
+        for note in notes(measured) {
             let _ = writeln!(text, "- {note}\n");
         }
     }
     text
 }
 
-fn goals(outcomes: &[Outcome]) -> Table {
-    let heading = ["work", "figure", "tproxy", "compared with", "ratio", "in single rounds", "must", "aim", ""];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    for outcome in outcomes {
-        let Outcome { work, figure, ours, theirs, ratio, spread, must, aim, verdict } = outcome;
-        let cells = [work, figure, ours, theirs, ratio, spread, must, aim];
-        rows.push(cells.into_iter().cloned().chain([verdict.to_string()]).collect());
+const BUILDS_NOTE: &str = "Each number is the figure of this build divided by that of the other build. A higher rate is \
+better; of everything else, less is better. Where there were several rounds, the range of their ratios is in brackets.";
+
+/// A row for each load that both builds carried.
+fn builds(measured: &[Measured]) -> Table {
+    let heading =
+        ["work", "load", "rate", "p50", "p99", "proxy CPU", "machine CPU", "packets", "system calls", "memory"];
+    let mut table = Table::with_heading(&heading);
+    for measured in measured {
+        let entries = || measured.work.entries.iter().zip(&measured.records);
+        for (entry, record) in entries() {
+            let other = other_name(&entry.who);
+            let is_other = |entry_of_other: &crate::works::Entry| {
+                other != entry.who && entry_of_other.who == other && entry_of_other.load == entry.load
+            };
+            let Some((_, other)) = entries().find(|(entry, _)| is_other(entry)) else { continue };
+            let ratio = |metric| record.ratio(other, metric);
+            let rate = ratio(Metric::RequestRate).or_else(|| ratio(Metric::Throughput));
+            let columns = [
+                Metric::P50,
+                Metric::P99,
+                Metric::ProxyCpu,
+                Metric::MachineCpu,
+                Metric::Packets,
+                Metric::SystemCalls,
+                Metric::Memory,
+            ];
+            let ratios = std::iter::once(rate).chain(columns.map(ratio));
+            let name = format!("{}, {}", measured.work.name, entry.who);
+            let cells = [name, entry.load.to_string()].into_iter().chain(ratios.map(ratio_text));
+            table.rows.push(cells.collect());
+        }
     }
-    Table { rows }
+    table
+}
+
+fn ratio_text(ratio: Option<Ratio>) -> String {
+    match ratio {
+        None => String::new(),
+        // One round, or a figure that was measured once.
+        Some(ratio) if ratio.least == ratio.greatest || !ratio.least.is_finite() => format!("{:.2}", ratio.of_medians),
+        Some(ratio) => format!("{:.2} ({})", ratio.of_medians, ratio.range()),
+    }
+}
+
+fn targets(outcomes: Vec<Outcome>) -> Table {
+    let heading = ["work", "figure", "tproxy", "compared with", "ratio", "in single rounds", "required", "desired", ""];
+    let mut table = Table::with_heading(&heading);
+    for outcome in outcomes {
+        let Outcome { work, figure, ours, reference, ratio, range, required, desired, verdict } = outcome;
+        table.rows.push(vec![work, figure, ours, reference, ratio, range, required, desired, verdict.to_owned()]);
+    }
+    table
 }
 
 fn columns(unit: Unit) -> &'static [Metric] {
     use Metric::{
-        AllMemory, AllSwitches, Answered, Buffers, Calls, Descriptors, Half, Machine, Memory, Packets, Pipes, Proxy,
-        Slowest, Streamed, Switches,
+        Descriptors, MachineCpu, MachineMemory, MachineSwitches, Memory, P50, P99, Packets, Pipes, ProxyCpu,
+        RequestRate, SocketBuffers, Switches, SystemCalls, Throughput,
     };
     match unit {
-        Unit::Gigabyte => &[Streamed, Half, Slowest, Proxy, Machine, Switches, AllSwitches, Packets, Calls],
-        Unit::Request => &[Answered, Half, Slowest, Proxy, Machine, Switches, AllSwitches, Packets, Calls],
-        Unit::Second => &[Answered, Half, Slowest, Streamed, Proxy, Machine],
-        Unit::Connection => &[Memory, Descriptors, Pipes, Buffers, AllMemory],
+        Unit::Gigabyte => {
+            &[Throughput, P50, P99, ProxyCpu, MachineCpu, Switches, MachineSwitches, Packets, SystemCalls]
+        }
+        Unit::Request => {
+            &[RequestRate, P50, P99, ProxyCpu, MachineCpu, Switches, MachineSwitches, Packets, SystemCalls]
+        }
+        Unit::Second => &[RequestRate, P50, P99, Throughput, ProxyCpu, MachineCpu],
+        Unit::Connection => &[Memory, Descriptors, Pipes, SocketBuffers, MachineMemory],
     }
 }
 
-fn table(played: &Played, contestants: &[Contestant]) -> Table {
-    if played.section.name == SCALE_NAME {
-        return scale(played, contestants);
+fn table(measured: &Measured, contestants: &[Contestant]) -> Table {
+    if measured.work.name == SCALE_NAME {
+        return scale(measured, contestants);
     }
-    let unit = played.section.unit;
-    let ours = played.of("tproxy");
+    let unit = measured.work.unit;
+    let role = |who: &str| contestants.iter().find(|one| one.name == who).map(|one| one.role);
+    let entries = || measured.work.entries.iter().zip(&measured.records);
+    // The column × divides by the first tproxy in the table.
+    let reference = entries().find(|(entry, _)| role(&entry.who) == Some(Role::Tproxy)).map(|(_, record)| record);
     let mut rows = vec![vec![String::new()]];
     for metric in columns(unit) {
         rows[0].push(heading(*metric, unit));
-        if is_compared(*metric) && ours.is_some() {
+        if has_ratio(*metric) && reference.is_some() {
             rows[0].push("×".to_owned());
         }
     }
-    let repeats = played.section.entries.iter().filter(|entry| entry.who == played.section.entries[0].who).count() > 1;
-    for (entry, record) in played.section.entries.iter().zip(&played.records) {
-        let role = contestants.iter().find(|one| one.name == entry.who).map(|one| one.role);
-        let mut row = vec![label(entry.who, repeats.then_some(&entry.load), contestants)];
+    let repeats = measured.work.entries.iter().filter(|entry| entry.who == measured.work.entries[0].who).count() > 1;
+    for (entry, record) in entries() {
+        let mut row = vec![label(&entry.who, repeats.then_some(&entry.load), contestants)];
         for metric in columns(unit) {
-            let own = !matches!(
-                (role, metric),
-                (Some(Role::Floor), Metric::Proxy | Metric::Switches | Metric::Packets | Metric::Calls)
-            );
-            let value = record.median(*metric).filter(|_| own);
-            row.push(value.map_or_else(String::new, |value| shown(*metric, unit, value)));
-            if let Some(ours) = ours.filter(|_| is_compared(*metric)) {
-                let ratio = record.ratio(ours, *metric).filter(|_| own);
+            let has_metric = role(&entry.who) != Some(Role::Baseline) || !needs_process(*metric);
+            let value = record.median(*metric).filter(|_| has_metric);
+            row.push(value.map_or_else(String::new, |value| text(*metric, unit, value)));
+            if let Some(reference) = reference.filter(|_| has_ratio(*metric)) {
+                let ratio = record.ratio(reference, *metric).filter(|_| has_metric);
                 row.push(ratio.map_or_else(String::new, |ratio| format!("{:.2}", ratio.of_medians)));
             }
         }
@@ -124,29 +180,34 @@ fn table(played: &Played, contestants: &[Contestant]) -> Table {
     Table { rows }
 }
 
-/// Beside these figures stands how many times tproxy's they are.
-fn is_compared(metric: Metric) -> bool {
-    matches!(metric, Metric::Proxy | Metric::Machine)
+/// Whether a column with the ratio to tproxy stands beside this figure.
+fn has_ratio(metric: Metric) -> bool {
+    matches!(metric, Metric::ProxyCpu | Metric::MachineCpu)
 }
 
-/// The title, with the load where that is what differs.
+/// Whether only contestants with a process have this figure.
+fn needs_process(metric: Metric) -> bool {
+    matches!(metric, Metric::ProxyCpu | Metric::Switches | Metric::Packets | Metric::SystemCalls)
+}
+
+/// The title of a contestant, with the load where loads differ.
 fn label(who: &str, load: Option<&Load>, contestants: &[Contestant]) -> String {
-    let title = contestants.iter().find(|one| one.name == who).map_or(who, |one| one.title);
+    let title = contestants.iter().find(|one| one.name == who).map_or(who, |one| &one.title);
     load.map_or_else(|| title.to_owned(), |load| format!("{title}, {load}"))
 }
 
-/// A row for each contestant, a column for each number of connections.
-fn scale(played: &Played, contestants: &[Contestant]) -> Table {
+/// A row for each contestant, and a column for each number of connections.
+fn scale(measured: &Measured, contestants: &[Contestant]) -> Table {
     let mut rows = vec![vec!["CPU, µs/request, proxy / machine".to_owned()]];
-    for (entry, record) in played.section.entries.iter().zip(&played.records) {
+    for (entry, record) in measured.work.entries.iter().zip(&measured.records) {
         let count = entry.load.connections().to_string();
-        let title = label(entry.who, None, contestants);
+        let title = label(&entry.who, None, contestants);
         if !rows[0].contains(&count) {
             rows[0].push(count);
         }
         let figure =
-            |metric| record.median(metric).map_or_else(String::new, |value| shown(metric, Unit::Request, value));
-        let cell = format!("{} / {}", figure(Metric::Proxy), figure(Metric::Machine));
+            |metric| record.median(metric).map_or_else(String::new, |value| text(metric, Unit::Request, value));
+        let cell = format!("{} / {}", figure(Metric::ProxyCpu), figure(Metric::MachineCpu));
         match rows.iter_mut().find(|row| row[0] == title) {
             Some(row) => row.push(cell),
             None => rows.push(vec![title, cell]),
@@ -155,39 +216,40 @@ fn scale(played: &Played, contestants: &[Contestant]) -> Table {
     Table { rows }
 }
 
-/// The most frequent system calls of each.
-fn calls(played: &Played, contestants: &[Contestant]) -> String {
+/// A line for each contestant with its most frequent system calls.
+fn system_calls(measured: &Measured, contestants: &[Contestant]) -> String {
     let mut text = String::new();
-    for (entry, record) in played.section.entries.iter().zip(&played.records) {
-        let frequent = record.calls.iter().filter(|(_, count)| *count >= share(record) / 50.0).take(9);
-        let list: Vec<String> = frequent.map(|(name, count)| format!("{name} {}", amount(*count))).collect();
-        if !list.is_empty() && played.section.name != SCALE_NAME {
-            let _ = writeln!(text, "- {}: {}", label(entry.who, None, contestants), list.join(", "));
+    for (entry, record) in measured.work.entries.iter().zip(&measured.records) {
+        let total = total_calls(record);
+        let frequent = record.calls.iter().filter(|(_, count)| *count >= total / 50.0).take(9);
+        let list: Vec<String> = frequent.map(|(name, count)| format!("{name} {}", call_count(*count))).collect();
+        if !list.is_empty() && measured.work.name != SCALE_NAME {
+            let _ = writeln!(text, "- {}: {}", label(&entry.who, None, contestants), list.join(", "));
         }
     }
     text
 }
 
-fn share(record: &Record) -> f64 {
+fn total_calls(record: &Record) -> f64 {
     record.calls.iter().map(|(_, count)| count).sum()
 }
 
-fn amount(count: f64) -> String {
+fn call_count(count: f64) -> String {
     if count >= 100.0 { format!("{count:.0}") } else { format!("{count:.2}") }
 }
 
-/// What went wrong, each thing once.
-fn notes(played: &Played) -> Vec<String> {
+/// The failures, each of them once.
+fn notes(measured: &Measured) -> Vec<String> {
     let mut notes = Vec::new();
-    for (entry, record) in played.section.entries.iter().zip(&played.records) {
+    for (entry, record) in measured.work.entries.iter().zip(&measured.records) {
         let failures: f64 = record.turns.iter().filter_map(|turn| turn.get(&Metric::Failures)).sum();
         if failures > 0.0 {
             notes.push(format!("{} with {}: {failures} failures", entry.who, entry.load));
         }
-        let mut said: Vec<&String> = record.notes.iter().collect();
-        said.sort();
-        said.dedup();
-        notes.extend(said.into_iter().map(|note| format!("{} with {}: {note}", entry.who, entry.load)));
+        let mut texts: Vec<&String> = record.notes.iter().collect();
+        texts.sort();
+        texts.dedup();
+        notes.extend(texts.into_iter().map(|note| format!("{} with {}: {note}", entry.who, entry.load)));
     }
     notes
 }

@@ -1,67 +1,73 @@
-//! Letting the contestants carry their loads, one after the other, round after round.
+//! Lets the contestants carry their loads, one after the other, round after round.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::clients::{self, Probe};
 use crate::contestant::{Contestant, Lab};
-use crate::figures::{Figures, Record, of_holding, of_work, units};
-use crate::gauge::{Held, Totals, Used};
-use crate::load::{self, Probe};
+use crate::figures::{Figures, Record, of_activity, of_footprint, units};
 use crate::origin::Origin;
-use crate::plan::{Entry, Section, Unit};
+use crate::resources::{Footprint, Totals, Used};
 use crate::strace::Strace;
-use std::sync::atomic::Ordering;
+use crate::works::{Entry, Unit, Work};
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
     pub rounds: usize,
-    /// How long a turn is counted.
+    /// Length of a turn.
     pub window: Duration,
-    /// Whether system calls are counted in a turn of their own.
+    /// Whether system calls are counted, each contestant's in a turn of its own.
     pub trace: bool,
 }
 
-/// Everything that a turn needs.
-pub struct Stage<'a> {
+pub struct Runner<'a> {
     pub lab: &'a Lab,
     pub origin: &'a Origin,
     pub contestants: &'a mut [Contestant],
     pub effort: Effort,
 }
 
-/// How long slow readers may take to fill every buffer on their way.
+/// The time for slow readers to fill every buffer between them and the origin.
 const FILL: Duration = Duration::from_secs(3);
 
-/// What is held is much the same each time.
-const HOLDING_ROUNDS: usize = 3;
+/// What connections hold hardly differs from one round to the next, so a few rounds are enough.
+const FOOTPRINT_ROUNDS: usize = 3;
 
-impl Stage<'_> {
-    /// Runs all turns of a section.
-    pub fn play(&mut self, section: &Section) -> Vec<Record> {
-        let mut records = vec![Record::default(); section.entries.len()];
-        let holding = section.unit == Unit::Connection;
-        let rounds = if holding { self.effort.rounds.min(HOLDING_ROUNDS) } else { self.effort.rounds };
+/// How long the gateway tracks a closed connection (scripts/bench sets a second), and a little more. While it tracks one
+/// that DNAT has translated, a new connection with the same ports fails.
+const CONNTRACK_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How long system calls are counted.
+const TRACE_WINDOW: Duration = Duration::from_millis(700);
+
+impl Runner<'_> {
+    /// Runs all turns of a work, and returns a record for each of its entries.
+    pub fn measure(&mut self, work: &Work) -> Vec<Record> {
+        let mut records = vec![Record::default(); work.entries.len()];
+        let is_footprint = work.unit == Unit::Connection;
+        let rounds = if is_footprint { self.effort.rounds.min(FOOTPRINT_ROUNDS) } else { self.effort.rounds };
         for round in 1..=rounds {
-            eprintln!("  {}: round {round} of {rounds}", section.name);
-            for (entry, record) in section.entries.iter().zip(&mut records) {
-                match self.turn(section, entry) {
-                    Ok((figures, complaint)) => {
+            eprintln!("  {}: round {round} of {rounds}", work.name);
+            for (entry, record) in work.entries.iter().zip(&mut records) {
+                match self.turn(work, entry) {
+                    Ok((figures, failure)) => {
                         record.turns.push(figures);
-                        record.notes.extend(complaint);
+                        record.notes.extend(failure);
                     }
                     Err(error) => record.notes.push(error),
                 }
-                self.clear(entry);
+                self.wait_for_close(entry);
             }
         }
-        if self.effort.trace && section.is_contest() {
-            eprintln!("  {}: system calls", section.name);
-            for (entry, record) in section.entries.iter().zip(&mut records) {
-                match self.trace(section, entry) {
+        if self.effort.trace && work.is_comparison() {
+            eprintln!("  {}: system calls", work.name);
+            for (entry, record) in work.entries.iter().zip(&mut records) {
+                match self.count_system_calls(work, entry) {
                     Ok(calls) => record.calls = calls,
                     Err(error) => record.notes.push(error),
                 }
-                self.clear(entry);
+                self.wait_for_close(entry);
             }
         }
         records
@@ -69,94 +75,82 @@ impl Stage<'_> {
 
     fn contestant(&mut self, entry: &Entry) -> Result<&mut Contestant, String> {
         let found = self.contestants.iter_mut().find(|one| one.name == entry.who);
-        found.ok_or_else(|| format!("there is no {}", entry.who))
+        found.ok_or_else(|| format!("there is no contestant {}", entry.who))
     }
 
-    fn turn(&mut self, section: &Section, entry: &Entry) -> Result<(Figures, Option<String>), String> {
-        match section.unit {
-            Unit::Connection => self.hold(entry),
-            unit => self.work(entry, unit),
+    fn turn(&mut self, work: &Work, entry: &Entry) -> Result<(Figures, Option<String>), String> {
+        match work.unit {
+            Unit::Connection => self.measure_footprint(entry),
+            unit => self.measure_activity(entry, unit),
         }
     }
 
-    fn work(&mut self, entry: &Entry, unit: Unit) -> Result<(Figures, Option<String>), String> {
+    fn measure_activity(&mut self, entry: &Entry, unit: Unit) -> Result<(Figures, Option<String>), String> {
         let (lab, origin, window) = (self.lab, self.origin, self.effort.window);
         let contestant = self.contestant(entry)?;
         contestant.start(lab)?;
-        let mut clock = Clock::new(contestant.pid());
-        let mut tally = load::run(&entry.load, contestant.address(), window, origin, &mut clock)?;
-        let figures = of_work(&entry.load, unit, &mut tally, &clock.used);
-        Ok((figures, tally.complaint))
+        let mut probe = UsageProbe { pid: contestant.pid(), start: None, used: Used::default() };
+        let mut counts = clients::run(&entry.load, contestant.address(), window, origin, &mut probe)?;
+        let figures = of_activity(&entry.load, unit, &mut counts, &probe.used);
+        Ok((figures, counts.first_failure))
     }
 
-    /// A fresh process each time: memory that was used once stays with it.
-    fn hold(&mut self, entry: &Entry) -> Result<(Figures, Option<String>), String> {
+    /// Starts a new process each time, because a process seldom gives memory back.
+    fn measure_footprint(&mut self, entry: &Entry) -> Result<(Figures, Option<String>), String> {
         let (lab, origin, window) = (self.lab, self.origin, self.effort.window);
         let contestant = self.contestant(entry)?;
         contestant.stop();
         contestant.start(lab)?;
         let pid = contestant.pid().ok_or("it has no process")?;
-        let mut scales = Scales { pid, gateway: lab.gateway.clone(), held: Held::default() };
-        let before = Held::read(pid, &lab.gateway);
-        let window = if entry.load.is_slow() { FILL } else { window };
-        let tally = load::run(&entry.load, contestant.address(), window, origin, &mut scales)?;
-        let held = scales.held.since(&before, entry.load.connections());
-        Ok((of_holding(&tally, &held), tally.complaint))
+        let mut probe = FootprintProbe { pid, gateway: lab.gateway.clone(), footprint: Footprint::default() };
+        let before = Footprint::read(pid, &lab.gateway);
+        let window = if entry.load.has_slow_readers() { FILL } else { window };
+        let counts = clients::run(&entry.load, contestant.address(), window, origin, &mut probe)?;
+        let footprint = probe.footprint.since(&before, entry.load.connections());
+        Ok((of_footprint(&counts, &footprint), counts.first_failure))
     }
 
-    /// The system calls of a unit. The tracing slows the contestant down, so nothing else is measured then.
-    fn trace(&mut self, section: &Section, entry: &Entry) -> Result<Vec<(String, f64)>, String> {
+    /// System calls per unit. strace slows the contestant down, so nothing else is measured in this turn.
+    fn count_system_calls(&mut self, work: &Work, entry: &Entry) -> Result<Vec<(String, f64)>, String> {
         let (lab, origin) = (self.lab, self.origin);
         let contestant = self.contestant(entry)?;
         contestant.start(lab)?;
         let Some(pid) = contestant.pid() else { return Ok(Vec::new()) };
         let mut strace = Strace::new(pid, &lab.directory);
-        let tally = load::run(&entry.load, contestant.address(), TRACED, origin, &mut strace)?;
-        let units = units(section.unit, &tally);
+        let counts = clients::run(&entry.load, contestant.address(), TRACE_WINDOW, origin, &mut strace)?;
+        let units = units(work.unit, &counts);
         if units == 0.0 {
-            return Err("nothing was carried while system calls were counted".to_owned());
+            return Err("nothing arrived while system calls were counted".to_owned());
         }
         Ok(strace.counts().into_iter().map(|(name, count)| (name, count / units)).collect())
     }
 
-    /// Waits until the connections of a turn are gone everywhere, so that the next one does not pay for them.
-    fn clear(&mut self, entry: &Entry) {
+    /// Waits until the connections of a turn are closed everywhere, so that the next turn does not pay for them.
+    fn wait_for_close(&mut self, entry: &Entry) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.origin.guests.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+        let open = |origin: &Origin| origin.connections.load(Ordering::Relaxed) > 0;
+        while open(self.origin) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
-        if self.origin.guests.load(Ordering::Relaxed) > 0
+        if open(self.origin)
             && let Ok(contestant) = self.contestant(entry)
         {
             contestant.stop();
         }
-        if entry.load.is_fresh() {
-            std::thread::sleep(FORGOTTEN);
+        if entry.load.has_new_connections() {
+            std::thread::sleep(CONNTRACK_TIMEOUT);
         }
     }
 }
 
-/// How long the gateway tracks a connection that is over (scripts/bench sets a second), and a bit. While it tracks those
-/// that DNAT has led to the server, new ones from the gateway fail.
-const FORGOTTEN: Duration = Duration::from_millis(1500);
-
-/// How long system calls are counted.
-const TRACED: Duration = Duration::from_millis(700);
-
-/// Looks at what the contestant and the machine have used.
-struct Clock {
+/// Reads what the contestant and the machine use during the turn.
+struct UsageProbe {
     pid: Option<u32>,
     start: Option<Totals>,
     used: Used,
 }
 
-impl Clock {
-    fn new(pid: Option<u32>) -> Clock {
-        Clock { pid, start: None, used: Used::default() }
-    }
-}
-
-impl Probe for Clock {
+impl Probe for UsageProbe {
     fn begin(&mut self) -> Result<(), String> {
         self.start = Some(Totals::read(self.pid));
         Ok(())
@@ -169,20 +163,20 @@ impl Probe for Clock {
     }
 }
 
-/// Looks at what the contestant holds in the end.
-struct Scales {
+/// Reads what the contestant holds at the end of the turn.
+struct FootprintProbe {
     pid: u32,
     gateway: String,
-    held: Held,
+    footprint: Footprint,
 }
 
-impl Probe for Scales {
+impl Probe for FootprintProbe {
     fn begin(&mut self) -> Result<(), String> {
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), String> {
-        self.held = Held::read(self.pid, &self.gateway);
+        self.footprint = Footprint::read(self.pid, &self.gateway);
         Ok(())
     }
 }

@@ -1,27 +1,26 @@
-//! What is set in the environment; scripts/bench tells what is what.
+//! The settings from the environment. scripts/bench explains them.
 
 use std::env;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::contestant::{Contestant, Lab};
+use crate::contestant::{Contestant, Lab, Role};
 use crate::origin;
-use crate::plan::{self, Section};
 use crate::rounds::Effort;
+use crate::works::{self, Work};
 
-/// Everything that can be set.
 #[derive(Debug)]
 pub struct Settings {
     pub lab: Lab,
     pub effort: Effort,
-    /// Where tables and picture are put.
+    /// The directory for the tables and the picture.
     pub out: Option<PathBuf>,
     only: String,
     who: String,
-    /// How many idle and slow connections there are.
-    crowd: usize,
-    /// Whether objects come from a file.
+    /// Connections in the works that have many.
+    connections: usize,
+    /// Whether the origin sends objects from a file.
     sendfile: bool,
 }
 
@@ -39,34 +38,45 @@ impl Settings {
             out: path("OUT"),
             only: setting("ONLY", String::new())?,
             who: setting("WHO", String::new())?,
-            crowd: setting("CONNECTIONS", if quick { 500 } else { 5000 })?,
+            connections: setting("CONNECTIONS", if quick { 500 } else { 5000 })?,
             sendfile: match setting("ORIGIN", "write".to_owned())?.as_str() {
                 "write" => false,
                 "sendfile" => true,
-                other => return Err(format!("ORIGIN={other}: write or sendfile is wanted")),
+                other => return Err(format!("ORIGIN={other}: expected write or sendfile")),
             },
         })
     }
 
-    /// What is to be measured.
-    pub fn sections(&self, contestants: &[Contestant]) -> Result<Vec<Section>, String> {
-        let mut sections = match self.only.as_str() {
-            "" => plan::usual(contestants, self.crowd)?,
-            only => plan::chosen(only, contestants, self.crowd)?,
+    /// The works to measure, each with the contestants that take part.
+    pub fn works(&self, contestants: &[Contestant]) -> Result<Vec<Work>, String> {
+        let mut works = match self.only.as_str() {
+            "" => works::standard(contestants, self.connections)?,
+            only => works::selected(only, contestants, self.connections)?,
         };
         let names: Vec<&str> = self.who.split([' ', ',']).filter(|name| !name.is_empty()).collect();
-        for section in &mut sections {
-            section.entries.retain(|entry| names.is_empty() || names.contains(&entry.who));
+        let known: Vec<&str> = contestants.iter().map(|one| one.name.as_str()).collect();
+        if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+            return Err(format!("WHO={unknown}: no such contestant; there are: {}", known.join(" ")));
         }
-        sections.retain(|section| !section.entries.is_empty());
-        if sections.is_empty() {
-            let known: Vec<&str> = contestants.iter().map(|one| one.name).collect();
-            return Err(format!("WHO={}: none of them takes part; there are: {}", self.who, known.join(" ")));
+        let is_build = |name: &str| {
+            let found = contestants.iter().find(|one| one.name == name);
+            found.is_some_and(|one| matches!(one.role, Role::Tproxy | Role::OtherBuild))
+        };
+        for work in &mut works {
+            work.entries.retain(|entry| match (names.as_slice(), &self.lab.other) {
+                ([], None) => true,
+                ([], Some(_)) => is_build(&entry.who),
+                (names, _) => names.contains(&entry.who.as_str()),
+            });
         }
-        Ok(sections)
+        works.retain(|work| !work.entries.is_empty());
+        if works.is_empty() {
+            return Err(format!("WHO={}: these take part in none of the works of ONLY={}", self.who, self.only));
+        }
+        Ok(works)
     }
 
-    /// The file from which objects come, if they do.
+    /// The file from which the origin sends objects, if it does.
     pub fn file(&self) -> Result<Option<PathBuf>, String> {
         if !self.sendfile {
             return Ok(None);
@@ -78,7 +88,9 @@ impl Settings {
 }
 
 fn lab() -> Result<Lab, String> {
-    let must = |name: &str| env::var(name).map_err(|_| "this is started by scripts/bench; try 'make bench'".to_owned());
+    let must = |name: &str| {
+        env::var(name).map_err(|_| "run 'make bench'; this program needs the network of scripts/bench".to_owned())
+    };
     Ok(Lab {
         gateway: must("BENCH_GATEWAY")?,
         server: must("BENCH_SERVER")?,
@@ -94,7 +106,7 @@ fn path(name: &str) -> Option<PathBuf> {
 
 fn setting<T: FromStr>(name: &str, default: T) -> Result<T, String> {
     match env::var(name) {
-        Ok(text) if !text.is_empty() => text.parse().map_err(|_| format!("{name}={text}: not what it should be")),
+        Ok(text) if !text.is_empty() => text.parse().map_err(|_| format!("{name}={text}: expected a number")),
         _ => Ok(default),
     }
 }

@@ -1,4 +1,4 @@
-//! Counting a contestant's system calls with strace(1).
+//! Counts a contestant's system calls with strace(1).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::gauge::family;
-use crate::load::Probe;
+use crate::clients::Probe;
+use crate::resources::process_tree;
 
-/// Attached between begin and end.
+/// strace is attached between begin and end.
 #[derive(Debug)]
 pub struct Strace {
     root: u32,
@@ -20,15 +20,14 @@ pub struct Strace {
 }
 
 impl Strace {
-    /// For the contestant with this process at its head.
     pub fn new(root: u32, directory: &Path) -> Strace {
         Strace { root, output: directory.join("strace"), child: None }
     }
 
-    /// How often each call was made.
+    /// The number of calls of each system call, the most frequent first.
     pub fn counts(&self) -> Vec<(String, f64)> {
         let text = fs::read_to_string(&self.output).unwrap_or_default();
-        // % time, seconds, usecs/call, calls, errors (may be missing), syscall
+        // The columns: % time, seconds, usecs/call, calls, errors (can be missing), syscall.
         let line = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
             let name = words.last().filter(|name| words.len() >= 5 && **name != "total")?;
@@ -42,7 +41,7 @@ impl Strace {
 
 impl Probe for Strace {
     fn begin(&mut self) -> Result<(), String> {
-        let pids = family(self.root);
+        let pids = process_tree(self.root);
         let mut command = Command::new("strace");
         command.args(["-f", "-c", "-o"]).arg(&self.output);
         command.args(pids.iter().map(|pid| format!("--attach={pid}")));
@@ -72,7 +71,7 @@ impl Drop for Strace {
     }
 }
 
-/// Those that have gone meanwhile count as traced.
+/// A process that has ended meanwhile counts as traced.
 fn is_traced(pid: u32) -> bool {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     !text.lines().any(|line| line == "TracerPid:\t0")

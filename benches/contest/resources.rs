@@ -1,4 +1,4 @@
-//! What the kernel knows of a contestant and of the machine.
+//! What a contestant and the machine use, as the kernel counts it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,44 +6,44 @@ use std::process::Command;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-/// Nanoseconds in a clock tick of `/proc`, whatever the kernel's own (proc(5), USER_HZ).
+/// Nanoseconds in a clock tick of `/proc`. It is always 1/100 s, whatever the kernel's own tick is (proc(5), USER_HZ).
 const TICK: f64 = 1e7;
 
-/// Running totals at one moment.
+/// The counters at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Totals {
     at: Instant,
     /// Nanoseconds of CPU of all processes of the contestant, user and system.
     cpu: f64,
-    /// How often they were taken off a CPU, or left it.
+    /// Context switches of these processes.
     switches: u64,
-    /// Packets that the gateway sent, a large one that is cut later counted as one.
+    /// Packets that the gateway sent. A large packet that is segmented later counts as one.
     packets: f64,
-    /// Nanoseconds for which the machine's CPUs were idle, or had to leave this machine to others.
+    /// Nanoseconds in which CPUs were idle, or ran another virtual machine (steal).
     idle: f64,
     machine_switches: u64,
 }
 
-/// What was used between two moments.
+/// The difference of the counters between two moments.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Used {
     /// Nanoseconds.
     pub cpu: f64,
     pub switches: f64,
     pub packets: f64,
-    /// Nanoseconds of all CPUs in which they were not idle.
+    /// Nanoseconds in which a CPU was not idle.
     pub machine: f64,
     pub machine_switches: f64,
 }
 
 impl Totals {
-    /// Those of the contestant with this process at its head, if it has one, and of the machine.
+    /// Reads the counters of a contestant's process and its descendants, and those of the machine.
     pub fn read(root: Option<u32>) -> Totals {
-        let pids = root.map(family).unwrap_or_default();
+        let pids = root.map(process_tree).unwrap_or_default();
         let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
         let switches = stat.lines().find_map(|line| line.strip_prefix("ctxt ")).and_then(|text| text.parse().ok());
-        let columns: Vec<f64> = words(stat.lines().next().unwrap_or_default());
-        // user nice system idle iowait irq softirq steal, after the name of the line.
+        let columns: Vec<f64> = numbers(stat.lines().next().unwrap_or_default());
+        // The columns: user nice system idle iowait irq softirq steal, proc(5).
         let column = |at: usize| columns.get(at).copied().unwrap_or(0.0);
         Totals {
             at: Instant::now(),
@@ -68,12 +68,12 @@ impl Totals {
     }
 }
 
-fn words(line: &str) -> Vec<f64> {
+fn numbers(line: &str) -> Vec<f64> {
     line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
-/// A process and all that descend from it.
-pub fn family(root: u32) -> Vec<u32> {
+/// A process and its descendants.
+pub fn process_tree(root: u32) -> Vec<u32> {
     let mut found = BTreeSet::from([root]);
     let mut unseen = vec![root];
     while let Some(pid) = unseen.pop() {
@@ -86,12 +86,12 @@ pub fn family(root: u32) -> Vec<u32> {
 
 /// Nanoseconds of CPU of a process, and of its children that have ended.
 ///
-/// The first is exact to the nanosecond (`/proc/PID/task/TID/schedstat`), the second is counted in ticks.
+/// The kernel counts the first in nanoseconds (`/proc/PID/task/TID/schedstat`), the second in ticks.
 fn cpu_time(pid: u32) -> f64 {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0.0 };
     let ran = |path: std::path::PathBuf| {
         let text = fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-        words(&text).first().copied().unwrap_or(0.0)
+        numbers(&text).first().copied().unwrap_or(0.0)
     };
     let own: f64 = tasks.flatten().map(|task| ran(task.path())).sum();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -100,58 +100,59 @@ fn cpu_time(pid: u32) -> f64 {
     own + (ticks(13) + ticks(14)) * TICK
 }
 
-/// The numbers of a line of `/proc/PID/status`.
-fn status(text: &str, name: &str) -> u64 {
+/// The number in a line of `/proc/PID/status` or of `/proc/meminfo`.
+fn number_of(text: &str, name: &str) -> u64 {
     let value = text.lines().find_map(|line| line.strip_prefix(name));
     value.and_then(|value| value.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 fn switch_count(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status(&text, "voluntary_ctxt_switches:") + status(&text, "nonvoluntary_ctxt_switches:")
+    number_of(&text, "voluntary_ctxt_switches:") + number_of(&text, "nonvoluntary_ctxt_switches:")
 }
 
-/// By all devices of the namespace of a process.
+/// Packets sent by all Ethernet devices in the namespace of a process.
 fn packets_sent(pid: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
-    // eth1: bytes packets errs drop fifo frame compressed multicast, and the same for sending
-    let sent = |line: &str| words(line.split_once("eth")?.1.split_once(':')?.1).get(9).copied();
+    // eth1: bytes packets errs drop fifo frame compressed multicast of reception, and then of transmission.
+    let sent = |line: &str| numbers(line.split_once("eth")?.1.split_once(':')?.1).get(9).copied();
     text.lines().filter_map(sent).sum()
 }
 
-/// What a contestant holds.
+/// What a contestant holds at one moment, or for each connection.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Held {
-    /// Bytes of private memory of its processes.
+pub struct Footprint {
+    /// Bytes of private memory of its processes (RssAnon).
     pub memory: f64,
     pub descriptors: f64,
     pub pipes: f64,
-    /// Bytes in and around the buffers of the gateway's sockets (`ss -m`).
+    /// Bytes that the kernel has allocated for the buffers of the gateway's sockets (`ss -m`).
     pub buffers: f64,
-    /// Bytes of the machine's memory that are not available to others.
+    /// Bytes of the machine's memory that are not available.
     pub machine: f64,
 }
 
-impl Held {
-    /// By the contestant with this process at its head, in this namespace.
-    pub fn read(root: u32, namespace: &str) -> Held {
-        let mut held = Held { buffers: socket_buffers(namespace), machine: unavailable(), ..Held::default() };
-        for pid in family(root) {
+impl Footprint {
+    /// Reads that of a process and its descendants, in the gateway's namespace.
+    pub fn read(root: u32, namespace: &str) -> Footprint {
+        let mut footprint =
+            Footprint { buffers: socket_buffers(namespace), machine: unavailable(), ..Footprint::default() };
+        for pid in process_tree(root) {
             let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            held.memory += status(&text, "RssAnon:") as f64 * 1024.0;
+            footprint.memory += number_of(&text, "RssAnon:") as f64 * 1024.0;
             let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
             let targets = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
             let targets: Vec<String> = targets.map(|target| target.display().to_string()).collect();
-            held.descriptors += targets.len() as f64;
-            held.pipes += targets.iter().filter(|target| target.starts_with("pipe:")).count() as f64 / 2.0;
+            footprint.descriptors += targets.len() as f64;
+            footprint.pipes += targets.iter().filter(|target| target.starts_with("pipe:")).count() as f64 / 2.0;
         }
-        held
+        footprint
     }
 
-    /// The difference to what was held before, for each of so many connections.
-    pub fn since(&self, before: &Held, connections: usize) -> Held {
+    /// The difference from before, divided by the number of connections.
+    pub fn since(&self, before: &Footprint, connections: usize) -> Footprint {
         let each = |now: f64, then: f64| (now - then) / connections as f64;
-        Held {
+        Footprint {
             memory: each(self.memory, before.memory),
             descriptors: each(self.descriptors, before.descriptors),
             pipes: each(self.pipes, before.pipes),
@@ -163,10 +164,10 @@ impl Held {
 
 fn unavailable() -> f64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    (status(&text, "MemTotal:") - status(&text, "MemAvailable:")) as f64 * 1024.0
+    (number_of(&text, "MemTotal:") - number_of(&text, "MemAvailable:")) as f64 * 1024.0
 }
 
-/// The sum of what `skmem:(r...,rb...,t...,tb...,f...,w...,o...,bl...,d...)` says under r and w, ss(8).
+/// The sum of r and w in all `skmem:(r...,rb...,t...,tb...,f...,w...,o...,bl...,d...)`, ss(8).
 fn socket_buffers(namespace: &str) -> f64 {
     let done = Command::new("ip").args(["netns", "exec", namespace, "ss", "-Htnm"]).output();
     let text = done.map(|done| String::from_utf8_lossy(&done.stdout).into_owned()).unwrap_or_default();

@@ -1,0 +1,202 @@
+//! The works that are measured. In each work, several contestants carry a load in turn.
+
+use crate::contestant::{Contestant, Role, other_name};
+use crate::load::Load;
+
+/// What the figures of a work are divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Gigabyte,
+    Request,
+    /// For loads of streams and requests together.
+    Second,
+    /// For what is held and not done: memory, descriptors.
+    Connection,
+}
+
+/// A contestant and its load.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub who: String,
+    pub load: Load,
+}
+
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// The name for ONLY=.
+    pub name: String,
+    pub title: String,
+    pub unit: Unit,
+    /// In the order in which they take turns, and of the table.
+    pub entries: Vec<Entry>,
+}
+
+impl Work {
+    /// Whether it compares contestants under one load, and not one contestant under several loads.
+    pub fn is_comparison(&self) -> bool {
+        let first = self.entries.first().map(|entry| &entry.who);
+        let is_done = matches!(self.unit, Unit::Gigabyte | Unit::Request);
+        is_done && self.entries.iter().filter(|entry| Some(&entry.who) == first).count() == 1
+    }
+}
+
+/// The works in which every contestant takes part that relays without further options: name, title, load.
+const FOR_ALL: [(&str, &str, &str); 7] = [
+    ("stream", "One stream", "down:1"),
+    ("streams", "Eight streams", "down:8"),
+    ("both", "One connection, a stream each way", "both:1"),
+    ("objects", "Objects of 64 KiB, 64 kept-alive connections", "get:65536:64"),
+    ("large", "Objects of 1 MiB, 16 kept-alive connections", "get:1048576:16"),
+    ("small", "Objects of 200 bytes, 64 kept-alive connections", "get:200:64"),
+    ("churn", "A connection for each object of 200 bytes, 64 at a time", "new:200:64"),
+];
+
+/// Those of them that are also measured beside idle connections.
+const BESIDE_IDLE: [&str; 4] = ["stream", "objects", "small", "churn"];
+
+/// The works in which only some take part: name, title, load, contestants.
+const FOR_SOME: [(&str, &str, &str, &[&str]); 8] = [
+    ("workers", "Eight streams, one worker and two", "down:8", &["tproxy", "tproxy-w2"]),
+    ("kernel", "Eight streams through the kernel's DNAT", "down:8", &["direct", "dnat", "tproxy-kernel"]),
+    ("kernel-churn", "A connection for each object, through DNAT", "new:200:64", &["direct", "dnat", "tproxy-kernel"]),
+    ("socks", "A connection for each object, through a SOCKS5 proxy", "new:200:64", &["tproxy-socks5", "redsocks"]),
+    (
+        "connect",
+        "A connection for each object, through an HTTP proxy with CONNECT",
+        "new:200:64",
+        &["tproxy-connect", "redsocks-connect"],
+    ),
+    (
+        "http",
+        "Kept-alive requests for 1 KiB, rewritten for an HTTP proxy",
+        "get:1024:32",
+        &["direct", "tproxy", "tproxy-http", "haproxy-http"],
+    ),
+    (
+        "http-churn",
+        "A connection for each object, rewritten for an HTTP proxy",
+        "new:200:64",
+        &["tproxy", "tproxy-http", "haproxy-http", "redsocks-http"],
+    ),
+    (
+        "connect-stream",
+        "One stream through an HTTP proxy with CONNECT",
+        "down:1",
+        &["tproxy", "tproxy-connect", "redsocks-connect"],
+    ),
+];
+
+/// The numbers of active connections in the work about scale.
+const SCALE: [usize; 5] = [1, 10, 100, 1000, 5000];
+
+/// The name of that work.
+pub const SCALE_NAME: &str = "scale";
+
+/// All works. `many` is the number of connections in the works that have many.
+pub fn standard(all: &[Contestant], many: usize) -> Result<Vec<Work>, String> {
+    let mut works = Vec::new();
+    for (name, title, load) in FOR_ALL {
+        works.push(for_all(name, title, load, all)?);
+    }
+    works.push(mixed()?);
+    for name in BESIDE_IDLE {
+        works.push(beside_idle(name, many)?);
+    }
+    works.push(scale(many)?);
+    for (name, title, load, who) in FOR_SOME {
+        let entries: Vec<_> = who.iter().map(|who| (*who, load)).collect();
+        works.push(work(name, title, &entries)?);
+    }
+    works.push(held("idle", "Idle connections", &format!("idle:{many}"), all)?);
+    works.push(held("slow", "Slow readers of 256 KiB", &format!("slow:{many}"), all)?);
+    works.iter_mut().for_each(|work| add_other_build(work, all));
+    Ok(works)
+}
+
+/// The works of ONLY=: standard works by their names, and loads that all contestants carry.
+pub fn selected(only: &str, all: &[Contestant], many: usize) -> Result<Vec<Work>, String> {
+    let standard = standard(all, many)?;
+    let names: Vec<&str> = standard.iter().map(|work| work.name.as_str()).collect();
+    let find = |word: &str| match standard.iter().find(|work| work.name == word) {
+        Some(work) => Ok(work.clone()),
+        None if word.contains(':') => {
+            let mut work = for_all(word, word, word, all)?;
+            add_other_build(&mut work, all);
+            Ok(work)
+        }
+        None => Err(format!("ONLY={word}: no such work; there are: {}, and loads such as get:9000:8", names.join(" "))),
+    };
+    only.split([' ', ',']).filter(|word| !word.is_empty()).map(find).collect()
+}
+
+fn unit(load: &Load) -> Unit {
+    match (load.has_streams(), load.has_requests()) {
+        (true, true) => Unit::Second,
+        (true, false) => Unit::Gigabyte,
+        (false, true) => Unit::Request,
+        (false, false) => Unit::Connection,
+    }
+}
+
+fn work(name: &str, title: &str, entries: &[(&str, &str)]) -> Result<Work, String> {
+    let entry = |(who, load): &(&str, &str)| Ok(Entry { who: who.to_string(), load: load.parse()? });
+    let entries = entries.iter().map(entry).collect::<Result<Vec<Entry>, String>>()?;
+    // Where loads differ, the last one has all parts.
+    let unit = entries.last().map_or(Unit::Second, |entry| unit(&entry.load));
+    Ok(Work { name: name.to_owned(), title: title.to_owned(), unit, entries })
+}
+
+/// The names of those who take part in the works for all: no other variant of tproxy, and nothing that rewrites requests
+/// or that needs CONNECT.
+const GENERAL: [&str; 9] =
+    ["direct", "dnat", "tproxy", "haproxy-splice", "haproxy", "nginx", "rinetd", "redsocks", "socat"];
+
+fn for_all(name: &str, title: &str, load: &str, all: &[Contestant]) -> Result<Work, String> {
+    let parsed: Load = load.parse()?;
+    let takes_part =
+        |one: &&Contestant| GENERAL.contains(&one.name.as_str()) && parsed.connections() <= one.max_connections;
+    let entries: Vec<_> = all.iter().filter(takes_part).map(|one| (one.name.as_str(), load)).collect();
+    work(name, title, &entries)
+}
+
+/// A work that tells what contestants hold. Those without a process hold nothing.
+fn held(name: &str, title: &str, load: &str, all: &[Contestant]) -> Result<Work, String> {
+    let mut work = for_all(name, title, load, all)?;
+    work.entries.retain(|entry| all.iter().any(|one| one.name == entry.who && one.role != Role::Baseline));
+    Ok(work)
+}
+
+/// Requests without and with a stream beside them.
+fn mixed() -> Result<Work, String> {
+    let loads = ["get:200:4", "get:200:4+down:1"];
+    let who = ["tproxy", "haproxy-splice", "haproxy", "nginx"];
+    let entries: Vec<_> = who.iter().flat_map(|who| loads.map(|load| (*who, load))).collect();
+    work("mixed", "Small requests, alone and beside a stream", &entries)
+}
+
+/// A work without and with idle connections beside it.
+fn beside_idle(name: &str, many: usize) -> Result<Work, String> {
+    let (_, title, load) = FOR_ALL.into_iter().find(|(other, ..)| *other == name).ok_or("no such work")?;
+    let with_idle = format!("{load}+idle:{many}");
+    let title = format!("{title}, alone and beside {many} idle connections");
+    work(&format!("{name}-beside"), &title, &[("tproxy", load), ("tproxy", with_idle.as_str())])
+}
+
+fn scale(many: usize) -> Result<Work, String> {
+    let counts = SCALE.into_iter().filter(|count| *count <= many);
+    let loads: Vec<_> = counts.map(|count| format!("get:200:{count}")).collect();
+    let who = ["tproxy", "haproxy-splice", "nginx"];
+    let entries: Vec<_> = who.iter().flat_map(|who| loads.iter().map(|load| (*who, load.as_str()))).collect();
+    work(SCALE_NAME, "Small requests over more and more connections", &entries)
+}
+
+/// Lets the other build carry each load right after this build, so that both meet the same machine.
+fn add_other_build(work: &mut Work, all: &[Contestant]) {
+    let with_other = |entry: Entry| {
+        let who = other_name(&entry.who);
+        let other = all.iter().any(|one| one.name == who && one.role == Role::OtherBuild);
+        let other = other.then(|| Entry { who, load: entry.load.clone() });
+        [Some(entry), other]
+    };
+    work.entries = std::mem::take(&mut work.entries).into_iter().flat_map(with_other).flatten().collect();
+}
