@@ -79,7 +79,7 @@ fn hello() -> impl Strategy<Value = Hello> {
 }
 
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(cases(2_000))]
 
     #[test]
     fn a_hello_gives_its_name_with_the_last_byte_of_it(

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use tproxy::testing::ADDRESSES;
 use tproxy::testing::message::{Answer, NAME, Question, SIZE, ToGuardian, ToWorker};
 
+use super::cases::cases;
+
 /// Bytes of about the right length, most of them beginning as some message does, and a good many of them short of
 /// arbitrary: zeros are what most fields hold.
 fn anything() -> impl Strategy<Value = Vec<u8>> {
@@ -19,14 +21,9 @@ fn anything() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn cases() -> ProptestConfig {
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases: 5_000, ..config } }
-}
-
 #[test]
 fn any_bytes_mean_one_of_the_messages_or_nothing() {
-    proptest!(cases(), |(bytes in anything())| {
+    proptest!(cases(5_000), |(bytes in anything())| {
         let whole = bytes.len() == SIZE;
         if let Some(word) = ToGuardian::decode(&bytes) {
             prop_assert!(whole);
@@ -53,7 +50,7 @@ fn any_bytes_mean_one_of_the_messages_or_nothing() {
 
 #[test]
 fn wild_names_come_through_whole_or_cut_and_never_as_others_kinds() {
-    proptest!(cases(), |(name in "\\PC{0,300}")| {
+    proptest!(cases(5_000), |(name in "\\PC{0,300}")| {
         let question = Question { name: name.clone() }.encode();
         let Some(Question { name: read }) = Question::decode(&question) else {
             return Err(TestCaseError::fail("a question that means nothing"));

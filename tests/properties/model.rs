@@ -13,14 +13,14 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use tproxy::testing::Peer;
 
+use super::cases::cases;
 use simulation::scene::{PROXIES, Scene, TALKS};
 use simulation::{Act, Op, Seen, Setup, Trace, play};
 
-/// As many sequences as PROPTEST_CASES says, or `most`; few where the code is not optimised.
-fn sequences(most: u32) -> Config {
-    let config = Config { failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
-    let cases = if cfg!(debug_assertions) { most / 100 } else { most };
-    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { Config { cases, ..config } }
+/// So many sequences, unless PROPTEST_CASES says otherwise; few where the code is not optimised.
+fn sequences(usual: u32) -> Config {
+    let usual = if cfg!(debug_assertions) { usual / 100 } else { usual };
+    Config { max_shrink_iters: 20_000, ..cases(usual) }
 }
 
 /// A sequence.

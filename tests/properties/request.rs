@@ -12,18 +12,12 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use proptest::test_runner::Config;
 use tproxy::testing::AddrPair;
 use tproxy::testing::Credentials;
 use tproxy::testing::request::{Forwarded, HEAD, Refusal, Requests, Rewriting};
 
+use super::cases::cases;
 use model::{AsRead, Request, read, request};
-
-/// As many cases as PROPTEST_CASES says, or what an ordinary run has time for.
-fn cases() -> Config {
-    let config = Config { failure_persistence: None, ..Config::default() };
-    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { Config { cases: 2_000, ..config } }
-}
 
 /// How what a client sends comes in.
 #[derive(Debug, Clone)]
@@ -220,7 +214,7 @@ fn does_no_harm(bytes: &[u8], cuts: &Cuts, addrs: &AddrPair, rewriting: &Rewriti
 }
 
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(cases(2_000))]
 
     #[test]
     fn valid_requests_arrive_the_same_in_absolute_form(

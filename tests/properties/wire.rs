@@ -10,12 +10,13 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use proptest::test_runner::Config;
 use tproxy::testing::AddrPair;
 use tproxy::testing::Credentials;
 use tproxy::testing::proxy_header::{self, HeaderRead, Version};
 use tproxy::testing::sniff::{self, Sniff};
 use tproxy::testing::{Dialect, Dialogue, ProxyRefusal, TunnelTarget};
+
+use super::cases::cases;
 
 /// Pieces, between bars, of what is said on the wire: put together at random they come further than arbitrary bytes.
 const REQUESTS: &[u8] =
@@ -29,12 +30,6 @@ const HTTP_ANSWERS: &[u8] =
     \t|\xff";
 const SOCKS_ANSWERS: &[u8] =
     b"\x05\0|\x05\x02|\x01\0|\x05\0\0\x01|\x05\0\0\x03|\x05\0\0\x04|\0|\x01|\x02|\x03|\x04|\x05|\xff";
-
-/// As many cases as PROPTEST_CASES says, or what an ordinary run has time for.
-fn cases() -> Config {
-    let config = Config { failure_persistence: None, ..Config::default() };
-    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { Config { cases: 2_000, ..config } }
-}
 
 /// Bytes that are put in place of others.
 fn damage() -> impl Strategy<Value = Vec<(Index, u8)>> {
@@ -141,7 +136,7 @@ fn owned(found: Sniff<'_>) -> Sniff<'static> {
 }
 
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(cases(2_000))]
 
     #[test]
     fn the_host_of_a_request_is_found_when_its_head_is_whole(

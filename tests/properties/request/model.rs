@@ -38,6 +38,7 @@ pub struct AsRead {
 
 const TOKEN: &[u8] = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const PATH: &[u8] = b"/?=&%20;:@!$'()*+,-._~[]{}|\\^`\"<>abcXYZ123";
+const ALPHANUMERIC: &[u8] = b"abcXYZ019";
 const NAME: &[u8] = b"abcXYZ019-_";
 const VALUE: &[u8] = b"abcXYZ019 \t:;,=\"()<>/\\\x80\xa0\xff";
 
@@ -58,8 +59,9 @@ fn method() -> impl Strategy<Value = String> {
 }
 
 fn host() -> impl Strategy<Value = (String, Option<u16>)> {
-    // The last label is no number.
-    let name = vec(text(NAME, 1..8), 0..3).prop_map(|labels| labels.into_iter().map(|label| label + ".").collect());
+    // No label begins with a hyphen, and the last one is no number.
+    let label = (text(ALPHANUMERIC, 1..2), text(NAME, 0..7)).prop_map(|(first, rest)| first + &rest + ".");
+    let name = vec(label, 0..3).prop_map(|labels| labels.concat());
     let name = name.prop_map(|labels: String| labels + "cow");
     let literal = select(vec!["10.2.0.5", "[fd00:2::5]", "[::]"]).prop_map(str::to_owned);
     (prop_oneof![3 => name, 1 => literal], option::of(1..=u16::MAX))
