@@ -11,21 +11,24 @@ pub fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-pub fn tproxy(directory: &Path, program: &Path, port: u16, options: &[&str]) -> Vec<String> {
-    let mut command = vec![program.display().to_string()];
+pub fn tproxy(directory: &Path, program: &Path, port: u16, options: &[&str]) -> io::Result<Vec<String>> {
+    let program = program.display();
+    if options.contains(&"--kernel") {
+        // Two builds need two names for their rules, and the name comes from the file: they have no port for it.
+        let text = format!("--kernel -R '-d {ORIGIN} --dport {port}' {ORIGIN} {WEB_PORT}\n");
+        return configured(directory, &format!("kernel-{port}.conf"), &format!("{program} -d -c"), &text);
+    }
     let upstream = match options {
         ["--via", "socks5"] => SOCKS_PORT,
         ["--via", _] => HTTP_PROXY_PORT,
         _ => WEB_PORT,
     };
-    command.extend(words("-d --drain 0"));
-    if !options.contains(&"--kernel") {
-        let log = directory.join(format!("access-{port}.log"));
-        command.extend(words(&format!("-s {port} -r nobody -m {CONNECTIONS} -l {}", log.display())));
-    }
+    let log = directory.join(format!("access-{port}.log"));
+    let mut command =
+        words(&format!("{program} -d --drain 0 -s {port} -r nobody -m {CONNECTIONS} -l {}", log.display()));
     command.extend(options.iter().map(|option| option.to_string()));
     command.extend(["-R".to_owned(), format!("-d {ORIGIN} --dport {port}"), ORIGIN.to_string(), upstream.to_string()]);
-    command
+    Ok(command)
 }
 
 /// Writes a configuration file, and returns the command with the file's path at its end.

@@ -174,7 +174,7 @@ impl Contestant {
 
     /// Its command line, unless it has no process. Its rule is installed afterwards.
     fn command(&self, lab: &Lab) -> Result<Option<Vec<String>>, String> {
-        let port = self.port;
+        let (port, error_text) = (self.port, |error: io::Error| format!("{}: {error}", self.name));
         Ok(match self.setup {
             Setup::Direct => None,
             Setup::Dnat => {
@@ -189,11 +189,11 @@ impl Contestant {
                     (Role::OtherBuild, Some(other)) => other,
                     _ => &lab.tproxy,
                 };
-                Some(commands::tproxy(&lab.directory, program, port, options))
+                Some(commands::tproxy(&lab.directory, program, port, options).map_err(error_text)?)
             }
             Setup::Peer(configure) => {
                 add_rule(lab, &format!("PREROUTING -p tcp --dport {port} -j REDIRECT --to-ports {port}"))?;
-                Some(configure(&lab.directory, port).map_err(|error| format!("{}: {error}", self.name))?)
+                Some(configure(&lab.directory, port).map_err(error_text)?)
             }
         })
     }

@@ -50,7 +50,6 @@ impl Canvas {
     }
 }
 
-
 pub fn draw(measured: &[Measured], contestants: &[Contestant]) -> String {
     let mut canvas = Canvas { body: String::new() };
     canvas.text(

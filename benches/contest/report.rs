@@ -156,10 +156,12 @@ fn table(measured: &Measured, contestants: &[Contestant]) -> Table {
     let entries = || measured.work.entries.iter().zip(&measured.records);
     // The column × divides by the first tproxy in the table.
     let reference = entries().find(|(entry, _)| role(&entry.who) == Some(Role::Tproxy)).map(|(_, record)| record);
+    let with_ratio =
+        |metric| reference.filter(|record| has_ratio(metric) && record.median(metric).is_some_and(|value| value > 0.0));
     let mut rows = vec![vec![String::new()]];
     for metric in columns(unit) {
         rows[0].push(heading(*metric, unit));
-        if has_ratio(*metric) && reference.is_some() {
+        if with_ratio(*metric).is_some() {
             rows[0].push("×".to_owned());
         }
     }
@@ -170,7 +172,7 @@ fn table(measured: &Measured, contestants: &[Contestant]) -> Table {
             let has_metric = role(&entry.who) != Some(Role::Baseline) || !needs_process(*metric);
             let value = record.median(*metric).filter(|_| has_metric);
             row.push(value.map_or_else(String::new, |value| text(*metric, unit, value)));
-            if let Some(reference) = reference.filter(|_| has_ratio(*metric)) {
+            if let Some(reference) = with_ratio(*metric) {
                 let ratio = record.ratio(reference, *metric).filter(|_| has_metric);
                 row.push(ratio.map_or_else(String::new, |ratio| format!("{:.2}", ratio.of_medians)));
             }
