@@ -1,4 +1,4 @@
-//! The name and password that a proxy wants to see.
+//! The user name and password for a proxy.
 
 use std::fmt;
 
@@ -7,18 +7,17 @@ use data_encoding::BASE64;
 /// Bytes of the longest name and of the longest password that SOCKS 5 can carry (RFC 1929, 2).
 const LONGEST: usize = 255;
 
-/// Who we are to the proxy. Never shown, not even in a debug line.
+/// Never shown, not even in a debug message.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The name, without a colon (RFC 7617, 2).
+    /// Without a colon (RFC 7617, 2).
     pub user: String,
-    /// The password.
     pub password: String,
 }
 
 impl Credentials {
-    /// The content of a file that has one line `user:password`, and else comments with `#` and empty lines. Nothing is
-    /// trimmed off that line: a password may end with a space. The error says what is wrong, never what was found.
+    /// Reads the text of a file: one line `user:password`, besides comments with `#` and empty lines. That line is not
+    /// trimmed, since a password may end with a space. Errors say what is wrong, and never quote the text.
     pub fn parse(text: &str) -> Result<Credentials, &'static str> {
         let mut lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
         let line = lines.next().ok_or("no line user:password in it")?;
@@ -36,10 +35,10 @@ impl Credentials {
         Ok(Credentials { user: user.to_owned(), password: password.to_owned() })
     }
 
-    /// Appends a `Proxy-Authorization` header (RFC 7617, 2). It stands in every request, so nothing but `out` is used.
+    /// Appends a `Proxy-Authorization` header (RFC 7617, 2). Every request has one, so it allocates nothing but in `out`.
     #[cfg_attr(
         not(test),
-        expect(clippy::indexing_slicing, clippy::disallowed_methods, reason = "these places are our own")
+        expect(clippy::indexing_slicing, clippy::disallowed_methods, reason = "the indices are our own")
     )]
     pub fn write_header(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"Proxy-Authorization: Basic ");

@@ -1,6 +1,6 @@
-//! What is said on the wire to clients, proxies and balancers. Nothing here knows a socket: bytes in, bytes out.
+//! What clients, proxies and load balancers say on the wire. Nothing here knows a socket: bytes in, bytes out.
 //!
-//! These bytes are somebody else's. No place in them is taken for granted: what is not there is `None`, and no panic.
+//! The bytes come from others. Code never assumes that a byte is there: reading past the end gives `None`, not a panic.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::indexing_slicing))]
 

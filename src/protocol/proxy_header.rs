@@ -1,4 +1,4 @@
-//! The PROXY protocol of HAProxy (proxy-protocol.txt): who the client of a relayed connection is.
+//! The PROXY protocol of HAProxy (proxy-protocol.txt). Its header tells a server the client's address.
 
 use std::fmt;
 use std::io::Write;
@@ -6,20 +6,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::protocol::addr_pair::AddrPair;
 
-/// Bytes of the longest line of version 1, its end included.
+/// Bytes of the longest line of version 1, with its end.
 const LINE: usize = 107;
 
-/// Bytes of the longest header of version 2 that is read. The addresses take 52; the rest is for what balancers add of
-/// their own, certificates' names at most.
+/// Bytes of the longest header of version 2 that is read. The addresses take 52; the rest is for what load balancers
+/// add, such as the names in certificates.
 const LONGEST: usize = 4096;
 
-/// How version 2 begins.
+/// The first bytes of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Bytes of version 2 in front of the addresses.
+/// Bytes of version 2 before the addresses.
 const FIXED: usize = 16;
 
-/// The commands of version 2, in the byte behind the signature.
+/// The commands of version 2, in the byte after the signature.
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 
@@ -27,16 +27,16 @@ const PROXY: u8 = 0x21;
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 
-/// How lines of version 1 begin, and what may follow.
+/// The first words of version 1, and the characters that may follow.
 const LINES: [(&str, &str); 2] = [("PROXY TCP4 ", "0123456789. "), ("PROXY TCP6 ", "0123456789abcdefABCDEF:. ")];
 const UNKNOWN: &str = "PROXY UNKNOWN";
 
 const NO_HEADER: Malformed = Malformed("no PROXY header");
-const BAD_LINE: Malformed = Malformed("a PROXY line that makes no sense");
-const BAD_BLOCK: Malformed = Malformed("a PROXY header of version 2 that makes no sense");
+const BAD_LINE: Malformed = Malformed("a malformed PROXY line");
+const BAD_BLOCK: Malformed = Malformed("a malformed PROXY header of version 2");
 const TOO_LONG: Malformed = Malformed("a PROXY header that is too long");
 
-/// The two forms of the header.
+/// The form of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// Text.
@@ -45,21 +45,20 @@ pub enum Version {
     V2,
 }
 
-/// What the first bytes of a connection are.
+/// The first bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderRead {
-    /// The beginning of a header.
+    /// An incomplete header.
     More,
-    /// A header.
     Header {
-        /// Its bytes; the payload follows.
+        /// In bytes. The payload follows.
         length: usize,
-        /// `None` when it is not about a TCP connection: the sender speaks for itself, or does not know.
+        /// `None` if it is not about a TCP connection: the sender opened this one for itself, or does not know.
         addrs: Option<AddrPair>,
     },
 }
 
-/// Why bytes are no header.
+/// Why the bytes are no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed(&'static str);
 
@@ -69,7 +68,8 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Appends a header. Both ends have to be of one family: if they are not, the IPv4 one takes its IPv4-mapped form.
+/// Appends a header. It can hold addresses of one family only: of two families, the IPv4 address is written as
+/// IPv4-mapped IPv6.
 pub fn write(version: Version, source: SocketAddr, destination: SocketAddr, out: &mut Vec<u8>) {
     let ips = match (source.ip().to_canonical(), destination.ip().to_canonical()) {
         (from @ IpAddr::V4(_), to @ IpAddr::V4(_)) => [from, to],
@@ -91,8 +91,8 @@ fn mapped(ip: IpAddr) -> IpAddr {
 fn write_line(ips: [IpAddr; 2], ports: [u16; 2], out: &mut Vec<u8>) {
     out.extend_from_slice(if ips[0].is_ipv4() { b"PROXY TCP4" } else { b"PROXY TCP6" });
     for ip in ips {
-        // The protocol knows no dots in an IPv6 address, which is how a mapped one is commonly shown. Writing to a
-        // Vec cannot fail, here and below.
+        // The protocol allows no dots in an IPv6 address, although a mapped one is commonly written with them. Writing to
+        // a Vec cannot fail, here and below.
         let _ = match ip {
             IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => {
                 write!(out, " ::ffff:{:x}:{:x}", ip.segments()[6], ip.segments()[7])
@@ -117,8 +117,7 @@ fn write_block(ips: [IpAddr; 2], ports: [u16; 2], out: &mut Vec<u8>) {
     }
 }
 
-/// Reads a header of either version from the beginning of a connection. An IPv4-mapped address is taken for the IPv4
-/// address that it stands for.
+/// Reads a header of either version from the beginning of a connection. An IPv4-mapped address is returned as IPv4.
 pub fn read(bytes: &[u8]) -> Result<HeaderRead, Malformed> {
     match bytes.first() {
         None => Ok(HeaderRead::More),
@@ -156,7 +155,7 @@ fn begins_a_line(text: &str) -> bool {
     unknown || LINES.into_iter().any(of_tcp)
 }
 
-/// What a line without its end says, `None` when that makes no sense.
+/// The addresses in a line without its end; `None` if it is malformed.
 fn line(text: &str) -> Option<Option<AddrPair>> {
     let mut words = text.split(' ');
     let ip: fn(&str) -> Option<IpAddr> = match (words.next()?, words.next()?) {
@@ -170,7 +169,7 @@ fn line(text: &str) -> Option<Option<AddrPair>> {
     words.next().is_none().then(|| Some(addrs(ips, ports)))
 }
 
-/// Without leading zeros, which std would take. The sign that it would take as well cannot be in a line.
+/// Refuses leading zeros, which std accepts. It accepts a sign too, but none can be in the line.
 fn port(word: &str) -> Option<u16> {
     word.parse().ok().filter(|_| word == "0" || !word.starts_with('0'))
 }
@@ -184,7 +183,7 @@ fn read_block(bytes: &[u8]) -> Result<HeaderRead, Malformed> {
         return Err(BAD_BLOCK);
     }
     let Some(kind) = bytes.get(13) else { return Ok(HeaderRead::More) };
-    // What a sender says of its own connection is to be passed over, whatever it is.
+    // With LOCAL the sender talks about its own connection: the addresses are skipped, whatever they are.
     let least = if *command == LOCAL { 0 } else { addresses(*kind).ok_or(BAD_BLOCK)? };
     let Some(size) = bytes.get(14..).and_then(|rest| rest.first_chunk()) else { return Ok(HeaderRead::More) };
     let size = usize::from(u16::from_be_bytes(*size));
@@ -199,7 +198,7 @@ fn read_block(bytes: &[u8]) -> Result<HeaderRead, Malformed> {
     Ok(HeaderRead::Header { length: FIXED + size, addrs })
 }
 
-/// Bytes of the addresses of this family, `None` when there is no such family or no such protocol.
+/// Bytes of the addresses of this family; `None` if there is no such family or protocol.
 fn addresses(kind: u8) -> Option<usize> {
     match (kind >> 4, kind & 15) {
         (0, 0..=2) => Some(0),

@@ -82,9 +82,9 @@ fn whoever_does_not_begin_with_a_header_is_reset() {
     let long_v2 = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", &[0; 3000][..]].concat();
     let table: [(&[u8], &str); 7] = [
         (b"GET / HTTP/1.1\r\n\r\n", "no PROXY header"),
-        (b"PROXY TCP4 10.0.0.1 10.0.0.2 1\r\n", "a PROXY line that makes no sense"),
-        (b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\n", "a PROXY line that makes no sense"),
-        (b"\r\n\r\n\0\r\nQUIT\n\x31", "a PROXY header of version 2 that makes no sense"),
+        (b"PROXY TCP4 10.0.0.1 10.0.0.2 1\r\n", "a malformed PROXY line"),
+        (b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\n", "a malformed PROXY line"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x31", "a malformed PROXY header of version 2"),
         (long_v1.as_bytes(), "a PROXY header that is too long"),
         (&long_v2, "a PROXY header that is too long"),
         (b"PROXY TCP4 10.", "the connection ended before it"),

@@ -1,17 +1,17 @@
-//! The host and port that a client names (RFC 9110, 7.2).
+//! The authority: the host, and perhaps port, that a request names (RFC 9110, 7.2).
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::protocol::hostname::is_host_name;
 
-/// The port that a URL need not name.
+/// The port of a URL that names none.
 const HTTP: u16 = 80;
 
 /// A host, and a port if one is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Authority<'a> {
-    /// As it was written, without the port.
+    /// The host as it was written.
     text: &'a str,
     host: Host<'a>,
     port: Option<u16>,
@@ -23,14 +23,12 @@ enum Host<'a> {
     Address(IpAddr),
 }
 
-/// Whether an authority leads to where the client connected.
+/// Whether an authority means the original destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostClaim<'a> {
-    /// It does.
     True,
-    /// It does not.
     False,
-    /// It does if this name has that address.
+    /// True if this name has that address.
     Name(&'a str),
 }
 
@@ -56,17 +54,16 @@ impl<'a> Authority<'a> {
         Some(Authority { text, host, port })
     }
 
-    /// The port, if one is named.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// The same, in a URL, where no port means that of HTTP.
+    /// The authority of a URL, where no port means the port of HTTP.
     pub fn with_port(self) -> Authority<'a> {
         Authority { port: self.port.or(Some(HTTP)), ..self }
     }
 
-    /// Compares with where the client connected.
+    /// Compares it with the original destination.
     pub fn claim(&self, original: SocketAddr) -> HostClaim<'a> {
         match self.host {
             _ if self.port.is_some_and(|port| port != original.port()) => HostClaim::False,
@@ -76,7 +73,7 @@ impl<'a> Authority<'a> {
         }
     }
 
-    /// Writes it for a URL. The client connected to the port of `original`, so that is meant where none is named.
+    /// Writes it for a URL. Without a port it means the one that the client connected to.
     pub fn write(&self, original: SocketAddr, out: &mut Vec<u8>) {
         out.extend_from_slice(self.text.as_bytes());
         match self.port {
@@ -87,9 +84,9 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// Writes where the client connected for a URL.
+/// Writes the original destination as the authority of a URL.
 pub fn write_address(original: SocketAddr, out: &mut Vec<u8>) {
-    // A vector takes all that is written to it, here and below.
+    // Writing to a Vec cannot fail, here and below.
     let _ = match original.ip().to_canonical() {
         IpAddr::V4(address) => write!(out, "{address}"),
         IpAddr::V6(address) => write!(out, "[{address}]"),

@@ -1,4 +1,4 @@
-//! What stands between the data of a chunked body (RFC 9112, 7.1).
+//! The parts of a chunked body other than its data (RFC 9112, 7.1).
 
 use httparse::{EMPTY_HEADER, Status};
 
@@ -6,17 +6,17 @@ use crate::protocol::request::framing::number;
 use crate::protocol::request::lines::MOST;
 use crate::protocol::request::refusal::Refusal;
 
-/// Bytes of the longest line with the size of a chunk. There is next to nobody who uses extensions.
+/// Bytes of the longest line with the size of a chunk. Extensions are next to unused.
 const LINE: usize = 1024;
 
 /// Digits of the longest size.
 const DIGITS: usize = 16;
 
-/// Headers that would change the meaning of the request if somebody took them out of the trailer (RFC 9110, 6.5.1).
+/// Fields that would change the meaning of the request for a server that merges the trailer into the head (RFC 9110,
+/// 6.5.1).
 const NOT_IN_A_TRAILER: [&str; 3] = ["Content-Length", "Host", "Transfer-Encoding"];
 
-/// The length of the line that `input` begins with, and the size of the chunk that follows; `None` while the line is
-/// incomplete.
+/// Reads the line with the size of a chunk: the length of the line, and the size. `None` while the line is incomplete.
 pub fn size(input: &[u8]) -> Result<Option<(usize, u64)>, Refusal> {
     let input = input.get(..LINE).unwrap_or(input);
     let is_end = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
@@ -34,7 +34,7 @@ pub fn size(input: &[u8]) -> Result<Option<(usize, u64)>, Refusal> {
     }
 }
 
-/// The length of the line end behind the data of a chunk; `None` while it is incomplete.
+/// The length of the line end after the data of a chunk; `None` while it is incomplete.
 pub fn end(input: &[u8]) -> Result<Option<usize>, Refusal> {
     match input {
         [] | [b'\r'] => Ok(None),
@@ -43,7 +43,7 @@ pub fn end(input: &[u8]) -> Result<Option<usize>, Refusal> {
     }
 }
 
-/// Checks a trailer with its empty line.
+/// Checks a trailer, which includes its empty line.
 pub fn check_trailer(trailer: &[u8]) -> Result<(), Refusal> {
     if trailer == b"\r\n" {
         return Ok(());
@@ -54,7 +54,7 @@ pub fn check_trailer(trailer: &[u8]) -> Result<(), Refusal> {
             let misplaced = |name: &str| NOT_IN_A_TRAILER.iter().any(|other| name.eq_ignore_ascii_case(other));
             match headers.iter().any(|header| misplaced(header.name)) {
                 false => Ok(()),
-                true => Err(Refusal::Malformed("a header that has no place in a trailer")),
+                true => Err(Refusal::Malformed("a field that is not allowed in a trailer")),
             }
         }
         _ => Err(Refusal::Malformed("the trailer")),

@@ -1,17 +1,16 @@
-//! Where the body of a request ends (RFC 9112, 6), as its head says it, and only if it says it in one way.
+//! Where the body of a request ends (RFC 9112, 6). A head that says it in two ways is refused.
 
 use crate::protocol::request::refusal::Refusal;
 
 /// The body that follows a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
-    /// So many bytes; none at all when the head says nothing.
+    /// A fixed number of bytes. It is 0 if the head says nothing.
     Length(u64),
-    /// Chunks and a trailer.
     Chunked,
 }
 
-/// What the headers said so far.
+/// The fields about the body that were read so far.
 #[derive(Debug, Default)]
 pub struct Framing {
     length: Option<u64>,
@@ -22,14 +21,14 @@ pub struct Framing {
 enum Codings {
     #[default]
     None,
-    /// The last one does not tell where the body ends.
+    /// The last one does not say where the body ends.
     Endless,
     /// The last one is `chunked`.
     Chunked,
 }
 
 impl Framing {
-    /// Takes a `Content-Length`.
+    /// Adds a `Content-Length`.
     pub fn length(&mut self, value: &[u8]) -> Result<(), Refusal> {
         let length = number(value, 10).ok_or(Refusal::Malformed("Content-Length"))?;
         match self.length.replace(length) {
@@ -38,7 +37,7 @@ impl Framing {
         }
     }
 
-    /// Takes a `Transfer-Encoding`; several are one list.
+    /// Adds a `Transfer-Encoding`. Several fields make one list.
     pub fn codings(&mut self, value: &[u8]) -> Result<(), Refusal> {
         for coding in value.split(|byte| *byte == b',') {
             let coding = trim(coding);
@@ -64,7 +63,7 @@ impl Framing {
     }
 }
 
-/// Digits and nothing else. What does not fit a signed number is no number either: the proxy may count in one.
+/// Accepts only digits. A number beyond i64 is refused: the proxy may use a signed type.
 pub fn number(text: &[u8], radix: u32) -> Option<u64> {
     let digit = |byte: &u8| char::from(*byte).to_digit(radix).map(u64::from);
     let add = |sum: u64, byte| sum.checked_mul(radix.into())?.checked_add(digit(byte)?);
@@ -72,7 +71,7 @@ pub fn number(text: &[u8], radix: u32) -> Option<u64> {
     (!text.is_empty() && number <= i64::MAX as u64).then_some(number)
 }
 
-/// Without the spaces and tabs that may stand around the elements of a list (RFC 9110, 5.6.3).
+/// Removes the spaces and tabs around an element of a list (RFC 9110, 5.6.3).
 pub fn trim(mut element: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = element {
         element = rest;
@@ -80,7 +79,7 @@ pub fn trim(mut element: &[u8]) -> &[u8] {
     element
 }
 
-/// Whether a name may have this byte (RFC 9110, 5.6.2).
+/// Whether a token may contain this byte (RFC 9110, 5.6.2).
 pub fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

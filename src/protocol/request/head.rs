@@ -1,4 +1,4 @@
-//! The head of a request: read once, by httparse, and then held to what httparse leaves open.
+//! The head of a request. httparse parses it; the checks here are stricter where httparse is lenient.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -9,37 +9,34 @@ use crate::protocol::request::framing::{Body, Framing, is_token, trim};
 use crate::protocol::request::lines::MOST;
 use crate::protocol::request::refusal::Refusal;
 
-/// A head, and what of it matters on the way.
+/// The parts of a head that matter here.
 #[derive(Debug)]
 pub struct Head<'a> {
-    /// The method.
     pub method: &'a str,
-    /// The target as the client wrote it.
+    /// As the client wrote it.
     pub target: &'a str,
-    /// All that stands behind the target, without the empty line.
+    /// Everything behind the target, without the empty line.
     pub rest: &'a [u8],
-    /// The body that follows.
     pub body: Body,
     /// The value of `Host`.
     pub host: Option<&'a [u8]>,
     /// The value of `Referer`.
     pub referer: Option<&'a [u8]>,
-    /// Where in `rest` the line with the `Proxy-Authorization` is.
+    /// The place in `rest` of the line with `Proxy-Authorization`.
     pub authorization: Option<Range<usize>>,
-    /// What the client would rather speak from now on.
+    /// The protocol that the client would rather use.
     pub upgrade: Option<Upgrade>,
 }
 
-/// What a client wants to speak instead of HTTP/1 (RFC 9110, 7.8).
+/// The protocol that a client wants to switch to (RFC 9110, 7.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upgrade {
-    /// HTTP/2, which some ask for with the first request of every connection (`h2c`), and do not mind not to get.
+    /// HTTP/2 (`h2c`). Some clients ask for it with the first request of each connection, and go on without it.
     Http2,
-    /// Anything else.
     Other,
 }
 
-/// What the headers of a request said so far.
+/// The fields of a head that were read so far.
 #[derive(Debug, Default)]
 struct Fields<'a> {
     framing: Framing,
@@ -51,7 +48,7 @@ struct Fields<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Reads a head, from the first byte of the request line to the last of the empty line.
+    /// Parses a head: from the first byte of the request line to the last byte of the empty line.
     pub fn parse(text: &'a [u8]) -> Result<Head<'a>, Refusal> {
         let mut headers = [const { MaybeUninit::uninit() }; MOST];
         let mut request = httparse::Request::new(&mut []);
@@ -75,7 +72,7 @@ impl<'a> Head<'a> {
             host: fields.host,
             referer: fields.referer,
             authorization: fields.authorization.map(|value| line_around(rest, value)),
-            // A server ignores it in a request of HTTP/1.0.
+            // A server ignores Upgrade in HTTP/1.0.
             upgrade: fields.upgrade.filter(|_| fields.may_upgrade && minor == 1),
         })
     }
@@ -109,7 +106,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Where in `text` the line is that holds `value`, a part of it; with its end.
+/// The place in `text` of the line around `value`, which is a part of `text`; with the end of the line.
 fn line_around(text: &[u8], value: &[u8]) -> Range<usize> {
     let at = value.as_ptr().addr().wrapping_sub(text.as_ptr().addr()).min(text.len());
     let newline = |byte: &u8| *byte == b'\n';
@@ -118,7 +115,7 @@ fn line_around(text: &[u8], value: &[u8]) -> Range<usize> {
     start..end
 }
 
-/// Whether a connection that begins so is meant to be HTTP/1, well or badly; `None` while it cannot be known.
+/// Whether the first bytes of a connection are meant as HTTP/1, correct or not; `None` while that is open.
 pub fn is_meant(input: &[u8]) -> Option<bool> {
     let end = input.iter().position(|byte| *byte == b'\n');
     let line = end.and_then(|end| input.get(..end)).unwrap_or(input);

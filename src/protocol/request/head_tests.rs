@@ -144,15 +144,11 @@ fn a_control_character_is_found_wherever_it_stands() {
             let text = [b"GET / HTTP/1.1\r\nA: ", &value[..], b"\r\n\r\n"].concat();
             assert_eq!(
                 Head::parse(&text).unwrap_err(),
-                Refusal::Malformed("the value of a header"),
+                Refusal::Malformed("the value of a field"),
                 "{control} {place}"
             );
             let text = [b"GET / HTTP/1.1\r\n", &value[..], b": a\r\n\r\n"].concat();
-            assert_eq!(
-                Head::parse(&text).unwrap_err(),
-                Refusal::Malformed("the name of a header"),
-                "{control} {place}"
-            );
+            assert_eq!(Head::parse(&text).unwrap_err(), Refusal::Malformed("the name of a field"), "{control} {place}");
             let text = [b"GET /", &value[..], b" HTTP/1.1\r\n\r\n"].concat();
             assert_eq!(Head::parse(&text).unwrap_err(), Refusal::Malformed("the request line"), "{control} {place}");
         }

@@ -1,15 +1,15 @@
-//! Where the lines of a head or a trailer end.
+//! The end of a head or a trailer.
 
 use crate::protocol::request::refusal::Refusal;
 
-/// The largest head in bytes, with its empty line; also that of a trailer.
+/// Bytes of the longest head or trailer, with its empty line.
 pub const HEAD: usize = 16 * 1024;
 
-/// The most header lines of a head; also of a trailer.
+/// The most fields in a head or a trailer.
 pub const MOST: usize = 100;
 
-/// The length of the lines that `input` begins with, up to and with the empty one; `None` while that has not come.
-/// `seen` bytes have been looked through before.
+/// The length of the head or trailer at the beginning of `input`, with its empty line; `None` while that is missing.
+/// The first `seen` bytes were searched before.
 pub fn section(input: &[u8], seen: usize) -> Result<Option<usize>, Refusal> {
     let input = input.get(..HEAD).unwrap_or(input);
     for (feed, _) in input.iter().enumerate().skip(seen).filter(|(_, byte)| **byte == b'\n') {

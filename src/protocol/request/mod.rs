@@ -8,10 +8,10 @@
 //!     └────► Opaque after CONNECT
 //! ```
 //!
-//! A redirected client speaks to us as to the server, and names in a request only the path (origin form); a proxy wants
-//! the whole URL (absolute form, RFC 9112, 3.2). Only that changes, and what the administrator wants added; any other
-//! byte of a head stays. Since the proxy reads the same bytes after us, everything is refused that two readers could
-//! understand in two ways (RFC 9112, 11.2).
+//! A redirected client speaks to us as to the server: its request names only the path (origin form). A proxy expects the
+//! whole URL (absolute form, RFC 9112, 3.2). Only the target changes, and the fields are added that the administrator
+//! wants; every other byte of a head stays. The proxy parses the same bytes after us, so a request that two parsers could
+//! understand in two ways is refused (RFC 9112, 11.2).
 
 pub mod authority;
 pub mod chunked;

@@ -1,20 +1,20 @@
-//! Why a client is not served any further, and what it is told.
+//! Why a request is refused, and the answer to the client.
 
 use std::fmt;
 
-/// What is wrong with what a client sent.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The connection does not begin like HTTP/1. Nothing has been taken of it, nor sent.
+    /// The connection does not begin like HTTP/1. None of it has been used or passed on.
     NotHttp,
-    /// It is meant as HTTP and is not, or could be understood in two ways.
+    /// It is meant as HTTP, but it is malformed or ambiguous. The text names the part.
     Malformed(&'static str),
-    /// A head that is longer than [`HEAD`](crate::protocol::request::HEAD), or has too many lines.
+    /// A head is longer than [`HEAD`](crate::protocol::request::HEAD), or has too many fields.
     TooLong,
 }
 
 impl Refusal {
-    /// The answer to the client, complete.
+    /// The complete answer to the client.
     pub fn response(&self) -> &'static [u8] {
         match self {
             Refusal::NotHttp => {
@@ -47,8 +47,8 @@ impl From<httparse::Error> for Refusal {
     fn from(error: httparse::Error) -> Refusal {
         match error {
             httparse::Error::TooManyHeaders => Refusal::TooLong,
-            httparse::Error::HeaderName => Refusal::Malformed("the name of a header"),
-            httparse::Error::HeaderValue => Refusal::Malformed("the value of a header"),
+            httparse::Error::HeaderName => Refusal::Malformed("the name of a field"),
+            httparse::Error::HeaderValue => Refusal::Malformed("the value of a field"),
             httparse::Error::Version => Refusal::Malformed("the version"),
             _ => Refusal::Malformed("the request line"),
         }

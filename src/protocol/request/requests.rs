@@ -1,4 +1,4 @@
-//! The requests of one connection, one after the other.
+//! The requests of one connection.
 
 use std::mem;
 
@@ -12,25 +12,24 @@ use crate::protocol::request::refusal::Refusal;
 use crate::protocol::request::rewriting::{RequestTarget, Rewriting};
 use crate::protocol::request::target::{self, Form};
 
-/// What a client sends first when its upgrade to HTTP/2 was granted (RFC 9113, 3.4). No request begins like this.
+/// The first bytes of a client whose upgrade to HTTP/2 was granted (RFC 9113, 3.4). No request begins so.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
-/// Reads the requests of one connection and rewrites them for a proxy. Bodies are not its business, only where they
-/// end.
+/// Parses the requests of one connection and rewrites them for a proxy. Of bodies it only finds the end.
 #[derive(Debug)]
 pub struct Requests {
     stage: Stage,
     next: Next,
     host: Belief,
-    /// Heads that were taken.
+    /// Complete heads so far.
     count: u32,
-    /// Bytes of an incomplete head or trailer that were looked through.
+    /// Bytes of an incomplete head or trailer that were already searched.
     seen: usize,
-    /// An empty line was dropped before the next request.
+    /// Whether an empty line was dropped before the next request.
     blank: bool,
 }
 
-/// What is expected. The picture is at the top of [`crate::protocol::request`].
+/// The part of a message that comes next. See the picture at the top of [`crate::protocol::request`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Head,
@@ -42,16 +41,16 @@ enum Stage {
     Opaque,
 }
 
-/// What follows the request that is under way, or the last one.
+/// What follows the current request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Request,
-    /// A request, or HTTP/2 if the proxy has granted it. Which of them it was is told by the first bytes.
+    /// A request, or HTTP/2 if the proxy has granted it. The first bytes tell which.
     Http2OrRequest,
     Opaque,
 }
 
-/// Whether the Host of the head that comes next is believed.
+/// Whether the host that the next head names is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Belief {
     Unasked,
@@ -59,18 +58,17 @@ enum Belief {
     Answered(bool),
 }
 
-/// What was taken of the input.
+/// The result of [`Requests::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken<'a> {
-    /// Bytes that are done with. The others are the incomplete beginning of something, and come again with more behind
-    /// them.
+    /// Bytes of the input that are done. The others are incomplete, and must be shown again with more bytes.
     pub used: usize,
-    /// The name whose addresses must be known before the head behind the used bytes can go on: it claims that the
-    /// original destination is one of them. The answer goes to [`Requests::host_is`].
+    /// A name that the next head gives for the original destination. Before the head can go on, [`Requests::host_is`]
+    /// must say whether the name has that address.
     pub ask: Option<&'a str>,
 }
 
-/// What one step did.
+/// The result of one step.
 enum Step<'a> {
     Used(usize),
     Incomplete,
@@ -78,13 +76,12 @@ enum Step<'a> {
 }
 
 impl Requests {
-    /// A connection of which nothing was read yet.
     pub fn new() -> Requests {
         Requests { stage: Stage::Head, next: Next::Request, host: Belief::Unasked, count: 0, seen: 0, blank: false }
     }
 
-    /// Bytes that come next and pass as they are, `u64::MAX` being all that will ever come. While it is not 0 they need
-    /// not be shown here.
+    /// How many of the next bytes pass unchanged; `u64::MAX` means all that will ever come. These need not be shown
+    /// here.
     pub fn opaque(&self) -> u64 {
         match self.stage {
             Stage::Body(left) | Stage::Chunk(left) => left,
@@ -93,7 +90,7 @@ impl Requests {
         }
     }
 
-    /// So many of the opaque bytes have passed.
+    /// Counts opaque bytes that have passed.
     pub fn passed(&mut self, count: u64) {
         match self.stage {
             Stage::Body(left) if left > count => self.stage = Stage::Body(left - count),
@@ -104,24 +101,24 @@ impl Requests {
         }
     }
 
-    /// Whether no request is under way: this is where a client may fall silent, or end the connection.
+    /// Whether no request has begun: here a client may be idle, or close the connection.
     pub fn is_between(&self) -> bool {
         self.stage == Stage::Head && self.seen == 0
     }
 
-    /// How many requests there have been, with the one whose body is under way.
+    /// The number of requests, with the one whose body has not ended.
     pub fn requests(&self) -> u32 {
         self.count
     }
 
-    /// The answer to [`Taken::ask`], whose input is then shown again.
+    /// Answers [`Taken::ask`]. The input must be shown again after that.
     pub fn host_is(&mut self, genuine: bool) {
         if self.host == Belief::Asked {
             self.host = Belief::Answered(genuine);
         }
     }
 
-    /// Takes what was received and appends what is to be sent to `out`; when something is refused, what came before it.
+    /// Parses received bytes and appends to `out` what the proxy gets. On a refusal, `out` has everything before it.
     pub fn take<'a>(
         &mut self,
         input: &'a [u8],
@@ -194,7 +191,7 @@ impl Requests {
         Step::Incomplete
     }
 
-    /// What the target becomes, or the name that must be looked up before that is known.
+    /// The new target, or the name that must be looked up before it is known.
     fn target<'a: 't, 't>(
         &self,
         head: &Head<'a>,
@@ -225,7 +222,7 @@ impl Requests {
         })
     }
 
-    /// What comes behind a head.
+    /// Goes on behind a head.
     fn follow(&mut self, head: &Head<'_>) {
         self.count = self.count.saturating_add(1);
         self.seen = 0;
@@ -244,7 +241,7 @@ impl Requests {
         }
     }
 
-    /// A request has ended.
+    /// Goes on behind a request.
     fn finish(&mut self) {
         self.stage = if self.next == Next::Opaque { Stage::Opaque } else { Stage::Head };
     }
@@ -287,7 +284,7 @@ impl Default for Requests {
     }
 }
 
-/// Decides for the very first bytes whether they are HTTP at all.
+/// Decides whether the first bytes of a connection are HTTP at all.
 fn check_beginning(input: &[u8]) -> Result<(), Refusal> {
     match input {
         [b'\r' | b'\n', ..] => Err(Refusal::Malformed("an empty line before a request")),

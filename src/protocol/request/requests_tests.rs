@@ -349,7 +349,7 @@ fn after_a_request_nothing_is_not_http() {
 fn what_came_before_a_refused_request_is_there() {
     let mut client = Client::new();
     let refusal = client.sends("GET /a HTTP/1.0\r\n\r\nGET /b HTTP/1.0\r\n b\r\n\r\n");
-    assert_eq!(refusal, Err(Refusal::Malformed("the name of a header")));
+    assert_eq!(refusal, Err(Refusal::Malformed("the name of a field")));
     assert_eq!(client.out(), "GET http://10.2.0.5/a HTTP/1.0\r\n\r\n");
 }
 
@@ -380,7 +380,7 @@ fn a_trailer_is_limited_like_a_head() {
     client.sends(chunked).unwrap();
     assert_eq!(client.sends("A: ".to_owned() + &"a".repeat(HEAD)), Err(Refusal::TooLong));
     assert_eq!(refusal(&format!("{chunked}A: b\n\r\n")), Some(Refusal::Malformed("a bare LF")));
-    assert_eq!(refusal(&format!("{chunked}A: b\r\n c\r\n\r\n")), Some(Refusal::Malformed("the name of a header")));
+    assert_eq!(refusal(&format!("{chunked}A: b\r\n c\r\n\r\n")), Some(Refusal::Malformed("the name of a field")));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What becomes of a head.
+//! Writes a head for the proxy.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -11,58 +11,54 @@ use crate::protocol::request::head::Head;
 /// How the requests of a redirection are rewritten.
 #[derive(Debug, Clone, Default)]
 pub struct Rewriting {
-    /// Which header tells the proxy who the client is.
     pub forwarded: Forwarded,
-    /// For `Proxy-Authorization`.
+    /// The content of `Proxy-Authorization`.
     pub credentials: Option<Credentials>,
-    /// `-f`: what every request is for.
+    /// The URL of `-f`, which every request is sent to.
     pub page: Option<String>,
-    /// Whether a Host is believed only when it leads to the original destination.
+    /// Whether a Host is believed only if it has the address of the original destination.
     pub check_host: bool,
 }
 
-/// Which header tells the proxy who the client is.
+/// The fields that tell the proxy the client's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Forwarded {
-    /// None.
     #[default]
     No,
     /// `Forwarded` (RFC 7239).
     Standard,
     /// `X-Forwarded-For`.
     XForwardedFor,
-    /// Both.
     Both,
 }
 
-/// What the target of a request becomes.
+/// The new target of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestTarget<'a> {
-    /// It stays.
+    /// Unchanged.
     Same,
-    /// The page that every request is for.
+    /// The URL of `-f`.
     Page(&'a str),
     /// `http://`, this host and this path.
     At(Authority<'a>, &'a str),
     /// `http://`, the original destination and this path.
     AtOriginal(&'a str),
-    /// The original destination, to be connected through to.
+    /// The original destination in the form for CONNECT.
     Through,
 }
 
 impl Rewriting {
-    /// The page that a request is for, whatever it asks for. What the page itself refers to, such as its pictures, is
-    /// not replaced.
+    /// The URL of `-f`, unless the request comes from that page: its pictures, for example, are not replaced.
     pub fn page_for(&self, referer: Option<&[u8]>) -> Option<&str> {
         self.page.as_deref().filter(|page| referer != Some(page.as_bytes()))
     }
 
-    /// Appends a head with its new target and the headers that are wanted.
+    /// Appends a head with its new target and the added fields.
     pub fn write(&self, head: &Head<'_>, target: RequestTarget<'_>, addrs: &AddrPair, out: &mut Vec<u8>) {
         out.extend_from_slice(head.method.as_bytes());
         out.push(b' ');
         self.write_target(head, target, addrs, out);
-        // The client knows of no proxy. What it says to one is nobody's, or meant for another.
+        // The client does not know about this proxy: its Proxy-Authorization is for another one.
         let cut = head.authorization.clone().filter(|_| self.credentials.is_some()).unwrap_or_default();
         for part in [head.rest.get(..cut.start), head.rest.get(cut.end..)] {
             out.extend_from_slice(part.unwrap_or_default());
@@ -97,7 +93,7 @@ impl Rewriting {
 
     fn write_forwarded(&self, client: IpAddr, out: &mut Vec<u8>) {
         if matches!(self.forwarded, Forwarded::Standard | Forwarded::Both) {
-            // A vector takes all that is written to it.
+            // Writing to a Vec cannot fail.
             let _ = match client {
                 IpAddr::V4(address) => write!(out, "Forwarded: for={address}\r\n"),
                 IpAddr::V6(address) => write!(out, "Forwarded: for=\"[{address}]\"\r\n"),

@@ -3,24 +3,23 @@
 use crate::protocol::request::authority::Authority;
 use crate::protocol::request::refusal::Refusal;
 
-/// What the target of a request names.
+/// The form of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// A path on the server that the client connected to.
     Origin,
-    /// A whole URL, as proxies want it.
+    /// A whole URL, as proxies expect it.
     Absolute,
-    /// The host and port to connect through to.
+    /// The host and port of a CONNECT.
     Authority,
-    /// The server as a whole.
+    /// `*`: the server as a whole.
     Asterisk,
 }
 
 impl Form {
-    /// The form of the target of a request with this method.
     pub fn of(method: &str, target: &str) -> Result<Form, Refusal> {
-        // Browsers send `|`, `[` and others that RFC 3986 does not have in a path or query. A fragment is nobody's to
-        // send, and those who receive one do not agree what it belongs to.
+        // Browsers send `|`, `[` and others that RFC 3986 does not allow in a path or query. No client may send a
+        // fragment, and servers disagree about its meaning.
         let is_visible = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
         let form = match (method, target) {
             ("CONNECT", _) => has_host_and_port(target).then_some(Form::Authority),
@@ -32,8 +31,8 @@ impl Form {
     }
 }
 
-/// The host that a URL in absolute form names, with its port, and what stands behind it; no host when it is not plain
-/// `http` with a host that everybody understands in the same way.
+/// The authority of a URL, and the rest behind it. There is none if the URL is not plain `http`, or its host is not
+/// understood by everybody in the same way.
 pub fn url(target: &str) -> (Option<Authority<'_>>, &str) {
     let Some((scheme, rest)) = target.split_once("://") else { return (None, "") };
     let (authority, path) = rest.find(['/', '?']).and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, ""));

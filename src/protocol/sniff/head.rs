@@ -4,19 +4,19 @@ use httparse::{EMPTY_HEADER, Request};
 
 use super::Stop;
 
-/// Header lines of the longest head that is looked at.
+/// The most fields of a head that is parsed.
 const LINES: usize = 100;
 
-/// The host that the first request is for, without the port.
+/// The host of the first request, without the port.
 pub(super) fn host(bytes: &[u8]) -> Result<&[u8], Stop> {
-    // httparse passes over empty lines first. A client that begins with one may be anything.
+    // httparse skips empty lines. A client that begins with one may speak any protocol.
     if bytes.first().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
         return Err(Stop::Never);
     }
     let mut lines = [EMPTY_HEADER; LINES];
     let mut request = Request::new(&mut lines);
     let status = request.parse(bytes).map_err(|_| Stop::Never)?;
-    // Any other form is meant for a proxy. Its Host is what that proxy shall ask for, not who that proxy is.
+    // A target of another form is meant for a proxy. Its Host names the server behind the proxy, not the proxy.
     if request.path.is_some_and(|path| !path.starts_with('/') && path != "*") {
         return Err(Stop::Never);
     }

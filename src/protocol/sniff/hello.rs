@@ -1,33 +1,33 @@
-//! The ClientHello of TLS (RFC 8446, 4.1.2) as far as its server_name (RFC 6066, 3).
+//! The server_name (RFC 6066, 3) in a ClientHello of TLS (RFC 8446, 4.1.2).
 //!
-//! It is read where it lies. A hello may be spread over several records, each with a head of its own; nothing is copied
-//! but a name that lies in more than one.
+//! A ClientHello may be spread over several records, each with its own header. It is parsed in place: only a name that
+//! is spread too is copied.
 
 use std::borrow::Cow;
 
 use super::{MOST, Stop};
 
-/// What the first byte of a TLS connection is: a record of the handshake.
+/// The first byte of a TLS connection: the type of a handshake record.
 pub(super) const HANDSHAKE: u8 = 22;
 
-/// The one major version that every TLS has, in records and in the hello.
+/// The major version of every TLS, in records and in the ClientHello.
 const MAJOR: u8 = 3;
 
-/// Bytes of a record without its head, at most (RFC 8446, 5.1).
+/// The most bytes in a record, without its header (RFC 8446, 5.1).
 const RECORD: usize = 1 << 14;
 
-/// Type and length in front of every message of the handshake.
+/// Bytes of the type and length before every handshake message.
 const MESSAGE: usize = 4;
 const CLIENT_HELLO: usize = 1;
 
 const RANDOM: usize = 32;
 const LONGEST_SESSION: usize = 32;
 
-/// Types of an extension and of a name in it.
+/// The type of the extension, and of the name in it.
 const SERVER_NAME: usize = 0;
 const HOST_NAME: usize = 0;
 
-/// The name, as soon as it is there: what follows in the hello may be in another segment.
+/// The name, as soon as it has arrived: the rest of the ClientHello may be in another segment.
 pub(super) fn server_name(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Stop> {
     let mut hello = Hello { records: bytes, fragment: &[], left: MESSAGE };
     only_if(hello.number(1)? == CLIENT_HELLO)?;
@@ -59,19 +59,19 @@ fn only_if(good: bool) -> Result<(), Stop> {
     if good { Ok(()) } else { Err(Stop::Never) }
 }
 
-/// A hello from where it has been read to.
+/// The unread part of a ClientHello.
 struct Hello<'a> {
-    /// What follows the record that is being read.
+    /// The records after the current one.
     records: &'a [u8],
-    /// The rest of that record.
+    /// The rest of the current record.
     fragment: &'a [u8],
-    /// Bytes of the hello to come, or of the part of it whose length is known.
+    /// The unread bytes of the ClientHello, or of the message header before its length is known.
     left: usize,
 }
 
 impl<'a> Hello<'a> {
-    /// The content of a server_name extension. Lists of more than one name were thought of, but became impossible by
-    /// what implementations take; nobody sends one.
+    /// The content of a server_name extension. The RFC allows a list of names, but implementations accept only one, so
+    /// nobody sends more.
     fn host_name(&mut self, size: usize) -> Result<Cow<'a, [u8]>, Stop> {
         only_if(self.length(2)? + 2 == size)?;
         only_if(self.number(1)? == HOST_NAME)?;
@@ -80,7 +80,7 @@ impl<'a> Hello<'a> {
         self.take(name)
     }
 
-    /// A number that counts bytes to come; as many there must be.
+    /// A length field. That many bytes must be left.
     fn length(&mut self, width: usize) -> Result<usize, Stop> {
         let length = self.number(width)?;
         only_if(length <= self.left)?;
@@ -114,7 +114,7 @@ impl<'a> Hello<'a> {
         Ok(())
     }
 
-    /// At least one byte and at most this many, out of one record.
+    /// At least one and at most `most` bytes, from one record.
     fn piece(&mut self, most: usize) -> Result<&'a [u8], Stop> {
         only_if((1..=self.left).contains(&most))?;
         if self.fragment.is_empty() {

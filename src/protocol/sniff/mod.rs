@@ -1,5 +1,5 @@
-//! The name that a client asks for, read from the first bytes that it sends: the server_name of a TLS ClientHello or
-//! the Host of an HTTP/1 request. It is what the client claims, no more.
+//! The host name in the first bytes of a client: the server_name of a TLS ClientHello, or the Host of an HTTP/1 request.
+//! It is only a claim of the client.
 
 mod head;
 mod hello;
@@ -8,30 +8,30 @@ use std::borrow::Cow;
 
 use crate::protocol::hostname::is_host_name;
 
-/// Bytes that are looked at; a client that has not named anything by then does not.
+/// How many bytes are searched for a name.
 pub const MOST: usize = 16 * 1024;
 
-/// What the first bytes of a client say.
+/// The result for the first bytes of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sniff<'a> {
-    /// Too little to know.
+    /// More bytes are needed.
     More,
-    /// The name of a host, fit for a request to a proxy; never an address.
+    /// A host name that can be sent to a proxy; never an address.
     Name(Cow<'a, str>),
-    /// No name, whatever follows.
+    /// There is no name, whatever follows.
     None,
 }
 
-/// Why there is no name in the bytes so far.
+/// Why there is no name.
 #[derive(Debug, PartialEq, Eq)]
 enum Stop {
-    /// It may be in those that follow.
+    /// It may be in the bytes that follow.
     Short,
-    /// It will never be.
+    /// It cannot come any more.
     Never,
 }
 
-/// Looks at all that a client has sent so far.
+/// Searches everything that a client has sent so far.
 pub fn name(bytes: &[u8]) -> Sniff<'_> {
     let seen = bytes.get(..MOST).unwrap_or(bytes);
     let found = match seen.first() {

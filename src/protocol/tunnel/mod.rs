@@ -1,0 +1,145 @@
+//! Asking a proxy for a connection to another host, with HTTP CONNECT or SOCKS 5.
+
+mod connect;
+mod socks5;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::protocol::credentials::Credentials;
+
+pub(crate) use crate::protocol::tunnel::connect::ANSWER;
+
+/// Characters of a proxy's answer that the log shows.
+const SHOWN: usize = 120;
+
+/// The protocol of the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    Connect,
+    Socks5,
+}
+
+/// Where the proxy is asked to connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunnelTarget<'a> {
+    Address(SocketAddr),
+    /// A host name as [`crate::protocol::sniff`] returns it, and a port.
+    Name(&'a str, u16),
+}
+
+impl fmt::Display for TunnelTarget<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TunnelTarget::Address(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
+            TunnelTarget::Name(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+/// What [`Dialogue::hear`] took from the proxy's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DialogueStep {
+    /// Bytes that need not be shown again.
+    pub used: usize,
+    /// The proxy has connected us. The bytes behind the used ones are payload.
+    pub done: bool,
+}
+
+/// Why the proxy does not connect us, for the log: a short text of printable ASCII.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyRefusal(String);
+
+impl ProxyRefusal {
+    fn new(reason: &str) -> ProxyRefusal {
+        let shown = reason.chars().take(SHOWN);
+        ProxyRefusal(shown.map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect())
+    }
+}
+
+impl fmt::Display for ProxyRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One handshake with a proxy. Each message is sent only when the proxy expects it: some proxies refuse early ones.
+pub struct Dialogue {
+    next: Step,
+    /// The messages that are sent later: the user name and password, and from `request` on the request.
+    later: Box<[u8]>,
+    request: usize,
+}
+
+/// The next message of the proxy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The head of an answer to CONNECT.
+    Head,
+    /// The authentication method that it chooses.
+    Method,
+    /// Whether it accepts user name and password.
+    Authentication,
+    /// Whether it has connected us.
+    Reply,
+    Payload,
+}
+
+/// The length of a complete message and the step that follows it, or `None` while the message is incomplete.
+type Parsed = Result<Option<(usize, Step)>, ProxyRefusal>;
+
+impl Dialogue {
+    /// Begins a handshake, and appends its first message to `out`.
+    pub fn begin(
+        dialect: Dialect,
+        target: TunnelTarget<'_>,
+        credentials: Option<&Credentials>,
+        out: &mut Vec<u8>,
+    ) -> Dialogue {
+        match dialect {
+            Dialect::Connect => {
+                connect::write_request(target, credentials, out);
+                Dialogue { next: Step::Head, later: Box::default(), request: 0 }
+            }
+            Dialect::Socks5 => {
+                socks5::write_greeting(credentials.is_some(), out);
+                let mut later = Vec::new();
+                if let Some(credentials) = credentials {
+                    socks5::write_credentials(credentials, &mut later);
+                }
+                let request = later.len();
+                socks5::write_request(target, &mut later);
+                Dialogue { next: Step::Method, later: later.into(), request }
+            }
+        }
+    }
+
+    /// Reads the bytes of the proxy that were not used yet, and appends our answer to `out`.
+    pub fn hear(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<DialogueStep, ProxyRefusal> {
+        let mut used = 0;
+        while self.next != Step::Payload {
+            let Some((length, next)) = self.parse(input.get(used..).unwrap_or_default())? else { break };
+            used += length;
+            match next {
+                Step::Authentication => out.extend_from_slice(self.later.get(..self.request).unwrap_or_default()),
+                Step::Reply => out.extend_from_slice(self.later.get(self.request..).unwrap_or_default()),
+                Step::Head | Step::Method | Step::Payload => {}
+            }
+            self.next = next;
+        }
+        Ok(DialogueStep { used, done: self.next == Step::Payload })
+    }
+
+    fn parse(&self, input: &[u8]) -> Parsed {
+        match self.next {
+            Step::Head => connect::parse_head(input),
+            Step::Method => socks5::parse_method(input, self.request != 0),
+            Step::Authentication => socks5::parse_authentication(input),
+            Step::Reply => socks5::parse_reply(input),
+            Step::Payload => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
