@@ -4,11 +4,11 @@
 # make bench      measures it beside HAProxy, nginx, rinetd, redsocks and socat in the same way (root); scripts/bench
 #                 lists the settings, for example 'make bench ONLY=small ROUNDS=3'
 # make test       installs what the tests need and runs them all (root)
-# make soak       mixes load of every kind with faults of every kind for ten minutes, and checks every byte (root); 'make
-#                 soak SECONDS=60' and SEED=, as an earlier run has told it
-# make check      format, lints, documentation, manual page, shell scripts
-# make supply     asks cargo-deny about the crates, if it is there
-# make install    into $(DESTDIR)$(PREFIX); make uninstall takes it out again
+# make soak       runs loads and faults of every kind for ten minutes, and checks every byte (root); SECONDS= sets another
+#                 time, and SEED= repeats a run that printed its seed
+# make check      checks format, lints, documentation, manual pages and shell scripts
+# make supply     checks the crates with cargo-deny, if it is installed
+# make install    installs into $(DESTDIR)$(PREFIX); make uninstall removes it
 
 PREFIX     = /usr/local
 SBINDIR    = $(PREFIX)/sbin
@@ -20,7 +20,7 @@ CARGO      = cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 BINARY     = $(TARGET_DIR)/release/tproxy
 
-# rustup's shell set-up is read at the next login only; a toolchain installed a minute ago shall be found all the same.
+# A shell knows rustup's directory only after the next login. This finds a toolchain that was installed just now.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 all:
@@ -34,20 +34,20 @@ check:
 	shellcheck -x scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/lib/*.sh \
 		scripts/tproxy.init scripts/tproxy.default .ci/run
 
-# tests/supply.rs checks the most of it everywhere. What could not be checked is said, and is no failure: neither the
-# tool nor the database of known vulnerabilities can be had on every machine.
+# tests/supply.rs checks most of this on every machine. A check that is impossible here is no failure, because not every
+# machine has the tool or reaches the database of vulnerabilities.
 supply:
 	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
-		echo 'supply: NOT CHECKED: deny.toml; there is no cargo-deny here (cargo install --locked cargo-deny)'; \
+		echo 'supply: NOT CHECKED: deny.toml; cargo-deny is not installed (cargo install --locked cargo-deny)'; \
 	elif ! $(CARGO) deny --offline check --hide-inclusion-graph bans licenses sources; then \
 		exit 1; \
 	elif ! $(CARGO) deny fetch db >/dev/null 2>&1; then \
-		echo 'supply: NOT CHECKED: known vulnerabilities; https://github.com/RustSec/advisory-db is out of reach'; \
+		echo 'supply: NOT CHECKED: vulnerabilities; https://github.com/RustSec/advisory-db cannot be reached'; \
 	else \
 		$(CARGO) deny check advisories; \
 	fi
 
-# Release, because some of the tests measure. TPROXY_MUST_NETNS makes a test fail that could not get its namespaces.
+# A release build, because some tests measure. With TPROXY_MUST_NETNS a test fails if it cannot make its namespaces.
 test: root
 	scripts/setup
 	TPROXY_MUST_NETNS=1 $(CARGO) test --release --locked
@@ -63,17 +63,17 @@ bench: root
 	$(CARGO) build --release --locked
 	SECONDS_EACH=$(or $(SECONDS_EACH),$(SECONDS)) scripts/bench $(BINARY)
 
-# 'make test' runs a minute of it among the other tests.
+# 'make test' runs one minute of this.
 soak: root
 	scripts/setup
 	TPROXY_MUST_NETNS=1 SOAK_SECONDS=$(or $(SECONDS),600) $(if $(SEED),SOAK_SEED=$(SEED)) \
 		$(CARGO) test --release --locked --test faults -- --nocapture --exact soak::soak
 
-# The OPTIONS section is made from the option table; everything else in the page is written by hand.
+# Writes the OPTIONS section from the option table. The rest of the page is written by hand.
 man:
 	TPROXY_BLESS=1 $(CARGO) test --locked -q --test cli man_page
 
-# Builds nothing: whoever installs as root may have no toolchain there.
+# Builds nothing, because root may have no toolchain.
 install:
 	@test -x $(BINARY) || { echo "there is no $(BINARY) yet: run 'make' first" >&2; exit 1; }
 	install -D -m 755 $(BINARY) $(DESTDIR)$(SBINDIR)/tproxy
@@ -88,7 +88,7 @@ install:
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
 		install -D -m 644 scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy
 
-# Stop the daemon before: its rules go when it stops. A default file that was edited stays.
+# Stop the daemon before, so that it removes its rules. A default file that was edited stays.
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/tproxy $(DESTDIR)$(MANDIR)/man8/tproxy.8 \
 		$(DESTDIR)$(MANDIR)/man5/tproxy.conf.5 $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf \
@@ -101,9 +101,9 @@ clean:
 
 root:
 	@test "$$(id -u)" = 0 || { \
-		echo "This makes network namespaces and firewall rules in them, which takes root:" >&2; \
+		echo "This needs root, because it makes network namespaces and firewall rules in them:" >&2; \
 		echo "    sudo env PATH=\"\$$PATH\" HOME=\"\$$HOME\" make $(MAKECMDGOALS)" >&2; \
-		echo "Without root, 'cargo test' runs what needs none and names what it skips." >&2; \
+		echo "Without root, 'cargo test' runs the tests that need no root, and prints what it skips." >&2; \
 		exit 1; }
 
-.PHONY: all check supply test demo demo-proxy bench man install uninstall clean root
+.PHONY: all check supply test demo demo-proxy bench soak man install uninstall clean root
