@@ -1,7 +1,7 @@
 //! What can stop the daemon from starting, as a sentence for the person who typed the command and a status
 //! for the script that did.
 //!
-//! Errors of a single connection are not here: they end that connection and are a [`crate::traffic::relay::CloseReason`].
+//! Errors of a single connection are not here: they end that connection and are a [`crate::relay::close::CloseReason`].
 
 use std::fmt;
 use std::io;

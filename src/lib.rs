@@ -35,6 +35,8 @@ mod protocol;
 
 mod rules;
 
+mod relay;
+
 mod traffic;
 
 mod config;

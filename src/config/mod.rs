@@ -12,11 +12,12 @@ use crate::cli::CommandLine;
 use crate::cli::options::{self, Scope};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
+use crate::relay::timeouts::Timeouts;
 use crate::rules::matching::Match;
 use crate::sys::account::{self, Account};
-use crate::traffic::service::{Destination, HostPort, Service, Timeouts, Via};
+use crate::sys::clock::ticks;
+use crate::traffic::service::{Destination, HostPort, Service, Via};
 use crate::traffic::source_limit::SourcePrefix;
-use crate::traffic::timers::ticks;
 use crate::traffic::upstreams::HOSTS;
 
 pub(crate) mod file;

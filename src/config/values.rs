@@ -12,10 +12,10 @@ use crate::config::{FailMode, Listen, Workers};
 use crate::error::Error;
 use crate::protocol::hostname::HostName;
 use crate::sys::account::{self, Account};
+use crate::sys::clock::{Tick, ticks};
 use crate::sys::services;
 use crate::traffic::service::{Balance, HostPort};
 use crate::traffic::source_limit::{self, SourcePrefix};
-use crate::traffic::timers::{Tick, ticks};
 
 /// `HOST PORT`.
 pub(crate) fn host(pair: &[String]) -> Result<HostPort, Error> {

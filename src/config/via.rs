@@ -16,7 +16,8 @@ use crate::protocol::hostname::HostName;
 use crate::protocol::proxy_header::Version;
 use crate::protocol::request::{Forwarded, Rewriting};
 use crate::protocol::tunnel::Dialect;
-use crate::traffic::service::{Destination, Tunnel, Via};
+use crate::relay::tunnel::Tunnel;
+use crate::traffic::service::{Destination, Via};
 
 /// Which `--via` an option goes with, where it does not go with all of them.
 const GOES_WITH: &[(&str, &str, &[&str])] = &[

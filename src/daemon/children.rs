@@ -20,7 +20,7 @@ use crate::redirection::RedirectionId;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::process::{self, Forked};
 use crate::sys::sockopt;
-use crate::traffic::dialer::ActiveRedirection;
+use crate::traffic::redirections::ActiveRedirection;
 use crate::traffic::source_limit::SourceLimit;
 use crate::traffic::token::EventToken;
 

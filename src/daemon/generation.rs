@@ -24,7 +24,7 @@ use crate::redirection::RedirectionId;
 use crate::rules::ruleset::RuleSet;
 use crate::sys::process;
 use crate::traffic::access_log;
-use crate::traffic::dialer::ActiveRedirection;
+use crate::traffic::redirections::ActiveRedirection;
 use crate::traffic::service::HostPort;
 use crate::traffic::source_limit::SourceLimit;
 

@@ -38,7 +38,7 @@ use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
 use crate::sys::process::{self, Detached, Report};
-use crate::traffic::dialer::ActiveRedirection;
+use crate::traffic::redirections::ActiveRedirection;
 use crate::traffic::service::{Destination, Service};
 use crate::traffic::token::EventToken;
 

@@ -18,16 +18,17 @@ use crate::daemon::resolver_pool::ResolverPool;
 use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
+use crate::relay::pipe::Pool;
 use crate::sys::channel::{Channel, Received};
+use crate::sys::clock::{TICK, Tick, ticks};
 use crate::sys::{process, wait};
 use crate::traffic::acceptor::Acceptor;
 use crate::traffic::access_log::{self, AccessLog};
 use crate::traffic::connections::Connections;
 use crate::traffic::counters::Counters;
-use crate::traffic::dialer::{ActiveRedirection, Dialer, UpstreamChange};
-use crate::traffic::pipe::Pool;
+use crate::traffic::dialer::Dialer;
+use crate::traffic::redirections::{ActiveRedirection, UpstreamChange};
 use crate::traffic::source_limit::SourceLimit;
-use crate::traffic::timers::{TICK, Tick, ticks};
 use crate::traffic::token::EventToken;
 
 /// Events taken from the kernel at once.
@@ -175,12 +176,12 @@ impl<'a> Worker<'a> {
         let mut stream_events = Events::with_capacity(EVENTS);
         loop {
             self.wait(&mut events)?;
-            self.connections.tell_time();
+            self.connections.update_time();
             for event in &events {
                 match EventToken::from(event.token()) {
                     EventToken::Connection(key, end) => self.connections.event(key, end, event),
-                    EventToken::Listener(number) => self.acceptor.rung(number),
-                    EventToken::Probe(line) => self.connections.dialer().probed(line, event),
+                    EventToken::Listener(number) => self.acceptor.readable(number),
+                    EventToken::Probe(line) => self.connections.dialer().redirections.probed(line, event),
                     EventToken::Signals => self.take_signals()?,
                     EventToken::Channel(0) => self.take_orders(),
                     EventToken::Channel(number) => self.take_answer(number),
@@ -227,7 +228,7 @@ impl<'a> Worker<'a> {
             Lifecycle::LastCall(until, _) | Lifecycle::Draining(Some(until)) => Some(until.saturating_sub(now)),
         };
         let pause = self.acceptor.pause_ends().map(|until| until.saturating_sub(now));
-        let probe = self.config.process.upstream_grace.and_then(|_| self.connections.dialer().probe_due());
+        let probe = self.config.process.upstream_grace.and_then(|_| self.connections.dialer().redirections.probe_due());
         let probe = probe.map(|due| due.saturating_sub(now));
         let wait = [self.connections.wait(), lifecycle, pause, probe].into_iter().flatten().min()?;
         Some(TICK * wait.max(1))
@@ -249,15 +250,15 @@ impl<'a> Worker<'a> {
             self.acceptor.resume();
         }
         while self.resolvers.is_idle()
-            && let Some(name) = self.connections.question()
+            && let Some(name) = self.connections.next_question()
         {
             self.resolvers.ask(name);
         }
         if logging::is_cut_off() {
             self.say(ToGuardian::Unheard);
         }
-        while let Some(news) = self.connections.dialer().news() {
-            self.say(match news {
+        while let Some(change) = self.connections.dialer().redirections.next_change() {
+            self.say(match change {
                 UpstreamChange::Unreachable(line) => ToGuardian::Unreachable(line),
                 UpstreamChange::Reachable(line) => ToGuardian::Reachable(line),
             });
@@ -302,7 +303,7 @@ impl<'a> Worker<'a> {
 
     fn take_answer(&mut self, number: u32) {
         if let Some((name, addresses)) = self.resolvers.hear(number) {
-            self.connections.learn(&name, addresses);
+            self.connections.resolved(&name, addresses);
         }
     }
 
@@ -312,7 +313,7 @@ impl<'a> Worker<'a> {
             for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name.as_str() == name)
             {
                 let addresses = addresses.iter().map(|ip| SocketAddr::new(*ip, host.port)).collect();
-                self.connections.dialer().readdress(line, number, addresses);
+                self.connections.dialer().redirections.upstreams(line).replace(number, addresses);
             }
         }
     }
@@ -349,7 +350,7 @@ impl<'a> Worker<'a> {
 
     /// From the word on, this worker's place is another's.
     fn leave(&mut self) {
-        self.connections.dialer().resign();
+        self.connections.dialer().admission.stop_counting();
         self.say(ToGuardian::Leaving);
     }
 

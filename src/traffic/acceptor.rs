@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 
 use crate::logging::Limiter;
 use crate::redirection::RedirectionId;
-use crate::traffic::timers::Tick;
+use crate::sys::clock::Tick;
 use crate::traffic::token::EventToken;
 
 /// Connections accepted in one turn of the loop before the established ones get theirs.
@@ -17,15 +17,15 @@ const BATCH: usize = 64;
 /// Ticks to wait after the kernel had no descriptor or memory for another connection.
 const PAUSE: Tick = 10;
 
-/// Ticks to wait after a whole batch of failures: whoever forbids accepting leaves the client in the queue.
+/// Ticks to wait after a whole batch of failures. A security module that forbids accept(2) leaves the client in the queue.
 const SHORT_PAUSE: Tick = 1;
 
 /// The listening sockets of a worker.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
-    doors: Vec<Door>,
+    listeners: Vec<Listener>,
     paused_until: Option<Tick>,
-    /// Failures since the last client that was let in.
+    /// Failures since the last connection that was accepted.
     failures: usize,
     limiter: Limiter,
     /// How often accepting was paused.
@@ -33,28 +33,27 @@ pub(crate) struct Acceptor {
 }
 
 #[derive(Debug)]
-struct Door {
-    listener: TcpListener,
-    /// The redirection whose clients come in here.
+struct Listener {
+    socket: TcpListener,
     redirection: RedirectionId,
-    /// Not proven to have nobody waiting.
+    /// Its queue is not proven to be empty.
     ready: bool,
 }
 
 impl Acceptor {
     /// Takes over listening sockets, which are non-blocking, each with the number of its redirection.
     pub(crate) fn new(listeners: Vec<(std::net::TcpListener, RedirectionId)>) -> Acceptor {
-        let door =
-            |(listener, redirection)| Door { listener: TcpListener::from_std(listener), redirection, ready: false };
-        let doors = listeners.into_iter().map(door);
-        Acceptor { doors: doors.collect(), paused_until: None, failures: 0, limiter: Limiter::new(), pauses: 0 }
+        let listener =
+            |(socket, redirection)| Listener { socket: TcpListener::from_std(socket), redirection, ready: false };
+        let listeners = listeners.into_iter().map(listener);
+        Acceptor { listeners: listeners.collect(), paused_until: None, failures: 0, limiter: Limiter::new(), pauses: 0 }
     }
 
     /// Asks for events.
     pub(crate) fn register(&mut self, registry: &Registry) -> io::Result<()> {
-        for (number, door) in self.doors.iter_mut().enumerate() {
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
             registry.register(
-                &mut door.listener,
+                &mut listener.socket,
                 Token::from(EventToken::Listener(number as u32)),
                 Interest::READABLE,
             )?;
@@ -62,33 +61,33 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Somebody is waiting at this door.
-    pub(crate) fn rung(&mut self, number: u32) {
-        if let Some(door) = self.doors.get_mut(number as usize) {
-            door.ready = true;
+    /// Connections are waiting at this listener.
+    pub(crate) fn readable(&mut self, number: u32) {
+        if let Some(listener) = self.listeners.get_mut(number as usize) {
+            listener.ready = true;
         }
     }
 
-    /// Whether clients may be waiting that can be let in now; no further event will tell of them.
+    /// Whether connections may be waiting that can be accepted now. No further event will tell of them.
     pub(crate) fn has_work(&self, now: Tick) -> bool {
-        !self.is_paused(now) && self.doors.iter().any(|door| door.ready)
+        !self.is_paused(now) && self.listeners.iter().any(|listener| listener.ready)
     }
 
-    /// When a pause ends in which clients may be waiting.
+    /// When a pause ends in which connections may be waiting.
     pub(crate) fn pause_ends(&self) -> Option<Tick> {
-        self.paused_until.filter(|_| self.doors.iter().any(|door| door.ready))
+        self.paused_until.filter(|_| self.listeners.iter().any(|listener| listener.ready))
     }
 
     fn is_paused(&self, now: Tick) -> bool {
         self.paused_until.is_some_and(|until| now < until)
     }
 
-    /// A connection has ended, and with it the reason for a pause.
+    /// A connection was closed, which frees what accepting was paused for.
     pub(crate) fn resume(&mut self) {
         self.paused_until = None;
     }
 
-    /// The next clients: at most a batch of them, and no more than there is `room` for.
+    /// Accepts at most a batch of connections, and no more than there is `room` for.
     pub(crate) fn accept(
         &mut self,
         room: usize,
@@ -100,13 +99,13 @@ impl Acceptor {
         }
         self.paused_until = None;
         let mut left = BATCH.min(room);
-        for number in 0..self.doors.len() {
-            while left > 0 && self.doors[number].ready {
-                match self.doors[number].listener.accept() {
+        for number in 0..self.listeners.len() {
+            while left > 0 && self.listeners[number].ready {
+                match self.listeners[number].socket.accept() {
                     Ok((stream, peer)) => {
                         left -= 1;
                         self.failures = 0;
-                        admit(self.doors[number].redirection, stream, peer);
+                        admit(self.listeners[number].redirection, stream, peer);
                     }
                     Err(error) => {
                         if !self.survive(number, &error, now) {
@@ -122,14 +121,14 @@ impl Acceptor {
     fn survive(&mut self, number: usize, error: &io::Error, now: Tick) -> bool {
         match error.raw_os_error() {
             Some(libc::EAGAIN) => {
-                self.doors[number].ready = false;
+                self.listeners[number].ready = false;
                 true
             }
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                 self.pause(now.saturating_add(PAUSE), error);
                 false
             }
-            // Trouble of that one connection, which is gone; accept(2) lists them.
+            // An error of that one connection, which is gone; accept(2) lists them.
             _ => {
                 log::debug!("accept: {error}");
                 self.failures += 1;
@@ -151,9 +150,9 @@ impl Acceptor {
         }
     }
 
-    /// Clients wait because all places are taken.
+    /// Clients wait because there are as many connections as there may be.
     pub(crate) fn full(&mut self, places: usize) {
-        if self.doors.iter().any(|door| door.ready)
+        if self.listeners.iter().any(|listener| listener.ready)
             && let Some(more) = self.limiter.pass()
         {
             self.pauses += 1;
@@ -161,8 +160,8 @@ impl Acceptor {
         }
     }
 
-    /// Closes the doors.
+    /// Closes the listeners.
     pub(crate) fn close(&mut self) {
-        self.doors.clear();
+        self.listeners.clear();
     }
 }

@@ -1,4 +1,4 @@
-//! One line per connection at its end: in the file of `-l`, else in the log.
+//! One line per connection when it is closed: in the file of `-l`, else in the log.
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -9,12 +9,12 @@ use time::OffsetDateTime;
 
 use crate::error::Error;
 use crate::logging::Limiter;
-use crate::traffic::relay::Route;
+use crate::traffic::session::{ConnectionId, Route, Session};
 
 /// Bytes gathered before they are written; a turn of the loop writes what there is anyway.
 const GATHER: usize = 16 * 1024;
 
-/// Where the lines go.
+/// The access log of a worker.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
     worker: u32,
@@ -25,43 +25,22 @@ pub(crate) struct AccessLog {
     limiter: Limiter,
 }
 
-/// What there is to say of a connection. Its `Display` is the line, its fields in the order that the man page gives.
+/// A line of the log. Its `Display` has the fields in the order that the man page gives.
 #[derive(Clone, Copy)]
 pub(crate) struct LogRecord<'a> {
-    /// ConnectionId of the connection; see [`ConnectionId`].
-    pub id: u64,
-    /// Its four addresses.
-    pub route: &'a Route,
+    pub session: &'a Session,
     /// Bytes delivered to the upstream and to the client.
     pub moved: (u64, u64),
-    /// Milliseconds from accept to end.
+    /// Milliseconds from accept to close.
     pub lasted: u64,
-    /// How it ended.
     pub reason: &'a dyn fmt::Display,
-}
-
-/// The number of a connection, which no other connection of the daemon has: the worker's, counted from 1 in the order in
-/// which the daemon started them, then the connection's at that worker.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ConnectionId(pub u64);
-
-impl ConnectionId {
-    /// Bits of the connection's part; the rest are the worker's.
-    const BITS: u32 = 40;
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}-{}", self.0 >> ConnectionId::BITS, self.0 & ((1 << ConnectionId::BITS) - 1))
-    }
 }
 
 impl fmt::Display for LogRecord<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LogRecord { id, route, moved: (up, down), lasted, reason } = self;
+        let LogRecord { session: Session { id, route, .. }, moved: (up, down), lasted, reason } = self;
         let Route { client, original, local, upstream } = route;
         let (seconds, thousandths) = (lasted / 1000, lasted % 1000);
-        let id = ConnectionId(*id);
         write!(f, "{id} {client} {original} {local} {upstream} {up} {down} {seconds}.{thousandths:03} {reason}")
     }
 }
@@ -79,9 +58,9 @@ impl AccessLog {
         AccessLog { worker, file, lines: String::with_capacity(GATHER + 512), torn: false, limiter: Limiter::new() }
     }
 
-    /// The number of the worker's first connection. The next one has the next.
-    pub(crate) fn first_id(&self) -> u64 {
-        (u64::from(self.worker) << ConnectionId::BITS) + 1
+    /// The number of the worker's first connection.
+    pub(crate) fn first_id(&self) -> ConnectionId {
+        ConnectionId::first(self.worker)
     }
 
     /// Goes on in another file.
@@ -91,7 +70,6 @@ impl AccessLog {
         self.torn = false;
     }
 
-    /// Adds a line.
     pub(crate) fn write(&mut self, entry: &LogRecord<'_>) {
         if self.file.is_none() {
             log::info!("{entry}");
@@ -155,6 +133,7 @@ fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redirection::RedirectionId;
     use crate::traffic::compact_addr::CompactAddr;
     use std::net::SocketAddr;
 
@@ -167,8 +146,10 @@ mod tests {
             local: endpoint("10.3.0.1:40000"),
             upstream: endpoint("[fd00::3]:80"),
         };
-        let id = AccessLog::new(3, None).first_id() + 41;
-        let entry = LogRecord { id, route: &route, moved: (78, 1024), lasted: 1_012, reason: &"finished" };
+        let mut id = AccessLog::new(3, None).first_id();
+        (0..41).for_each(|_| _ = id.take());
+        let session = Session { id, started: 0, redirection: RedirectionId(0), counted: false, route };
+        let entry = LogRecord { session: &session, moved: (78, 1024), lasted: 1_012, reason: &"finished" };
         assert_eq!(entry.to_string(), "#3-42 10.1.0.2:51234 - 10.3.0.1:40000 [fd00::3]:80 78 1024 1.012 finished");
     }
 }

@@ -1,50 +1,21 @@
-//! Destinations that a client cannot be relayed to: what it could not reach by itself must not come within its reach
-//! because the relay stands nearer to it.
+//! Destinations that clients are not relayed to: what a client cannot reach by itself it must not reach because the
+//! relay is nearer to it.
 
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use crate::traffic::timers::Tick;
+use crate::relay::close::DenyReason;
+use crate::sys::clock::Tick;
 
-/// Why a destination is not connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DenyReason {
-    /// It is in `--deny`.
-    Denied,
-    /// No host has this address: unspecified, which the kernel takes for this host, multicast or broadcast.
-    NoHost,
-    /// It is this host as it calls itself.
-    Loopback,
-    /// It is on the link, whose hosts no router speaks for (RFC 3927, 7; RFC 4291, 2.5.6).
-    LinkLocal,
-    /// It is an address of this host.
-    Own,
+/// Whether a client on this host is exempt: it can reach the destination by itself.
+pub(crate) fn spares_local_clients(reason: DenyReason) -> bool {
+    matches!(reason, DenyReason::Loopback | DenyReason::LinkLocal | DenyReason::Own)
 }
 
-impl DenyReason {
-    /// Whether a client on this host itself has that within its reach anyway.
-    pub fn spares_locals(self) -> bool {
-        matches!(self, DenyReason::Loopback | DenyReason::LinkLocal | DenyReason::Own)
-    }
-}
-
-impl fmt::Display for DenyReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DenyReason::Denied => "in --deny",
-            DenyReason::NoHost => "address of no host",
-            DenyReason::Loopback => "loopback address",
-            DenyReason::LinkLocal => "link-local address",
-            DenyReason::Own => "address of this host",
-        })
-    }
-}
-
-/// What speaks against a destination, as far as its address tells.
-pub(crate) fn ground(to: IpAddr, deny: &[IpNet]) -> Option<DenyReason> {
+/// Why a destination is forbidden, as far as the address alone decides that.
+pub(crate) fn deny_reason(to: IpAddr, deny: &[IpNet]) -> Option<DenyReason> {
     let to = to.to_canonical();
     if deny.iter().any(|network| network.contains(&to)) {
         return Some(DenyReason::Denied);
@@ -59,11 +30,11 @@ pub(crate) fn ground(to: IpAddr, deny: &[IpNet]) -> Option<DenyReason> {
     }
 }
 
-/// Addresses that were found not to be this host's. To ask the kernel costs as much as a tenth of a short connection, and
-/// most go where others went a moment ago.
+/// A cache of addresses that are not this host's. A look at the routing table costs a tenth of a short connection, and
+/// most connections go where others went a moment ago.
 #[derive(Debug)]
 pub(crate) struct Foreign {
-    /// Each with the time until which that is believed, at the place that its hash says.
+    /// Each with its time of expiry, at the place that its hash says.
     found: Box<[(IpAddr, Tick)]>,
     hasher: RandomState,
 }
@@ -73,7 +44,6 @@ const REMEMBERED: usize = 256;
 const BELIEVED: Tick = 10;
 
 impl Foreign {
-    /// Nothing is known yet.
     pub(crate) fn new() -> Foreign {
         let nothing = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         Foreign { found: vec![nothing; REMEMBERED].into(), hasher: RandomState::new() }
@@ -83,7 +53,7 @@ impl Foreign {
         self.hasher.hash_one(ip) as usize % REMEMBERED
     }
 
-    /// Whether this was found to be another host's address, not long ago.
+    /// Whether this was found to be another host's address not long ago.
     pub(crate) fn holds(&self, ip: IpAddr, now: Tick) -> bool {
         let (found, until) = self.found[self.place(ip)];
         found == ip && now < until
@@ -120,7 +90,7 @@ mod tests {
     }
 
     fn of(to: &str) -> Option<DenyReason> {
-        ground(to.parse().unwrap(), &["10.9.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()])
+        deny_reason(to.parse().unwrap(), &["10.9.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()])
     }
 
     #[test]
@@ -146,7 +116,7 @@ mod tests {
 
     #[test]
     fn what_the_administrator_denies_counts_for_everybody() {
-        assert!(!DenyReason::Denied.spares_locals() && !DenyReason::NoHost.spares_locals());
-        assert!(DenyReason::Own.spares_locals());
+        assert!(!spares_local_clients(DenyReason::Denied) && !spares_local_clients(DenyReason::NoHost));
+        assert!(spares_local_clients(DenyReason::Own));
     }
 }

@@ -1,20 +1,20 @@
-//! Which addresses the names have that clients claim to ask for (`--host-check`). Somebody else looks them up; here is
-//! what is known, what is asked, and who waits for the answer.
+//! Whether the host names of requests lead to their original destinations (`--host-check`): what is known of names, which
+//! are being looked up by the resolvers, and which connections wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use crate::traffic::timers::Tick;
+use crate::sys::clock::Tick;
 use crate::traffic::token::Key;
 
-/// Ticks for which an answer is believed, and for which the lack of one is.
+/// Ticks for which the addresses of a name are kept, and for which it is remembered that it has none.
 const BELIEVED: Tick = 600;
 const DOUBTED: Tick = 50;
 
-/// Ticks after which an answer is not waited for any longer.
-const PATIENCE: Tick = 30;
+/// Ticks after which a name without an answer counts as one without addresses.
+const TIMEOUT: Tick = 30;
 
-/// The most names that are remembered, and the most that are asked for at once: clients choose them.
+/// The most names that are remembered, and the most that are looked up at once. Clients choose the names.
 const REMEMBERED: usize = 4096;
 const ASKED: usize = 64;
 
@@ -46,8 +46,8 @@ impl HostCheck {
         Some(known.addresses.contains(&ip))
     }
 
-    /// Has `name` looked up for a connection. Says whether it has to wait: with too many questions open it has not, and
-    /// there will be no answer.
+    /// Has `name` looked up for a connection. Returns whether that waits for the answer; with too many look-ups under way
+    /// there will be none.
     pub(crate) fn ask(&mut self, name: Box<str>, who: Key, now: Tick) -> bool {
         if let Some(asked) = self.asked.iter_mut().find(|asked| asked.name == name) {
             asked.waiting.push(who);
@@ -57,17 +57,17 @@ impl HostCheck {
             return false;
         }
         self.questions.push_back(name.clone());
-        self.asked.push(Asked { name, waiting: vec![who], until: now.saturating_add(PATIENCE) });
+        self.asked.push(Asked { name, waiting: vec![who], until: now.saturating_add(TIMEOUT) });
         true
     }
 
     /// The next name to look up.
-    pub(crate) fn question(&mut self) -> Option<Box<str>> {
+    pub(crate) fn next_question(&mut self) -> Option<Box<str>> {
         self.questions.pop_front()
     }
 
-    /// Takes in what a name has, nothing if it has none. Returns who waited for it.
-    pub(crate) fn learn(&mut self, name: &str, addresses: Vec<IpAddr>, now: Tick) -> Vec<Key> {
+    /// A name has these addresses, or none. Returns the connections that waited for it.
+    pub(crate) fn resolved(&mut self, name: &str, addresses: Vec<IpAddr>, now: Tick) -> Vec<Key> {
         if self.known.len() >= REMEMBERED {
             self.known.retain(|_, known| now < known.until);
         }
@@ -80,12 +80,12 @@ impl HostCheck {
         place.map(|place| self.asked.swap_remove(place).waiting).unwrap_or_default()
     }
 
-    /// Whom to tell that there is no answer.
+    /// The connections whose look-up has timed out.
     pub(crate) fn expire(&mut self, now: Tick) -> Vec<Key> {
         let Some(late) = self.asked.iter().find(|asked| asked.until <= now) else { return Vec::new() };
         let name = late.name.clone();
         self.questions.retain(|question| *question != name);
-        self.learn(&name, Vec::new(), now)
+        self.resolved(&name, Vec::new(), now)
     }
 
     /// When [`HostCheck::expire`] has something to do.
@@ -106,39 +106,39 @@ mod tests {
 
     #[test]
     fn a_name_is_asked_for_once_and_all_who_wait_are_told() {
-        let mut hosts = HostCheck::default();
-        assert!(hosts.ask("moose".into(), key(1), 0));
-        assert!(hosts.ask("moose".into(), key(2), 0));
-        assert_eq!(hosts.question().as_deref(), Some("moose"));
-        assert_eq!(hosts.question(), None);
-        assert_eq!(hosts.learn("moose", vec![IP], 1), [key(1), key(2)]);
-        assert_eq!(hosts.leads_to("moose", IP, 2), Some(true));
-        assert_eq!(hosts.leads_to("moose", "10.0.0.2".parse().unwrap(), 2), Some(false));
-        assert_eq!(hosts.leads_to("moose", IP, 1 + BELIEVED), None);
+        let mut check = HostCheck::default();
+        assert!(check.ask("moose".into(), key(1), 0));
+        assert!(check.ask("moose".into(), key(2), 0));
+        assert_eq!(check.next_question().as_deref(), Some("moose"));
+        assert_eq!(check.next_question(), None);
+        assert_eq!(check.resolved("moose", vec![IP], 1), [key(1), key(2)]);
+        assert_eq!(check.leads_to("moose", IP, 2), Some(true));
+        assert_eq!(check.leads_to("moose", "10.0.0.2".parse().unwrap(), 2), Some(false));
+        assert_eq!(check.leads_to("moose", IP, 1 + BELIEVED), None);
     }
 
     #[test]
     fn without_an_answer_the_name_leads_nowhere_for_a_while() {
-        let mut hosts = HostCheck::default();
-        hosts.ask("moose".into(), key(1), 0);
-        assert_eq!(hosts.due(), Some(PATIENCE));
-        assert!(hosts.expire(PATIENCE - 1).is_empty());
-        assert_eq!(hosts.expire(PATIENCE), [key(1)]);
-        assert_eq!(hosts.question(), None);
-        assert_eq!(hosts.leads_to("moose", IP, PATIENCE), Some(false));
-        assert_eq!(hosts.leads_to("moose", IP, PATIENCE + DOUBTED), None);
+        let mut check = HostCheck::default();
+        check.ask("moose".into(), key(1), 0);
+        assert_eq!(check.due(), Some(TIMEOUT));
+        assert!(check.expire(TIMEOUT - 1).is_empty());
+        assert_eq!(check.expire(TIMEOUT), [key(1)]);
+        assert_eq!(check.next_question(), None);
+        assert_eq!(check.leads_to("moose", IP, TIMEOUT), Some(false));
+        assert_eq!(check.leads_to("moose", IP, TIMEOUT + DOUBTED), None);
     }
 
     #[test]
     fn neither_questions_nor_answers_grow_without_bound() {
-        let mut hosts = HostCheck::default();
+        let mut check = HostCheck::default();
         for number in 0..ASKED {
-            assert!(hosts.ask(format!("host{number}").into(), key(1), 0));
+            assert!(check.ask(format!("host{number}").into(), key(1), 0));
         }
-        assert!(!hosts.ask("one-too-many".into(), key(1), 0));
+        assert!(!check.ask("one-too-many".into(), key(1), 0));
         for number in 0..2 * REMEMBERED {
-            hosts.learn(&format!("name{number}"), vec![IP], 0);
-            assert!(hosts.known.len() <= REMEMBERED);
+            check.resolved(&format!("name{number}"), vec![IP], 0);
+            assert!(check.known.len() <= REMEMBERED);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A connection whose first bytes decide where it goes. They are looked at and left where they are (`MSG_PEEK`, recv(2)):
-//! waiting costs no memory, and the relay finds them all.
+//! A connection whose first bytes decide where it goes. They are left in the socket (`MSG_PEEK`, recv(2)): waiting costs
+//! no memory, and the relay finds them all.
 
 use std::io::{self, ErrorKind};
 
@@ -8,31 +8,24 @@ use mio::net::TcpStream;
 use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::proxy_header::{self, HeaderRead};
 use crate::protocol::sniff::{self, Sniff};
-use crate::redirection::RedirectionId;
-use crate::traffic::flow::{Side, Socket};
-use crate::traffic::relay::{CloseReason, Route};
+use crate::relay::close::CloseReason;
+use crate::relay::io::Socket;
+use crate::relay::side::{Peer, Side};
+use crate::relay::tcp::Tcp;
+use crate::sys::clock::Tick;
 use crate::traffic::service::Service;
-use crate::traffic::timers::Tick;
-use crate::traffic::token::Peer;
+use crate::traffic::session::Session;
 
-/// Ticks for which a name is waited for: whoever waits for the server to speak first loses no more than this.
+/// Ticks for which a name is waited for. With a protocol in which the server speaks first, this is all that a client
+/// loses.
 const NAME: Tick = 2;
 
 /// A connection that is not relayed yet.
 #[derive(Debug)]
 pub(crate) struct Preread {
-    /// The client, or the balancer that speaks for it.
-    pub side: Side<TcpStream>,
-    /// Number in the log.
-    pub id: u64,
-    /// Milliseconds from the worker's start to its acceptance.
-    pub started: u64,
-    /// Its addresses, as far as they are known.
-    pub route: Route,
-    /// Which redirection it belongs to.
-    pub redirection: RedirectionId,
-    /// Whether it is counted among the connections of its source.
-    pub enrolled: bool,
+    /// The client, or the balancer in front of it.
+    pub side: Side<Tcp>,
+    pub session: Session,
     awaits: Awaits,
     due: Tick,
 }
@@ -40,36 +33,33 @@ pub(crate) struct Preread {
 /// What is to come from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaits {
-    /// The PROXY header.
     Header,
-    /// The name that it asks for.
     Name,
-    /// Nothing.
     Nothing,
 }
 
-/// What the client has said.
+/// What was found in the first bytes.
 #[derive(Debug)]
 pub(crate) enum PrereadStep {
     /// Not enough yet.
     Waiting,
-    /// For whom it speaks, if it is not for itself; it is to be listened to further.
-    Introduced(Option<AddrPair>),
-    /// The name that it asks for, if there is one.
-    Asked(Option<String>),
-    /// Something that ends it.
-    Wrong(CloseReason),
+    /// The addresses of a PROXY header, if it has any. There is more to read.
+    Header(Option<AddrPair>),
+    /// The connection can be relayed. This is the name that the client asks for, if there is one.
+    Ready(Option<String>),
+    /// The connection is to be closed.
+    Close(CloseReason),
 }
 
 impl Preread {
     /// A connection that was accepted just now.
-    pub(crate) fn new(client: TcpStream, redirection: RedirectionId, route: Route, id: u64, started: u64) -> Preread {
+    pub(crate) fn new(client: TcpStream, session: Session) -> Preread {
         let side = Side { can_read: true, ..Side::new(client) };
-        Preread { side, id, started, route, redirection, enrolled: false, awaits: Awaits::Nothing, due: 0 }
+        Preread { side, session, awaits: Awaits::Nothing, due: 0 }
     }
 
-    /// Begins to wait for what the redirection wants.
-    pub(crate) fn await_words(&mut self, service: &Service, now: Tick) {
+    /// Begins to wait for what the redirection needs.
+    pub(crate) fn begin(&mut self, service: &Service, now: Tick) {
         if service.accept_proxy {
             self.awaits = Awaits::Header;
             self.due = now.saturating_add(service.timeouts.handshake);
@@ -83,40 +73,40 @@ impl Preread {
         self.due
     }
 
-    /// Listens to what has been said so far.
-    pub(crate) fn listen(&mut self, service: &Service, buffer: &mut [u8], now: Tick) -> PrereadStep {
+    /// Looks at what has come so far.
+    pub(crate) fn read(&mut self, service: &Service, buffer: &mut [u8], now: Tick) -> PrereadStep {
         if self.awaits == Awaits::Nothing {
-            return PrereadStep::Asked(None);
+            return PrereadStep::Ready(None);
         }
-        let heard = match self.side.socket.peek(buffer) {
+        let peeked = match self.side.socket.peek(buffer) {
             Ok(count) => &buffer[..count],
             Err(error) if error.kind() == ErrorKind::WouldBlock => return PrereadStep::Waiting,
-            Err(_) => return PrereadStep::Wrong(CloseReason::Reset(Peer::Client)),
+            Err(_) => return PrereadStep::Close(CloseReason::Reset(Peer::Client)),
         };
-        // All bytes of a short head may have come before the end, and the end tells nothing more of itself.
-        let over = heard.is_empty() || self.side.hung_up;
+        // All bytes of a short head may have come before the FIN, and there is no further event for that.
+        let over = peeked.is_empty() || self.side.hung_up;
         if self.awaits == Awaits::Name {
-            return match sniff::name(heard) {
-                Sniff::Name(name) => PrereadStep::Asked(Some(name.into())),
+            return match sniff::name(peeked) {
+                Sniff::Name(name) => PrereadStep::Ready(Some(name.into())),
                 Sniff::More if !over => PrereadStep::Waiting,
-                Sniff::More | Sniff::None => PrereadStep::Asked(None),
+                Sniff::More | Sniff::None => PrereadStep::Ready(None),
             };
         }
-        match proxy_header::read(heard) {
+        match proxy_header::read(peeked) {
             Ok(HeaderRead::Header { length, addrs }) => match self.consume(&mut buffer[..length]) {
                 Ok(()) => {
                     self.await_name(service, now);
-                    PrereadStep::Introduced(addrs)
+                    PrereadStep::Header(addrs)
                 }
-                Err(_) => PrereadStep::Wrong(CloseReason::Reset(Peer::Client)),
+                Err(_) => PrereadStep::Close(CloseReason::Reset(Peer::Client)),
             },
             Ok(HeaderRead::More) if !over => PrereadStep::Waiting,
-            Ok(HeaderRead::More) => PrereadStep::Wrong(CloseReason::NoHeader("the connection ended before it".into())),
-            Err(why) => PrereadStep::Wrong(CloseReason::NoHeader(why.to_string())),
+            Ok(HeaderRead::More) => bad_header("the connection ended before it".into()),
+            Err(why) => bad_header(why.to_string()),
         }
     }
 
-    /// Takes away what was looked at.
+    /// Takes the header out of the socket.
     fn consume(&self, header: &mut [u8]) -> io::Result<()> {
         match self.side.socket.receive(header)? {
             count if count == header.len() => Ok(()),
@@ -130,10 +120,14 @@ impl Preread {
     }
 
     /// It has waited for long enough.
-    pub(crate) fn give_up(&self) -> PrereadStep {
+    pub(crate) fn timed_out(&self) -> PrereadStep {
         match self.awaits {
-            Awaits::Header => PrereadStep::Wrong(CloseReason::Unheard),
-            Awaits::Name | Awaits::Nothing => PrereadStep::Asked(None),
+            Awaits::Header => PrereadStep::Close(CloseReason::HandshakeTimeout),
+            Awaits::Name | Awaits::Nothing => PrereadStep::Ready(None),
         }
     }
+}
+
+fn bad_header(why: String) -> PrereadStep {
+    PrereadStep::Close(CloseReason::BadProxyHeader(why))
 }

@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use crate::redirection::RedirectionId;
-use crate::traffic::timers::Tick;
+use crate::sys::clock::Tick;
 use crate::traffic::token::EventToken;
 
 /// Ticks between two tries.

@@ -1,37 +1,32 @@
-//! What the data path has to know of one redirection.
+//! What a worker has to know of one redirection.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use ipnet::IpNet;
 
-use crate::protocol::credentials::Credentials;
 use crate::protocol::hostname::HostName;
 use crate::protocol::proxy_header::Version;
 use crate::protocol::request::Rewriting;
-use crate::protocol::tunnel::Dialect;
-use crate::traffic::timers::Tick;
+use crate::relay::timeouts::Timeouts;
+use crate::relay::tunnel::Tunnel;
 
 /// One redirection that is relayed.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
-    /// Where to.
     pub destination: Destination,
-    /// How the upstreams are spoken to.
     pub via: Via,
-    /// Whether connections begin with a PROXY header, which says who the client is and where it wanted to go.
+    /// Whether connections begin with a PROXY header, which names the client and the original destination.
     pub accept_proxy: bool,
-    /// Which upstream a connection is tried with first.
     pub balance: Balance,
-    /// When no upstream can be reached, connect to where the client was going.
+    /// When no upstream can be reached, connect to the original destination.
     pub fallback: bool,
-    /// Who is served; empty means everybody.
+    /// Networks of the clients that are served; empty means all.
     pub allow: Vec<IpNet>,
     /// Whether connections that were not redirected are reset.
     pub only_redirected: bool,
-    /// Where nobody is relayed to because he was going there.
+    /// Networks that clients are not relayed to because they were going there.
     pub deny: Vec<IpNet>,
-    /// How long connections may be silent.
     pub timeouts: Timeouts,
 }
 
@@ -41,7 +36,7 @@ impl Service {
         matches!(&self.via, Via::Tunnel(Tunnel { by_name: true, .. }))
     }
 
-    /// Whether it has to be known where the client was going.
+    /// Whether the original destination has to be known.
     pub(crate) fn needs_original(&self) -> bool {
         self.destination == Destination::Original || !matches!(self.via, Via::Tcp(_))
     }
@@ -50,14 +45,14 @@ impl Service {
 /// Where connections are relayed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Destination {
-    /// Where they were going before they were redirected.
+    /// To their original destination.
     Original,
     /// The first of these that can be reached.
     Hosts(Vec<HostPort>),
 }
 
 impl Destination {
-    /// The upstreams; none when connections go where they were going.
+    /// The upstreams; none when connections go to their original destination.
     pub(crate) fn hosts(&self) -> &[HostPort] {
         match self {
             Destination::Original => &[],
@@ -69,26 +64,15 @@ impl Destination {
 /// How the upstreams are spoken to.
 #[derive(Debug, Clone)]
 pub(crate) enum Via {
-    /// As the client would speak to them, after a PROXY header if one is wanted.
+    /// The client's bytes as they are, after a PROXY header if one is wanted.
     Tcp(Option<Version>),
-    /// As to an HTTP proxy; what is not HTTP is refused, or goes through a tunnel.
+    /// Requests to an HTTP proxy. What is not HTTP is refused, or goes through a tunnel.
     Http(Rc<Rewriting>, Option<Rc<Tunnel>>),
-    /// As to a proxy that connects us through to the original destination.
+    /// Through a proxy that connects to the original destination.
     Tunnel(Tunnel),
 }
 
-/// How a proxy is asked to connect us through.
-#[derive(Debug, Clone)]
-pub struct Tunnel {
-    /// What it speaks.
-    pub dialect: Dialect,
-    /// Who we are to it.
-    pub credentials: Option<Credentials>,
-    /// Whether it is asked for the name that the client asks for, where there is one, instead of the address.
-    pub by_name: bool,
-}
-
-/// An upstream as it was named.
+/// An upstream as it is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostPort {
     /// A name or an address.
@@ -109,26 +93,13 @@ impl HostPort {
     }
 }
 
-/// Which upstream comes first.
+/// Which upstream a connection is tried with first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
+pub(crate) enum Balance {
     /// The first one in the order of the command line.
     First,
     /// Each in turn.
     RoundRobin,
     /// The same one for the same client address.
     Source,
-}
-
-/// How long a relay may be silent, in ticks; `None` is for ever.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// For one address of the upstream to answer.
-    pub connect: Tick,
-    /// For the client or the proxy to say what comes before the payload, and for the head of a request.
-    pub handshake: Tick,
-    /// With both directions open.
-    pub idle: Option<Tick>,
-    /// With one direction ended, or waiting for the last bytes before a reset.
-    pub fin: Option<Tick>,
 }

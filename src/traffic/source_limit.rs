@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use crate::sys::shared_memory::SharedWords;
 
-/// How much of an address says who it is: so many bits, the rest being its own to choose.
+/// The prefix length that identifies a client. It chooses the rest of its address by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SourcePrefix {
     /// Of an IPv4 address.
@@ -57,15 +57,15 @@ const _: () = assert!((MOST as u64) < COUNT);
 #[derive(Debug, Clone)]
 pub(crate) struct SourceLimit {
     words: Rc<SharedWords>,
-    /// SharedWords of one worker, a power of two.
+    /// Words of one worker, a power of two.
     size: usize,
     /// This worker's number among them.
     own: usize,
     limit: u64,
     block: SourcePrefix,
-    /// Keyed, so that nobody can choose addresses that share their place.
+    /// Keyed, so that clients cannot choose addresses that share a place.
     hasher: RandomState,
-    resigned: bool,
+    stopped: bool,
 }
 
 impl SourceLimit {
@@ -73,7 +73,7 @@ impl SourceLimit {
     pub(crate) fn new(limit: usize, block: SourcePrefix, workers: usize, places: usize) -> io::Result<SourceLimit> {
         let size = (4 * places).next_power_of_two().max(REACH);
         let words = Rc::new(SharedWords::new(size * workers)?);
-        Ok(SourceLimit { words, size, own: 0, limit: limit as u64, block, hasher: RandomState::new(), resigned: false })
+        Ok(SourceLimit { words, size, own: 0, limit: limit as u64, block, hasher: RandomState::new(), stopped: false })
     }
 
     /// That of the worker with this number, counted from 0, which begins without a connection.
@@ -112,7 +112,7 @@ impl SourceLimit {
 
     /// Counts one more connection of a source, unless it has as many as it may have.
     pub(crate) fn enter(&mut self, source: IpAddr) -> bool {
-        if self.resigned {
+        if self.stopped {
             return true;
         }
         let (mark, place) = self.find(source);
@@ -137,7 +137,7 @@ impl SourceLimit {
     /// A connection of a source that was counted has ended.
     pub(crate) fn leave(&mut self, source: IpAddr) {
         let (mark, place) = self.find(source);
-        if !self.resigned
+        if !self.stopped
             && let Some((at, count)) = self.count(self.own, mark, place)
         {
             self.set(at, mark, count - 1);
@@ -148,9 +148,9 @@ impl SourceLimit {
         self.words[at].store(if count == 0 { 0 } else { mark | count }, SeqCst);
     }
 
-    /// Counts no more: the table is for a successor from now on.
-    pub(crate) fn resign(&mut self) {
-        self.resigned = true;
+    /// Counts no more: the table belongs to a successor from now on.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
     }
 }
 
@@ -219,11 +219,11 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_begins_without_a_connection_and_who_has_resigned_counts_no_more() {
+    fn a_successor_begins_without_a_connection_and_its_predecessor_counts_no_more() {
         let guardian = SourceLimit::new(1, SourcePrefix::DEFAULT, 2, 10).unwrap();
         let (mut former, mut other) = (guardian.of(0), guardian.of(1));
         assert!(former.enter(ip(1)) && !other.enter(ip(1)));
-        former.resign();
+        former.stop();
         let mut successor = guardian.of(0);
         assert!(successor.enter(ip(1)));
         former.leave(ip(1));

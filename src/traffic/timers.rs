@@ -4,19 +4,7 @@
 //! the last byte and enters the connection anew if it is still alive. So a byte costs nothing, and a connection that
 //! ends early leaves no entry behind.
 
-use std::time::Duration;
-
-/// Time in tenths of a second since the worker started.
-pub type Tick = u32;
-
-/// Length of a [`Tick`].
-pub(crate) const TICK: Duration = Duration::from_millis(100);
-
-/// Turns a duration into ticks, rounded up.
-pub(crate) fn ticks(duration: Duration) -> Tick {
-    let ticks = duration.as_millis().div_ceil(TICK.as_millis());
-    Tick::try_from(ticks).unwrap_or(Tick::MAX)
-}
+use crate::sys::clock::Tick;
 
 const BUCKETS: usize = 1024;
 const NONE: u32 = u32::MAX;
@@ -201,11 +189,5 @@ mod tests {
                 assert_eq!(deadlines.wait(start), Some(distance), "from {start} by {distance}");
             }
         }
-    }
-
-    #[test]
-    fn durations_are_rounded_up() {
-        assert_eq!(ticks(Duration::from_millis(1)), 1);
-        assert_eq!(ticks(Duration::from_secs(2)), 20);
     }
 }

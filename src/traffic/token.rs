@@ -1,42 +1,17 @@
 //! What an event is about, packed into a `mio::Token`. Slots of the connection table are used again within one batch
-//! of events, so a connection's token carries the generation of its slot: an event for a former tenant finds nobody.
+//! of events, so a connection's token carries the generation of its slot: an event for the connection that was there before finds nothing.
 
 use mio::Token;
 
-/// Where a connection lives in its table, and which tenant of the slot it is.
+use crate::relay::side::Peer;
+
+/// Which slot of the table a connection has, and which of its uses that is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Key {
     /// Index of the slot, below 2^31.
     pub slot: u32,
-    /// How often the slot was let before, modulo 2^31.
+    /// How often the slot was used before, modulo 2^31.
     pub generation: u32,
-}
-
-/// The two ends of a relay.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Peer {
-    /// Who connected to us.
-    Client,
-    /// Whom we connected to.
-    Upstream,
-}
-
-impl Peer {
-    /// The one across.
-    pub fn other(self) -> Peer {
-        match self {
-            Peer::Client => Peer::Upstream,
-            Peer::Upstream => Peer::Client,
-        }
-    }
-
-    /// As the log names it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Peer::Client => "client",
-            Peer::Upstream => "upstream",
-        }
-    }
 }
 
 /// What an event is about.
@@ -44,11 +19,11 @@ impl Peer {
 pub enum EventToken {
     /// The signal descriptor.
     Signals,
-    /// The line to the guardian, or in the guardian the line to the child of this number.
+    /// The channel to the guardian, or in the guardian the channel to the child of this number.
     Channel(u32),
     /// The listening socket of this number.
     Listener(u32),
-    /// A try whether an upstream of the redirection of this number answers again.
+    /// The probe of the upstreams of the redirection of this number.
     Probe(u32),
     /// One socket of a relay.
     Connection(Key, Peer),
@@ -63,8 +38,8 @@ const LOW: usize = 0xffff_ffff;
 const _: () = assert!(usize::BITS == 64, "a token packs generation, slot and end into 64 bits");
 
 impl From<EventToken> for Token {
-    fn from(wake: EventToken) -> Token {
-        Token(match wake {
+    fn from(token: EventToken) -> Token {
+        Token(match token {
             EventToken::Signals => 0,
             EventToken::Channel(number) => 1 << KIND_SHIFT | number as usize,
             EventToken::Listener(number) => 2 << KIND_SHIFT | number as usize,
@@ -99,10 +74,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_wake_survives_the_token() {
+    fn every_event_survives_the_token() {
         let far = Key { slot: GENERATIONS - 1, generation: GENERATIONS - 1 };
         let near = Key { slot: 0, generation: 0 };
-        let wakes = [
+        let tokens = [
             EventToken::Signals,
             EventToken::Channel(0),
             EventToken::Channel(u32::MAX),
@@ -114,8 +89,8 @@ mod tests {
             EventToken::Connection(far, Peer::Client),
             EventToken::Connection(far, Peer::Upstream),
         ];
-        for wake in wakes {
-            assert_eq!(EventToken::from(Token::from(wake)), wake);
+        for token in tokens {
+            assert_eq!(EventToken::from(Token::from(token)), token);
         }
     }
 }

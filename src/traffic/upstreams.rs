@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 
+use crate::sys::clock::Tick;
 use crate::traffic::service::Balance;
-use crate::traffic::timers::Tick;
 
 /// The most addresses of one name that are kept.
 pub const ADDRESSES: usize = 16;
@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Tick = 600;
 
 /// All upstreams of one redirection.
 #[derive(Debug)]
-pub struct Upstreams {
+pub(crate) struct Upstreams {
     hosts: Vec<Vec<Candidate>>,
     balance: Balance,
     turn: usize,
@@ -51,7 +51,7 @@ struct Down {
 /// How far a connection has come in trying the candidates: first those that are up, from its own start on, then the
 /// others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attempt {
+pub(crate) struct Attempt {
     start: u8,
     /// One bit for each candidate.
     tried: u32,
@@ -61,7 +61,7 @@ pub struct Attempt {
 
 /// What a failure or a success has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Edge {
+pub(crate) enum HealthChange {
     /// Nothing.
     None,
     /// The address is left alone from now on.
@@ -72,7 +72,7 @@ pub enum Edge {
 
 impl Upstreams {
     /// With the addresses of each host, in the resolver's order of preference.
-    pub fn new(hosts: &[Vec<SocketAddr>], balance: Balance) -> Upstreams {
+    pub(crate) fn new(hosts: &[Vec<SocketAddr>], balance: Balance) -> Upstreams {
         let mut upstreams =
             Upstreams { hosts: vec![Vec::new(); hosts.len()], balance, turn: 0, hasher: RandomState::new() };
         for (host, addresses) in hosts.iter().enumerate() {
@@ -82,7 +82,7 @@ impl Upstreams {
     }
 
     /// Takes new addresses of a host. What is known of an address stays known, and the one that worked last stays first.
-    pub fn replace(&mut self, host: usize, mut addresses: Vec<SocketAddr>) {
+    pub(crate) fn replace(&mut self, host: usize, mut addresses: Vec<SocketAddr>) {
         let Some(known) = self.hosts.get_mut(host) else { return };
         addresses.truncate(ADDRESSES);
         if let Some(first) = known.first()
@@ -95,7 +95,7 @@ impl Upstreams {
     }
 
     /// Where a connection that begins now starts to try.
-    pub fn begin(&mut self, client: IpAddr) -> Attempt {
+    pub(crate) fn begin(&mut self, client: IpAddr) -> Attempt {
         let hosts = self.hosts.len().max(1);
         let host = match self.balance {
             Balance::First => 0,
@@ -110,7 +110,7 @@ impl Upstreams {
     }
 
     /// The next address to try, if any is left.
-    pub fn next(&self, attempt: &mut Attempt, now: Tick) -> Option<SocketAddr> {
+    pub(crate) fn next(&self, attempt: &mut Attempt, now: Tick) -> Option<SocketAddr> {
         let count = self.hosts.iter().map(Vec::len).sum::<usize>().min(CANDIDATES);
         let order = (0..count).map(|step| (usize::from(attempt.start) + step) % count);
         let untried = order.filter(|index| attempt.tried & (1 << index) == 0);
@@ -129,20 +129,20 @@ impl Upstreams {
     }
 
     /// An address did not answer.
-    pub fn failed(&mut self, address: SocketAddr, now: Tick) -> Edge {
-        let Some((host, at)) = self.find(address) else { return Edge::None };
+    pub(crate) fn failed(&mut self, address: SocketAddr, now: Tick) -> HealthChange {
+        let Some((host, at)) = self.find(address) else { return HealthChange::None };
         let before = host[at].down.take();
         let pause = before.map_or(FIRST_PAUSE, |down| (down.pause * 2).min(LONGEST_PAUSE));
         host[at].down = Some(Down { at: now, pause });
-        if before.is_some() { Edge::None } else { Edge::Down }
+        if before.is_some() { HealthChange::None } else { HealthChange::Down }
     }
 
     /// An address answered.
-    pub fn worked(&mut self, address: SocketAddr) -> Edge {
-        let Some((host, at)) = self.find(address) else { return Edge::None };
+    pub(crate) fn worked(&mut self, address: SocketAddr) -> HealthChange {
+        let Some((host, at)) = self.find(address) else { return HealthChange::None };
         let before = host[at].down.take();
         host[..=at].rotate_right(1);
-        if before.is_some() { Edge::Up } else { Edge::None }
+        if before.is_some() { HealthChange::Up } else { HealthChange::None }
     }
 }
 
@@ -182,12 +182,12 @@ mod tests {
     fn one_that_failed_is_left_alone_for_a_while_and_longer_each_time() {
         let (a, b) = (addresses(1, 1)[0], addresses(2, 1)[0]);
         let mut upstreams = Upstreams::new(&[vec![a], vec![b]], Balance::First);
-        assert_eq!(upstreams.failed(a, 100), Edge::Down);
+        assert_eq!(upstreams.failed(a, 100), HealthChange::Down);
         assert_eq!(tried(&mut upstreams, 1, 101), [b, a]);
         assert_eq!(tried(&mut upstreams, 1, 100 + FIRST_PAUSE), [a, b]);
-        assert_eq!(upstreams.failed(a, 200), Edge::None);
+        assert_eq!(upstreams.failed(a, 200), HealthChange::None);
         assert_eq!(tried(&mut upstreams, 1, 200 + FIRST_PAUSE), [b, a]);
-        assert_eq!(upstreams.worked(a), Edge::Up);
+        assert_eq!(upstreams.worked(a), HealthChange::Up);
         assert_eq!(tried(&mut upstreams, 1, 201), [a, b]);
     }
 

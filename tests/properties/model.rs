@@ -192,7 +192,7 @@ fn the_sequences_get_everywhere() {
         let count = all.iter().filter(|trace| trace.seen[what as usize]).count();
         assert!(count * 100 > all.len(), "{what:?} in {count} of {} sequences", all.len());
     }
-    let endings = [
+    let reasons = [
         "finished",
         "reset by client",
         "reset by upstream",
@@ -203,8 +203,8 @@ fn the_sequences_get_everywhere() {
         "handshake timed out",
         "bad request",
     ];
-    for ending in endings {
-        let count = all.iter().filter(|trace| trace.ending.starts_with(ending)).count();
-        assert!(count > 20, "{count} of {} sequences ended so: {ending}", all.len());
+    for reason in reasons {
+        let count = all.iter().filter(|trace| trace.reason.starts_with(reason)).count();
+        assert!(count > 20, "{count} of {} sequences ended so: {reason}", all.len());
     }
 }

@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 
 use tproxy::testing::AddrPair;
 use tproxy::testing::Credentials;
-use tproxy::testing::Front;
 use tproxy::testing::HttpFilter;
 use tproxy::testing::Peer;
+use tproxy::testing::ProxyLayer;
 use tproxy::testing::Tunnel;
 use tproxy::testing::TunnelHandshake;
 use tproxy::testing::request::{HEAD, Refusal, Requests, Rewriting};
@@ -216,19 +216,20 @@ pub struct Cast {
     /// And who does when the client turns out not to speak HTTP.
     pub other: Option<Box<Parts>>,
     /// What stands between them.
-    pub front: Option<Box<Front>>,
+    pub layer: Option<Box<ProxyLayer>>,
 }
 
 impl Scene {
     /// Sets the scene.
     pub fn cast(self) -> Cast {
         match self {
-            Scene::Plain => Cast { parts: Parts::new(b"", b"", b""), other: None, front: None },
-            Scene::Introduced => Cast { parts: Parts::new(b"", b"", HEADER), other: None, front: None },
+            Scene::Plain => Cast { parts: Parts::new(b"", b"", b""), other: None, layer: None },
+            Scene::Introduced => Cast { parts: Parts::new(b"", b"", HEADER), other: None, layer: None },
             Scene::Tunnel { proxy } => {
                 let proxy = &PROXIES[proxy];
-                let front = Front::TunnelHandshake(TunnelHandshake::new(&proxy.dialogue().0, ADDRS.original, None));
-                Cast { parts: Parts::through(b"", proxy), other: None, front: Some(Box::new(front)) }
+                let layer =
+                    ProxyLayer::TunnelHandshake(TunnelHandshake::new(&proxy.dialogue().0, ADDRS.original, None));
+                Cast { parts: Parts::through(b"", proxy), other: None, layer: Some(Box::new(layer)) }
             }
             Scene::Http { talk, tunnel, checks } => http(&TALKS[talk], tunnel.map(|proxy| &PROXIES[proxy]), checks),
         }
@@ -238,11 +239,11 @@ impl Scene {
 fn http(talk: &[u8], proxy: Option<&Proxy>, checks: bool) -> Cast {
     let rewriting = Rc::new(Rewriting { check_host: checks, ..Rewriting::default() });
     let tunnel = proxy.map(|proxy| Rc::new(proxy.dialogue().0));
-    let front = Some(Box::new(Front::HttpFilter(HttpFilter::new(*ADDRS, rewriting, tunnel))));
+    let layer = Some(Box::new(ProxyLayer::HttpFilter(HttpFilter::new(*ADDRS, rewriting, tunnel))));
     let other = proxy.map(|proxy| Box::new(Parts { words_wait: true, ..Parts::through(talk, proxy) }));
     match other {
-        Some(other) if talk.is_empty() => Cast { parts: *other, other: None, front },
-        other => Cast { parts: Parts::requests(talk, checks), other, front },
+        Some(other) if talk.is_empty() => Cast { parts: *other, other: None, layer },
+        other => Cast { parts: Parts::requests(talk, checks), other, layer },
     }
 }
 

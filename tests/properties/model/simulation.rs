@@ -69,7 +69,7 @@ impl Setup {
         Setup { scene, rooms, splices: true, knows_names: true, idle, fin, addresses: 0, stalls: false, budget }
     }
 
-    fn patience(&self) -> Timeouts {
+    fn timeouts(&self) -> Timeouts {
         Timeouts { connect: CONNECT, handshake: HANDSHAKE, idle: self.idle, fin: self.fin }
     }
 }
@@ -97,7 +97,7 @@ pub struct Trace {
     /// Which of [`Seen::ALL`].
     pub seen: [bool; Seen::ALL.len()],
     /// How the relay ended, as the log says it.
-    pub ending: String,
+    pub reason: String,
 }
 
 /// Plays a sequence. What breaks a rule comes back in words.
@@ -117,16 +117,16 @@ struct Simulation<'n> {
 impl Simulation<'_> {
     fn play(setup: &Setup, ops: &[Op]) -> Result<Trace, String> {
         let mut cast = setup.scene.cast();
-        let front = cast.front.take();
+        let layer = cast.layer.take();
         let net = Net::new(cast, setup.rooms, setup.splices);
         let header = (setup.scene == Scene::Introduced).then_some(scene::HEADER);
-        let worker = Worker::new(&net, front, setup.patience(), setup.addresses);
+        let worker = Worker::new(&net, layer, setup.timeouts(), setup.addresses);
         let worker = worker.with(header, setup.knows_names, setup.budget);
         let mut simulation = Simulation { net: &net, worker, setup };
         simulation.play_out(ops)?;
-        verdict::judge(&net, &simulation.worker, &setup.patience())?;
-        let ending = simulation.worker.ending.map(|(ending, _)| ending.to_string()).unwrap_or_default();
-        Ok(Trace { seen: net.state().seen, ending })
+        verdict::judge(&net, &simulation.worker, &setup.timeouts())?;
+        let reason = simulation.worker.ended.map(|(reason, _)| reason.to_string()).unwrap_or_default();
+        Ok(Trace { seen: net.state().seen, reason })
     }
 
     /// Until it is over.
@@ -156,7 +156,7 @@ impl Simulation<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.worker.ending.is_some()
+        self.worker.ended.is_some()
     }
 
     /// The worker works until it waits for events. False if it does already.

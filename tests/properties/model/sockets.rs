@@ -1,16 +1,27 @@
 //! The sockets and pipes that the relay is given. What it does with them happens to the [`State`](super::net::State).
 
 use std::io::{self, ErrorKind};
+use std::marker::PhantomData;
 
 use tproxy::testing::Peer;
 use tproxy::testing::{Fill, LARGE_SIZE, PipeSize, USEFUL_SIZE};
-use tproxy::testing::{PipeIo, PipePool, Socket};
+use tproxy::testing::{Io, PipeIo, PipePool, Socket};
 
 use super::kernel::Spliced;
 use super::net::{Net, Seen};
 
 /// Bytes in a page, which is what a slot of a pipe takes when written to.
 const PAGE: usize = 4096;
+
+/// The sockets and pipes of the model.
+#[derive(Debug)]
+pub struct Model<'n>(PhantomData<&'n Net>);
+
+impl<'n> Io for Model<'n> {
+    type Socket = Sock<'n>;
+    type Pipe = Tube<'n>;
+    type Pool = Lending<'n>;
+}
 
 /// A socket of the relay.
 #[derive(Debug)]
@@ -77,7 +88,9 @@ pub struct Tube<'n> {
     slots: usize,
 }
 
-impl<'n> PipeIo<Sock<'n>> for Tube<'n> {
+impl<'n> PipeIo for Tube<'n> {
+    type Socket = Sock<'n>;
+
     fn held(&self) -> usize {
         self.load.len()
     }

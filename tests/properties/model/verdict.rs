@@ -55,27 +55,27 @@ pub fn nothing_waits(net: &Net, worker: &Worker<'_>) -> Result<(), String> {
 }
 
 /// Judges the end of a relay.
-pub fn judge(net: &Net, worker: &Worker<'_>, patience: &Timeouts) -> Result<(), String> {
-    let Some((ending, class)) = &worker.ending else { return Ok(()) };
+pub fn judge(net: &Net, worker: &Worker<'_>, timeouts: &Timeouts) -> Result<(), String> {
+    let Some((reason, class)) = &worker.ended else { return Ok(()) };
     let state = net.state();
-    let is_right = match ending {
+    let is_right = match reason {
         CloseReason::Finished => is_finished(&state),
         CloseReason::Reset(by) => {
             let is_early = *class <= ASKING || !state.is_through();
-            state.wires[*by].gone && (is_early || is_passed_on(&state, *by, patience))
+            state.wires[*by].gone && (is_early || is_passed_on(&state, *by, timeouts))
         }
-        CloseReason::Idle => patience.idle.is_some_and(|idle| has_been_silent(&state, idle)),
+        CloseReason::Idle => timeouts.idle.is_some_and(|idle| has_been_silent(&state, idle)),
         CloseReason::HalfClosed => {
-            is_half_closed(&state) && patience.fin.is_some_and(|fin| has_been_silent(&state, fin))
+            is_half_closed(&state) && timeouts.fin.is_some_and(|fin| has_been_silent(&state, fin))
         }
         CloseReason::ConnectFailed(_) => worker.is_at_last_address(),
-        CloseReason::Refused(_) => is_denied(&state),
-        CloseReason::Unheard => state.now >= HANDSHAKE,
-        CloseReason::BadRequest(_) => state.refusal().is_some() && is_told(&state, patience),
+        CloseReason::ProxyRefused(_) => is_denied(&state),
+        CloseReason::HandshakeTimeout => state.now >= HANDSHAKE,
+        CloseReason::BadRequest(_) => state.refusal().is_some() && is_told(&state, timeouts),
         // The others are for connections that never come to this relay, or for the end of the worker.
         _ => false,
     };
-    if is_right { Ok(()) } else { Err(format!("it must not end like this now: {ending} (phase {class})")) }
+    if is_right { Ok(()) } else { Err(format!("it must not end like this now: {reason} (phase {class})")) }
 }
 
 fn has_been_silent(state: &State, ticks: Tick) -> bool {
@@ -94,9 +94,9 @@ fn is_finished(state: &State) -> bool {
 }
 
 /// What came from the end that failed has reached the other, unless that failed too, or took too long.
-fn is_passed_on(state: &State, by: Peer, patience: &Timeouts) -> bool {
+fn is_passed_on(state: &State, by: Peer, timeouts: &Timeouts) -> bool {
     let other = &state.wires[by.other()];
-    let (since, settling) = (state.reset_at[usize::from(by == Peer::Upstream)], settling(patience.fin));
+    let (since, settling) = (state.reset_at[usize::from(by == Peer::Upstream)], settling(timeouts.fin));
     let is_late = since.is_some_and(|since| state.now - since.max(state.last_byte) >= settling);
     other.gone || is_late || state.has_heard(by.other()) && other.unacknowledged() == 0
 }
@@ -109,9 +109,9 @@ fn is_denied(state: &State) -> bool {
 
 /// The client has got all its answers and the words about the request it gets none for, unless it was told the end
 /// before it made that.
-fn is_told(state: &State, patience: &Timeouts) -> bool {
+fn is_told(state: &State, timeouts: &Timeouts) -> bool {
     let (client, upstream) = (&state.wires[Peer::Client], &state.wires[Peer::Upstream]);
-    let is_late = has_been_silent(state, settling(patience.fin));
+    let is_late = has_been_silent(state, settling(timeouts.fin));
     let served = upstream.gone || state.is_complete(Peer::Upstream);
     let told = state.last_words().is_closed() && client.unacknowledged() == 0;
     client.gone || is_late || served && (told || client.finished)

@@ -1,22 +1,19 @@
-//! A worker with one relay. What `Switchboard` (src/traffic/switchboard.rs) does to a relay is done here in the same
+//! A worker with one relay. What `Connections` (src/traffic/connections.rs) does to a relay is done here in the same
 //! order, function by function; what it does for the log and the table is left out.
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 
-use tproxy::testing::CompactAddr;
 use tproxy::testing::Peer;
 use tproxy::testing::Tick;
-use tproxy::testing::Upstreams;
-use tproxy::testing::{Balance, Timeouts};
-use tproxy::testing::{CloseReason, Front, Progress, Relay, Route};
+use tproxy::testing::Timeouts;
+use tproxy::testing::{CloseReason, Progress, ProxyLayer, Relay};
 use tproxy::testing::{Shared, Side};
 
 use super::kernel::Event;
 use super::net::Net;
 use super::scene;
-use super::sockets::{Lending, Sock, Tube};
+use super::sockets::{Lending, Model, Sock};
 
 /// A turn may end without progress so often in a row.
 const IDLE_TURNS: u32 = 4;
@@ -25,9 +22,10 @@ const IDLE_TURNS: u32 = 4;
 #[derive(Debug)]
 pub struct Worker<'n> {
     net: &'n Net,
-    relay: Relay<Sock<'n>, Tube<'n>>,
-    kit: Shared<Lending<'n>>,
-    patience: Timeouts,
+    relay: Relay<Model<'n>>,
+    queued: bool,
+    shared: Shared<Model<'n>>,
+    timeouts: Timeouts,
     header: Option<&'static [u8]>,
     /// Addresses of the upstream that were not tried.
     addresses: u32,
@@ -40,8 +38,8 @@ pub struct Worker<'n> {
     next: Next,
     idle_turns: u32,
     traces: (u64, u64, u8),
-    /// How it ended, and which patience counted before.
-    pub ending: Option<(CloseReason, u8)>,
+    /// How it ended, and which timeout counted before.
+    pub ended: Option<(CloseReason, u8)>,
 }
 
 /// Where in the loop of src/daemon/worker.rs it is.
@@ -55,20 +53,16 @@ enum Next {
 
 impl<'n> Worker<'n> {
     /// A worker that has just dialled.
-    pub fn new(net: &'n Net, front: Option<Box<Front>>, patience: Timeouts, addresses: u32) -> Worker<'n> {
-        let attempt = Upstreams::new(&[], Balance::First).begin(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let address = CompactAddr::from(scene::ADDRS.original);
-        let client = CompactAddr::from(scene::ADDRS.client);
-        let route = Route { client, original: address, local: client, upstream: address };
+    pub fn new(net: &'n Net, layer: Option<Box<ProxyLayer>>, timeouts: Timeouts, addresses: u32) -> Worker<'n> {
         let (client, upstream) = (Side::new(Sock(net, Peer::Client)), Sock(net, Peer::Upstream));
-        let mut relay = Relay::connecting(client, upstream, route, attempt, front);
-        relay.touch(0);
+        let relay = Relay::connecting(client, upstream, layer, 0);
         net.state().wires[Peer::Client].wake();
         let mut worker = Worker {
             net,
             relay,
-            kit: Shared::new(Lending(net)),
-            patience,
+            queued: false,
+            shared: Shared::new(Lending(net)),
+            timeouts,
             header: None,
             addresses,
             knows_names: true,
@@ -78,7 +72,7 @@ impl<'n> Worker<'n> {
             next: Next::Events,
             idle_turns: 0,
             traces: (0, 0, 0),
-            ending: None,
+            ended: None,
         };
         worker.set_deadline();
         worker
@@ -87,7 +81,7 @@ impl<'n> Worker<'n> {
     /// One that begins with a PROXY header, has to wait for the addresses of names, or moves little in a turn.
     pub fn with(mut self, header: Option<&'static [u8]>, knows_names: bool, budget: Option<u64>) -> Worker<'n> {
         (self.header, self.knows_names) = (header, knows_names);
-        self.kit.budget = budget.unwrap_or(self.kit.budget);
+        self.shared.budget = budget.unwrap_or(self.shared.budget);
         self
     }
 
@@ -95,7 +89,7 @@ impl<'n> Worker<'n> {
     pub fn work(&mut self) -> bool {
         // The rest of a turn, and the beginning of the next one.
         for _ in 0..5 {
-            if self.ending.is_some() {
+            if self.ended.is_some() {
                 return false;
             }
             self.net.state().calls = 0;
@@ -134,7 +128,7 @@ impl<'n> Worker<'n> {
         if self.relay.moved() != moved {
             state.breach(format_args!("it says that {:?} bytes moved, and {moved:?} did", self.relay.moved()));
         }
-        if self.ending.is_some() && lent > 0 {
+        if self.ended.is_some() && lent > 0 {
             state.breach(format_args!("{lent} pipes are not given back"));
         }
     }
@@ -173,12 +167,12 @@ impl<'n> Worker<'n> {
         }
     }
 
-    /// `Switchboard::event`.
+    /// `Connections::event`.
     fn event(&mut self, end: Peer, event: Event) {
         self.observe(end, event);
-        if event.error && self.relay.is_asking() && end == Peer::Upstream {
+        if event.error && self.relay.is_in_handshake() && end == Peer::Upstream {
             self.advance();
-            if self.ending.is_some() {
+            if self.ended.is_some() {
                 return;
             }
         }
@@ -190,8 +184,8 @@ impl<'n> Worker<'n> {
                 None => return,
             }
         } else if error.is_some() {
-            if let Progress::Done(ending) = self.relay.failed(end, self.now(), &mut self.kit.pool) {
-                return self.close(ending);
+            if let Progress::Done(reason) = self.relay.socket_failed(end, self.now(), &mut self.shared.pool) {
+                return self.close(reason);
             }
             self.set_deadline();
         }
@@ -213,7 +207,7 @@ impl<'n> Worker<'n> {
         let now = self.now();
         self.relay.connected(now);
         if let Some(header) = self.header {
-            self.relay.introduce(header, &mut self.kit, now);
+            self.relay.send_header(header, &mut self.shared, now);
         }
         self.set_deadline();
     }
@@ -230,10 +224,10 @@ impl<'n> Worker<'n> {
 
     fn advance(&mut self) {
         let (now, before) = (self.now(), self.relay.due_class());
-        let again = match self.relay.advance(&mut self.kit, now) {
+        let again = match self.relay.advance(&mut self.shared, now) {
             Progress::Waiting => false,
             Progress::Again => true,
-            Progress::Done(ending) => return self.close_from(ending, before),
+            Progress::Done(reason) => return self.close_from(reason, before),
         };
         if again {
             self.watch_turns();
@@ -243,7 +237,7 @@ impl<'n> Worker<'n> {
             self.set_deadline();
         }
         let answered = question.is_some_and(|name| self.is_answered(name));
-        self.relay.queued |= answered || again;
+        self.queued |= answered || again;
     }
 
     /// Whoever wants another turn must have used the last one.
@@ -282,7 +276,7 @@ impl<'n> Worker<'n> {
     }
 
     fn run_queue(&mut self) -> bool {
-        let queued = std::mem::take(&mut self.relay.queued);
+        let queued = std::mem::take(&mut self.queued);
         if queued {
             self.advance();
         }
@@ -291,7 +285,7 @@ impl<'n> Worker<'n> {
 
     fn set_deadline(&mut self) {
         let next = self.now() + 1;
-        self.deadline = self.relay.due(&self.patience).map(|due| due.max(next));
+        self.deadline = self.relay.due(&self.timeouts).map(|due| due.max(next));
     }
 
     fn expire(&mut self) -> bool {
@@ -300,29 +294,29 @@ impl<'n> Worker<'n> {
             return false;
         }
         self.deadline = None;
-        match self.relay.expire(&self.patience, now) {
+        match self.relay.expire(&self.timeouts, now) {
             Progress::Done(CloseReason::ConnectFailed(error)) => self.dial_again(error),
-            Progress::Done(ending) => self.close(ending),
+            Progress::Done(reason) => self.close(reason),
             Progress::Waiting | Progress::Again => self.set_deadline(),
         }
         true
     }
 
-    fn close(&mut self, ending: CloseReason) {
+    fn close(&mut self, reason: CloseReason) {
         let class = self.relay.due_class();
-        self.close_from(ending, class);
+        self.close_from(reason, class);
     }
 
-    fn close_from(&mut self, ending: CloseReason, class: u8) {
-        self.relay.release(&mut self.kit.pool);
-        self.ending = Some((ending, class));
+    fn close_from(&mut self, reason: CloseReason, class: u8) {
+        self.relay.release(&mut self.shared.pool);
+        self.ended = Some((reason, class));
     }
 
     fn now(&self) -> Tick {
         self.net.state().now
     }
 
-    /// Which patience counts now.
+    /// Which timeout counts now.
     pub fn class(&self) -> u8 {
         self.relay.due_class()
     }

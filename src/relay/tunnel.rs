@@ -1,35 +1,46 @@
-//! The dialogue with a proxy before payload flows: what is to be said, and what was heard of an answer so far.
+//! The handshake with a proxy that connects to the original destination (CONNECT, SOCKS 5).
 
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use crate::protocol::tunnel::{ANSWER, Dialogue, TunnelTarget};
-use crate::traffic::flow::{Side, Socket};
-use crate::traffic::service::Tunnel;
+use crate::protocol::credentials::Credentials;
+use crate::protocol::tunnel::{ANSWER, Dialect, Dialogue, TunnelTarget};
+use crate::relay::io::{Io, Socket};
+use crate::relay::side::Side;
 
-/// A dialogue that is under way. It is gone, with what it holds, before the first byte of payload is read.
-pub struct TunnelHandshake {
-    dialogue: Dialogue,
-    /// To be sent.
-    outgoing: Vec<u8>,
-    /// Received and not yet understood.
-    incoming: Vec<u8>,
-    /// Bytes that were understood.
-    understood: usize,
+/// How a proxy is asked for a connection to the original destination.
+#[derive(Debug, Clone)]
+pub struct Tunnel {
+    /// What the proxy speaks.
+    pub dialect: Dialect,
+    /// User and password for the proxy.
+    pub credentials: Option<Credentials>,
+    /// Whether the proxy is asked for the name that the client asks for, where there is one, instead of the address.
+    pub by_name: bool,
 }
 
-/// What became of a turn.
+/// A handshake that is under way. It is dropped before the first byte of payload is read.
+pub struct TunnelHandshake {
+    dialogue: Dialogue,
+    outgoing: Vec<u8>,
+    /// Received and not yet parsed.
+    incoming: Vec<u8>,
+    /// Bytes that were parsed.
+    parsed: usize,
+}
+
+/// How far the handshake is.
 #[derive(Debug)]
 pub enum TunnelProgress {
-    /// The proxy has not said all.
+    /// The answer is not complete.
     Waiting,
-    /// We are through. These bytes of payload came along with the answer.
-    Through(Vec<u8>),
+    /// The proxy has connected. These bytes of payload came with its answer.
+    Connected(Vec<u8>),
 }
 
 impl TunnelHandshake {
-    /// A dialogue that asks for `original`, or for `name` at its port.
+    /// Asks for `original`, or for `name` at its port.
     pub fn new(tunnel: &Tunnel, original: SocketAddr, name: Option<&str>) -> TunnelHandshake {
         let target = match name {
             Some(name) => TunnelTarget::Name(name, original.port()),
@@ -37,15 +48,15 @@ impl TunnelHandshake {
         };
         let mut outgoing = Vec::new();
         let dialogue = Dialogue::begin(tunnel.dialect, target, tunnel.credentials.as_ref(), &mut outgoing);
-        TunnelHandshake { dialogue, outgoing, incoming: Vec::new(), understood: 0 }
+        TunnelHandshake { dialogue, outgoing, incoming: Vec::new(), parsed: 0 }
     }
 
-    /// Says and hears what can be.
+    /// Sends and receives what is possible now.
     ///
-    /// Errors: the words in which the proxy refused, or what became of it.
-    pub fn advance<S: Socket>(&mut self, proxy: &mut Side<S>, buffer: &mut [u8]) -> Result<TunnelProgress, String> {
+    /// Errors: the text of the proxy's refusal, or what is wrong with its answer.
+    pub fn advance<I: Io>(&mut self, proxy: &mut Side<I>, buffer: &mut [u8]) -> Result<TunnelProgress, String> {
         loop {
-            self.say(proxy);
+            self.send(proxy);
             if !proxy.can_read {
                 return Ok(TunnelProgress::Waiting);
             }
@@ -53,40 +64,40 @@ impl TunnelHandshake {
                 Ok(0) => return Err("closed without an answer".into()),
                 Ok(count) => self.incoming.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => proxy.can_read = false,
-                Err(error) => return Err(words(&error)),
+                Err(error) => return Err(no_answer(&error)),
             }
             // Between its answers the proxy waits for us, and we for it.
-            proxy.socket.acknowledge().map_err(|error| words(&error))?;
+            proxy.socket.acknowledge().map_err(|error| no_answer(&error))?;
             let heard =
                 self.dialogue.hear(&self.incoming, &mut self.outgoing).map_err(|refused| refused.to_string())?;
             self.incoming.drain(..heard.used);
             if heard.done {
-                return Ok(TunnelProgress::Through(std::mem::take(&mut self.incoming)));
+                return Ok(TunnelProgress::Connected(std::mem::take(&mut self.incoming)));
             }
-            self.understood += heard.used;
-            if self.understood > ANSWER {
+            self.parsed += heard.used;
+            if self.parsed > ANSWER {
                 return Err("the answer is too long".into());
             }
         }
     }
 
-    fn say<S: Socket>(&mut self, proxy: &mut Side<S>) {
+    fn send<I: Io>(&mut self, proxy: &mut Side<I>) {
         while proxy.can_write && !self.outgoing.is_empty() {
             match proxy.socket.send(&self.outgoing) {
                 Ok(count) => drop(self.outgoing.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => proxy.can_write = false,
-                // It does not listen any more, and may still have said why.
+                // The proxy does not read any more, and may still have sent the reason.
                 Err(_) => self.outgoing.clear(),
             }
         }
     }
 }
 
-fn words(error: &io::Error) -> String {
+fn no_answer(error: &io::Error) -> String {
     format!("closed without an answer: {error}")
 }
 
-/// Credentials may be among what is to be said.
+/// Without the bytes to be sent, which may contain credentials.
 impl fmt::Debug for TunnelHandshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TunnelHandshake").finish_non_exhaustive()

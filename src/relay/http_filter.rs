@@ -6,9 +6,8 @@ use std::rc::Rc;
 use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::request::{Refusal, Requests, Rewriting, head};
 use crate::protocol::sniff::{self, Sniff};
-use crate::traffic::flow::{Filter, FilterRefusal, Readiness};
-use crate::traffic::service::Tunnel;
-use crate::traffic::tunnel::TunnelHandshake;
+use crate::relay::filter::{Filter, FilterRefusal, Readiness};
+use crate::relay::tunnel::{Tunnel, TunnelHandshake};
 
 /// Bytes that are rewritten at once, and after which of what they have become it is enough: credentials and URLs make a
 /// request many times as long.
@@ -71,7 +70,7 @@ impl HttpFilter {
     }
 
     /// What the client is told of the refusal; once.
-    pub fn last_words(&mut self) -> Option<&'static [u8]> {
+    pub fn error_response(&mut self) -> Option<&'static [u8]> {
         let refusal = self.refusal?;
         (!mem::replace(&mut self.answered, true)).then(|| refusal.response())
     }
@@ -145,7 +144,7 @@ impl Filter for HttpFilter {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), FilterRefusal> {
+    fn eof(&mut self) -> Result<(), FilterRefusal> {
         if self.kept.is_empty() {
             return Ok(());
         }

@@ -7,12 +7,11 @@ use super::*;
 use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::request::Rewriting;
 use crate::protocol::tunnel::Dialect;
-use crate::traffic::pipe::{Fill, PipeSize};
-use crate::traffic::service::{Balance, Tunnel};
-use crate::traffic::upstreams::Upstreams;
+use crate::relay::io::{Fill, PipeIo, PipePool, PipeSize};
+use crate::relay::tunnel::Tunnel;
 
 /// A socket that does as the test tells.
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Puppet {
     /// What it reads; then there is nothing, or the end.
     said: RefCell<VecDeque<Vec<u8>>>,
@@ -82,9 +81,12 @@ impl Socket for Puppet {
 }
 
 /// There are no pipes here.
+#[derive(Debug)]
 enum Never {}
 
-impl PipeIo<Puppet> for Never {
+impl PipeIo for Never {
+    type Socket = Puppet;
+
     fn held(&self) -> usize {
         match *self {}
     }
@@ -99,7 +101,17 @@ impl PipeIo<Puppet> for Never {
     }
 }
 
+#[derive(Debug)]
 struct Nobody;
+
+#[derive(Debug)]
+enum Puppets {}
+
+impl Io for Puppets {
+    type Socket = Puppet;
+    type Pipe = Never;
+    type Pool = Nobody;
+}
 
 impl PipePool for Nobody {
     type Pipe = Never;
@@ -114,16 +126,12 @@ impl PipePool for Nobody {
     }
 }
 
-type PuppetRelay = Relay<Puppet, Never>;
+type PuppetRelay = Relay<Puppets>;
 
 /// A relay whose upstream has answered, with room for any number of bytes on both sides.
-fn relay(front: Front) -> PuppetRelay {
-    let unknown = CompactAddr::UNKNOWN;
-    let route = Route { client: unknown, original: unknown, local: unknown, upstream: unknown };
+fn relay(layer: ProxyLayer) -> PuppetRelay {
     let puppet = || Puppet { room: Cell::new(usize::MAX), ..Puppet::default() };
-    let mut upstreams = Upstreams::new(&[], Balance::First);
-    let attempt = upstreams.begin([10, 0, 0, 1].into());
-    let mut relay = Relay::connecting(Side::new(puppet()), puppet(), route, attempt, Some(Box::new(front)));
+    let mut relay = Relay::connecting(Side::new(puppet()), puppet(), Some(Box::new(layer)), 0);
     relay.connected(0);
     relay
 }
@@ -133,7 +141,7 @@ fn addrs() -> AddrPair {
 }
 
 /// Both sides have something to tell, and the relay has as many turns as it wants.
-fn run(relay: &mut PuppetRelay, shared: &mut Shared<Nobody>, now: Tick) -> Progress {
+fn run(relay: &mut PuppetRelay, shared: &mut Shared<Puppets>, now: Tick) -> Progress {
     for side in [&mut relay.client, &mut relay.upstream] {
         (side.can_read, side.can_write) = (true, true);
         side.hung_up = side.socket.has_ended.get();
@@ -148,7 +156,7 @@ fn run(relay: &mut PuppetRelay, shared: &mut Shared<Nobody>, now: Tick) -> Progr
 
 #[test]
 fn requests_that_are_held_back_are_delivered_before_a_wrong_one_ends_them() {
-    let mut relay = relay(Front::HttpFilter(HttpFilter::new(addrs(), Rc::new(Rewriting::default()), None)));
+    let mut relay = relay(ProxyLayer::HttpFilter(HttpFilter::new(addrs(), Rc::new(Rewriting::default()), None)));
     let mut shared = Shared::new(Nobody);
     relay.upstream.socket.room.set(10);
     relay.client.socket.says(b"GET /1 HTTP/1.0\r\n\r\nGET /2 HTTP/1.0\r\n\r\n\r\n\r\nwrong");
@@ -168,7 +176,7 @@ fn requests_that_are_held_back_are_delivered_before_a_wrong_one_ends_them() {
 
 #[test]
 fn a_first_request_that_is_wrong_leaves_nothing_to_wait_for() {
-    let mut relay = relay(Front::HttpFilter(HttpFilter::new(addrs(), Rc::new(Rewriting::default()), None)));
+    let mut relay = relay(ProxyLayer::HttpFilter(HttpFilter::new(addrs(), Rc::new(Rewriting::default()), None)));
     relay.client.socket.says(b"GET / HTTP/1.0\n\n");
     assert!(matches!(run(&mut relay, &mut Shared::new(Nobody), 0), Progress::Done(CloseReason::BadRequest(_))));
     assert!(relay.client.socket.heard().starts_with("HTTP/1.1 400 "));
@@ -178,7 +186,7 @@ fn a_first_request_that_is_wrong_leaves_nothing_to_wait_for() {
 #[test]
 fn a_head_is_not_slow_while_it_is_the_proxy_that_does_not_read() {
     let timeouts = Timeouts { connect: 100, handshake: 10, idle: Some(1000), fin: None };
-    let mut relay = relay(Front::HttpFilter(HttpFilter::new(addrs(), Rc::new(Rewriting::default()), None)));
+    let mut relay = relay(ProxyLayer::HttpFilter(HttpFilter::new(addrs(), Rc::new(Rewriting::default()), None)));
     let mut shared = Shared::new(Nobody);
     relay.client.socket.says(b"GET /1 HT");
     run(&mut relay, &mut shared, 5);
@@ -190,26 +198,26 @@ fn a_head_is_not_slow_while_it_is_the_proxy_that_does_not_read() {
     relay.upstream.socket.room.set(usize::MAX);
     run(&mut relay, &mut shared, 500);
     assert_eq!(relay.due(&timeouts), Some(510));
-    assert!(matches!(relay.expire(&timeouts, 510), Progress::Done(CloseReason::Unheard)));
+    assert!(matches!(relay.expire(&timeouts, 510), Progress::Done(CloseReason::HandshakeTimeout)));
 }
 
 #[test]
 fn a_proxy_that_does_not_listen_is_heard_all_the_same() {
     let tunnel = Tunnel { dialect: Dialect::Connect, credentials: None, by_name: false };
-    let mut relay = relay(Front::TunnelHandshake(TunnelHandshake::new(&tunnel, addrs().original, None)));
+    let mut relay = relay(ProxyLayer::TunnelHandshake(TunnelHandshake::new(&tunnel, addrs().original, None)));
     relay.upstream.socket.is_deaf.set(true);
     relay.upstream.socket.says(b"HTTP/1.1 503 Too many connections\r\n\r\n");
     let step = run(&mut relay, &mut Shared::new(Nobody), 0);
-    let Progress::Done(CloseReason::Refused(words)) = step else { panic!("{step:?}") };
+    let Progress::Done(CloseReason::ProxyRefused(words)) = step else { panic!("{step:?}") };
     assert_eq!(words, "HTTP/1.1 503 Too many connections");
 }
 
 #[test]
 fn an_answer_without_end_is_not_listened_to_for_ever() {
     let tunnel = Tunnel { dialect: Dialect::Connect, credentials: None, by_name: false };
-    let mut relay = relay(Front::TunnelHandshake(TunnelHandshake::new(&tunnel, addrs().original, None)));
+    let mut relay = relay(ProxyLayer::TunnelHandshake(TunnelHandshake::new(&tunnel, addrs().original, None)));
     (0..1000).for_each(|_| relay.upstream.socket.says(b"HTTP/1.1 102 Processing\r\n\r\n"));
     let step = run(&mut relay, &mut Shared::new(Nobody), 0);
-    let Progress::Done(CloseReason::Refused(words)) = step else { panic!("{step:?}") };
+    let Progress::Done(CloseReason::ProxyRefused(words)) = step else { panic!("{step:?}") };
     assert_eq!(words, "the answer is too long");
 }

@@ -1,8 +1,11 @@
 //! Pipes that are lent while they hold bytes. An idle connection has none.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
+use mio::net::TcpStream;
+
+use crate::relay::io::{Fill, PipeIo, PipePool, PipeSize};
 use crate::sys::splice::{self, Moved};
 
 /// A pipe smaller than this is not worth having: it is what the kernel gives a user over its quota
@@ -17,15 +20,6 @@ pub const LARGE_SIZE: usize = 1024 * 1024;
 /// more than are lent at a time as long as sinks take what they are given.
 const MOST_LARGE: usize = 16;
 
-/// Which pipe is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PipeSize {
-    /// One of [`USEFUL_SIZE`].
-    Usual,
-    /// One of [`LARGE_SIZE`], or a usual one when there is none.
-    Large,
-}
-
 /// A pipe and how many bytes are in it.
 #[derive(Debug)]
 pub(crate) struct Pipe {
@@ -33,17 +27,6 @@ pub(crate) struct Pipe {
     write: OwnedFd,
     held: u32,
     large: bool,
-}
-
-/// What came of filling a pipe from a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
-    /// So many bytes came in.
-    Took(usize),
-    /// The socket has nothing more now.
-    Dry,
-    /// The socket has ended.
-    Eof,
 }
 
 impl Pipe {
@@ -61,16 +44,22 @@ impl Pipe {
         Ok(Pipe { large, ..pipe })
     }
 
-    /// Bytes in the pipe.
-    pub(crate) fn held(&self) -> usize {
+    fn note(&mut self, held: usize) {
+        debug_assert!(held <= LARGE_SIZE, "more than it has room for");
+        self.held = held as u32;
+    }
+}
+
+impl PipeIo for Pipe {
+    type Socket = TcpStream;
+
+    fn held(&self) -> usize {
         self.held as usize
     }
 
-    /// Moves up to `max` bytes from a socket into the pipe, which must be empty.
-    ///
     /// Only an empty pipe is ever filled, and that is what gives EAGAIN its meaning: with bytes in the pipe it could be
     /// the pipe that is out of slots (a segment takes a whole one, however short it is) and not the socket that is dry.
-    pub(crate) fn fill(&mut self, from: impl AsFd, max: usize) -> io::Result<Fill> {
+    fn fill(&mut self, from: &TcpStream, max: usize) -> io::Result<Fill> {
         debug_assert_eq!(self.held, 0, "only an empty pipe is filled");
         Ok(match splice::splice_once(from, &self.write, max.min(LARGE_SIZE))? {
             Moved::Bytes(count) => {
@@ -82,8 +71,7 @@ impl Pipe {
         })
     }
 
-    /// Moves what the pipe holds into a socket. `None` when the socket takes nothing now.
-    pub(crate) fn drain(&mut self, to: impl AsFd) -> io::Result<Option<usize>> {
+    fn drain(&mut self, to: &TcpStream) -> io::Result<Option<usize>> {
         match splice::splice_once(&self.read, to, self.held())? {
             Moved::Bytes(count) => {
                 self.note(self.held() - count.get());
@@ -94,16 +82,10 @@ impl Pipe {
         }
     }
 
-    /// Puts bytes from memory into the empty pipe; less than all of them when they do not fit.
-    pub(crate) fn store(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn store(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = nix::unistd::write(&self.write, bytes)?;
         self.note(self.held() + count);
         Ok(count)
-    }
-
-    fn note(&mut self, held: usize) {
-        debug_assert!(held <= LARGE_SIZE, "more than it has room for");
-        self.held = held as u32;
     }
 }
 
@@ -115,15 +97,15 @@ pub(crate) struct Pool {
     large: usize,
     lent: usize,
     most: usize,
-    /// How often the kernel shall not be asked for a pipe, because it has refused one.
-    sulks: u32,
+    /// How often the kernel is not asked for a pipe any more, because it has refused one.
+    backoff: u32,
 }
 
 /// How many empty pipes are kept for the next borrower.
 const RESTING: usize = 32;
 
-/// How often somebody wants to know whether there are pipes before the kernel is asked again for what it has refused.
-const SULK: u32 = 64;
+/// How often [`PipePool::is_scarce`] is called before the kernel is asked again for what it has refused.
+const BACKOFF: u32 = 64;
 
 impl Pool {
     /// A pool that never has more than `most` pipes, lent and at rest together; none where they would be of no use.
@@ -136,31 +118,20 @@ impl Pool {
             large: 0,
             lent: 0,
             most: if refusal.is_some() { 0 } else { most },
-            sulks: 0,
+            backoff: 0,
         }
-    }
-
-    /// An empty pipe, or `None` when there are no more to be had: the bound is reached, or the kernel has no
-    /// descriptor or only a tiny pipe for us. The caller copies then.
-    pub(crate) fn lend(&mut self, size: PipeSize) -> Option<Pipe> {
-        let pipe = match size {
-            PipeSize::Large => self.large().or_else(|| self.usual()),
-            PipeSize::Usual => self.usual(),
-        }?;
-        self.lent += 1;
-        Some(pipe)
     }
 
     fn usual(&mut self) -> Option<Pipe> {
         if let Some(pipe) = self.resting.pop() {
             return Some(pipe);
         }
-        if self.lent >= self.most || self.sulks > 0 {
+        if self.lent >= self.most || self.backoff > 0 {
             return None;
         }
         let pipe = Pipe::new().ok();
         if pipe.is_none() {
-            self.sulks = SULK;
+            self.backoff = BACKOFF;
         }
         pipe
     }
@@ -177,8 +148,27 @@ impl Pool {
         }
     }
 
-    /// Takes a pipe back. One that still holds bytes is closed: they belong to a connection that is gone.
-    pub(crate) fn give_back(&mut self, pipe: Pipe) {
+    /// Pipes in use now.
+    pub(crate) fn lent(&self) -> usize {
+        self.lent
+    }
+}
+
+impl PipePool for Pool {
+    type Pipe = Pipe;
+
+    /// `None` when the bound is reached, or the kernel has no descriptor or only a tiny pipe for this user.
+    fn lend(&mut self, size: PipeSize) -> Option<Pipe> {
+        let pipe = match size {
+            PipeSize::Large => self.large().or_else(|| self.usual()),
+            PipeSize::Usual => self.usual(),
+        }?;
+        self.lent += 1;
+        Some(pipe)
+    }
+
+    /// A pipe that still holds bytes is closed: they belong to a connection that is gone.
+    fn give_back(&mut self, pipe: Pipe) {
         self.lent -= 1;
         match pipe {
             Pipe { held: 0, large: true, .. } => self.resting_large.push(pipe),
@@ -188,16 +178,11 @@ impl Pool {
         }
     }
 
-    /// Whether the next pipes are for those who give them back at once: half of them are lent, or none is to be had.
-    pub(crate) fn is_scarce(&mut self) -> bool {
-        let refused = self.sulks > 0 && self.resting.is_empty();
-        self.sulks -= u32::from(refused);
+    /// Half of the pipes are lent, or the kernel has refused one.
+    fn is_scarce(&mut self) -> bool {
+        let refused = self.backoff > 0 && self.resting.is_empty();
+        self.backoff -= u32::from(refused);
         refused || self.lent >= self.most / 2
-    }
-
-    /// Pipes in use now.
-    pub(crate) fn lent(&self) -> usize {
-        self.lent
     }
 }
 
@@ -205,20 +190,21 @@ impl Pool {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream as StdStream};
 
     fn connected() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let a = StdStream::connect(listener.local_addr().unwrap()).unwrap();
         let (b, _) = listener.accept().unwrap();
         a.set_nonblocking(true).unwrap();
         b.set_nonblocking(true).unwrap();
-        (a, b)
+        (TcpStream::from_std(a), TcpStream::from_std(b))
     }
 
     #[test]
     fn bytes_go_through_and_the_end_is_seen() {
-        let ((mut a, b), (c, mut d)) = (connected(), connected());
+        let ((mut a, b), (c, d)) = (connected(), connected());
+        let mut d = StdStream::from(std::os::fd::OwnedFd::from(d));
         let mut pipe = Pipe::new().unwrap();
         assert_eq!(pipe.fill(&b, USEFUL_SIZE).unwrap(), Fill::Dry);
         a.write_all(b"hello").unwrap();
@@ -280,7 +266,7 @@ mod tests {
     #[test]
     fn after_a_refusal_the_kernel_is_left_alone_for_a_while() {
         let mut pool = Pool::new(4);
-        pool.sulks = 2;
+        pool.backoff = 2;
         assert!(pool.lend(PipeSize::Usual).is_none());
         assert!(pool.is_scarce() && pool.is_scarce());
         assert!(!pool.is_scarce());

@@ -1,0 +1,265 @@
+//! Which connections are relayed: who may connect, where to, how many from one source, and none that comes from
+//! ourselves.
+
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io;
+use std::net::SocketAddr;
+
+use mio::net::TcpStream;
+
+use crate::logging::Limiter;
+use crate::protocol::addr_pair::AddrPair;
+use crate::relay::close::{CloseReason, DenyReason};
+use crate::sys::clock::Tick;
+use crate::sys::sockopt;
+use crate::traffic::compact_addr::CompactAddr;
+use crate::traffic::destinations::{self, Foreign};
+use crate::traffic::service::Service;
+use crate::traffic::session::{Route, Session};
+use crate::traffic::source_limit::SourceLimit;
+
+/// The checks before a connection is relayed.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    /// The connections of each source, if they are limited.
+    source_limit: Option<SourceLimit>,
+    outgoing: Outgoing,
+    foreign: Foreign,
+    warnings: Warnings,
+}
+
+/// The log lines about connections that are not relayed, each once in a while.
+#[derive(Debug, Default)]
+struct Warnings {
+    loops: Limiter,
+    unknown_originals: Limiter,
+    source_limit: Limiter,
+    not_redirected: Limiter,
+    forbidden: Limiter,
+}
+
+/// The address pairs of our outgoing connections. When one of them is redirected, it comes back to us with the same
+/// pair: as its client address and as its original destination. No other connection on this host can have both.
+#[derive(Debug)]
+struct Outgoing {
+    pairs: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Outgoing {
+    fn hash(&self, local: CompactAddr, remote: CompactAddr) -> u64 {
+        self.hasher.hash_one((local, remote))
+    }
+}
+
+impl Admission {
+    /// For `capacity` connections at once.
+    pub(crate) fn new(capacity: usize, source_limit: Option<SourceLimit>) -> Admission {
+        let outgoing = Outgoing { pairs: HashSet::with_capacity(capacity), hasher: RandomState::new() };
+        Admission { source_limit, outgoing, foreign: Foreign::new(), warnings: Warnings::default() }
+    }
+
+    /// Checks an accepted connection, and finds its original destination. Unless a PROXY header is yet to come, it is
+    /// counted for its source, until [`Admission::release`].
+    pub(crate) fn check(
+        &mut self,
+        service: &Service,
+        session: &mut Session,
+        client: &TcpStream,
+        now: Tick,
+    ) -> Result<(), CloseReason> {
+        let ip = session.route.client.ip();
+        if !service.allow.is_empty() && !service.allow.iter().any(|network| network.contains(&ip)) {
+            return Err(CloseReason::Denied);
+        }
+        if service.accept_proxy {
+            return Ok(());
+        }
+        self.locate(service, &mut session.route, client, now)?;
+        self.count(session)
+    }
+
+    /// Finds the original destination of a connection, and whether it may go on.
+    fn locate(
+        &mut self,
+        service: &Service,
+        route: &mut Route,
+        client: &TcpStream,
+        now: Tick,
+    ) -> Result<(), CloseReason> {
+        let (transparent, only_redirected) = (service.needs_original(), service.only_redirected);
+        // A socket for both families has IPv4 clients too.
+        match sockopt::original_destination(client, route.client.ip()) {
+            Ok(original) => route.original = original.into(),
+            Err(error) if transparent || only_redirected => self.warn_unknown_original(&error),
+            Err(_) => {}
+        }
+        let known = route.original.is_known();
+        // The destination of a connection that was not redirected is the address where it arrived.
+        if transparent || only_redirected || !known {
+            let arrived = client.local_addr().map(CompactAddr::from).map_err(|_| CloseReason::Loop)?;
+            let direct = !known || route.original == arrived;
+            if direct && only_redirected {
+                self.warn_not_redirected(route.client);
+                return Err(CloseReason::NotRedirected);
+            }
+            if direct && transparent {
+                self.warn_loop(route.client, "connected to us directly: there is no other destination to relay to");
+                return Err(CloseReason::Loop);
+            }
+            if !known && self.is_ours(route.client, arrived) {
+                return Err(CloseReason::Loop);
+            }
+        }
+        if known && self.is_ours(route.client, route.original) {
+            return Err(CloseReason::Loop);
+        }
+        if transparent { self.permit(service, route, &[route.client], now) } else { Ok(()) }
+    }
+
+    /// Takes over the addresses of a PROXY header; `None` when the balancer speaks for itself. From here on the
+    /// connection is one of the client that the header names.
+    pub(crate) fn apply_header(
+        &mut self,
+        service: &Service,
+        session: &mut Session,
+        addresses: Option<AddrPair>,
+        now: Tick,
+    ) -> Result<(), CloseReason> {
+        let route = &mut session.route;
+        let balancer = route.client;
+        if let Some(addresses) = addresses {
+            (route.client, route.original) = (addresses.client.into(), addresses.original.into());
+        }
+        let transparent = service.needs_original();
+        if transparent && !route.original.is_known() {
+            self.warn_loop(route.client, "has no destination in its PROXY header: there is nowhere to relay to");
+            return Err(CloseReason::Loop);
+        }
+        if self.is_ours(route.client, route.original) {
+            return Err(CloseReason::Loop);
+        }
+        if transparent {
+            self.permit(service, route, &[balancer, route.client], now)?;
+        }
+        self.count(session)
+    }
+
+    /// Whether a connection may go to its original destination. `sources` are the addresses that it comes from.
+    pub(crate) fn permit(
+        &mut self,
+        service: &Service,
+        route: &Route,
+        sources: &[CompactAddr],
+        now: Tick,
+    ) -> Result<(), CloseReason> {
+        let denied = self.deny_reason(service, route.original.socket_addr(), sources, now);
+        let Some(reason) = denied.map_err(CloseReason::ConnectFailed)? else { return Ok(()) };
+        if let Some(more) = self.warnings.forbidden.pass() {
+            let Route { client, original, .. } = route;
+            log::warn!("forbidden: {client} wanted to go to {original}, {reason}{more}");
+        }
+        Err(CloseReason::Forbidden(reason))
+    }
+
+    fn deny_reason(
+        &mut self,
+        service: &Service,
+        to: SocketAddr,
+        sources: &[CompactAddr],
+        now: Tick,
+    ) -> io::Result<Option<DenyReason>> {
+        let reason = match destinations::deny_reason(to.ip(), &service.deny) {
+            None if self.is_own(to, now)? => DenyReason::Own,
+            None => return Ok(None),
+            Some(reason) => reason,
+        };
+        let mut spared = destinations::spares_local_clients(reason);
+        for source in sources {
+            spared = spared && sockopt::is_local(source.socket_addr())?;
+        }
+        Ok((!spared).then_some(reason))
+    }
+
+    fn is_own(&mut self, address: SocketAddr, now: Tick) -> io::Result<bool> {
+        if self.foreign.holds(address.ip(), now) {
+            return Ok(false);
+        }
+        let own = sockopt::is_local(address)?;
+        if !own {
+            self.foreign.learn(address.ip(), now);
+        }
+        Ok(own)
+    }
+
+    /// Counts a connection for its source.
+    fn count(&mut self, session: &mut Session) -> Result<(), CloseReason> {
+        if let Some(source_limit) = &mut self.source_limit
+            && !source_limit.enter(session.route.client.ip())
+        {
+            if let Some(more) = self.warnings.source_limit.pass() {
+                let (client, limit) = (session.route.client, source_limit.limit());
+                log::warn!("too many from this source: {client} is reset, its source has {limit} connections{more}");
+            }
+            return Err(CloseReason::SourceLimit);
+        }
+        session.counted = true;
+        Ok(())
+    }
+
+    /// A connection is closed.
+    pub(crate) fn release(&mut self, session: &Session) {
+        if session.counted
+            && let Some(source_limit) = &mut self.source_limit
+        {
+            source_limit.leave(session.route.client.ip());
+        }
+    }
+
+    /// Another worker takes over, and begins to count sources anew.
+    pub(crate) fn stop_counting(&mut self) {
+        if let Some(source_limit) = &mut self.source_limit {
+            source_limit.stop();
+        }
+    }
+
+    /// Remembers an outgoing connection.
+    pub(crate) fn add_outgoing(&mut self, local: CompactAddr, upstream: CompactAddr) {
+        let hash = self.outgoing.hash(local, upstream);
+        self.outgoing.pairs.insert(hash);
+    }
+
+    /// The outgoing connection is closed.
+    pub(crate) fn remove_outgoing(&mut self, route: &Route) {
+        let hash = self.outgoing.hash(route.local, route.upstream);
+        self.outgoing.pairs.remove(&hash);
+    }
+
+    fn is_ours(&mut self, client: CompactAddr, original: CompactAddr) -> bool {
+        let ours = self.outgoing.pairs.contains(&self.outgoing.hash(client, original));
+        if ours {
+            self.warn_loop(client, "is our own connection to the upstream: the rules redirect it back to us");
+        }
+        ours
+    }
+
+    pub(crate) fn warn_loop(&mut self, client: CompactAddr, what: &str) {
+        if let Some(more) = self.warnings.loops.pass() {
+            log::warn!("loop: {client} {what}{more}");
+        }
+    }
+
+    fn warn_not_redirected(&mut self, client: CompactAddr) {
+        if let Some(more) = self.warnings.not_redirected.pass() {
+            log::warn!("not redirected: {client} connected to us directly and is reset{more}");
+        }
+    }
+
+    fn warn_unknown_original(&mut self, error: &io::Error) {
+        if let Some(more) = self.warnings.unknown_originals.pass() {
+            log::warn!("original destination: {error}; was the connection redirected?{more}");
+        }
+    }
+}

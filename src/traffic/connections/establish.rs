@@ -1,0 +1,178 @@
+//! From an accepted connection to one that is relayed: admission, the first bytes, and the dialing of the upstream.
+
+use std::io;
+use std::net::SocketAddr;
+
+use mio::Registry;
+use mio::net::TcpStream;
+
+use super::Connections;
+use crate::redirection::RedirectionId;
+use crate::relay::close::CloseReason;
+use crate::relay::io::Socket;
+use crate::relay::relay::Relay;
+use crate::relay::side::Peer;
+use crate::relay::tcp::Tcp;
+use crate::sys::clock::Tick;
+use crate::traffic::connection::{Connection, INTEREST, Register, Relayed, reset, token};
+use crate::traffic::dialer::{Dialed, Dialer};
+use crate::traffic::layer;
+use crate::traffic::preread::{Preread, PrereadStep};
+use crate::traffic::service::{Destination, Via};
+use crate::traffic::session::{Route, Session};
+use crate::traffic::token::Key;
+
+impl Connections {
+    /// Takes in an accepted connection, or resets it with a line in the log.
+    pub(crate) fn admit(&mut self, redirection: RedirectionId, client: TcpStream, from: SocketAddr) {
+        let now = self.time();
+        self.records.counters.accepted += 1;
+        let (id, route) = (self.next_id.take(), Route::from(from));
+        let session = Session { id, started: self.milliseconds, redirection, counted: false, route };
+        let mut preread = Preread::new(client, session);
+        if let Err(reason) = self.dialer.admit(&mut preread.session, &preread.side.socket, now) {
+            return self.refuse(&preread, &reason);
+        }
+        preread.begin(self.dialer.service(redirection), now);
+        match read_ahead(&mut preread, &mut self.dialer, &mut self.shared.buffer, now) {
+            PrereadStep::Waiting => self.insert_preread(preread),
+            step => self.leave_preread(preread, step, Registry::register),
+        }
+    }
+
+    fn insert_preread(&mut self, mut preread: Preread) {
+        let due = preread.due().max(self.time() + 1);
+        let Some(key) = self.table.next_key() else { return };
+        if let Err(error) = self.registry.register(&mut preread.side.socket, token(key, Peer::Client), INTEREST) {
+            return self.refuse(&preread, &CloseReason::ConnectFailed(error));
+        }
+        if self.table.insert(Connection::Preread(preread)).is_ok() {
+            self.deadlines.set(key.slot, due);
+        }
+    }
+
+    /// A preread that has its place in the table is over.
+    pub(super) fn remove_preread(&mut self, key: Key, step: PrereadStep) {
+        if let Some(Connection::Preread(preread)) = self.table.remove(key) {
+            self.deadlines.cancel(key.slot);
+            self.leave_preread(preread, step, Registry::reregister);
+        }
+    }
+
+    fn leave_preread(&mut self, preread: Preread, step: PrereadStep, register: Register) {
+        match step {
+            PrereadStep::Ready(name) => self.dial(preread, name.as_deref(), register),
+            PrereadStep::Close(reason) => self.refuse(&preread, &reason),
+            PrereadStep::Waiting | PrereadStep::Header(_) => {}
+        }
+    }
+
+    /// Starts connecting to the upstream. `name` is the one that the client asks for.
+    fn dial(&mut self, mut preread: Preread, name: Option<&str>, register: Register) {
+        let now = self.time();
+        let mut attempt = self.dialer.begin(&preread.session);
+        let dialed = match self.dialer.dial(&preread.session, &mut attempt, None, now) {
+            Ok(dialed) => dialed,
+            Err(reason) => return self.refuse(&preread, &reason),
+        };
+        let route = &mut preread.session.route;
+        (route.local, route.upstream) = (dialed.local, dialed.upstream);
+        let Preread { session, side, .. } = preread;
+        let layer = layer::proxy_layer(self.dialer.service(session.redirection), &session.route, name);
+        let relay = Relay::connecting(side, dialed.socket, layer, now);
+        let mut relayed = Relayed { session, relay, attempt, queued: false, in_bulk: false };
+        if let Err(error) = self.register(&mut relayed.relay, register) {
+            return self.closed(relayed, &CloseReason::ConnectFailed(error));
+        }
+        if let Ok(key) = self.table.insert(Connection::Relayed(relayed)) {
+            self.set_deadline(key);
+        }
+    }
+
+    /// Registers both sockets of a relay with the key that it will get.
+    fn register(&self, relay: &mut Relay<Tcp>, register: Register) -> io::Result<()> {
+        let key = self.table.next_key().ok_or_else(|| io::Error::other("the table is full"))?;
+        register(&self.registry, &mut relay.client.socket, token(key, Peer::Client), INTEREST)?;
+        self.registry.register(&mut relay.upstream.socket, token(key, Peer::Upstream), INTEREST)
+    }
+
+    /// Closes a connection that is not relayed.
+    fn refuse(&mut self, preread: &Preread, reason: &CloseReason) {
+        reset(&preread.side.socket);
+        self.account(&preread.session, (0, 0), reason);
+    }
+
+    /// There may be more to read ahead.
+    pub(super) fn read_preread(&mut self, key: Key) {
+        let now = self.time();
+        let Some(Connection::Preread(preread)) = self.table.get_mut(key) else { return };
+        match read_ahead(preread, &mut self.dialer, &mut self.shared.buffer, now) {
+            // Also when that is over: bytes that drip in do not put it off.
+            PrereadStep::Waiting => self.deadlines.set(key.slot, preread.due()),
+            step => self.remove_preread(key, step),
+        }
+    }
+
+    /// The upstream has answered.
+    pub(super) fn connected(&mut self, key: Key) {
+        let now = self.time();
+        let Some(Connection::Relayed(Relayed { session, relay, attempt, .. })) = self.table.get_mut(key) else {
+            return;
+        };
+        let service = self.dialer.service(session.redirection);
+        let to_proxy = !attempt.fell_back || service.destination == Destination::Original;
+        if !to_proxy {
+            relay.be_plain();
+        }
+        relay.connected(now);
+        if let Via::Tcp(Some(version)) = service.via
+            && to_proxy
+        {
+            let header = layer::proxy_header(version, &session.route, &relay.client.socket);
+            relay.send_header(&header, &mut self.shared, now);
+        }
+        self.dialer.redirections.worked(session.redirection, session.route.upstream.socket_addr());
+        self.set_deadline(key);
+        self.advance(key);
+        if let Some(Relayed { session, relay, .. }) = self.relayed(key)
+            && relay.moved().0 == 0
+            && let Err(error) = relay.upstream.socket.acknowledge()
+        {
+            log::debug!("{}: {error}", session.id);
+        }
+    }
+
+    /// Tries the next address of the upstreams.
+    pub(super) fn dial_again(&mut self, key: Key, error: io::Error) {
+        let now = self.time();
+        let Some(Connection::Relayed(Relayed { session, relay, attempt, .. })) = self.table.get_mut(key) else {
+            return;
+        };
+        self.dialer.admission.remove_outgoing(&session.route);
+        self.dialer.redirections.failed(session.redirection, session.route.upstream.socket_addr(), &error, now);
+        let Dialed { mut socket, local, upstream } = match self.dialer.dial(session, attempt, Some(error), now) {
+            Ok(dialed) => dialed,
+            Err(reason) => return self.close(key, &reason),
+        };
+        (session.route.local, session.route.upstream) = (local, upstream);
+        if let Err(error) = self.registry.register(&mut socket, token(key, Peer::Upstream), INTEREST) {
+            return self.close(key, &CloseReason::ConnectFailed(error));
+        }
+        relay.reconnecting(socket, now);
+        self.set_deadline(key);
+    }
+}
+
+/// Reads ahead until there is a decision, or more bytes are needed.
+fn read_ahead(preread: &mut Preread, dialer: &mut Dialer, buffer: &mut [u8], now: Tick) -> PrereadStep {
+    loop {
+        match preread.read(dialer.service(preread.session.redirection), buffer, now) {
+            PrereadStep::Header(addresses) => {
+                if let Err(reason) = dialer.apply_header(&mut preread.session, addresses, now) {
+                    return PrereadStep::Close(reason);
+                }
+            }
+            step => return step,
+        }
+    }
+}
