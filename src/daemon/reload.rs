@@ -228,7 +228,7 @@ impl Guardian {
     }
 
     fn start_successor(&self) -> Result<Successor, Error> {
-        let (report, theirs) = process::report_line().map_err(|error| Error::sys("pipe", error))?;
+        let (report, theirs) = process::report_pipe().map_err(|error| Error::sys("pipe", error))?;
         let (lock, workers, listeners) = (self.lock.as_ref(), self.workers, self.generation.listeners());
         let serving = self.generation.children().map(|child| child.pid).collect();
         let handover = Handover { report: theirs, lock, workers, serving, listeners };

@@ -1,4 +1,4 @@
-//! Address families, and the values of `-s` and `-d` in a MATCH: addresses, networks and host names.
+//! Address families, and the values of `-s` and `-d` in a MATCH.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,20 +6,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::error::Error;
 use crate::protocol::hostname::is_host_name;
 
-/// An address family. Each has its own tables, its own tools and its own half of the rules.
+/// An address family. Each has its own tables, tools and rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// IPv4, `iptables`.
     V4,
-    /// IPv6, `ip6tables`.
     V6,
 }
 
 impl Family {
-    /// Both, in the order in which they are worked on and printed.
+    /// Both, in the order in which their rules are installed and printed.
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
-    /// The family of an address.
     pub fn of(address: &IpAddr) -> Family {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
@@ -34,16 +31,16 @@ impl fmt::Display for Family {
     }
 }
 
-/// The value of one `-s` or `-d`: a comma list, perhaps negated.
+/// The value of one `-s` or `-d`: a list separated by commas, perhaps negated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MatchAddresses {
-    /// A `!` stood before the option.
+    /// With `!` before the option.
     pub negated: bool,
-    items: Vec<Item>,
+    list: Vec<Address>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Item {
+enum Address {
     Network(Family, String),
     Name(String),
 }
@@ -51,43 +48,43 @@ enum Item {
 const WANTED: &str = "addresses such as 10.1.2.3, 10.0.0.0/8 or fd00::/8, or host names, separated by commas";
 
 impl MatchAddresses {
-    /// Reads a comma list. `option` is the tproxy option that holds the MATCH, for the error's sentence.
+    /// Errors name `option`, the tproxy option whose value the MATCH is.
     pub(crate) fn parse(option: &str, value: &str, negated: bool) -> Result<MatchAddresses, Error> {
-        let items = value
+        let list = value
             .split(',')
-            .map(|item| Item::parse(item).ok_or_else(|| Error::value(option, item, WANTED)))
+            .map(|item| Address::parse(item).ok_or_else(|| Error::value(option, item, WANTED)))
             .collect::<Result<Vec<_>, _>>()?;
-        if negated && items.len() > 1 {
+        if negated && list.len() > 1 {
             return Err(Error::value(option, format!("! {value}"), "a single address after '!' (as in iptables)"));
         }
-        Ok(MatchAddresses { negated, items })
+        Ok(MatchAddresses { negated, list })
     }
 
-    /// The host names in the list, as typed.
+    /// The host names, as typed.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.items.iter().filter_map(|item| match item {
-            Item::Name(name) => Some(name.as_str()),
-            Item::Network(..) => None,
+        self.list.iter().filter_map(|address| match address {
+            Address::Name(name) => Some(name.as_str()),
+            Address::Network(..) => None,
         })
     }
 
-    /// Whether the list may hold for packets of this family: a name may, until it is resolved.
+    /// Whether packets of this family may match. A name may match both until it is resolved.
     pub(crate) fn may_be(&self, family: Family) -> bool {
-        self.items.iter().any(|item| match item {
-            Item::Network(of, _) => *of == family,
-            Item::Name(_) => true,
+        self.list.iter().any(|address| match address {
+            Address::Network(of, _) => *of == family,
+            Address::Name(_) => true,
         })
     }
 
-    /// What iptables of this family is to be given, each address once. Sorted within a name: an answer that
-    /// comes in another order (round robin) must not look like another rule.
-    pub(crate) fn concrete(&self, family: Family, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Vec<String> {
+    /// The addresses of this family, each once. Those of a name are sorted: an answer in another order (round robin) must
+    /// not look like another rule.
+    pub(crate) fn addresses(&self, family: Family, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
-        for item in &self.items {
-            match item {
-                Item::Network(of, text) if *of == family => found.push(text.clone()),
-                Item::Network(..) => {}
-                Item::Name(name) => {
+        for address in &self.list {
+            match address {
+                Address::Network(of, text) if *of == family => found.push(text.clone()),
+                Address::Network(..) => {}
+                Address::Name(name) => {
                     let mut addresses = lookup(name);
                     addresses.sort_unstable();
                     found.extend(addresses.iter().filter(|a| Family::of(a) == family).map(IpAddr::to_string));
@@ -104,24 +101,24 @@ impl MatchAddresses {
     }
 }
 
-impl Item {
-    fn parse(text: &str) -> Option<Item> {
+impl Address {
+    fn parse(text: &str) -> Option<Address> {
         let (address, mask) = match text.split_once('/') {
             Some((address, mask)) => (address, Some(mask)),
             None => (text, None),
         };
-        let network = |family| Some(Item::Network(family, text.to_string()));
+        let network = |family| Some(Address::Network(family, text.to_string()));
         if address.parse::<Ipv4Addr>().is_ok() {
             return if mask.is_none_or(|m| is_mask::<Ipv4Addr>(m, 32)) { network(Family::V4) } else { None };
         }
         if address.parse::<Ipv6Addr>().is_ok() {
             return if mask.is_none_or(|m| is_mask::<Ipv6Addr>(m, 128)) { network(Family::V6) } else { None };
         }
-        (mask.is_none() && is_host_name(text)).then(|| Item::Name(text.to_string()))
+        (mask.is_none() && is_host_name(text)).then(|| Address::Name(text.to_string()))
     }
 }
 
-/// A mask is a prefix length or written like an address.
+/// A mask is a prefix length, or written like an address.
 fn is_mask<A: std::str::FromStr>(mask: &str, longest: u8) -> bool {
     let digits = !mask.is_empty() && mask.bytes().all(|b| b.is_ascii_digit());
     digits && mask.parse::<u8>().is_ok_and(|length| length <= longest) || mask.parse::<A>().is_ok()
@@ -201,7 +198,7 @@ mod tests {
     fn names_become_the_addresses_of_the_family_sorted_and_once() {
         let peers = MatchAddresses::parse("-R", "10.0.0.2,moose,fd00::/8", false).unwrap();
         assert_eq!(peers.names().collect::<Vec<_>>(), ["moose"]);
-        assert_eq!(peers.concrete(Family::V4, &lookup), ["10.0.0.2", "10.0.0.9"]);
-        assert_eq!(peers.concrete(Family::V6, &lookup), ["fd00::1", "fd00::/8"]);
+        assert_eq!(peers.addresses(Family::V4, &lookup), ["10.0.0.2", "10.0.0.9"]);
+        assert_eq!(peers.addresses(Family::V6, &lookup), ["fd00::1", "fd00::/8"]);
     }
 }

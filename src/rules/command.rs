@@ -1,6 +1,5 @@
-//! Running a short command of the system: input fed and output drained at the same time, within a time limit.
-//!
-//! A child whose output nobody reads blocks, and iptables would block with the lock of the tables in its hands.
+//! Runs a short command within a time limit. It writes the input and reads the output at the same time: otherwise a child
+//! with much output would block, and iptables would hold the lock of the tables meanwhile.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,15 +15,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::error::Error;
 use crate::sys::process;
 
-/// How long to wait at most before looking whether the child has ended: something that it started may hold its
-/// output open.
+/// The longest wait before checking whether the child has ended. Its own children may keep its output open.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Between the end of a child's output and its own there is next to nothing.
+/// The same after the end of its output: it ends right after that.
 const LOOK_AT_END: Duration = Duration::from_millis(1);
 
-/// Runs a program in a clean environment, with no descriptor but the three, and returns what it wrote to its standard output. Any end but exit
-/// status 0 within `limit` is an error that holds what it wrote to its standard error.
+/// Runs a program in a clean environment and with the standard descriptors only, and returns its standard output.
+///
+/// Errors: any end but exit status 0 within `limit`; the error holds its standard error.
 pub(crate) fn run(program: &Path, arguments: &[&str], input: &str, limit: Duration) -> Result<String, Error> {
     let command = std::iter::once(program.display().to_string()).chain(arguments.iter().map(|a| a.to_string()));
     let command = command.collect::<Vec<_>>().join(" ");
@@ -37,24 +36,24 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str, limit: Durati
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // Its own group, so that Ctrl-C in the terminal does not reach it in the middle of its work.
+        // A process group of its own, so that Ctrl-C in the terminal does not interrupt it.
         .process_group(0)
         .spawn()
         .map_err(|error| Error::sys(format!("starting {command}"), error))?;
-    let mut said = PrereadStep::default();
-    let ended = converse(&mut child, input.as_bytes(), &mut said, Instant::now() + limit);
+    let mut output = Output::default();
+    let ended = converse(&mut child, input.as_bytes(), &mut output, Instant::now() + limit);
     if !matches!(ended, Ok(Some(_))) {
-        // Either it is to be killed, or it cannot be talked to. Neither can fail in a way that leaves anything to do.
+        // It has run out of time, or its pipes failed. If these calls fail, it has already ended.
         let _ = child.kill();
         let _ = child.wait();
     }
     let failed = |status: String| Error::Firewall {
         command: command.clone(),
         status,
-        said: String::from_utf8_lossy(&said.errors).into_owned(),
+        said: String::from_utf8_lossy(&output.stderr).into_owned(),
     };
     match ended {
-        Ok(Some(status)) if status.success() => Ok(String::from_utf8_lossy(&said.output).into_owned()),
+        Ok(Some(status)) if status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         Ok(Some(status)) => Err(failed(status.to_string())),
         Ok(None) => Err(failed(format!("not done after {limit:?}, killed"))),
         Err(error) => Err(Error::sys(format!("talking to {command}"), error)),
@@ -62,16 +61,16 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str, limit: Durati
 }
 
 #[derive(Default)]
-struct PrereadStep {
-    output: Vec<u8>,
-    errors: Vec<u8>,
+struct Output {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
 }
 
-/// Feeds and drains until the child has ended, or the time is up (None).
+/// Feeds and drains until the child has ended, or returns `None` when the time is up.
 fn converse(
     child: &mut Child,
     mut input: &[u8],
-    said: &mut PrereadStep,
+    output: &mut Output,
     until: Instant,
 ) -> io::Result<Option<ExitStatus>> {
     let (mut stdin, mut stdout, mut stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -80,10 +79,10 @@ fn converse(
     }
     loop {
         feed(&mut stdin, &mut input)?;
-        // Before the reading: what an ended child wrote is then all there.
+        // Checked before reading: if the child has ended, all its output is there.
         let ended = child.try_wait()?;
-        drain(&mut stdout, &mut said.output)?;
-        drain(&mut stderr, &mut said.errors)?;
+        drain(&mut stdout, &mut output.stdout)?;
+        drain(&mut stderr, &mut output.stderr)?;
         if ended.is_some() {
             return Ok(ended);
         }
@@ -110,7 +109,7 @@ fn never_block(end: BorrowedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes what the pipe takes, and closes it after the last byte or when nobody reads it any more.
+/// Writes as much as the pipe takes, and closes it after the last byte or when its reader is gone.
 fn feed<W: Write>(pipe: &mut Option<W>, input: &mut &[u8]) -> io::Result<()> {
     while let Some(end) = pipe {
         if input.is_empty() {
@@ -128,7 +127,7 @@ fn feed<W: Write>(pipe: &mut Option<W>, input: &mut &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads what is there, and closes the pipe at its end.
+/// Reads all that is there, and closes the pipe at its end.
 fn drain<R: Read>(pipe: &mut Option<R>, into: &mut Vec<u8>) -> io::Result<()> {
     let Some(end) = pipe else { return Ok(()) };
     match end.read_to_end(into) {

@@ -141,7 +141,7 @@ impl Match {
         let mut found = ResolvedMatch { family, protocol, words, expands_to: 1 };
         for (flag, peers) in [("-s", &self.source), ("-d", &self.destination)] {
             let Some(peers) = peers else { continue };
-            let addresses = peers.concrete(family, lookup);
+            let addresses = peers.addresses(family, lookup);
             if addresses.is_empty() {
                 return Ok(None);
             }

@@ -1,4 +1,4 @@
-//! The rules: from a MATCH on the command line to chains in the kernel, and back out again.
+//! Firewall rules: from a MATCH on the command line to chains in the kernel, and their removal.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::indexing_slicing))]
 

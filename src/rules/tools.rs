@@ -1,7 +1,7 @@
-//! The tools that hold the tables: where they are, and which of their two kinds is in use.
+//! The iptables tools: where they are, and which of their two kinds is in use.
 //!
 //! iptables comes as `nft` and as `legacy`, which write to different tables in the same kernel. Traffic goes through
-//! both, but an administrator looks at one, so ours go where the administrator's are.
+//! both, but an administrator looks at one of them, so our rules go where the administrator's are.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,16 @@ use crate::rules::chains::{Table, restore_text, unhook_text};
 use crate::rules::command::run;
 use crate::rules::save::{Owner, read};
 
-/// Where the tools are looked for, in this order. Fixed: a PATH from outside has no say in what root runs.
+/// The directories that are searched, in this order. They are fixed, since PATH must not decide what root runs.
 pub(crate) const DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
 
-/// The time limit of one run: more than the tool itself waits for the lock of the tables.
+/// The time limit of one run. It is longer than the tool itself waits for the lock of the tables.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How often a change is tried when somebody else changes the same rules meanwhile.
+/// How often a change is tried if others change our rules at the same time.
 const TRIES: usize = 3;
 
-/// One pair of tools.
+/// The pair of tools of one kind.
 #[derive(Clone, Debug)]
 struct Backend {
     restore: PathBuf,
@@ -37,7 +37,7 @@ pub(crate) struct Tools {
     chosen: Backend,
     /// The other kind, in which an earlier run may have left rules.
     other: Option<Backend>,
-    /// Whether the other kind is legacy, which can be asked cheaply whether it holds anything.
+    /// Whether the other kind is legacy. /proc tells whether legacy tables exist.
     other_is_legacy: bool,
     version: String,
 }
@@ -52,7 +52,7 @@ pub(crate) fn tool(family: Family, kind: &str, verb: &str) -> String {
 }
 
 impl Tools {
-    /// Finds the tools of a family, and chooses between the kinds. None if there are none.
+    /// Finds the tools of a family and chooses between the kinds. `None` if there are none.
     pub(crate) fn find(directories: &[&str], family: Family) -> Result<Option<Tools>, Error> {
         let Some(default) = Backend::find(directories, family, "") else { return Ok(None) };
         let version = default.version()?;
@@ -75,22 +75,22 @@ impl Tools {
         Ok(Some(Tools { family, chosen: default, other, other_is_legacy: is_nft, version }))
     }
 
-    /// Which tool was chosen, with its version.
+    /// The chosen tool with its version.
     pub(crate) fn description(&self) -> String {
         format!("{} ({})", self.chosen.restore.display(), self.version)
     }
 
-    /// The owner's part of the tables.
+    /// Reads the owner's part of the tables.
     pub(crate) fn read(&self, owner: &Owner) -> Result<Vec<Table>, Error> {
         Ok(read(&self.chosen.save()?, owner))
     }
 
-    /// Makes the owner's part be `target` and nothing else, in one transaction.
+    /// Makes the owner's part of the tables equal to `target`, in one transaction.
     pub(crate) fn replace(&self, owner: &Owner, target: &[Table]) -> Result<(), Error> {
         self.chosen.replace(owner, target).map(drop)
     }
 
-    /// Takes the owner's jumps away and leaves its chains.
+    /// Deletes the owner's jumps and leaves its chains.
     pub(crate) fn unhook(&self, owner: &Owner) -> Result<(), Error> {
         let found = match self.read(owner) {
             Err(error) if is_missing(&error) => return Ok(()),
@@ -100,14 +100,14 @@ impl Tools {
         if text.is_empty() { Ok(()) } else { self.chosen.feed(&text) }
     }
 
-    /// Removes the owner's part, also from the tables of the other kind, and returns how many chains there were.
+    /// Removes the owner's part, also from the tables of the other kind. Returns how many chains were removed.
     pub(crate) fn remove(&self, owner: &Owner) -> Result<usize, Error> {
         let here = self.chosen.replace(owner, &[]).or_else(if_missing);
         let there = self.purge_other(owner);
         Ok(here? + there?)
     }
 
-    /// Removes what an earlier run left in the tables of the other kind.
+    /// Removes the owner's part from the tables of the other kind, where an earlier run may have left it.
     pub(crate) fn purge_other(&self, owner: &Owner) -> Result<usize, Error> {
         match &self.other {
             Some(other) if !self.other_is_legacy || legacy_holds(self.family, "") => {
@@ -127,7 +127,7 @@ impl Backend {
         Some(Backend { restore: path("restore")?, save: path("save")? })
     }
 
-    /// What it says about itself, without its name: `v1.8.9 (nf_tables)`.
+    /// The version, for example `v1.8.9 (nf_tables)`.
     fn version(&self) -> Result<String, Error> {
         let said = run(&self.restore, &["--version"], "", LIMIT)?;
         Ok(said.trim().split_once(' ').map_or_else(|| said.trim().to_string(), |(_, version)| version.to_string()))
@@ -139,7 +139,7 @@ impl Backend {
         Ok(nat.into_iter().any(|line| line.starts_with("-A ")))
     }
 
-    /// All tables. iptables-save takes no `-w`: it reads without the lock.
+    /// Reads all tables. iptables-save has no `-w`: it reads without the lock.
     fn save(&self) -> Result<String, Error> {
         run(&self.save, &[], "", LIMIT)
     }
@@ -149,9 +149,9 @@ impl Backend {
         done.map(drop).map_err(|error| blame::name_rule(error, text))
     }
 
-    /// Reads, works out the difference and feeds it. Rules are deleted by their text and never by their number, so
-    /// that a change made by others in between can make it fail, and then it is tried again, but cannot make it
-    /// delete a rule of theirs. Returns how many chains there were.
+    /// Reads the tables, and feeds the difference to the tool. Rules are deleted by their text, never by their number. So
+    /// a change that others make in between can make it fail, and it is tried again; but it can never delete a rule of
+    /// theirs. Returns how many chains there were before.
     fn replace(&self, owner: &Owner, target: &[Table]) -> Result<usize, Error> {
         let mut current = read(&self.save()?, owner);
         let chains = current.iter().map(|table| table.chains.len()).sum();
@@ -171,8 +171,8 @@ impl Backend {
     }
 }
 
-/// Whether the kernel has legacy tables in this network namespace: any, or one of that name. Asking the tool
-/// instead would create them. `thread-self`, since a thread may be in another namespace than its process.
+/// Whether the kernel has legacy tables in this network namespace: any, or one of that name. The tool itself would create
+/// them. `thread-self`, since in tests a thread is in another namespace than its process.
 fn legacy_holds(family: Family, table: &str) -> bool {
     let names = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
@@ -181,12 +181,12 @@ fn legacy_holds(family: Family, table: &str) -> bool {
     fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| table.is_empty() || name == table))
 }
 
-/// Where the kernel has no such tables there is nothing to remove.
+/// If the kernel lacks the tables, there is nothing to remove.
 fn if_missing(error: Error) -> Result<usize, Error> {
     if is_missing(&error) { Ok(0) } else { Err(error) }
 }
 
-/// Whether an error of the tools means that the kernel lacks the tables of the family.
+/// Whether an error means that the kernel lacks the tables of the family.
 pub(crate) fn is_missing(error: &Error) -> bool {
     const SIGNS: [&str; 7] = [
         "Table does not exist",

@@ -1,20 +1,18 @@
-//! Who the processes run as: finding the account, and giving root up for good.
+//! User accounts: finding one, and becoming it for good.
 
 use std::io;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, User, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
 
-/// An account to run as.
+/// A user and its primary group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Account {
-    /// Its user id.
     pub uid: u32,
-    /// Its primary group.
     pub gid: u32,
 }
 
-/// Looks an account up by name, or by number as `#123`. `None` when there is no such account.
+/// Looks up an account by name, or by number as `#123`. `None` if there is no such account.
 pub(crate) fn find(name: &str) -> io::Result<Option<Account>> {
     let user = match name.strip_prefix('#').map(str::parse) {
         Some(Ok(uid)) => User::from_uid(Uid::from_raw(uid))?,
@@ -24,14 +22,14 @@ pub(crate) fn find(name: &str) -> io::Result<Option<Account>> {
     Ok(user.map(|user| Account { uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
 }
 
-/// Whether this process may do what only root may.
 pub(crate) fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Becomes `account` for good and proves it: no supplementary groups, all user and group ids changed, no way back.
+/// Becomes `account` for good: drops supplementary groups, sets all user and group ids, and checks that root cannot be
+/// regained.
 ///
-/// Errors: whatever the kernel said, or a sentence when root could be had again; the caller must not go on then.
+/// Errors: the kernel's, or a check that failed. The caller must not go on after an error.
 pub(crate) fn become_account(account: Account) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     setgroups(&[])?;
@@ -50,15 +48,15 @@ pub(crate) fn become_account(account: Account) -> io::Result<()> {
     Ok(())
 }
 
-/// No program that this process becomes can have a capability from its file (`PR_CAPBSET_DROP`, capabilities(7)). Where
-/// that is not allowed nothing happens, and [`no_new_privileges`] says the same.
+/// Prevents programs that this process executes from getting capabilities from their files (`PR_CAPBSET_DROP`,
+/// capabilities(7)). If this process may not do that, nothing happens: [`no_new_privileges`] has the same effect.
 pub(crate) fn empty_bounding_set() -> io::Result<()> {
     for capability in 0.. {
         // SAFETY: takes integers only.
         let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) };
         match Errno::result(result) {
             Ok(_) => {}
-            // Behind the last one that this kernel knows.
+            // EINVAL: this kernel knows no more capabilities.
             Err(Errno::EINVAL | Errno::EPERM) => break,
             Err(errno) => return Err(errno.into()),
         }
@@ -73,7 +71,7 @@ struct CapabilityHeader {
     pid: libc::c_int,
 }
 
-/// Half of the sets: each of the three numbers is 32 capabilities.
+/// Half of the three sets: 32 capabilities each.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Capabilities {
@@ -85,8 +83,8 @@ struct Capabilities {
 /// `_LINUX_CAPABILITY_VERSION_3`: 64 capabilities, in two halves.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
-/// Gives up all capabilities; what is not permitted cannot be ambient either. A user other than root has none by then,
-/// unless the program's file gives it some.
+/// Gives up all capabilities; one that is not permitted cannot be ambient either. A user other than root has none unless
+/// the program's file gives it some.
 pub(crate) fn drop_capabilities() -> io::Result<()> {
     let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
     let none = [Capabilities::default(); 2];
@@ -97,7 +95,7 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// No exec of this process or its children can gain privileges any more (`PR_SET_NO_NEW_PRIVS`, prctl(2)).
+/// Prevents this process and its children from gaining privileges by exec (`PR_SET_NO_NEW_PRIVS`, prctl(2)).
 pub(crate) fn no_new_privileges() -> io::Result<()> {
     Ok(nix::sys::prctl::set_no_new_privs()?)
 }

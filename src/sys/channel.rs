@@ -1,5 +1,5 @@
-//! A line between two of our processes: whole messages in order, a descriptor with one of them if need be
-//! (socketpair(2) of type SOCK_SEQPACKET, cmsg(3)).
+//! A channel between two of our processes: whole messages in order, each with a descriptor if need be (socketpair(2) of
+//! type SOCK_SEQPACKET, cmsg(3)).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -10,32 +10,32 @@ use nix::sys::socket::{
     socketpair,
 };
 
-/// One end of the line. Never blocks.
+/// One end of a channel. Never blocks.
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
 
-/// What a look into the line brought.
+/// The result of a read.
 #[derive(Debug)]
 pub(crate) enum Received {
-    /// A message of so many bytes: none if it was too long to be one of ours.
+    /// A message with its length in bytes; 0 if it was too long to be one of ours.
     Message(usize),
-    /// Nothing there now.
+    /// No message is there now.
     Nothing,
-    /// The other end is closed for good.
+    /// The other end is closed.
     Closed,
 }
 
 impl Channel {
-    /// The two ends of a new line.
+    /// The two ends of a new channel.
     pub(crate) fn pair() -> io::Result<(Channel, Channel)> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         Ok((Channel(a), Channel(b)))
     }
 
-    /// Sends a whole message or nothing.
+    /// Sends a whole message, or nothing.
     ///
-    /// Errors: `WouldBlock` when the other end does not read, `BrokenPipe` when it is gone.
+    /// Errors: `WouldBlock` if the other end does not read, `BrokenPipe` if it is closed.
     pub(crate) fn send(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let raw: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
@@ -45,14 +45,14 @@ impl Channel {
         Ok(())
     }
 
-    /// Takes the next message. Descriptors that come along, however many, never become this process's own.
+    /// Takes the next message. Descriptors that come with it are never accepted.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        // The whole length, also of what did not fit.
+        // MSG_TRUNC returns the whole length, even of a message that did not fit.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         received(recv(self.0.as_raw_fd(), buffer, flags), buffer.len())
     }
 
-    /// The same from an end that is trusted, with the descriptor that came along.
+    /// Takes the next message with its descriptor, from an end that is trusted.
     pub(crate) fn receive_with_descriptor(&self, buffer: &mut [u8]) -> io::Result<(Received, Option<OwnedFd>)> {
         let mut space = nix::cmsg_space!([RawFd; 1]);
         let room = buffer.len();
@@ -66,7 +66,7 @@ impl Channel {
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(descriptors) = control {
                 for raw in descriptors {
-                    // SAFETY: the kernel has just made this descriptor for us (SCM_RIGHTS, unix(7)); nobody else in
+                    // SAFETY: the kernel has just made this descriptor for us (SCM_RIGHTS, unix(7)); nothing else in
                     // the process knows its number. A second one would replace, and so close, the first.
                     descriptor = Some(unsafe { OwnedFd::from_raw_fd(raw) });
                 }
@@ -76,10 +76,9 @@ impl Channel {
     }
 }
 
-/// What the length of a message, or its absence, means to someone who had so much room for it.
 fn received(result: nix::Result<usize>, room: usize) -> io::Result<Received> {
     match result {
-        // Our messages are never empty: zero bytes are the end of the line.
+        // Our messages are never empty: zero bytes mean that the other end is closed.
         Ok(0) | Err(Errno::ECONNRESET) => Ok(Received::Closed),
         Ok(count) if count > room => Ok(Received::Message(0)),
         Ok(count) => Ok(Received::Message(count)),
@@ -89,7 +88,7 @@ fn received(result: nix::Result<usize>, room: usize) -> io::Result<Received> {
 }
 
 impl From<OwnedFd> for Channel {
-    /// An end that another process made ([`Channel::pair`]) and passed on.
+    /// An end that another process has made with [`Channel::pair`] and passed on.
     fn from(descriptor: OwnedFd) -> Channel {
         Channel(descriptor)
     }
@@ -112,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_keep_their_borders_and_descriptors_arrive() {
+    fn messages_keep_their_boundaries_and_descriptors_arrive() {
         let (a, b) = Channel::pair().unwrap();
         let (read, _write) = nix::unistd::pipe().unwrap();
         a.send(b"one", None).unwrap();
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_no_message_and_descriptors_that_nobody_wants_are_closed() {
+    fn a_message_that_is_too_long_is_none_and_unwanted_descriptors_are_closed() {
         let (a, b) = Channel::pair().unwrap();
         let (read, write) = nix::unistd::pipe().unwrap();
         let mut buffer = [0; 16];
@@ -137,13 +136,13 @@ mod tests {
             let (received, _) = b.receive_with_descriptor(&mut buffer).unwrap();
             assert!(matches!(received, Received::Message(count) if count == counted));
         }
-        // Three of them are more than the room for one has place for.
+        // Three descriptors do not fit into the room for one.
         let all = [read.as_raw_fd(); 3];
         let rights = [ControlMessage::ScmRights(&all)];
         sendmsg::<()>(a.as_raw_fd(), &[IoSlice::new(b"four")], &rights, MsgFlags::empty(), None).unwrap();
         assert!(matches!(b.receive(&mut buffer).unwrap(), Received::Message(4)));
         drop(read);
-        // Nobody has the reading end any more: not this process under other numbers either.
+        // No process has the reading end any more, not even this one under another number.
         assert_eq!(nix::unistd::write(&write, b"x"), Err(Errno::EPIPE));
     }
 }

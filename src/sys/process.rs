@@ -17,16 +17,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chroot, dup2_stderr, dup2_stdin, dup2_stdout, fork, mkdtemp, setsid};
 
-/// Which side of a fork this is.
+/// The process in which a fork returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Forked {
-    /// The process that called, with the id of its new child.
+    /// The parent, with the id of its new child.
     Parent(Pid),
-    /// The new process.
     Child,
 }
 
-/// fork(2). The program never starts a thread, which is what makes this sound; refuses when somebody did.
+/// fork(2). It is sound because the program never starts a thread; with more than one thread it fails.
 pub(crate) fn fork_here() -> io::Result<Forked> {
     let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(1);
     if threads != 1 {
@@ -40,14 +39,13 @@ pub(crate) fn fork_here() -> io::Result<Forked> {
     }
 }
 
-/// Leaves the terminal's session: a second child of a new session, so that it can never have a terminal again
-/// (daemon(7)). In the caller's process this returns the descriptor on which the daemon reports; in the daemon, the
-/// one to report through.
+/// Becomes a daemon: the second child, in a new session, so that it can never get a terminal again (daemon(7)). The
+/// process that called gets the descriptor on which the daemon reports; the daemon gets the one to report through.
 pub(crate) fn detach() -> io::Result<Detached> {
-    let (read, write) = report_line()?;
+    let (read, write) = report_pipe()?;
     if let Forked::Parent(child) = fork_here()? {
         drop(write);
-        // The first child ends at once; taking its status leaves no zombie for the shell.
+        // The first child ends at once. Reaping it leaves no zombie.
         let _ = waitpid(child, None);
         return Ok(Detached::Shell(read));
     }
@@ -69,7 +67,7 @@ pub(crate) enum Detached {
     Daemon(OwnedFd),
 }
 
-/// Waits for one byte of a report. `None` when the writer died or the time is over.
+/// Waits for a report, at most for `limit`.
 pub(crate) fn read_report(from: &OwnedFd, limit: Option<Duration>) -> Report {
     let timeout = limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
     loop {
@@ -88,28 +86,27 @@ pub(crate) fn read_report(from: &OwnedFd, limit: Option<Duration>) -> Report {
     }
 }
 
-/// The two ends of a line for one byte of a report, the reading end first.
-pub(crate) fn report_line() -> io::Result<(OwnedFd, OwnedFd)> {
+/// A pipe for a report, the reading end first.
+pub(crate) fn report_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
 }
 
-/// What came through a report descriptor.
+/// The result of a wait for a report, which is one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// The exit status that the shell shall see.
+    /// The exit status for the shell.
     Status(u8),
-    /// The writer is gone without a word.
+    /// The writer ended without a report.
     Gone,
-    /// Nothing in time.
+    /// No report came in time.
     Late,
 }
 
-/// What swallows everything and says nothing.
 pub(crate) fn open_null() -> io::Result<File> {
     File::options().read(true).write(true).open("/dev/null")
 }
 
-/// Points the three standard descriptors at what [`open_null`] has opened.
+/// Makes the three standard descriptors copies of `null`.
 pub(crate) fn silence_stdio(null: &File) -> io::Result<()> {
     dup2_stdin(null)?;
     dup2_stdout(null)?;
@@ -117,13 +114,13 @@ pub(crate) fn silence_stdio(null: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Where an empty directory may be made for a moment.
+/// Where [`enter_empty_root`] tries to make its directory.
 const PLACES: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
 
-/// Makes an empty directory the root of this process (chroot(2)), one that is removed already: nobody can ever put
-/// anything into it, and nothing is left of it on the disk.
+/// Makes an empty directory the root of this process (chroot(2)). The directory is already removed: no process can put
+/// anything into it, and nothing is left on the disk.
 ///
-/// Errors: this process may not, or nowhere can a directory be made.
+/// Errors: this process is not permitted to, or it cannot make a directory.
 pub(crate) fn enter_empty_root() -> io::Result<()> {
     let mut made = Err(Errno::ENOENT);
     for place in PLACES {
@@ -139,18 +136,19 @@ pub(crate) fn enter_empty_root() -> io::Result<()> {
     Ok(chroot(".")?)
 }
 
-/// Nobody without privileges can look into this process or trace it, and its end leaves no core (`PR_SET_DUMPABLE`).
+/// Prevents unprivileged processes from tracing this one and reading its memory, and prevents core dumps
+/// (`PR_SET_DUMPABLE`).
 pub(crate) fn hide() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
-/// AddrPair this process without running anything that belongs to its parent (buffers, guards): _exit(2).
+/// Ends this process without running destructors or flushing buffers, which belong to its parent: _exit(2).
 pub(crate) fn leave(status: u8) -> ! {
-    // SAFETY: _exit takes an int and does not return; that destructors do not run is what is wanted.
+    // SAFETY: _exit takes an int and does not return. That destructors do not run is intended.
     unsafe { libc::_exit(libc::c_int::from(status)) }
 }
 
-/// The signals that mean something to one of our processes. None of them interrupts any of them.
+/// The signals that any of our processes uses. They are blocked in all of them.
 const BLOCKED: [Signal; 6] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCHLD];
 
@@ -158,13 +156,13 @@ fn signal_set(signals: &[Signal]) -> SigSet {
     signals.iter().copied().collect()
 }
 
-/// Makes `signals` come through a descriptor; the others that tproxy knows are held back.
+/// Makes `signals` come through a descriptor; the others of [`BLOCKED`] stay blocked.
 pub(crate) fn signals(signals: &[Signal]) -> io::Result<SignalFd> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&signal_set(&BLOCKED)), None)?;
     Ok(SignalFd::with_flags(&signal_set(signals), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
-/// Lets `signals` have their usual effect on this process; the others that tproxy knows are held back.
+/// Lets `signals` have their usual effect on this process; the others of [`BLOCKED`] stay blocked.
 pub(crate) fn obey(signals: &[Signal]) -> io::Result<()> {
     let mut set = signal_set(&BLOCKED);
     for signal in signals {
@@ -173,8 +171,8 @@ pub(crate) fn obey(signals: &[Signal]) -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?)
 }
 
-/// Closes all descriptors above standard error but those in `keep` (close_range(2)). For a child that never returns
-/// into what it has inherited from its parent.
+/// Closes all descriptors above standard error except those in `keep` (close_range(2)). Only for a child that never
+/// uses values of its parent that own descriptors.
 pub(crate) fn close_others(keep: &[RawFd]) -> io::Result<()> {
     let mut keep = keep.to_vec();
     keep.sort_unstable();
@@ -184,7 +182,7 @@ pub(crate) fn close_others(keep: &[RawFd]) -> io::Result<()> {
             return Ok(());
         }
         // SAFETY: takes three integers. The owners of the closed descriptors are values inherited from the parent,
-        // which this process neither uses nor drops any more: it ends with `leave`.
+        // which this process no longer uses or drops: it ends with `leave`.
         let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         Errno::result(result).map(drop)
     };
@@ -198,34 +196,33 @@ pub(crate) fn close_others(keep: &[RawFd]) -> io::Result<()> {
     Ok(close(first, libc::c_uint::MAX)?)
 }
 
-/// Lets no program that this process starts inherit its descriptors but the standard ones: also of those not that
-/// somebody else has opened and left to it.
+/// Makes all descriptors above standard error close-on-exec, even those that the program was started with.
 pub(crate) fn keep_descriptors() -> io::Result<()> {
     let (first, last, flag) = (3 as libc::c_uint, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     // SAFETY: takes three integers and closes nothing.
     match Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, flag) }) {
-        // Older than the flag (5.11) or the call (5.9).
+        // The kernel is older than the flag (5.11) or the call (5.9).
         Err(Errno::EINVAL | Errno::ENOSYS) => {}
         done => return Ok(done.map(drop)?),
     }
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
         if number > libc::STDERR_FILENO {
-            // SAFETY: takes integers; that the descriptor of this very directory is among them does no harm.
+            // SAFETY: takes integers. The descriptor of this directory is among them, which does no harm.
             unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
     Ok(())
 }
 
-/// The next signal waiting on a descriptor of [`signals`].
+/// The next pending signal on a descriptor of [`signals`].
 pub(crate) fn next_signal(from: &SignalFd) -> io::Result<Option<Signal>> {
     let Some(info) = from.read_signal()? else { return Ok(None) };
     let number = i32::try_from(info.ssi_signo).map_err(io::Error::other)?;
     Ok(Some(Signal::try_from(number)?))
 }
 
-/// Sends a signal; that the process is gone already is no error.
+/// Sends a signal. It is no error if the process has already ended.
 pub(crate) fn send_signal(pid: Pid, signal: Signal) -> io::Result<()> {
     match kill(pid, signal) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
@@ -236,14 +233,14 @@ pub(crate) fn send_signal(pid: Pid, signal: Signal) -> io::Result<()> {
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Death {
-    /// By itself, with this status.
+    /// With this exit status.
     Exited(i32),
     /// By a signal.
     Killed(Signal),
 }
 
 impl Death {
-    /// Whether it ended because its work was done.
+    /// Whether it ended with status 0.
     pub(crate) fn is_well(self) -> bool {
         self == Death::Exited(0)
     }
@@ -259,7 +256,7 @@ impl fmt::Display for Death {
     }
 }
 
-/// A child that has ended, if there is one.
+/// Reaps a child that has ended, if there is one.
 pub(crate) fn reap() -> Option<(Pid, Death)> {
     match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
         Ok(WaitStatus::Exited(pid, status)) => Some((pid, Death::Exited(status))),
@@ -277,15 +274,15 @@ pub(crate) fn raise_open_files() -> io::Result<u64> {
     Ok(hard)
 }
 
-/// The name that ps(1) and top(1) show for this process, cut to 15 bytes (`PR_SET_NAME`, prctl(2)).
+/// Sets the name that ps(1) and top(1) show for this process, cut to 15 bytes (`PR_SET_NAME`, prctl(2)).
 pub(crate) fn set_name(name: &str) {
     if let Ok(name) = CString::new(name) {
-        // Only a label: the process works as well without it.
+        // The name is only a label: the process works as well without it.
         let _ = nix::sys::prctl::set_name(&name);
     }
 }
 
-/// Waits until a child has ended, however.
+/// Waits until a child has ended.
 pub(crate) fn wait_for(child: Pid) {
     while waitpid(child, None) == Err(Errno::EINTR) {}
 }

@@ -1,9 +1,9 @@
-//! System call filters (seccomp(2)): which calls the kernel still carries out for this process, whoever makes them.
+//! System call filters (seccomp(2)): which calls the kernel still carries out for this process.
 //!
-//! What is not allowed fails as a call of a newer kernel would, with ENOSYS, and nobody is killed for it: a libc that
-//! tries a new call first and falls back to the old one then does so, where a process that is killed would take its
-//! connections with it. What is allowed with other arguments only fails with EPERM. The numbers of another
-//! architecture mean other calls; whoever uses these has not come by accident, and is killed.
+//! A call that is not allowed fails with ENOSYS, as a call of a newer kernel would: a libc that tries a new call first
+//! then falls back to the old one. The process is not killed, since that would end its connections. A call that is
+//! allowed with other arguments fails with EPERM. The call numbers of another architecture mean other calls; a process
+//! does not use these by accident, and is killed.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use libc::{
 };
 use nix::errno::Errno;
 
-/// `AUDIT_ARCH_*` of linux/audit.h for this program; `None` where nobody has tried a filter yet.
+/// `AUDIT_ARCH_*` of linux/audit.h for this program; `None` where filters have not been tried.
 const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
     Some(0xc000_003e)
 } else if cfg!(all(target_arch = "aarch64", target_endian = "little")) {
@@ -22,19 +22,18 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-/// Where the kernel puts what a program may look at (struct `seccomp_data`, seccomp(2)).
+/// Offsets in struct `seccomp_data` (seccomp(2)).
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-/// The answer to a call that is not known here.
+/// The answer to a call that is not allowed.
 const UNKNOWN: u32 = SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
-/// The answer to a call whose arguments are not wanted.
+/// The answer to a call with arguments that are not allowed.
 const REFUSED: u32 = SECCOMP_RET_ERRNO | libc::EPERM as u32;
 
-/// What one argument of a call must be. Only its lower half is compared, which is all that the kernel looks at where it
-/// expects an int.
+/// A condition on one argument of a call. It compares the lower half only, which is all that the kernel uses of an int.
 #[derive(Debug, Clone)]
 pub(crate) struct Condition {
     at: u32,
@@ -43,7 +42,7 @@ pub(crate) struct Condition {
 }
 
 impl Condition {
-    /// The argument of this number, from 0, is one of these.
+    /// The argument of this number, counted from 0, is one of these.
     pub(crate) fn is(argument: u32, among: &[i32]) -> Condition {
         Condition::masked(argument, -1, among)
     }
@@ -61,25 +60,25 @@ impl Condition {
     }
 }
 
-/// A filter, which has no effect until it is installed. What is named first is found first.
+/// A filter, which has no effect until it is installed. Calls that are added first are found first.
 #[derive(Debug, Default)]
 pub(crate) struct SyscallFilter {
     always: Vec<c_long>,
-    /// By call: it is allowed if all conditions of one of the lists hold.
+    /// A call is allowed if all conditions in one of its lists hold.
     sometimes: Vec<(c_long, Vec<Vec<Condition>>)>,
 }
 
 impl SyscallFilter {
-    /// Allows these calls, whatever their arguments.
+    /// Allows these calls with any arguments.
     ///
-    /// Of them the kernel (5.11 and later) asks the filter once, when it is installed, and keeps the answer: they belong
-    /// here if they move payload.
+    /// The kernel (since 5.11) runs the filter for them once, when it is installed, and remembers the answer. Calls that
+    /// move payload belong here.
     pub(crate) fn allow(mut self, calls: &[c_long]) -> SyscallFilter {
         self.always.extend(calls);
         self
     }
 
-    /// Allows a call if all the conditions hold. PrereadStep again of the same call, either will do.
+    /// Allows a call if all the conditions hold. Added again for the same call, one of the lists must hold.
     pub(crate) fn allow_if(mut self, call: c_long, conditions: impl IntoIterator<Item = Condition>) -> SyscallFilter {
         let conditions = conditions.into_iter().collect();
         match self.sometimes.iter_mut().find(|(other, _)| *other == call) {
@@ -89,23 +88,23 @@ impl SyscallFilter {
         self
     }
 
-    /// Makes it the law for this process and its children, for good; there may be several, and each must allow a call.
-    /// No exec may gain privileges any more then (`PR_SET_NO_NEW_PRIVS`), which must have been said before.
+    /// Installs the filter in this process and its children for good. With several filters, each must allow a call.
+    /// `PR_SET_NO_NEW_PRIVS` must be set before.
     ///
-    /// Errors: `Unsupported` when this kernel or architecture has no filters.
+    /// Errors: `Unsupported` if this kernel or architecture has no filters.
     pub(crate) fn install(&self) -> io::Result<()> {
         let Some(architecture) = ARCHITECTURE else { return Err(io::ErrorKind::Unsupported.into()) };
         let mut program = self.program(architecture);
         let length = u16::try_from(program.len()).map_err(io::Error::other)?;
         let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-        // Kernels before 5.16 slow down a process with a filter, as if it ran programs of others (a browser's); this one
-        // runs none, and says so.
+        // Kernels before 5.16 slow down a process with a filter, as if it ran untrusted code (as a browser does). This
+        // flag says that it does not.
         let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
         // SAFETY: the kernel reads `program` and what it points at, which lives through the call, and writes nothing.
         let result =
             unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
         match Errno::result(result) {
-            // Older than the flag (4.17) or the call (3.17), or the service manager's own filter does not know it.
+            // The kernel is older than the flag (4.17) or the call (3.17), or a filter of the service manager forbids it.
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {}
             done => return Ok(done.map(drop)?),
         }
@@ -120,7 +119,7 @@ impl SyscallFilter {
     fn program(&self, architecture: u32) -> Vec<sock_filter> {
         let mut program = vec![load(ARCH), jump_if(architecture, 1, 0), answer(SECCOMP_RET_KILL_PROCESS), load(NUMBER)];
         for call in &self.always {
-            // The numbers of x32 on x86_64 have a bit of their own, and so are none of these.
+            // On x86_64, the numbers of x32 have an extra bit, so they are none of these.
             program.extend([jump_if(*call as u32, 0, 1), answer(SECCOMP_RET_ALLOW)]);
         }
         for (call, ways) in &self.sometimes {
@@ -134,14 +133,14 @@ impl SyscallFilter {
     }
 }
 
-/// Allows if all conditions hold, and else goes on behind its end.
+/// Allows the call if all conditions hold. Otherwise the program goes on behind this block.
 fn way(conditions: &[Condition]) -> Vec<sock_filter> {
     let mut block = vec![answer(SECCOMP_RET_ALLOW)];
     for condition in conditions.iter().rev() {
         let otherwise = jump(block.len());
         let count = condition.among.len();
         let mut test = vec![load(condition.at), statement(BPF_ALU | BPF_AND | BPF_K, condition.mask)];
-        // Whichever is met leads past those behind it and past the way out.
+        // A value that matches skips the rest of the values and `otherwise`.
         test.extend(condition.among.iter().enumerate().map(|(at, value)| jump_if(*value, (count - at) as u8, 0)));
         test.push(otherwise);
         test.append(&mut block);
@@ -166,7 +165,7 @@ fn jump(over: usize) -> sock_filter {
     statement(BPF_JMP | BPF_JA, over as u32)
 }
 
-/// Skips so many if what was loaded is the value, and so many if it is not.
+/// Skips `equal` instructions if the loaded value is `value`, and `other` if not.
 fn jump_if(value: u32, equal: u8, other: u8) -> sock_filter {
     sock_filter { code: (BPF_JMP | BPF_JEQ | BPF_K) as u16, jt: equal, jf: other, k: value }
 }
@@ -177,7 +176,7 @@ mod tests {
 
     const HERE: u32 = 0xc000_003e;
 
-    /// What the kernel's machine would answer.
+    /// Runs the program as the kernel would.
     fn verdict(program: &[sock_filter], number: u32, arch: u32, arguments: [u64; 6]) -> u32 {
         let (mut at, mut loaded) = (0, 0);
         loop {

@@ -1,12 +1,12 @@
-//! Names of ports.
+//! Service names (services(5)).
 
 use std::ffi::CString;
 
-/// The TCP port of a service name, from services(5). `None` when the name is not known.
+/// The TCP port of a service; `None` if the name is not known.
 pub(crate) fn tcp_port(name: &str) -> Option<u16> {
     let name = CString::new(name).ok()?;
     // SAFETY: both arguments are strings that end in a zero byte and live through the call. The result is null or
-    // points to a static structure, which no other call can overwrite meanwhile: the program has one thread.
+    // points to a static structure, that no other call can overwrite meanwhile: the program has one thread.
     let port = unsafe { libc::getservbyname(name.as_ptr(), c"tcp".as_ptr()).as_ref()?.s_port };
     // s_port holds the 16 bits in network order (getservbyname(3)).
     u16::try_from(port).ok().map(u16::from_be)

@@ -1,11 +1,11 @@
-//! Memory that a process and the children which it forks have in common.
+//! Memory that a process shares with the children that it forks.
 
 use std::io;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
-/// SharedWords that every process which was forked after they were made sees and changes. All are zero at first.
+/// Words that this process and all children forked later can read and change. They begin as zero.
 #[derive(Debug)]
 pub(crate) struct SharedWords {
     first: NonNull<AtomicU64>,
@@ -13,12 +13,11 @@ pub(crate) struct SharedWords {
 }
 
 impl SharedWords {
-    /// So many of them.
     pub(crate) fn new(count: usize) -> io::Result<SharedWords> {
         let bytes = count.checked_mul(size_of::<AtomicU64>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping at an address that the kernel chooses touches no memory which is in use; the descriptor
-        // is not looked at for an anonymous one.
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory in use. An anonymous mapping
+        // ignores the descriptor.
         let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -33,7 +32,7 @@ impl Deref for SharedWords {
 
     fn deref(&self) -> &[AtomicU64] {
         // SAFETY: the mapping has room for `count` words, begins at a page and so is aligned, is zeroed by the kernel,
-        // which is a valid value of each, and lives as long as `self`. Other processes change the words, and may: they
+        // which is a valid value of each, and lives as long as `self`. Other processes may change the words, since they
         // are atomic.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
     }
@@ -41,8 +40,8 @@ impl Deref for SharedWords {
 
 impl Drop for SharedWords {
     fn drop(&mut self) {
-        // SAFETY: exactly what mmap(2) gave, which nobody refers to any more: `deref` lends it no longer than `self`
-        // lives. Other processes have mappings of their own.
+        // SAFETY: this is exactly what mmap(2) returned, and no reference to it is left: `deref` lends it no longer than
+        // `self` lives. Other processes have their own mappings.
         unsafe { libc::munmap(self.first.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
     }
 }

@@ -68,8 +68,8 @@ pub struct Taken<'a> {
     pub ask: Option<&'a str>,
 }
 
-/// The result of one step.
-enum Step<'a> {
+/// How far one part of the input led.
+enum Advance<'a> {
     Used(usize),
     Incomplete,
     Ask(&'a str),
@@ -128,15 +128,15 @@ impl Requests {
     ) -> Result<Taken<'a>, Refusal> {
         let mut used = 0;
         while let Some(rest) = input.get(used..).filter(|rest| !rest.is_empty()) {
-            let step = match self.stage {
+            let advance = match self.stage {
                 Stage::Head => self.head(rest, addrs, rewriting, out)?,
                 Stage::Body(_) | Stage::Chunk(_) | Stage::Opaque => self.pass(rest, out),
                 Stage::Size | Stage::ChunkEnd | Stage::Trailer => self.between_chunks(rest, out)?,
             };
-            match step {
-                Step::Used(count) => used += count,
-                Step::Incomplete => break,
-                Step::Ask(name) => return Ok(Taken { used, ask: Some(name) }),
+            match advance {
+                Advance::Used(count) => used += count,
+                Advance::Incomplete => break,
+                Advance::Ask(name) => return Ok(Taken { used, ask: Some(name) }),
             }
         }
         Ok(Taken { used, ask: None })
@@ -148,7 +148,7 @@ impl Requests {
         addrs: &AddrPair,
         rewriting: &Rewriting,
         out: &mut Vec<u8>,
-    ) -> Result<Step<'a>, Refusal> {
+    ) -> Result<Advance<'a>, Refusal> {
         if self.next == Next::Http2OrRequest && input.starts_with(PREFACE) {
             self.stage = Stage::Opaque;
             return Ok(self.pass(input, out));
@@ -162,7 +162,7 @@ impl Requests {
         if self.count > 0 && blank > 0 {
             self.blank = true;
             self.seen = 0;
-            return Ok(Step::Used(blank));
+            return Ok(Advance::Used(blank));
         }
         if self.count == 0 {
             check_beginning(input.get(blank..).unwrap_or_default())?;
@@ -176,19 +176,19 @@ impl Requests {
             Ok(target) => {
                 rewriting.write(&head, target, addrs, out);
                 self.follow(&head);
-                Ok(Step::Used(end))
+                Ok(Advance::Used(end))
             }
             Err(name) => {
                 self.host = Belief::Asked;
                 self.seen = end - 1;
-                Ok(Step::Ask(name))
+                Ok(Advance::Ask(name))
             }
         }
     }
 
-    fn incomplete<'a>(&mut self, input: &[u8]) -> Step<'a> {
+    fn incomplete<'a>(&mut self, input: &[u8]) -> Advance<'a> {
         self.seen = input.len();
-        Step::Incomplete
+        Advance::Incomplete
     }
 
     /// The new target, or the name that must be looked up before it is known.
@@ -246,15 +246,15 @@ impl Requests {
         self.stage = if self.next == Next::Opaque { Stage::Opaque } else { Stage::Head };
     }
 
-    fn pass<'a>(&mut self, input: &[u8], out: &mut Vec<u8>) -> Step<'a> {
+    fn pass<'a>(&mut self, input: &[u8], out: &mut Vec<u8>) -> Advance<'a> {
         let count = usize::try_from(self.opaque()).unwrap_or(usize::MAX);
         let passed = input.get(..count).unwrap_or(input);
         out.extend_from_slice(passed);
         self.passed(passed.len() as u64);
-        Step::Used(passed.len())
+        Advance::Used(passed.len())
     }
 
-    fn between_chunks<'a>(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step<'a>, Refusal> {
+    fn between_chunks<'a>(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Advance<'a>, Refusal> {
         let used = match self.stage {
             Stage::Size => chunked::size(input)?.map(|(length, size)| {
                 self.stage = if size == 0 { Stage::Trailer } else { Stage::Chunk(size) };
@@ -264,7 +264,7 @@ impl Requests {
             _ => self.trailer(input)?,
         };
         out.extend_from_slice(used.and_then(|used| input.get(..used)).unwrap_or_default());
-        Ok(used.map_or(Step::Incomplete, Step::Used))
+        Ok(used.map_or(Advance::Incomplete, Advance::Used))
     }
 
     fn trailer(&mut self, input: &[u8]) -> Result<Option<usize>, Refusal> {

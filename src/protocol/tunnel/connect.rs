@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{Parsed, ProxyRefusal, Step, TunnelTarget};
+use super::{Expected, Parsed, ProxyRefusal, TunnelTarget};
 use crate::protocol::credentials::Credentials;
 
 /// Bytes of the longest head of an answer.
@@ -30,9 +30,9 @@ pub(super) fn parse_head(input: &[u8]) -> Parsed {
     let mut lines = seen.split_inclusive(|byte| *byte == b'\n');
     let Some(first) = lines.next().filter(|line| line.ends_with(b"\n")) else { return incomplete(seen) };
     let next = match first.get(STATUS..STATUS + 3) {
-        Some([b'2', ..]) => Step::Payload,
+        Some([b'2', ..]) => Expected::Payload,
         // 101 switches to another protocol, which we did not ask for.
-        Some([b'1', rest @ ..]) if rest != b"01" => Step::Head,
+        Some([b'1', rest @ ..]) if rest != b"01" => Expected::Head,
         _ => return Err(ProxyRefusal::new(String::from_utf8_lossy(first).trim_end())),
     };
     let mut length = first.len();

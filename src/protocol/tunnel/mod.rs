@@ -65,7 +65,7 @@ impl fmt::Display for ProxyRefusal {
 
 /// One handshake with a proxy. Each message is sent only when the proxy expects it: some proxies refuse early ones.
 pub struct Dialogue {
-    next: Step,
+    next: Expected,
     /// The messages that are sent later: the user name and password, and from `request` on the request.
     later: Box<[u8]>,
     request: usize,
@@ -73,7 +73,7 @@ pub struct Dialogue {
 
 /// The next message of the proxy.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum Expected {
     /// The head of an answer to CONNECT.
     Head,
     /// The authentication method that it chooses.
@@ -85,8 +85,8 @@ enum Step {
     Payload,
 }
 
-/// The length of a complete message and the step that follows it, or `None` while the message is incomplete.
-type Parsed = Result<Option<(usize, Step)>, ProxyRefusal>;
+/// The length of a complete message and what is expected after it, or `None` while the message is incomplete.
+type Parsed = Result<Option<(usize, Expected)>, ProxyRefusal>;
 
 impl Dialogue {
     /// Begins a handshake, and appends its first message to `out`.
@@ -99,7 +99,7 @@ impl Dialogue {
         match dialect {
             Dialect::Connect => {
                 connect::write_request(target, credentials, out);
-                Dialogue { next: Step::Head, later: Box::default(), request: 0 }
+                Dialogue { next: Expected::Head, later: Box::default(), request: 0 }
             }
             Dialect::Socks5 => {
                 socks5::write_greeting(credentials.is_some(), out);
@@ -109,7 +109,7 @@ impl Dialogue {
                 }
                 let request = later.len();
                 socks5::write_request(target, &mut later);
-                Dialogue { next: Step::Method, later: later.into(), request }
+                Dialogue { next: Expected::Method, later: later.into(), request }
             }
         }
     }
@@ -117,26 +117,26 @@ impl Dialogue {
     /// Reads the bytes of the proxy that were not used yet, and appends our answer to `out`.
     pub fn hear(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<DialogueStep, ProxyRefusal> {
         let mut used = 0;
-        while self.next != Step::Payload {
+        while self.next != Expected::Payload {
             let Some((length, next)) = self.parse(input.get(used..).unwrap_or_default())? else { break };
             used += length;
             match next {
-                Step::Authentication => out.extend_from_slice(self.later.get(..self.request).unwrap_or_default()),
-                Step::Reply => out.extend_from_slice(self.later.get(self.request..).unwrap_or_default()),
-                Step::Head | Step::Method | Step::Payload => {}
+                Expected::Authentication => out.extend_from_slice(self.later.get(..self.request).unwrap_or_default()),
+                Expected::Reply => out.extend_from_slice(self.later.get(self.request..).unwrap_or_default()),
+                Expected::Head | Expected::Method | Expected::Payload => {}
             }
             self.next = next;
         }
-        Ok(DialogueStep { used, done: self.next == Step::Payload })
+        Ok(DialogueStep { used, done: self.next == Expected::Payload })
     }
 
     fn parse(&self, input: &[u8]) -> Parsed {
         match self.next {
-            Step::Head => connect::parse_head(input),
-            Step::Method => socks5::parse_method(input, self.request != 0),
-            Step::Authentication => socks5::parse_authentication(input),
-            Step::Reply => socks5::parse_reply(input),
-            Step::Payload => Ok(None),
+            Expected::Head => connect::parse_head(input),
+            Expected::Method => socks5::parse_method(input, self.request != 0),
+            Expected::Authentication => socks5::parse_authentication(input),
+            Expected::Reply => socks5::parse_reply(input),
+            Expected::Payload => Ok(None),
         }
     }
 }

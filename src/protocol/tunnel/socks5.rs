@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Parsed, ProxyRefusal, Step, TunnelTarget};
+use super::{Expected, Parsed, ProxyRefusal, TunnelTarget};
 use crate::protocol::credentials::Credentials;
 
 /// The first byte of every message, and of those about user name and password.
@@ -66,8 +66,8 @@ pub(super) fn parse_method(input: &[u8], with_password: bool) -> Parsed {
     check_version(input)?;
     match input.get(1) {
         None => Ok(None),
-        Some(&OPEN) => Ok(Some((2, Step::Reply))),
-        Some(&PASSWORD) if with_password => Ok(Some((2, Step::Authentication))),
+        Some(&OPEN) => Ok(Some((2, Expected::Reply))),
+        Some(&PASSWORD) if with_password => Ok(Some((2, Expected::Authentication))),
         Some(&NONE_ACCEPTABLE) if with_password => {
             Err(ProxyRefusal::new("SOCKS: no authentication by user name and password"))
         }
@@ -89,7 +89,7 @@ fn check_version(input: &[u8]) -> Result<(), ProxyRefusal> {
 pub(super) fn parse_authentication(input: &[u8]) -> Parsed {
     match input.get(1) {
         None => Ok(None),
-        Some(0) => Ok(Some((2, Step::Reply))),
+        Some(0) => Ok(Some((2, Expected::Reply))),
         Some(_) => Err(ProxyRefusal::new("SOCKS: user name or password not accepted")),
     }
 }
@@ -109,7 +109,7 @@ pub(super) fn parse_reply(input: &[u8]) -> Parsed {
         (Some(kind), _) => return Err(ProxyRefusal::new(&format!("SOCKS: an address of type {kind} in the reply"))),
     };
     let length = 4 + address + 2;
-    Ok((input.len() >= length).then_some((length, Step::Payload)))
+    Ok((input.len() >= length).then_some((length, Expected::Payload)))
 }
 
 /// The code of a reply in words (RFC 1928, 6).
