@@ -148,8 +148,8 @@ pub struct Measured {
 
 impl Measured {
     /// The first record of a contestant.
-    pub fn of(&self, who: &str) -> Option<&Record> {
-        let at = self.work.entries.iter().position(|entry| entry.who == who)?;
+    pub fn of(&self, name: &str) -> Option<&Record> {
+        let at = self.work.entries.iter().position(|entry| entry.contestant == name)?;
         self.records.get(at)
     }
 }

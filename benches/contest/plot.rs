@@ -13,7 +13,7 @@ const MARGIN: f64 = 20.0;
 /// Height of a bar and of the gap below it.
 const ROW: f64 = 20.0;
 /// Where the bars of a panel begin, and the length of the longest.
-const LABELS: f64 = 120.0;
+const LABELS: f64 = 135.0;
 const LONGEST: f64 = COLUMN - LABELS - 2.0 * MARGIN - 95.0;
 const PLOT_HEIGHT: f64 = 200.0;
 /// A bar ends at this multiple of tproxy's, so that it leaves room for the others.
@@ -107,7 +107,7 @@ fn panel(canvas: &mut Canvas, measured: &Measured, contestants: &[Contestant], l
     canvas.text(left, top + 29.0, "class=\"small\"", &heading(Metric::MachineCpu, unit));
     for (at, entry) in measured.work.entries.iter().enumerate() {
         let y = top + 38.0 + at as f64 * ROW;
-        let Some(one) = contestants.iter().find(|one| one.name == entry.who) else { continue };
+        let Some(one) = contestants.iter().find(|one| one.name == entry.contestant) else { continue };
         let (dark, light) = if matches!(one.role, Role::Tproxy | Role::OtherBuild) { OURS } else { OTHERS };
         let class = if matches!(one.role, Role::Tproxy | Role::OtherBuild) { "class=\"ours\"" } else { "" };
         let length = |cost: f64| (cost / most).min(1.0) * LONGEST;
@@ -148,7 +148,7 @@ fn scale(canvas: &mut Canvas, measured: &Measured, contestants: &[Contestant], t
     let mut names: Vec<&str> = Vec::new();
     for entry in &measured.work.entries {
         let (x, _) = place(entry.load.connections(), 0.0);
-        if names.is_empty() || names == [&entry.who] {
+        if names.is_empty() || names == [&entry.contestant] {
             canvas.text(
                 x,
                 bottom + 16.0,
@@ -156,17 +156,17 @@ fn scale(canvas: &mut Canvas, measured: &Measured, contestants: &[Contestant], t
                 &entry.load.connections().to_string(),
             );
         }
-        if !names.contains(&entry.who.as_str()) {
-            names.push(&entry.who);
+        if !names.contains(&entry.contestant.as_str()) {
+            names.push(&entry.contestant);
         }
     }
-    for (who, colour) in names.into_iter().zip(LINES) {
-        let entries = measured.work.entries.iter().zip(&measured.records).filter(|(entry, _)| entry.who == who);
+    for (name, colour) in names.into_iter().zip(LINES) {
+        let entries = measured.work.entries.iter().zip(&measured.records).filter(|(entry, _)| entry.contestant == name);
         let points: Vec<(f64, f64)> = entries
             .filter_map(|(entry, record)| Some(place(entry.load.connections(), record.median(Metric::ProxyCpu)?)))
             .collect();
         canvas.line(&points, colour, 2.0);
-        let title = contestants.iter().find(|one| one.name == who).map_or(who, |one| &one.title);
+        let title = contestants.iter().find(|one| one.name == name).map_or(name, |one| &one.title);
         if let Some((x, y)) = points.last() {
             canvas.text(x + 8.0, y + 4.0, &format!("fill=\"{colour}\""), title);
         }

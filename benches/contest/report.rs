@@ -86,9 +86,9 @@ fn builds(measured: &[Measured]) -> Table {
     for measured in measured {
         let entries = || measured.work.entries.iter().zip(&measured.records);
         for (entry, record) in entries() {
-            let other = other_name(&entry.who);
+            let other = other_name(&entry.contestant);
             let is_other = |entry_of_other: &crate::works::Entry| {
-                other != entry.who && entry_of_other.who == other && entry_of_other.load == entry.load
+                other != entry.contestant && entry_of_other.contestant == other && entry_of_other.load == entry.load
             };
             let Some((_, other)) = entries().find(|(entry, _)| is_other(entry)) else { continue };
             let ratio = |metric| record.ratio(other, metric);
@@ -103,7 +103,7 @@ fn builds(measured: &[Measured]) -> Table {
                 Metric::Memory,
             ];
             let ratios = std::iter::once(rate).chain(columns.map(ratio));
-            let name = format!("{}, {}", measured.work.name, entry.who);
+            let name = format!("{}, {}", measured.work.name, entry.contestant);
             let cells = [name, entry.load.to_string()].into_iter().chain(ratios.map(ratio_text));
             table.rows.push(cells.collect());
         }
@@ -152,10 +152,11 @@ fn table(measured: &Measured, contestants: &[Contestant]) -> Table {
         return scale(measured, contestants);
     }
     let unit = measured.work.unit;
-    let role = |who: &str| contestants.iter().find(|one| one.name == who).map(|one| one.role);
+    let role = |name: &str| contestants.iter().find(|one| one.name == name).map(|one| one.role);
     let entries = || measured.work.entries.iter().zip(&measured.records);
     // The column × divides by the first tproxy in the table.
-    let reference = entries().find(|(entry, _)| role(&entry.who) == Some(Role::Tproxy)).map(|(_, record)| record);
+    let reference =
+        entries().find(|(entry, _)| role(&entry.contestant) == Some(Role::Tproxy)).map(|(_, record)| record);
     let with_ratio =
         |metric| reference.filter(|record| has_ratio(metric) && record.median(metric).is_some_and(|value| value > 0.0));
     let mut rows = vec![vec![String::new()]];
@@ -165,11 +166,13 @@ fn table(measured: &Measured, contestants: &[Contestant]) -> Table {
             rows[0].push("×".to_owned());
         }
     }
-    let repeats = measured.work.entries.iter().filter(|entry| entry.who == measured.work.entries[0].who).count() > 1;
+    let repeats =
+        measured.work.entries.iter().filter(|entry| entry.contestant == measured.work.entries[0].contestant).count()
+            > 1;
     for (entry, record) in entries() {
-        let mut row = vec![label(&entry.who, repeats.then_some(&entry.load), contestants)];
+        let mut row = vec![label(&entry.contestant, repeats.then_some(&entry.load), contestants)];
         for metric in columns(unit) {
-            let has_metric = role(&entry.who) != Some(Role::Baseline) || !needs_process(*metric);
+            let has_metric = role(&entry.contestant) != Some(Role::Baseline) || !needs_process(*metric);
             let value = record.median(*metric).filter(|_| has_metric);
             row.push(value.map_or_else(String::new, |value| text(*metric, unit, value)));
             if let Some(reference) = with_ratio(*metric) {
@@ -193,8 +196,8 @@ fn needs_process(metric: Metric) -> bool {
 }
 
 /// The title of a contestant, with the load where loads differ.
-fn label(who: &str, load: Option<&Load>, contestants: &[Contestant]) -> String {
-    let title = contestants.iter().find(|one| one.name == who).map_or(who, |one| &one.title);
+fn label(name: &str, load: Option<&Load>, contestants: &[Contestant]) -> String {
+    let title = contestants.iter().find(|one| one.name == name).map_or(name, |one| &one.title);
     load.map_or_else(|| title.to_owned(), |load| format!("{title}, {load}"))
 }
 
@@ -203,7 +206,7 @@ fn scale(measured: &Measured, contestants: &[Contestant]) -> Table {
     let mut rows = vec![vec!["CPU, µs/request, proxy / machine".to_owned()]];
     for (entry, record) in measured.work.entries.iter().zip(&measured.records) {
         let count = entry.load.connections().to_string();
-        let title = label(&entry.who, None, contestants);
+        let title = label(&entry.contestant, None, contestants);
         if !rows[0].contains(&count) {
             rows[0].push(count);
         }
@@ -226,7 +229,7 @@ fn system_calls(measured: &Measured, contestants: &[Contestant]) -> String {
         let frequent = record.calls.iter().filter(|(_, count)| *count >= total / 50.0).take(9);
         let list: Vec<String> = frequent.map(|(name, count)| format!("{name} {}", call_count(*count))).collect();
         if !list.is_empty() && measured.work.name != SCALE_NAME {
-            let _ = writeln!(text, "- {}: {}", label(&entry.who, None, contestants), list.join(", "));
+            let _ = writeln!(text, "- {}: {}", label(&entry.contestant, None, contestants), list.join(", "));
         }
     }
     text
@@ -246,12 +249,12 @@ fn notes(measured: &Measured) -> Vec<String> {
     for (entry, record) in measured.work.entries.iter().zip(&measured.records) {
         let failures: f64 = record.turns.iter().filter_map(|turn| turn.get(&Metric::Failures)).sum();
         if failures > 0.0 {
-            notes.push(format!("{} with {}: {failures} failures", entry.who, entry.load));
+            notes.push(format!("{} with {}: {failures} failures", entry.contestant, entry.load));
         }
         let mut texts: Vec<&String> = record.notes.iter().collect();
         texts.sort();
         texts.dedup();
-        notes.extend(texts.into_iter().map(|note| format!("{} with {}: {note}", entry.who, entry.load)));
+        notes.extend(texts.into_iter().map(|note| format!("{} with {}: {note}", entry.contestant, entry.load)));
     }
     notes
 }

@@ -74,8 +74,8 @@ impl Runner<'_> {
     }
 
     fn contestant(&mut self, entry: &Entry) -> Result<&mut Contestant, String> {
-        let found = self.contestants.iter_mut().find(|one| one.name == entry.who);
-        found.ok_or_else(|| format!("there is no contestant {}", entry.who))
+        let found = self.contestants.iter_mut().find(|one| one.name == entry.contestant);
+        found.ok_or_else(|| format!("there is no contestant {}", entry.contestant))
     }
 
     fn turn(&mut self, work: &Work, entry: &Entry) -> Result<(Figures, Option<String>), String> {

@@ -65,8 +65,8 @@ impl Settings {
         for work in &mut works {
             work.entries.retain(|entry| match (names.as_slice(), &self.lab.other) {
                 ([], None) => true,
-                ([], Some(_)) => is_build(&entry.who),
-                (names, _) => names.contains(&entry.who.as_str()),
+                ([], Some(_)) => is_build(&entry.contestant),
+                (names, _) => names.contains(&entry.contestant.as_str()),
             });
         }
         works.retain(|work| !work.entries.is_empty());

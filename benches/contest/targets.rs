@@ -22,7 +22,7 @@ enum Reference {
 /// Bounds for a ratio or a figure: upper bounds, or lower bounds for a rate.
 struct Target {
     work: &'static str,
-    who: &'static str,
+    contestant: &'static str,
     metric: Metric,
     reference: Reference,
     required: Option<f64>,
@@ -47,7 +47,7 @@ fn targets() -> Vec<Target> {
     use Reference::{Alone, BestPeer, None as Nothing, One, OwnLowest};
     let target = |work, metric, reference, required, desired| Target {
         work,
-        who: "tproxy",
+        contestant: "tproxy",
         metric,
         reference,
         required,
@@ -83,19 +83,22 @@ fn targets() -> Vec<Target> {
         targets.push(target("slow", Metric::MachineMemory, One(peer), Some(1.0), None));
     }
     targets.push(target("slow", Metric::Pipes, Nothing, None, None));
-    targets.push(Target { who: "tproxy-w2", ..target("workers", Metric::Throughput, One("tproxy"), None, Some(1.3)) });
+    targets.push(Target {
+        contestant: "tproxy-w2",
+        ..target("workers", Metric::Throughput, One("tproxy"), None, Some(1.3))
+    });
     for work in ["kernel", "kernel-churn"] {
         let target = target(work, Metric::MachineCpu, One("dnat"), None, Some(1.0));
-        targets.push(Target { who: "tproxy-kernel", ..target });
+        targets.push(Target { contestant: "tproxy-kernel", ..target });
     }
-    for (who, work) in [
+    for (contestant, work) in [
         ("tproxy-socks5", "socks"),
         ("tproxy-connect", "connect"),
         ("tproxy-http", "http"),
         ("tproxy-http", "http-churn"),
         ("tproxy-connect", "connect-stream"),
     ] {
-        targets.push(Target { who, ..target(work, Metric::ProxyCpu, BestPeer, None, None) });
+        targets.push(Target { contestant, ..target(work, Metric::ProxyCpu, BestPeer, None, None) });
     }
     targets.push(target(SCALE_NAME, Metric::ProxyCpu, OwnLowest, Some(1.3), None));
     targets
@@ -140,17 +143,17 @@ fn records<'a>(
     measured: &'a Measured,
     contestants: &'a [Contestant],
 ) -> Option<(&'a Record, Option<(&'a str, &'a Record)>)> {
-    let title = |who: &str| contestants.iter().find(|one| one.name == who).map_or("", |one| one.title.as_str());
-    let ours = measured.of(target.who)?;
+    let title = |name: &str| contestants.iter().find(|one| one.name == name).map_or("", |one| one.title.as_str());
+    let ours = measured.of(target.contestant)?;
     let entries = || measured.work.entries.iter().zip(&measured.records);
-    let own = || entries().filter(|(entry, _)| entry.who == target.who);
+    let own = || entries().filter(|(entry, _)| entry.contestant == target.contestant);
     let by_figure = |a: &Record, b: &Record| {
         let figure = |record: &Record| record.median(target.metric).unwrap_or(f64::INFINITY);
         figure(a).total_cmp(&figure(b))
     };
     Some(match target.reference {
         Reference::None => (ours, None),
-        Reference::One(who) => (ours, Some((title(who), measured.of(who)?))),
+        Reference::One(name) => (ours, Some((title(name), measured.of(name)?))),
         Reference::Alone => (own().nth(1)?.1, Some(("alone", ours))),
         Reference::OwnLowest => {
             let highest = own().max_by(|(_, a), (_, b)| by_figure(a, b))?;
@@ -158,11 +161,11 @@ fn records<'a>(
             (highest.1, Some(("at its lowest", lowest.1)))
         }
         Reference::BestPeer => {
-            let is_peer = |who: &str| contestants.iter().any(|one| one.name == who && one.role == Role::Peer);
-            let peers =
-                entries().filter(|(entry, record)| is_peer(&entry.who) && record.median(target.metric).is_some());
+            let is_peer = |name: &str| contestants.iter().any(|one| one.name == name && one.role == Role::Peer);
+            let peers = entries()
+                .filter(|(entry, record)| is_peer(&entry.contestant) && record.median(target.metric).is_some());
             let (entry, record) = peers.min_by(|(_, a), (_, b)| by_figure(a, b))?;
-            (ours, Some((title(&entry.who), record)))
+            (ours, Some((title(&entry.contestant), record)))
         }
     })
 }

@@ -17,7 +17,8 @@ pub enum Unit {
 /// A contestant and its load.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    pub who: String,
+    /// Its name.
+    pub contestant: String,
     pub load: Load,
 }
 
@@ -34,9 +35,9 @@ pub struct Work {
 impl Work {
     /// Whether it compares contestants under one load, and not one contestant under several loads.
     pub fn is_comparison(&self) -> bool {
-        let first = self.entries.first().map(|entry| &entry.who);
+        let first = self.entries.first().map(|entry| &entry.contestant);
         let is_done = matches!(self.unit, Unit::Gigabyte | Unit::Request);
-        is_done && self.entries.iter().filter(|entry| Some(&entry.who) == first).count() == 1
+        is_done && self.entries.iter().filter(|entry| Some(&entry.contestant) == first).count() == 1
     }
 }
 
@@ -103,8 +104,8 @@ pub fn standard(all: &[Contestant], many: usize) -> Result<Vec<Work>, String> {
         works.push(beside_idle(name, many)?);
     }
     works.push(scale(many)?);
-    for (name, title, load, who) in FOR_SOME {
-        let entries: Vec<_> = who.iter().map(|who| (*who, load)).collect();
+    for (name, title, load, contestants) in FOR_SOME {
+        let entries: Vec<_> = contestants.iter().map(|contestant| (*contestant, load)).collect();
         works.push(work(name, title, &entries)?);
     }
     works.push(held("idle", "Idle connections", &format!("idle:{many}"), all)?);
@@ -139,15 +140,14 @@ fn unit(load: &Load) -> Unit {
 }
 
 fn work(name: &str, title: &str, entries: &[(&str, &str)]) -> Result<Work, String> {
-    let entry = |(who, load): &(&str, &str)| Ok(Entry { who: who.to_string(), load: load.parse()? });
+    let entry = |(name, load): &(&str, &str)| Ok(Entry { contestant: name.to_string(), load: load.parse()? });
     let entries = entries.iter().map(entry).collect::<Result<Vec<Entry>, String>>()?;
     // Where loads differ, the last one has all parts.
     let unit = entries.last().map_or(Unit::Second, |entry| unit(&entry.load));
     Ok(Work { name: name.to_owned(), title: title.to_owned(), unit, entries })
 }
 
-/// The names of those who take part in the works for all: no other variant of tproxy, and nothing that rewrites requests
-/// or that needs CONNECT.
+/// The contestants in the works for all. The others are variants of tproxy, rewrite requests, or need CONNECT.
 const GENERAL: [&str; 9] =
     ["direct", "dnat", "tproxy", "haproxy-splice", "haproxy", "nginx", "rinetd", "redsocks", "socat"];
 
@@ -162,15 +162,15 @@ fn for_all(name: &str, title: &str, load: &str, all: &[Contestant]) -> Result<Wo
 /// A work that tells what contestants hold. Those without a process hold nothing.
 fn held(name: &str, title: &str, load: &str, all: &[Contestant]) -> Result<Work, String> {
     let mut work = for_all(name, title, load, all)?;
-    work.entries.retain(|entry| all.iter().any(|one| one.name == entry.who && one.role != Role::Baseline));
+    work.entries.retain(|entry| all.iter().any(|one| one.name == entry.contestant && one.role != Role::Baseline));
     Ok(work)
 }
 
 /// Requests without and with a stream beside them.
 fn mixed() -> Result<Work, String> {
     let loads = ["get:200:4", "get:200:4+down:1"];
-    let who = ["tproxy", "haproxy-splice", "haproxy", "nginx"];
-    let entries: Vec<_> = who.iter().flat_map(|who| loads.map(|load| (*who, load))).collect();
+    let contestants = ["tproxy", "haproxy-splice", "haproxy", "nginx"];
+    let entries: Vec<_> = contestants.iter().flat_map(|name| loads.map(|load| (*name, load))).collect();
     work("mixed", "Small requests, alone and beside a stream", &entries)
 }
 
@@ -185,17 +185,17 @@ fn beside_idle(name: &str, many: usize) -> Result<Work, String> {
 fn scale(many: usize) -> Result<Work, String> {
     let counts = SCALE.into_iter().filter(|count| *count <= many);
     let loads: Vec<_> = counts.map(|count| format!("get:200:{count}")).collect();
-    let who = ["tproxy", "haproxy-splice", "nginx"];
-    let entries: Vec<_> = who.iter().flat_map(|who| loads.iter().map(|load| (*who, load.as_str()))).collect();
+    let contestants = ["tproxy", "haproxy-splice", "nginx"];
+    let entries: Vec<_> = contestants.iter().flat_map(|name| loads.iter().map(|load| (*name, load.as_str()))).collect();
     work(SCALE_NAME, "Small requests over more and more connections", &entries)
 }
 
 /// Lets the other build carry each load right after this build, so that both meet the same machine.
 fn add_other_build(work: &mut Work, all: &[Contestant]) {
     let with_other = |entry: Entry| {
-        let who = other_name(&entry.who);
-        let other = all.iter().any(|one| one.name == who && one.role == Role::OtherBuild);
-        let other = other.then(|| Entry { who, load: entry.load.clone() });
+        let name = other_name(&entry.contestant);
+        let other = all.iter().any(|one| one.name == name && one.role == Role::OtherBuild);
+        let other = other.then(|| Entry { contestant: name, load: entry.load.clone() });
         [Some(entry), other]
     };
     work.entries = std::mem::take(&mut work.entries).into_iter().flat_map(with_other).flatten().collect();
