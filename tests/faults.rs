@@ -13,6 +13,8 @@ mod network;
 mod resources;
 #[path = "faults/scene.rs"]
 mod scene;
+#[path = "faults/shortages.rs"]
+mod shortages;
 #[path = "faults/signals.rs"]
 mod signals;
 #[path = "faults/soak.rs"]

@@ -19,6 +19,8 @@ pub enum CloseReason {
     HalfClosed,
     /// No address of the upstream could be reached.
     ConnectFailed(io::Error),
+    /// This host was short of something that the connection needed.
+    Resources(io::Error),
     /// The client is not in `-a`.
     Denied,
     /// The connection would have led back to this daemon.
@@ -57,6 +59,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Idle => f.write_str("idle"),
             CloseReason::HalfClosed => f.write_str("half-closed"),
             CloseReason::ConnectFailed(error) => write!(f, "connect failed: {error}"),
+            CloseReason::Resources(error) => write!(f, "no resources: {error}"),
             CloseReason::Denied => f.write_str("denied"),
             CloseReason::Loop => f.write_str("loop"),
             CloseReason::SourceLimit => f.write_str("too many from this source"),

@@ -11,6 +11,7 @@ pub(crate) mod procfs;
 pub(crate) mod seccomp;
 pub(crate) mod services;
 pub(crate) mod shared_memory;
+pub(crate) mod shortage;
 pub(crate) mod sockopt;
 pub(crate) mod splice;
 pub(crate) mod wait;

@@ -14,6 +14,8 @@ use nix::sys::socket::{
 };
 use nix::{setsockopt_impl, sockopt_impl};
 
+use crate::sys::shortage::{self, ConnectError, Resource};
+
 /// Where the client wanted to go before the kernel redirected it: netfilter's `SO_ORIGINAL_DST`, which has an option
 /// of its own for IPv6 (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
 ///
@@ -73,32 +75,65 @@ pub(crate) fn keep_listening(listener: &TcpListener) -> io::Result<()> {
     Ok(listen(listener, Backlog::MAXCONN)?)
 }
 
-/// A non-blocking socket that is being connected.
+/// A non-blocking socket that is being connected, and its own address. The kernel chooses that in connect(2) already.
 ///
 /// The third packet of the handshake waits for the first data to go with it, so whoever has none has to
 /// [`acknowledge`], or else the peer learns only after 200 ms that it is connected (`tcp_rcv_synsent_state_process`,
 /// net/ipv4/tcp_input.c).
-pub(crate) fn connecting(address: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn connecting(address: SocketAddr) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let socket = unconnected(address).map_err(ConnectError::Shortage)?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => {
+            let socket = TcpStream::from(socket);
+            let local = socket.local_addr().map_err(ConnectError::Shortage)?;
+            Ok((socket, local))
+        }
+        Err(Errno::EADDRNOTAVAIL) if !has_source(address) => Err(ConnectError::Upstream(Errno::EADDRNOTAVAIL.into())),
+        Err(errno) => {
+            let error = io::Error::from(errno);
+            let missing = shortage::missing(&error);
+            Err(if missing.is_some() { ConnectError::Shortage(error) } else { ConnectError::Upstream(error) })
+        }
+    }
+}
+
+fn unconnected(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = stream_socket(address)?;
     setsockopt(&socket, QuickAck, &false)?;
-    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(socket)),
-        Err(errno) => Err(errno.into()),
+    Ok(socket)
+}
+
+/// Whether this host has an address from which it can send there. Without an IPv6 address connect(2) says EADDRNOTAVAIL,
+/// as it does without a port (`ipv6_dev_get_saddr`, net/ipv6/addrconf.c). A datagram socket that has a port tells them
+/// apart. Without an IPv4 address it says ENETUNREACH.
+fn has_source(address: SocketAddr) -> bool {
+    if address.is_ipv4() {
+        return true;
     }
+    let Ok(probe) = datagram_socket(address) else { return true };
+    let error = probe.connect(address).err().and_then(|error| error.raw_os_error());
+    error != Some(libc::EADDRNOTAVAIL)
+}
+
+fn datagram_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    UdpSocket::bind(SocketAddr::new(if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) }, 0))
 }
 
 /// Whether this is an address of this host: then the kernel would send from that very address (ip-route(8), table
 /// local). A datagram socket asks without sending anything.
 ///
-/// Errors: there is no socket to ask with, and no answer.
+/// Errors: this host is short of what it takes to ask.
 pub(crate) fn is_local(address: SocketAddr) -> io::Result<bool> {
     if address.ip().is_loopback() {
         return Ok(true);
     }
-    let from = SocketAddr::new(if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) }, 0);
-    let probe = UdpSocket::bind(from)?;
-    let local = probe.connect(address).and_then(|()| probe.local_addr());
-    Ok(local.is_ok_and(|local| local.ip() == address.ip()))
+    let probe = datagram_socket(address)?;
+    match probe.connect(address) {
+        Ok(()) => Ok(probe.local_addr()?.ip() == address.ip()),
+        Err(error) if shortage::missing(&error) == Some(Resource::KernelMemory) => Err(error),
+        // There is no way to it, as there would be to an address of this host.
+        Err(_) => Ok(false),
+    }
 }
 
 /// Makes the coming close send RST and throw away what is unsent (`SO_LINGER` of zero seconds, socket(7)).

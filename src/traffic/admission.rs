@@ -13,6 +13,7 @@ use crate::logging::Limiter;
 use crate::protocol::addr_pair::AddrPair;
 use crate::relay::close::{CloseReason, DenyReason};
 use crate::sys::clock::Tick;
+use crate::sys::shortage::{self, Resource};
 use crate::sys::sockopt;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::destinations::{self, Foreign};
@@ -38,6 +39,7 @@ struct Warnings {
     source_limit: Limiter,
     not_redirected: Limiter,
     forbidden: Limiter,
+    shortages: Limiter,
 }
 
 /// The address pairs of our outgoing connections. When one of them is redirected, it comes back to us with the same
@@ -99,7 +101,8 @@ impl Admission {
         let known = route.original.is_known();
         // The destination of a connection that was not redirected is the address where it arrived.
         if transparent || only_redirected || !known {
-            let arrived = client.local_addr().map(CompactAddr::from).map_err(|_| CloseReason::Loop)?;
+            let arrived = client.local_addr().map_err(|error| self.shortage(error, route.client, None))?;
+            let arrived = CompactAddr::from(arrived);
             let direct = !known || route.original == arrived;
             if direct && only_redirected {
                 self.warn_not_redirected(route.client);
@@ -156,7 +159,7 @@ impl Admission {
         now: Tick,
     ) -> Result<(), CloseReason> {
         let denied = self.deny_reason(service, route.original.socket_addr(), sources, now);
-        let Some(reason) = denied.map_err(CloseReason::ConnectFailed)? else { return Ok(()) };
+        let Some(reason) = denied.map_err(|error| self.shortage(error, route.client, None))? else { return Ok(()) };
         if let Some(more) = self.warnings.forbidden.pass() {
             let Route { client, original, .. } = route;
             log::warn!("forbidden: {client} wanted to go to {original}, {reason}{more}");
@@ -243,6 +246,25 @@ impl Admission {
             self.warn_loop(client, "is our own connection to the upstream: the rules redirect it back to us");
         }
         ours
+    }
+
+    /// This host is short of something that a connection needs: warns, and returns the close reason. `towards` is the
+    /// address that was being connected to.
+    pub(crate) fn shortage(
+        &mut self,
+        error: io::Error,
+        client: CompactAddr,
+        towards: Option<SocketAddr>,
+    ) -> CloseReason {
+        if let Some(more) = self.warnings.shortages.pass() {
+            match (shortage::missing(&error).unwrap_or(Resource::Other), towards) {
+                (Resource::LocalPorts, Some(address)) => {
+                    log::warn!("out of local ports towards {address} for {client}: {error}{more}");
+                }
+                (resource, _) => log::warn!("out of {resource} for {client}: {error}{more}"),
+            }
+        }
+        CloseReason::Resources(error)
     }
 
     pub(crate) fn warn_loop(&mut self, client: CompactAddr, what: &str) {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::AddAssign;
 
 /// How many numbers there are.
-pub const COUNT: usize = 12;
+pub const COUNT: usize = 13;
 
 /// What happened so far, and how much is held now.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,10 @@ pub struct Counters {
     pub timed_out: u64,
     /// Those for which no upstream could be reached.
     pub unreachable: u64,
-    /// Those that were not let in.
+    /// Those that were not admitted, or that a proxy refused.
     pub refused: u64,
+    /// Those that this host was short of something for.
+    pub no_resources: u64,
     /// Those that were cut at a stop.
     pub stopped: u64,
     /// Bytes that reached an upstream.
@@ -38,16 +40,57 @@ pub struct Counters {
 impl Counters {
     /// All numbers, in the order of the fields.
     pub fn numbers(&self) -> [u64; COUNT] {
-        let Counters { accepted, finished, reset, timed_out, unreachable, refused, stopped, .. } = *self;
+        let Counters { accepted, finished, reset, timed_out, unreachable, refused, no_resources, stopped, .. } = *self;
         let Counters { up, down, pauses, open, pipes, .. } = *self;
-        [accepted, finished, reset, timed_out, unreachable, refused, stopped, up, down, pauses, open, pipes]
+        [
+            accepted,
+            finished,
+            reset,
+            timed_out,
+            unreachable,
+            refused,
+            no_resources,
+            stopped,
+            up,
+            down,
+            pauses,
+            open,
+            pipes,
+        ]
     }
 
     /// From the numbers, in the order of the fields.
     pub fn from_numbers(numbers: [u64; COUNT]) -> Counters {
-        let [accepted, finished, reset, timed_out, unreachable, refused, stopped, up, down, pauses, open, pipes] =
-            numbers;
-        Counters { accepted, finished, reset, timed_out, unreachable, refused, stopped, up, down, pauses, open, pipes }
+        let [
+            accepted,
+            finished,
+            reset,
+            timed_out,
+            unreachable,
+            refused,
+            no_resources,
+            stopped,
+            up,
+            down,
+            pauses,
+            open,
+            pipes,
+        ] = numbers;
+        Counters {
+            accepted,
+            finished,
+            reset,
+            timed_out,
+            unreachable,
+            refused,
+            no_resources,
+            stopped,
+            up,
+            down,
+            pauses,
+            open,
+            pipes,
+        }
     }
 
     /// What stays of them when the worker is gone: it holds nothing any more.
@@ -69,12 +112,12 @@ impl AddAssign for Counters {
 
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counters { accepted, finished, reset, timed_out, unreachable, refused, stopped, .. } = self;
+        let Counters { accepted, finished, reset, timed_out, unreachable, refused, no_resources, stopped, .. } = self;
         let Counters { up, down, pauses, open, pipes, .. } = self;
         write!(
             f,
             "{accepted} accepted, {open} open, {finished} finished, {reset} reset, {timed_out} timed out, \
-             {unreachable} unreachable, {refused} refused, {stopped} stopped; {up} bytes up, {down} bytes down; \
+             {unreachable} unreachable, {refused} refused, {no_resources} without resources, {stopped} stopped; {up} bytes up, {down} bytes down; \
              {pipes} pipes lent; {pauses} pauses"
         )
     }
@@ -91,8 +134,8 @@ mod tests {
         assert_eq!(counters.numbers(), numbers);
         assert_eq!(
             counters.to_string(),
-            "1 accepted, 11 open, 2 finished, 3 reset, 4 timed out, 5 unreachable, 6 refused, 7 stopped; \
-             8 bytes up, 9 bytes down; 12 pipes lent; 10 pauses"
+            "1 accepted, 12 open, 2 finished, 3 reset, 4 timed out, 5 unreachable, 6 refused, 7 without resources, \
+             8 stopped; 9 bytes up, 10 bytes down; 13 pipes lent; 11 pauses"
         );
         counters += counters;
         assert_eq!(counters.numbers(), numbers.map(|number| 2 * number));

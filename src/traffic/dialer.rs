@@ -10,6 +10,7 @@ use crate::redirection::RedirectionId;
 use crate::relay::close::CloseReason;
 use crate::relay::timeouts::Timeouts;
 use crate::sys::clock::Tick;
+use crate::sys::shortage::{self, ConnectError, Resource};
 use crate::sys::sockopt;
 use crate::traffic::admission::Admission;
 use crate::traffic::compact_addr::CompactAddr;
@@ -90,23 +91,37 @@ impl Dialer {
     ) -> Result<Dialed, CloseReason> {
         let mut last = last.unwrap_or_else(|| io::Error::other("no address is known"));
         while let Some(address) = self.next(session, attempt, now) {
-            if self.is_ourselves(address) {
+            let ourselves = self.is_ourselves(address);
+            if ourselves.map_err(|error| self.admission.shortage(error, session.route.client, None))? {
                 self.admission.warn_loop(session.route.client, "would be relayed to our own listening port");
                 return Err(CloseReason::Loop);
             }
-            match connect(address) {
+            match sockopt::connecting(address) {
                 Ok((socket, local)) => {
-                    let upstream = CompactAddr::from(address);
+                    let (local, upstream) = (CompactAddr::from(local), CompactAddr::from(address));
+                    // Before any answer: the connection may come back to us now.
                     self.admission.add_outgoing(local, upstream);
-                    return Ok(Dialed { socket, local, upstream });
+                    return Ok(Dialed { socket: TcpStream::from_std(socket), local, upstream });
                 }
-                Err(error) => {
+                Err(ConnectError::Upstream(error)) => {
                     self.redirections.failed(session.redirection, address, &error, now);
                     last = error;
                 }
+                Err(ConnectError::Shortage(error)) => {
+                    let missing = shortage::missing(&error);
+                    let reason = self.admission.shortage(error, session.route.client, Some(address));
+                    if missing != Some(Resource::LocalPorts) {
+                        return Err(reason);
+                    }
+                    // Another address may have a port left.
+                    attempt.out_of_ports = true;
+                }
             }
         }
-        Err(CloseReason::ConnectFailed(last))
+        Err(match attempt.out_of_ports {
+            true => CloseReason::Resources(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
+            false => CloseReason::ConnectFailed(last),
+        })
     }
 
     /// The next upstream, or as the last resort the original destination.
@@ -117,7 +132,11 @@ impl Dialer {
         let service = self.redirections.service(session.redirection);
         let route: &Route = &session.route;
         let last_resort = service.fallback || service.destination == Destination::Original;
-        if !last_resort || std::mem::replace(&mut attempt.fell_back, true) || !route.original.is_known() {
+        if !last_resort
+            || attempt.out_of_ports
+            || std::mem::replace(&mut attempt.fell_back, true)
+            || !route.original.is_known()
+        {
             return None;
         }
         // Where the original destination is needed, it was checked at the beginning.
@@ -127,21 +146,12 @@ impl Dialer {
 
     /// Whether connecting there would reach our own listening socket. Asked before connecting: a connection that is
     /// closed again has reached our backlog already. Only for our own ports the routing table is asked.
-    fn is_ourselves(&self, address: SocketAddr) -> bool {
+    fn is_ourselves(&self, address: SocketAddr) -> io::Result<bool> {
         let reaches = |listener: &SocketAddr| {
             let family = listener.is_ipv4() == address.is_ipv4();
             let ip = listener.ip();
             family && listener.port() == address.port() && (ip.is_unspecified() || ip == address.ip())
         };
-        // Without an answer it is left alone, as ourselves would be.
-        self.listeners.iter().any(reaches) && sockopt::is_local(address).unwrap_or(true)
+        if self.listeners.iter().any(reaches) { sockopt::is_local(address) } else { Ok(false) }
     }
-}
-
-fn connect(address: SocketAddr) -> io::Result<(TcpStream, CompactAddr)> {
-    let socket = TcpStream::from_std(sockopt::connecting(address)?);
-    // The kernel chose our address in connect(2) already, before any answer; it must be known before the connection can
-    // come back to us.
-    let local = socket.local_addr()?;
-    Ok((socket, local.into()))
 }

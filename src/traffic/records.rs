@@ -30,12 +30,14 @@ impl Records {
             CloseReason::Finished => &mut counters.finished,
             CloseReason::Reset(_) => &mut counters.reset,
             CloseReason::Idle | CloseReason::HalfClosed | CloseReason::HandshakeTimeout => &mut counters.timed_out,
-            CloseReason::ConnectFailed(_) | CloseReason::ProxyRefused(_) => &mut counters.unreachable,
+            CloseReason::ConnectFailed(_) => &mut counters.unreachable,
+            CloseReason::Resources(_) => &mut counters.no_resources,
             CloseReason::Denied
             | CloseReason::Loop
             | CloseReason::SourceLimit
             | CloseReason::NotRedirected
             | CloseReason::Forbidden(_)
+            | CloseReason::ProxyRefused(_)
             | CloseReason::BadProxyHeader(_)
             | CloseReason::BadRequest(_) => &mut counters.refused,
             CloseReason::Stopped => &mut counters.stopped,

@@ -57,6 +57,8 @@ pub(crate) struct Attempt {
     tried: u32,
     /// The original destination, the last resort, has been tried.
     pub fell_back: bool,
+    /// There was no local port towards one of them, so it is not known whether that answers.
+    pub out_of_ports: bool,
 }
 
 /// What a failure or a success has changed.
@@ -106,7 +108,7 @@ impl Upstreams {
             Balance::Source => (self.hasher.hash_one(client) % hosts as u64) as usize,
         };
         let start = self.hosts.iter().take(host).map(Vec::len).sum::<usize>() as u8;
-        Attempt { start, tried: 0, fell_back: false }
+        Attempt { start, tried: 0, fell_back: false, out_of_ports: false }
     }
 
     /// The next address to try, if any is left.

@@ -212,6 +212,11 @@ fn a_proxy_that_does_not_consent_resets_the_client_and_the_log_has_its_words() {
         assert_eq!((line.up, line.down), (0, 0), "{number}: {line:?}");
         assert!(line.seconds < 5.0, "{number}: {line:?}");
     }
+    for stage in &stages {
+        stage.relay.daemon.signal(Signal::SIGUSR1);
+        let counters = stage.relay.daemon.journal.wait_for("counters: ");
+        assert!(counters.contains(" 0 unreachable, ") && !counters.contains(" 0 refused, "), "{counters}");
+    }
 }
 
 /// A flood does not end before the relay goes on.

@@ -14,6 +14,7 @@ use crate::relay::relay::Relay;
 use crate::relay::side::Peer;
 use crate::relay::tcp::Tcp;
 use crate::sys::clock::Tick;
+use crate::sys::shortage;
 use crate::traffic::connection::{Connection, INTEREST, Register, Relayed, reset, token};
 use crate::traffic::dialer::{Dialed, Dialer};
 use crate::traffic::layer;
@@ -44,7 +45,8 @@ impl Connections {
         let due = preread.due().max(self.time() + 1);
         let Some(key) = self.table.next_key() else { return };
         if let Err(error) = self.registry.register(&mut preread.side.socket, token(key, Peer::Client), INTEREST) {
-            return self.refuse(&preread, &CloseReason::ConnectFailed(error));
+            let reason = self.dialer.admission.shortage(error, preread.session.route.client, None);
+            return self.refuse(&preread, &reason);
         }
         if self.table.insert(Connection::Preread(preread)).is_ok() {
             self.deadlines.set(key.slot, due);
@@ -82,7 +84,8 @@ impl Connections {
         let relay = Relay::connecting(side, dialed.socket, layer, now);
         let mut relayed = Relayed { session, relay, attempt, queued: false, in_bulk: false };
         if let Err(error) = self.register(&mut relayed.relay, register) {
-            return self.closed(relayed, &CloseReason::ConnectFailed(error));
+            let reason = self.dialer.admission.shortage(error, relayed.session.route.client, None);
+            return self.closed(relayed, &reason);
         }
         if let Ok(key) = self.table.insert(Connection::Relayed(relayed)) {
             self.set_deadline(key);
@@ -148,15 +151,21 @@ impl Connections {
         let Some(Connection::Relayed(Relayed { session, relay, attempt, .. })) = self.table.get_mut(key) else {
             return;
         };
+        let address = session.route.upstream.socket_addr();
         self.dialer.admission.remove_outgoing(&session.route);
-        self.dialer.redirections.failed(session.redirection, session.route.upstream.socket_addr(), &error, now);
+        if shortage::missing(&error).is_some() {
+            let reason = self.dialer.admission.shortage(error, session.route.client, Some(address));
+            return self.close(key, &reason);
+        }
+        self.dialer.redirections.failed(session.redirection, address, &error, now);
         let Dialed { mut socket, local, upstream } = match self.dialer.dial(session, attempt, Some(error), now) {
             Ok(dialed) => dialed,
             Err(reason) => return self.close(key, &reason),
         };
         (session.route.local, session.route.upstream) = (local, upstream);
         if let Err(error) = self.registry.register(&mut socket, token(key, Peer::Upstream), INTEREST) {
-            return self.close(key, &CloseReason::ConnectFailed(error));
+            let reason = self.dialer.admission.shortage(error, session.route.client, None);
+            return self.close(key, &reason);
         }
         relay.reconnecting(socket, now);
         self.set_deadline(key);
