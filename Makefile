@@ -15,6 +15,9 @@ SBINDIR    = $(PREFIX)/sbin
 MANDIR     = $(PREFIX)/share/man
 UNITDIR    = $(PREFIX)/lib/systemd/system
 SYSCONFDIR = /etc
+BASHDIR    = $(PREFIX)/share/bash-completion/completions
+ZSHDIR     = $(PREFIX)/share/zsh/site-functions
+FISHDIR    = $(PREFIX)/share/fish/vendor_completions.d
 
 CARGO      = cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
@@ -32,7 +35,7 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
 	shellcheck -x scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/lib/*.sh \
-		scripts/tproxy.init scripts/tproxy.default .ci/run
+		scripts/tproxy.init scripts/tproxy.default scripts/completions/tproxy.bash .ci/run
 
 # tests/supply.rs checks most of this on every machine. A check that is impossible here is no failure, because not every
 # machine has the tool or reaches the database of vulnerabilities.
@@ -69,9 +72,9 @@ soak: root
 	TPROXY_MUST_NETNS=1 SOAK_SECONDS=$(or $(SECONDS),600) $(if $(SEED),SOAK_SEED=$(SEED)) \
 		$(CARGO) test --release --locked --test faults -- --nocapture --exact soak::soak
 
-# Writes the OPTIONS section from the option table. The rest of the page is written by hand.
+# What is made from the table of options: the lists in the manual pages, and the completions for shells.
 man:
-	TPROXY_BLESS=1 $(CARGO) test --locked -q --test cli man_page
+	TPROXY_BLESS=1 $(CARGO) test --locked -q --test cli generated_files
 
 # Builds nothing, because root may have no toolchain.
 install:
@@ -79,6 +82,9 @@ install:
 	install -D -m 755 $(BINARY) $(DESTDIR)$(SBINDIR)/tproxy
 	install -D -m 644 man/tproxy.8 $(DESTDIR)$(MANDIR)/man8/tproxy.8
 	install -D -m 644 man/tproxy.conf.5 $(DESTDIR)$(MANDIR)/man5/tproxy.conf.5
+	install -D -m 644 scripts/completions/tproxy.bash $(DESTDIR)$(BASHDIR)/tproxy
+	install -D -m 644 scripts/completions/_tproxy $(DESTDIR)$(ZSHDIR)/_tproxy
+	install -D -m 644 scripts/completions/tproxy.fish $(DESTDIR)$(FISHDIR)/tproxy.fish
 	install -D -m 644 scripts/tproxy.conf $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf
 	install -d $(DESTDIR)$(SYSCONFDIR)/init.d $(DESTDIR)$(UNITDIR)
 	sed 's|/usr/local/sbin/tproxy|$(SBINDIR)/tproxy|g' scripts/tproxy.init > $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
@@ -92,6 +98,7 @@ install:
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/tproxy $(DESTDIR)$(MANDIR)/man8/tproxy.8 \
 		$(DESTDIR)$(MANDIR)/man5/tproxy.conf.5 $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf \
+		$(DESTDIR)$(BASHDIR)/tproxy $(DESTDIR)$(ZSHDIR)/_tproxy $(DESTDIR)$(FISHDIR)/tproxy.fish \
 		$(DESTDIR)$(SYSCONFDIR)/init.d/tproxy $(DESTDIR)$(UNITDIR)/tproxy.service
 	! cmp -s scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
 		rm -f $(DESTDIR)$(SYSCONFDIR)/default/tproxy

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use crate::cli::{CommandLine, options};
+use crate::cli::{CommandLine, document};
 use crate::config::rules::Known;
 use crate::config::{self, Command, Config, Listen, Target, via};
 use crate::daemon::{inherited, instance_lock, resolver, start};
@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
 /// Does what the command line asks for. Returns the exit status.
 fn run(command_line: CommandLine) -> Result<u8, Error> {
     match config::parse(command_line)? {
-        Command::Help => print!("{}", options::help()),
+        Command::Help => print!("{}", document::help()),
         Command::Version => println!("tproxy {}", env!("CARGO_PKG_VERSION")),
         Command::Flush(name) => flush(name.as_deref())?,
         Command::PrintRules(config) => print!("{}", rules(&config, &resolver::look_up_all(config.names_in_rules())?)?),

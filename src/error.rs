@@ -18,7 +18,7 @@ pub enum Error {
         /// What was given.
         given: String,
         /// What would have been accepted.
-        wants: String,
+        expected: String,
     },
     /// Something was asked for that only root may do.
     Privilege(String),
@@ -61,9 +61,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// A bad value of an option, in the order of the sentence: option, what was given, what is wanted.
-    pub fn value(option: impl Into<String>, given: impl Into<String>, wants: impl Into<String>) -> Error {
-        Error::Value { option: option.into(), given: given.into(), wants: wants.into() }
+    /// A bad value of an option, in the order of the sentence.
+    pub fn value(option: impl Into<String>, given: impl Into<String>, expected: impl Into<String>) -> Error {
+        Error::Value { option: option.into(), given: given.into(), expected: expected.into() }
     }
 
     /// A failed system call, with what it was for.
@@ -102,7 +102,9 @@ impl fmt::Display for Error {
             Error::Usage(sentence) | Error::Privilege(sentence) | Error::Taken(sentence) | Error::Failed(sentence) => {
                 f.write_str(sentence)
             }
-            Error::Value { option, given, wants } => write!(f, "{option}: '{given}' given, {wants} wanted"),
+            Error::Value { option, given, expected } => {
+                write!(f, "{option}: invalid value '{given}': expected {expected}")
+            }
             Error::InFile { file, line, error } => write!(f, "{file}:{line}: {error}"),
             Error::Firewall { command, status, said } => {
                 write!(f, "`{command}` failed ({status}): {}", said.trim().replace('\n', "; "))
@@ -127,9 +129,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bad_value_names_the_option_what_was_given_and_what_is_wanted() {
+    fn a_bad_value_names_the_option_what_was_given_and_what_is_expected() {
         let error = Error::value("--drain", "soon", "a number of seconds");
-        assert_eq!(error.to_string(), "--drain: 'soon' given, a number of seconds wanted");
+        assert_eq!(error.to_string(), "--drain: invalid value 'soon': expected a number of seconds");
         assert_eq!(error.exit_status(), 64);
     }
 

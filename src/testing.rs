@@ -1,6 +1,7 @@
 //! What the tests and benchmarks outside this crate use. Nothing else of the library is public.
 
-pub use crate::cli::options::{OPTIONS, man_fragment};
+pub use crate::cli::options::OPTIONS;
+pub use crate::cli::{MARKS, generated};
 pub use crate::daemon::message::{self, Answer, Question, ToGuardian, ToWorker};
 pub use crate::protocol::addr_pair::AddrPair;
 pub use crate::protocol::credentials::Credentials;

@@ -5,11 +5,13 @@ use lab::servers::Server;
 use lab::tempdir::TempDir;
 use lab::{process, report, wait};
 use nix::sys::signal::Signal;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
-use tproxy::testing::{OPTIONS, man_fragment};
+use tproxy::testing::{MARKS, OPTIONS, generated};
 
 /// A command line that is good, to which a bad option is added.
 const GOOD: &[&str] = &["-d", "-s", "40123", "127.0.0.1", "40124"];
@@ -26,21 +28,18 @@ fn refused(args: &[&str]) -> Finished {
     done
 }
 
-/// Asserts that a bad value gets a sentence with the option, the value, and what is wanted.
+/// Asserts that a bad value gets a sentence with the option, the value, and what is expected.
 fn value_refused(option: &str, value: &str) {
     let mut args = vec![option, value];
-    // The last one counts for no option: a good -s beside a bad one would be "given twice".
+    // A good -s beside a bad one would be given more than once.
     args.extend(if matches!(option, "-s" | "--listen") { &["-d", "127.0.0.1", "40124"][..] } else { GOOD });
     let said = refused(&args).stderr;
-    let letter = OPTIONS.iter().find(|opt| format!("-{}", opt.short) == option);
-    let long = letter.map(|opt| format!("--{}", opt.long)).unwrap_or_default();
-    assert!(said.contains(option) || (!long.is_empty() && said.contains(&long)), "{option} {value:?}: {said}");
+    assert!(said.starts_with(&format!("tproxy: {option}: ")), "{option} {value:?}: {said}");
     // Of a MATCH only the part that is wrong is named.
     let named = said.split('\'').nth(1).unwrap_or_else(|| panic!("{option} {value:?}: {said}"));
     let part_will_do = matches!(option, "-R" | "-X") && !named.is_empty() && value.contains(named);
     assert!(named == value || part_will_do, "{option} {value:?}: {said}");
-    assert!(said.contains("' given, "), "{option} {value:?}: {said}");
-    assert!(said.trim_end().ends_with("wanted"), "{option} {value:?}: {said}");
+    assert!(said.contains(": invalid value '") && said.contains("': expected "), "{option} {value:?}: {said}");
 }
 
 /// A copy of the binary that any user may run, wherever it was built.
@@ -119,7 +118,7 @@ fn a_bad_limit_of_a_source_is_refused() {
 fn a_bad_network_to_deny_is_refused() {
     for bad in ["10.0.0.0/33", "fd00::/129", "moose", "", "10.0.0.0"] {
         let said = refused(&["-d", "-s", "40123", "-t", "--deny", bad]).stderr;
-        assert!(said.starts_with(&format!("tproxy: --deny: '{bad}' given, ")), "{said}");
+        assert!(said.starts_with(&format!("tproxy: --deny: invalid value '{bad}': expected ")), "{said}");
     }
     for good in ["10.0.0.1", "10.0.0.0/8", "::ffff:10.0.0.0/104", "2001:db8::/32"] {
         assert_eq!(Launch::new(&["--check", "-s", "40123", "-t", "--deny", good]).run().status, 0, "{good}");
@@ -129,7 +128,9 @@ fn a_bad_network_to_deny_is_refused() {
 #[test]
 fn where_clients_have_no_choice_nothing_is_denied() {
     let said = refused(&[&["--deny", "10.0.0.0/8"], GOOD].concat()).stderr;
-    assert!(said.contains("--deny: given with HOST PORT alone"), "{said}");
+    let sentence = "--deny: needs -t, --fallback or --via http|connect|socks5 (otherwise clients do not choose the \
+                    destination)";
+    assert_eq!(said, format!("tproxy: {sentence}"));
     for choice in ["--fallback", "--via http", "--via connect", "--via socks5"] {
         let line = format!("--check -s 40123 --deny 10.0.0.0/8 {choice} 127.0.0.1 80");
         assert_eq!(Launch::line(&line).run().status, 0, "{choice}");
@@ -139,7 +140,7 @@ fn where_clients_have_no_choice_nothing_is_denied() {
 #[test]
 fn each_worker_must_have_a_place_to_offer() {
     let said = refused(&[&["-m", "2", "-w", "3"], GOOD].concat()).stderr;
-    assert_eq!(said, "tproxy: -m: '2' given, one connection for each of 3 workers wanted");
+    assert_eq!(said, "tproxy: -m: invalid value '2': expected at least one connection for each of 3 workers");
 }
 
 #[test]
@@ -236,13 +237,13 @@ fn a_bad_upstream_is_refused() {
 #[test]
 fn an_option_given_twice_is_refused() {
     let said = refused(&["-s", "1", "-s", "2", "127.0.0.1", "80"]).stderr;
-    assert!(said.contains("twice"), "{said}");
+    assert_eq!(said, "tproxy: -s: given more than once");
 }
 
 #[test]
 fn an_option_without_its_value_is_refused() {
     let said = refused(&["-s", "40123", "127.0.0.1", "80", "--drain"]).stderr;
-    assert!(said.contains("drain"), "{said}");
+    assert_eq!(said, "tproxy: --drain: needs a value: SECONDS");
 }
 
 #[test]
@@ -264,7 +265,7 @@ fn a_bad_way_to_speak_to_the_upstream_is_refused() {
     }
     for (option, bad) in [("--via-fallback", "socks5"), ("--via-fallback", ""), ("--forwarded", "yes")] {
         let said = refused(&[&["--via", "http", option, bad], GOOD].concat()).stderr;
-        assert!(said.contains(&format!("{option}: '{bad}' given, ")), "{said}");
+        assert!(said.contains(&format!("{option}: invalid value '{bad}': expected ")), "{said}");
     }
 }
 
@@ -297,7 +298,10 @@ fn a_bad_url_for_the_page_is_refused() {
     for url in bad {
         let said = Launch::new(&[&["--via", "http", "-f", url], GOOD].concat()).run();
         assert_eq!(said.status, 64, "{url:?}: {said:?}");
-        assert!(said.stderr.contains("-f: '") && said.stderr.contains("an absolute URL"), "{url:?}: {said:?}");
+        assert!(
+            said.stderr.contains("-f: invalid value '") && said.stderr.contains("an absolute URL"),
+            "{url:?}: {said:?}"
+        );
     }
 }
 
@@ -345,22 +349,19 @@ fn what_belongs_to_a_proxy_goes_with_the_ways_to_speak_to_it() {
 #[test]
 fn what_has_no_proxy_to_belong_to_is_refused_with_what_is_wanted() {
     let wrong = [
-        (&["--via-fallback", "connect"][..], "--via-fallback: given with the default --via tcp, --via http wanted"),
-        (&["--forwarded", "both"], "--forwarded: given with the default --via tcp, --via http wanted"),
-        (&["--host-check", "--via", "connect"], "--host-check: given with --via connect, --via http wanted"),
-        (&["-f", "http://cow/"], "-f: given with the default --via tcp, --via http wanted"),
-        (&["-f", "http://cow/", "--via", "socks5"], "-f: given with --via socks5, --via http wanted"),
-        (&["--sni"], "--sni: given with the default --via tcp, --via connect or socks5 or http wanted"),
-        (&["--sni", "--via", "http"], "--sni: given with --via http alone, --via-fallback connect beside it wanted"),
-        (
-            &["--auth-file", "/etc/secret"],
-            "--auth-file: given with the default --via tcp, --via http or connect or socks5 wanted",
-        ),
-        (&["--proxy-protocol", "v2", "--via", "http"], "--proxy-protocol: given with --via http, --via tcp wanted"),
-        (&["--accept-proxy"], "--accept-proxy: given without -a, which says who may speak for others"),
+        (&["--via-fallback", "connect"][..], "--via-fallback: needs --via http"),
+        (&["--forwarded", "both"], "--forwarded: needs --via http"),
+        (&["--host-check", "--via", "connect"], "--host-check: needs --via http"),
+        (&["-f", "http://cow/"], "-f: needs --via http"),
+        (&["--page", "http://cow/", "--via", "socks5"], "-f: needs --via http"),
+        (&["--sni"], "--sni: needs --via connect|socks5 or --via-fallback"),
+        (&["--sni", "--via", "http"], "--sni: needs --via connect|socks5 or --via-fallback"),
+        (&["--auth-file", "/etc/secret"], "--auth-file: needs --via http|connect|socks5"),
+        (&["--proxy-protocol", "v2", "--via", "http"], "--proxy-protocol: cannot be used with --via http"),
+        (&["--accept-proxy"], "--accept-proxy: needs -a (the balancers that may speak for clients)"),
         (
             &["--accept-proxy", "-a", "10.0.0.1", "--only-redirected"],
-            "--only-redirected: given with --accept-proxy, one of them wanted (a balancer connects directly)",
+            "--only-redirected: cannot be used with --accept-proxy (a balancer connects directly)",
         ),
     ];
     for (options, sentence) in wrong {
@@ -374,7 +375,7 @@ fn the_original_destination_is_no_proxy() {
     for kind in ["http", "connect", "socks5"] {
         for upstream in [&[][..], &["127.0.0.1", "80"]] {
             let said = refused(&[&["-d", "-s", "40123", "-t", "--via", kind], upstream].concat()).stderr;
-            let sentence = format!("--via: '{kind}' given with -t, the proxy's HOST PORT and no -t wanted");
+            let sentence = format!("-t: cannot be used with --via {kind} (give the proxy's HOST PORT instead)");
             assert_eq!(said, format!("tproxy: {sentence}"));
         }
         // Of -t and -p the last one counts.
@@ -409,7 +410,9 @@ fn what_is_not_relayed_is_not_spoken_to() {
     for option in options {
         for target in targets {
             let said = refused(&[*option, *target].concat()).stderr;
-            assert!(said.contains(&format!("{}: given with --local or --kernel", option[0])), "{option:?}: {said}");
+            let id = OPTIONS.iter().find(|opt| format!("--{}", opt.long) == option[0]).expect("an option").id;
+            let sentence = format!("tproxy: {id}: cannot be used with {}, which relays nothing", target[0]);
+            assert_eq!(said, sentence, "{option:?}");
         }
     }
 }
@@ -419,23 +422,24 @@ fn upstreams_come_in_pairs_and_not_too_many() {
     refused(&["-d", "-s", "40123", "127.0.0.1", "80", "127.0.0.1"]);
     let many = ["127.0.0.1", "80"].repeat(9);
     let said = refused(&[&["-d", "-s", "40123"], many.as_slice()].concat()).stderr;
-    assert!(said.contains("9 upstreams given"), "{said}");
+    assert!(said.contains("9 upstreams; at most 8"), "{said}");
 }
 
 #[test]
 fn what_does_not_go_together_is_refused() {
     let wrong = [
-        (&["--local", "80", "-R", "--dport 80", "-s", "81"][..], "--listen"),
+        (&["--local", "80", "-R", "--dport 80", "-s", "81"][..], "-s: cannot be used with --local"),
         (&["--local", "80", "--kernel", "-R", "--dport 80"], "--local"),
         (&["--local", "80"], "-R"),
-        (&["--local", "80", "-R", "--dport 80", "cow", "80"], "cow 80"),
-        (&["--local", "0", "-R", "--dport 80"], "'0' given"),
+        (&["--local", "80", "-R", "--dport 80", "cow", "80"], "--local: cannot be used with HOST PORT"),
+        (&["--local", "0", "-R", "--dport 80"], "--local: invalid value '0'"),
         (&["--kernel", "-R", "--dport 80", "cow"], "HOST PORT"),
         (&["-s", "40123", "--proto", "udp", "cow", "80"], "tcp"),
         (&["-s", "40123", "--proto", "sctp", "cow", "80"], "tcp or udp"),
         (&["-s", "40123", "--balance", "best", "cow", "80"], "round-robin"),
         (&["-s", "40123", "-w", "0", "cow", "80"], "from 1 to 64"),
-        (&["-c", "/dev/null", "-s", "40123"], "--listen"),
+        (&["-c", "/dev/null", "-s", "40123"], "-s: cannot be used with -c; put it on the line of its redirection"),
+        (&["-c", "/dev/null", "--fallback"], "--fallback: cannot be used with -c"),
         (&["-c", "/dev/null", "cow", "80"], "cow 80"),
         (&["-c", "/dev/null"], "no redirection"),
     ];
@@ -449,18 +453,86 @@ fn what_does_not_go_together_is_refused() {
 fn an_error_in_a_file_names_file_line_and_option() {
     let directory = TempDir::new();
     let wrong = [
-        ("-s 1 cow 80\n\n-s 70000 cow 80\n", ":3: -s: '70000' given"),
-        ("# comment\n-s 1 \\\n cow 80 --drain 3\n", ":2: --drain: given with a redirection"),
-        ("-r no-such-user-here\n-s 1 cow 80\n", ":1: -r: 'no-such-user-here' given"),
+        ("-s 1 cow 80\n\n-s 70000 cow 80\n", ":3: -s: invalid value '70000': expected a port"),
+        (
+            "# comment\n-s 1 \\\n cow 80 --drain 3\n",
+            ":2: --drain: concerns the whole process, not one redirection; put it on a line of its own",
+        ),
+        ("-r no-such-user-here\n-s 1 cow 80\n", ":1: -r: invalid value 'no-such-user-here'"),
         ("-s 1 'cow 80\n", ":1: a quote"),
-        ("-s 1 cow 80\n--check\n", ":2: --check: given in a file"),
-        ("-s 1 cow 80\n-s 1 moose 80\n", ":2: -s: port 1 given twice"),
+        ("-s 1 cow 80\n--check\n", ":2: --check: cannot stand in a file; use it on the command line"),
+        ("-s 1 cow 80\n-s 1 moose 80\n", ":2: -s: another line listens on port 1"),
     ];
     for (text, part) in wrong {
         let file = directory.write("table.conf", text);
         let said = refused(&["-c", &file]).stderr;
         assert!(said.contains(&format!("{file}{part}")), "{text:?}: {said}");
     }
+}
+
+#[test]
+fn options_of_the_process_stand_beside_c_and_count_more_than_the_file() {
+    let directory = TempDir::new();
+    let table = directory.file("table.conf");
+    fs::write(&table, "-m 2\n-w 9\n-s 1 10.0.0.1 80\n").expect("file");
+    assert_eq!(
+        refused(&["-c", &table]).stderr,
+        "tproxy: -m: invalid value '2': expected at least one connection for each of 9 workers"
+    );
+    let beside =
+        ["-r", "nobody", "--drain", "3", "-w2", "-l", "access", "-P", "pid", "-v", "--fail=closed", "--syslog", "auth"];
+    let line = [&["--check", "-c", &table], &beside[..]].concat();
+    let done = Launch::new(&line).run();
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""));
+    let said = refused(&["-c", &table, "--drain", "soon"]).stderr;
+    assert_eq!(said, "tproxy: --drain: invalid value 'soon': expected a number of seconds from 0 to 2592000");
+}
+
+/// A name that is not UTF-8.
+fn odd_name(ending: &str) -> OsString {
+    OsString::from_vec([b"caf\xe9 \xff", ending.as_bytes()].concat())
+}
+
+#[test]
+fn the_names_of_files_need_not_be_text() {
+    let directory = TempDir::new();
+    let [table, secret, access_log, pidfile] = ["table", "secret", "access", "pid"].map(odd_name);
+    let (server, port) = (Server::page("127.0.0.1:0", "page"), free_port());
+    let place = |name: &OsString| directory.path.join(name);
+    fs::write(place(&secret), SECRET).expect("file");
+    fs::set_permissions(place(&secret), fs::Permissions::from_mode(0o600)).expect("mode");
+    let line = format!("-b 127.0.0.1 -s {port} 127.0.0.1 {}\n", server.address.port());
+    let proxy = b"-s 1 --via connect 127.0.0.1 80 --auth-file '".to_vec();
+    let text = [line.as_bytes(), b"-l '", access_log.as_bytes(), b"'\n", &proxy, secret.as_bytes(), b"'\n"].concat();
+    fs::write(place(&table), text).expect("file");
+    let check = |secret: &OsString| {
+        let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_tproxy"));
+        check.args(["--check", "-s", "1", "--via", "socks5", "127.0.0.1", "80", "--auth-file"]).arg(secret);
+        check.current_dir(&directory.path).output().expect("output")
+    };
+    assert!(check(&secret).status.success());
+    let missing = String::from_utf8(check(&odd_name("missing")).stderr).expect("text");
+    assert!(missing.contains("caf\u{fffd} \u{fffd}missing: No such file"), "{missing}");
+
+    let family = process::Family::new();
+    let mut start = std::process::Command::new(env!("CARGO_BIN_EXE_tproxy"));
+    start.arg("-c").arg(&table).arg("-P").arg(&pidfile).current_dir(&directory.path).envs([family.entry()]);
+    assert!(start.status().expect("start").success());
+    let address = ([127, 0, 0, 1], port).into();
+    assert_eq!(lab::clients::fetch(address).expect("fetch"), "page");
+    let guardian = family.guardian();
+    assert_eq!(fs::read_to_string(place(&pidfile)).expect("pid file").trim(), guardian.to_string());
+    // The program that follows reads all of it again, from another directory.
+    process::signal(guardian, Signal::SIGUSR2);
+    wait::until_true("an upgrade", || {
+        fs::read_to_string(place(&pidfile)).is_ok_and(|pid| pid.trim() != guardian.to_string())
+    });
+    assert_eq!(lab::clients::fetch(address).expect("fetch"), "page");
+    wait::until_true("the former guardian is gone", || !process::alive(guardian));
+    process::signal(family.guardian(), Signal::SIGTERM);
+    family.wait_gone();
+    assert_eq!(fs::read_to_string(place(&access_log)).expect("log").lines().count(), 2);
+    assert!(!place(&pidfile).exists(), "the pid file is left");
 }
 
 /// `--check -c` of a table whose names and user this machine need not have.
@@ -590,8 +662,9 @@ fn a_file_that_others_may_read_or_write_holds_no_secret() {
         let path = write_secret(&directory, SECRET, mode);
         let done = with_secret(&path).run();
         assert_eq!(done.status, 64, "{mode:o}: {done:?}");
-        let wants = "a file that nobody but its owner may read or write (chmod 600)";
-        assert_eq!(done.stderr, format!("tproxy: --auth-file: '{path}' given, {wants} wanted"), "{mode:o}");
+        let expected = "a file that nobody but its owner may read or write (chmod 600)";
+        let sentence = format!("tproxy: --auth-file: invalid value '{path}': expected {expected}");
+        assert_eq!(done.stderr, sentence, "{mode:o}");
     }
 }
 
@@ -603,7 +676,7 @@ fn what_is_no_file_holds_no_secret() {
     for path in [fifo.as_str(), "/dev/null", "/"] {
         let done = with_secret(path).run();
         assert_eq!(done.status, 64, "{done:?}");
-        assert_eq!(done.stderr, format!("tproxy: --auth-file: '{path}' given, a regular file wanted"));
+        assert_eq!(done.stderr, format!("tproxy: --auth-file: invalid value '{path}': expected a regular file"));
     }
     let missing = directory.file("missing");
     let done = with_secret(&missing).run();
@@ -646,7 +719,7 @@ fn credentials_of_somebody_else_are_not_used() {
     std::os::unix::fs::chown(&path, Some(NOBODY), None).expect("chown");
     let done = with_secret(&path).run();
     assert_eq!(done.status, 64, "nobody's file, which root is to use: {done:?}");
-    assert!(done.stderr.contains("a file of root or of the user who starts tproxy wanted"), "{done:?}");
+    assert!(done.stderr.contains("expected a file of root or of the user who starts tproxy"), "{done:?}");
     assert_eq!(binary.run_as_nobody(&line).status, 0, "its own file");
 }
 
@@ -684,7 +757,7 @@ fn credentials_reach_the_proxy_and_no_log_and_are_read_again_at_a_reload() {
 
     write_secret(&directory, "cow:barley\n", 0o644);
     relay.daemon.signal(Signal::SIGHUP);
-    journal.wait_for("(chmod 600) wanted; nothing has changed");
+    journal.wait_for("(chmod 600); nothing has changed");
     assert_eq!(heard_by(&proxy, relay.address), head(first));
 
     write_secret(&directory, "cow:barley\n", 0o600);
@@ -705,7 +778,7 @@ fn a_bad_file_of_credentials_in_a_table_names_the_line() {
     let table = directory.file("table.conf");
     fs::write(&table, format!("-s 1 cow 80\n-s 2 --via socks5 --auth-file {path} cow 80\n")).expect("file");
     let said = refused(&["-c", &table]).stderr;
-    assert!(said.starts_with(&format!("tproxy: {table}:2: --auth-file: '{path}' given")), "{said}");
+    assert!(said.starts_with(&format!("tproxy: {table}:2: --auth-file: invalid value '{path}'")), "{said}");
 }
 
 // ---- Good values ----
@@ -873,11 +946,12 @@ fn help_lists_every_option() {
     assert_eq!((done.status, done.stderr.as_str()), (0, ""));
     assert_eq!(Launch::new(&["-h"]).run().stdout, done.stdout);
     for opt in OPTIONS {
-        let value = opt.value.map(|value| format!(" {value}")).unwrap_or_default();
-        let long = format!("--{}{value}", opt.long);
-        let line = done.stdout.lines().find(|line| line.ends_with(&long));
-        let line = line.unwrap_or_else(|| panic!("--help does not list {long}"));
-        assert!(opt.short.is_empty() || line.contains(&format!("-{},", opt.short)), "{line}");
+        let letter = if opt.short.is_empty() { "    ".to_owned() } else { format!("-{}, ", opt.short) };
+        let value = opt.value.map(|value| format!(" {}", value.names().join("|"))).unwrap_or_default();
+        let names = format!("  {letter}--{}{value}", opt.long);
+        let listed =
+            |line: &str| line.strip_prefix(&names).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+        assert!(done.stdout.lines().any(listed), "--help does not list {names}");
     }
 }
 
@@ -890,17 +964,48 @@ fn version_is_the_package_version() {
     }
 }
 
+/// The manual pages and the completions. `make man` writes them.
 #[test]
-fn man_page_options_match_the_table() {
-    const FIRST: &str = ".\\\" OPTIONS: generated from src/options.rs, do not edit\n";
-    const LAST: &str = ".\\\" END OPTIONS\n";
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/man/tproxy.8");
-    let page = fs::read_to_string(path).expect("man/tproxy.8");
-    let (head, rest) = page.split_once(FIRST).expect("the first marker line in man/tproxy.8");
-    let (options, tail) = rest.split_once(LAST).expect("the last marker line in man/tproxy.8");
-    let wanted = man_fragment();
-    if std::env::var("TPROXY_BLESS").is_ok_and(|value| value == "1") {
-        return fs::write(path, format!("{head}{FIRST}{wanted}{LAST}{tail}")).expect("write man/tproxy.8");
+fn generated_files_match_the_table_of_options() {
+    for (path, wanted) in generated() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        let found = fs::read_to_string(&path).unwrap_or_default();
+        let wanted = match found.split_once(MARKS.0) {
+            Some((head, rest)) => {
+                let (_, tail) = rest.split_once(MARKS.1).expect("the last mark");
+                [head, MARKS.0, &wanted, MARKS.1, tail].concat()
+            }
+            None => wanted,
+        };
+        if std::env::var("TPROXY_BLESS").is_ok_and(|value| value == "1") {
+            fs::write(&path, wanted).expect("write");
+        } else {
+            assert!(found == wanted, "{} differs from the table of options; `make man` rewrites it", path.display());
+        }
     }
-    assert_eq!(options, wanted, "man/tproxy.8 differs from the table; TPROXY_BLESS=1 rewrites it");
+}
+
+/// What bash suggests for the last of these words.
+fn completed(words: &[&str]) -> Vec<String> {
+    let script = "source scripts/completions/tproxy.bash 2>&1; compopt() { :; }; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); \
+                  _tproxy 2>&1; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let done = std::process::Command::new("bash").args(["-c", script, "bash", "tproxy"]).args(words).output();
+    let text = String::from_utf8(done.expect("bash").stdout).expect("text");
+    text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_options_and_their_values() {
+    let all: Vec<String> = completed(&["-"]);
+    for opt in OPTIONS {
+        assert!(all.contains(&format!("--{}", opt.long)), "{}", opt.long);
+    }
+    assert_eq!(completed(&["-s", "80", "--via-"]), ["--via-fallback"]);
+    assert_eq!(completed(&["--via", "s"]), ["socks5"]);
+    // Readline makes three words of --via=s.
+    assert_eq!(completed(&["--via", "=", "s"]), ["socks5"]);
+    assert_eq!(completed(&["--fail", "="]), ["open", "closed"]);
+    assert_eq!(completed(&["--drain", ""]), [""; 0]);
+    assert_eq!(completed(&["-r", "roo"]), ["root"]);
+    assert_eq!(completed(&["-c", "scripts/completions/tproxy.b"]), ["scripts/completions/tproxy.bash"]);
 }

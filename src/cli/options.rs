@@ -1,495 +1,595 @@
-//! The options, each declared once. The parser, `--help` and the OPTIONS section of the man page are made from this
-//! table.
+//! The table of options. The parser, the checks of what goes together, `--help`, the lists in the manual pages and the
+//! completions for shells are made from it.
 
-use std::path::PathBuf;
+use std::fmt;
 
-use getopts::{HasArg, Matches, Occur, Options};
+/// The name of an option in the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OptionId {
+    Listen,
+    Bind,
+    Allow,
+    OnlyRedirected,
+    AcceptProxy,
+    Redirect,
+    Exempt,
+    Reject,
+    Local,
+    Kernel,
+    Proto,
+    Output,
+    Verify,
+    Fail,
+    Transparent,
+    ProxyOnly,
+    Balance,
+    Fallback,
+    UpstreamGrace,
+    Deny,
+    ProxyProtocol,
+    Via,
+    ViaFallback,
+    Sni,
+    AuthFile,
+    Forwarded,
+    HostCheck,
+    Page,
+    MaxConnections,
+    MaxPerSource,
+    SourceBlock,
+    ConnectTimeout,
+    HandshakeTimeout,
+    IdleTimeout,
+    FinTimeout,
+    Config,
+    User,
+    Foreground,
+    Workers,
+    AccessLog,
+    Syslog,
+    Verbose,
+    PidFile,
+    Drain,
+    Check,
+    PrintRules,
+    Flush,
+    Help,
+    Version,
+}
 
-use crate::error::Error;
+use OptionId as Id;
+
+impl OptionId {
+    /// The entry in the table.
+    pub fn opt(self) -> &'static Opt {
+        // A test compares the order of both.
+        &OPTIONS[self as usize]
+    }
+}
+
+impl fmt::Display for OptionId {
+    /// As the documentation names it: by the letter, if it has one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.opt() {
+            Opt { short: "", long, .. } => write!(f, "--{long}"),
+            Opt { short, .. } => write!(f, "-{short}"),
+        }
+    }
+}
 
 /// One option.
 #[derive(Debug)]
 pub struct Opt {
+    pub id: OptionId,
     /// The letter, or empty.
     pub short: &'static str,
-    /// The long name.
     pub long: &'static str,
-    /// What its value is called, if it takes one.
-    pub value: Option<&'static str>,
-    /// Whether it may be given more than once.
-    pub many: bool,
-    /// What it is about.
+    /// `None` for a flag.
+    pub value: Option<Value>,
+    pub repeatable: bool,
+    pub group: Group,
     pub scope: Scope,
-    /// What it does, in sentences.
+    /// An option before this one that no longer counts.
+    pub overrides: Option<OptionId>,
+    /// Does nothing for `--local` and `--kernel`, and is refused with them.
+    pub relay_only: bool,
+    pub goes_with: &'static [Relation],
+    /// What it does, in one or two sentences.
     pub help: &'static str,
+    /// Further sentences, for the manual page only.
+    pub more: &'static str,
 }
 
-/// What an option is about, which decides where it may stand in a configuration file.
+/// The value of an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value {
+    /// The path of a file.
+    File,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// Any text: what the documentation calls it, and the words that may stand for it.
+    Text(&'static str, &'static [&'static str]),
+}
+
+impl Value {
+    /// What the documentation calls it, in parts of which one is to be chosen.
+    pub fn names(&self) -> Vec<&'static str> {
+        match self {
+            Value::File => vec!["FILE"],
+            Value::OneOf(words) => words.to_vec(),
+            Value::Text(name, words) => [&[*name], *words].concat(),
+        }
+    }
+}
+
+/// A part of the documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    Listening,
+    Rules,
+    Upstream,
+    Proxies,
+    Limits,
+    Process,
+    Other,
+}
+
+impl Group {
+    pub const ALL: [Group; 7] =
+        [Group::Listening, Group::Rules, Group::Upstream, Group::Proxies, Group::Limits, Group::Process, Group::Other];
+
+    /// The heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Group::Listening => "Listening",
+            Group::Rules => "Rules",
+            Group::Upstream => "Upstream",
+            Group::Proxies => "Proxies",
+            Group::Limits => "Limits",
+            Group::Process => "Process",
+            Group::Other => "Instead of running",
+        }
+    }
+
+    /// Its options, in the order of the table.
+    pub fn options(self) -> impl Iterator<Item = &'static Opt> {
+        OPTIONS.iter().filter(move |opt| opt.group == self)
+    }
+}
+
+/// Where an option may stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// One redirection.
+    /// With a redirection: on the command line, or on a line of a file.
     Redirection,
-    /// The whole process.
+    /// On the command line, or on a line of a file without a redirection.
     Process,
-    /// What to do at all: the command line only.
+    /// On the command line only.
     Command,
 }
 
-const fn flag(scope: Scope, short: &'static str, long: &'static str, help: &'static str) -> Opt {
-    Opt { short, long, value: None, many: false, scope, help }
+/// What an option goes with. The text says why, or is empty.
+#[derive(Debug, Clone, Copy)]
+pub enum Relation {
+    /// One of these has to stand beside it.
+    Needs(&'static [Term], &'static str),
+    /// None of these may stand beside it.
+    Excludes(&'static [Term], &'static str),
 }
 
-const fn one(scope: Scope, short: &'static str, long: &'static str, value: &'static str, help: &'static str) -> Opt {
-    Opt { short, long, value: Some(value), many: false, scope, help }
+/// Something that may stand on a command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Term {
+    /// This option.
+    Given(OptionId),
+    /// This option with this value.
+    Is(OptionId, &'static str),
+    /// `HOST PORT`.
+    Operands,
 }
 
-const fn many(scope: Scope, short: &'static str, long: &'static str, value: &'static str, help: &'static str) -> Opt {
-    Opt { short, long, value: Some(value), many: true, scope, help }
+const VIA_HTTP: Term = Term::Is(Id::Via, "http");
+const VIA_CONNECT: Term = Term::Is(Id::Via, "connect");
+const VIA_SOCKS5: Term = Term::Is(Id::Via, "socks5");
+
+const NEEDS_HTTP: &[Relation] = &[Relation::Needs(&[VIA_HTTP], "")];
+
+const fn entry(id: OptionId, group: Group, scope: Scope) -> Opt {
+    Opt {
+        id,
+        short: "",
+        long: "",
+        value: None,
+        repeatable: false,
+        group,
+        scope,
+        overrides: None,
+        relay_only: false,
+        goes_with: &[],
+        help: "",
+        more: "",
+    }
+}
+
+/// Of one redirection.
+const fn one(id: OptionId, group: Group) -> Opt {
+    entry(id, group, Scope::Redirection)
+}
+
+/// Of one redirection that is relayed.
+const fn relay(id: OptionId, group: Group) -> Opt {
+    Opt { relay_only: true, ..one(id, group) }
+}
+
+const fn process(id: OptionId, group: Group) -> Opt {
+    entry(id, group, Scope::Process)
+}
+
+const fn command(id: OptionId, group: Group) -> Opt {
+    entry(id, group, Scope::Command)
+}
+
+const fn text(name: &'static str) -> Option<Value> {
+    Some(Value::Text(name, &[]))
 }
 
 /// All options, in the order in which the documentation shows them.
 pub const OPTIONS: &[Opt] = &[
-    one(
-        Scope::Redirection,
-        "s",
-        "listen",
-        "PORT",
-        "Listen on this TCP port, a number from 1 to 65535 or a name from services(5).",
-    ),
-    one(
-        Scope::Redirection,
-        "b",
-        "bind",
-        "ADDRESS",
-        "Listen on this address of this host only. The default is all of them, IPv4 and IPv6; 0.0.0.0 leaves IPv6 out, :: leaves IPv4 out.",
-    ),
-    one(
-        Scope::Process,
-        "r",
-        "user",
-        "USER",
-        "Relay as this user, a name or #UID, with its primary group and no other. Needs root. The default is to stay who started it.",
-    ),
-    flag(Scope::Command, "d", "foreground", "Stay in the foreground and log to standard error."),
-    many(
-        Scope::Redirection,
-        "a",
-        "allow",
-        "SOURCE",
-        "Serve clients from this address or network (CIDR) only. May be given more than once. Others are reset.",
-    ),
-    flag(
-        Scope::Redirection,
-        "",
-        "only-redirected",
-        "Reset connections that were not redirected and come to the listening port directly.",
-    ),
-    many(
-        Scope::Redirection,
-        "",
-        "deny",
-        "NET",
-        "Never relay to this address or network (CIDR) because a client was going there, nor ask a proxy for it. May be given more than once; see SECURITY CONSIDERATIONS for what is never connected to anyway.",
-    ),
-    one(
-        Scope::Process,
-        "l",
-        "access-log",
-        "FILE",
-        "Append one line per connection to this file instead of the log. It is opened again on SIGHUP.",
-    ),
-    one(
-        Scope::Command,
-        "c",
-        "config",
-        "FILE",
-        "Read redirections from this file, each line of it a command line; see tproxy.conf(5).",
-    ),
-    flag(
-        Scope::Redirection,
-        "t",
-        "transparent",
-        "Relay each connection to where it was going; HOST and PORT are not needed.",
-    ),
-    flag(
-        Scope::Redirection,
-        "p",
-        "proxy-only",
-        "Relay to HOST and PORT only. This is the default; of -t and -p the last one counts.",
-    ),
-    one(
-        Scope::Process,
-        "P",
-        "pidfile",
-        "FILE",
-        "Write the process id of the daemon to this file, and remove it at the end.",
-    ),
-    many(
-        Scope::Redirection,
-        "R",
-        "redirect",
-        "MATCH",
-        "Install a firewall rule that redirects connections which match. May be given more than once. Needs root.",
-    ),
-    many(
-        Scope::Redirection,
-        "X",
-        "exempt",
-        "MATCH",
-        "Leave connections which match alone. -X, --reject and -R are matched in the order in which they are given.",
-    ),
-    many(
-        Scope::Redirection,
-        "",
-        "reject",
-        "MATCH",
-        "Refuse connections which match at once, with a reset, to this host and through it. May be given more than once.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "local",
-        "PORT|same",
-        "Redirect to a service of this host on this port, or on the port that was asked for, and relay nothing.",
-    ),
-    flag(
-        Scope::Redirection,
-        "",
-        "kernel",
-        "Let the kernel send connections to HOST and PORT (DNAT and MASQUERADE), and relay nothing. Needs forwarding to be switched on.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "proto",
-        "tcp|udp",
-        "The protocol of a MATCH that names none. udp is for --local and --kernel. The default is tcp.",
-    ),
-    flag(
-        Scope::Redirection,
-        "O",
-        "output",
-        "Also redirect connections that this host itself makes, except those of the user given with -r.",
-    ),
-    one(
-        Scope::Process,
-        "m",
-        "max-connections",
-        "NUMBER",
-        "Serve at most this many connections at once. Further clients wait until one ends. The default is what the limit of open files allows. Each worker has an equal share.",
-    ),
-    one(
-        Scope::Process,
-        "",
-        "max-per-source",
-        "NUMBER",
-        "Serve at most this many connections at once from one source. Further ones from there are reset. The default is no such limit.",
-    ),
-    one(
-        Scope::Process,
-        "",
-        "source-block",
-        "V4:V6",
-        "What is one source to --max-per-source: addresses that have so many bits in common, of IPv4 and of IPv6. The default is 32:64, as a host has one address of IPv4 and a whole network of IPv6.",
-    ),
-    one(
-        Scope::Process,
-        "w",
-        "workers",
-        "NUMBER|auto",
-        "Start this many worker processes, each with its own listening sockets; auto is one per processor. The default is 1.",
-    ),
-    flag(Scope::Process, "v", "verbose", "Log what is only of interest when something is being looked for."),
-    one(Scope::Process, "", "syslog", "FACILITY", "Log to this facility of syslog(3). The default is daemon."),
-    one(
-        Scope::Process,
-        "",
-        "fail",
-        "open|closed",
-        "When no worker can be kept alive: open takes the redirection away, so that clients reach whom they wanted to; closed rejects them. The default is open.",
-    ),
-    one(
-        Scope::Process,
-        "",
-        "upstream-grace",
-        "SECONDS",
-        "When no upstream of a redirection can be reached for this long, do what --fail says until one answers again. 0, the default, is never.",
-    ),
-    one(
-        Scope::Process,
-        "",
-        "verify",
-        "SECONDS",
-        "Compare the rules in the firewall with what they should be this often, and put back what is missing or out of place. 0 is never. The default is 30.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "balance",
-        "first|round-robin|source",
-        "With several upstreams: try the first in order, each in turn, or the same one for the same client address. The default is first.",
-    ),
-    flag(
-        Scope::Redirection,
-        "",
-        "fallback",
-        "When no upstream can be reached, relay to where the client was going, as if there were no --via and no --proxy-protocol.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "via",
-        "tcp|http|connect|socks5",
-        "How HOST is spoken to: tcp as the client would; http as to an HTTP proxy, with requests in absolute form; connect and socks5 as to a proxy that is asked to connect to where the client was going. The default is tcp.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "via-fallback",
-        "connect",
-        "With --via http: what is not HTTP goes through the same proxy with CONNECT. The default is to answer it with status 400.",
-    ),
-    flag(
-        Scope::Redirection,
-        "",
-        "sni",
-        "Ask the proxy for the name in the client's TLS ClientHello or Host header, if there is one, and not for the address. This waits at most 0.2 seconds for the first bytes of the client.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "auth-file",
-        "FILE",
-        "Show the proxy the name and password in this file, which holds one line, USER:PASSWORD, and which nobody but its owner may read or write. It is read at start and at a reload.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "forwarded",
-        "forwarded|x-forwarded-for|both",
-        "With --via http: add the client's address to each request, as Forwarded (RFC 7239), as X-Forwarded-For, or as both.",
-    ),
-    flag(
-        Scope::Redirection,
-        "",
-        "host-check",
-        "With --via http: believe a Host header only when its name has the address that the client was going to; if not, that address stands in the URL.",
-    ),
-    one(
-        Scope::Redirection,
-        "f",
-        "page",
-        "URL",
-        "With --via http: every request is for this URL, except those whose Referer it is.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "proxy-protocol",
-        "v1|v2",
-        "Before the payload, tell HOST the client's address and where it was going in a header of the PROXY protocol.",
-    ),
-    flag(
-        Scope::Redirection,
-        "",
-        "accept-proxy",
-        "Connections begin with a header of the PROXY protocol, version 1 or 2, which says who the client is and where it was going. Needs -a, which says who may speak for others.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "connect-timeout",
-        "SECONDS",
-        "Try the next address of the upstream after this time without an answer. The default is 10.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "handshake-timeout",
-        "SECONDS",
-        "Give up when the client's PROXY header, the head of a request or the proxy's answer is not complete after this time. The default is 10.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "idle-timeout",
-        "SECONDS",
-        "Reset a connection on which no byte moved for this long. 0 is never. The default is 7440, the least that RFC 5382 allows and two minutes more than two hours.",
-    ),
-    one(
-        Scope::Redirection,
-        "",
-        "fin-timeout",
-        "SECONDS",
-        "Reset a connection of which one direction has ended and the other is silent for this long. 0 is never. The default is 300.",
-    ),
-    one(
-        Scope::Process,
-        "",
-        "drain",
-        "SECONDS",
-        "On SIGTERM let connections go on for this long before they are reset. The default is 30.",
-    ),
-    flag(
-        Scope::Command,
-        "",
-        "print-rules",
-        "Print exactly what would be fed to iptables-restore and ip6tables-restore, and touch nothing.",
-    ),
-    flag(
-        Scope::Command,
-        "",
-        "check",
-        "Check the command line, resolve the names in it, print what would be done, and touch nothing.",
-    ),
-    flag(
-        Scope::Command,
-        "",
-        "flush",
-        "Remove the rules that a tproxy on the port of -s has left in the firewall, or without -s those of all.",
-    ),
-    flag(Scope::Command, "h", "help", "Print this summary."),
-    flag(Scope::Command, "V", "version", "Print the version."),
+    Opt {
+        short: "s",
+        long: "listen",
+        value: text("PORT"),
+        help: "Listen on this TCP port: a number from 1 to 65535, or a name from services(5).",
+        more: "fd:NAME stands for the sockets that systemd passes under this name.",
+        ..relay(Id::Listen, Group::Listening)
+    },
+    Opt {
+        short: "b",
+        long: "bind",
+        value: text("ADDRESS"),
+        goes_with: &[Relation::Needs(&[Term::Given(Id::Listen)], "")],
+        help: "Listen on this address of this host only. The default is all addresses, IPv4 and IPv6.",
+        more: "0.0.0.0 leaves IPv6 out, :: leaves IPv4 out.",
+        ..relay(Id::Bind, Group::Listening)
+    },
+    Opt {
+        short: "a",
+        long: "allow",
+        value: text("SOURCE"),
+        repeatable: true,
+        help: "Serve only clients from this address or network (CIDR), and reset others.",
+        ..relay(Id::Allow, Group::Listening)
+    },
+    Opt {
+        long: "only-redirected",
+        goes_with: &[Relation::Excludes(&[Term::Given(Id::AcceptProxy)], "a balancer connects directly")],
+        help: "Reset connections that were not redirected but come to the listening port directly.",
+        ..relay(Id::OnlyRedirected, Group::Listening)
+    },
+    Opt {
+        long: "accept-proxy",
+        goes_with: &[Relation::Needs(&[Term::Given(Id::Allow)], "the balancers that may speak for clients")],
+        help: "Expect a header of the PROXY protocol, version 1 or 2, at the start of each connection.",
+        more: "It names the client and its original destination.",
+        ..relay(Id::AcceptProxy, Group::Listening)
+    },
+    Opt {
+        short: "R",
+        long: "redirect",
+        value: text("MATCH"),
+        repeatable: true,
+        help: "Redirect connections that match: what you would write between the chain name and -j for iptables. \
+               Needs root.",
+        ..one(Id::Redirect, Group::Rules)
+    },
+    Opt {
+        short: "X",
+        long: "exempt",
+        value: text("MATCH"),
+        repeatable: true,
+        help: "Leave connections that match alone.",
+        more: "-X, --reject and -R are tried in the order in which they are given.",
+        ..one(Id::Exempt, Group::Rules)
+    },
+    Opt {
+        long: "reject",
+        value: text("MATCH"),
+        repeatable: true,
+        help: "Refuse connections that match with a reset, to this host and through it.",
+        ..one(Id::Reject, Group::Rules)
+    },
+    Opt {
+        long: "local",
+        value: Some(Value::Text("PORT", &["same"])),
+        goes_with: &[
+            Relation::Needs(&[Term::Given(Id::Redirect)], ""),
+            Relation::Excludes(&[Term::Given(Id::Kernel), Term::Operands], ""),
+        ],
+        help: "Redirect to this port of this host, or to the same port that the client asked for. Nothing is relayed.",
+        ..one(Id::Local, Group::Rules)
+    },
+    Opt {
+        long: "kernel",
+        goes_with: &[Relation::Needs(&[Term::Given(Id::Redirect)], "")],
+        help: "Let the kernel send connections to HOST PORT (DNAT and MASQUERADE). Nothing is relayed.",
+        more: "Forwarding must be switched on.",
+        ..one(Id::Kernel, Group::Rules)
+    },
+    Opt {
+        long: "proto",
+        value: Some(Value::OneOf(&["tcp", "udp"])),
+        help: "Protocol of a MATCH that names none. The default is tcp.",
+        more: "udp is for --local and --kernel.",
+        ..one(Id::Proto, Group::Rules)
+    },
+    Opt {
+        short: "O",
+        long: "output",
+        goes_with: &[Relation::Needs(
+            &[Term::Given(Id::Redirect), Term::Given(Id::Exempt), Term::Given(Id::Reject)],
+            "",
+        )],
+        help: "Apply the rules to this host's own connections too, except those of the user of -r.",
+        ..one(Id::Output, Group::Rules)
+    },
+    Opt {
+        long: "verify",
+        value: text("SECONDS"),
+        help: "Compare the rules in the firewall with the configuration this often, and repair them. 0 means never. \
+               The default is 30.",
+        ..process(Id::Verify, Group::Rules)
+    },
+    Opt {
+        long: "fail",
+        value: Some(Value::OneOf(&["open", "closed"])),
+        help: "When no worker can be kept alive: open removes the redirection, so clients reach their original \
+               destination; closed rejects them. The default is open.",
+        ..process(Id::Fail, Group::Rules)
+    },
+    Opt {
+        short: "t",
+        long: "transparent",
+        overrides: Some(Id::ProxyOnly),
+        goes_with: &[Relation::Excludes(&[VIA_HTTP, VIA_CONNECT, VIA_SOCKS5], "give the proxy's HOST PORT instead")],
+        help: "Relay each connection to its original destination. HOST PORT is not needed.",
+        ..relay(Id::Transparent, Group::Upstream)
+    },
+    Opt {
+        short: "p",
+        long: "proxy-only",
+        overrides: Some(Id::Transparent),
+        help: "Relay to HOST PORT only. This is the default; of -t and -p the last one counts.",
+        ..one(Id::ProxyOnly, Group::Upstream)
+    },
+    Opt {
+        long: "balance",
+        value: Some(Value::OneOf(&["first", "round-robin", "source"])),
+        help: "Order in which several upstreams are tried: as given, each first in turn, or by the client's address. \
+               The default is first.",
+        ..relay(Id::Balance, Group::Upstream)
+    },
+    Opt {
+        long: "fallback",
+        help: "When no upstream can be reached, relay to the original destination.",
+        more: "Then --via and --proxy-protocol are ignored.",
+        ..relay(Id::Fallback, Group::Upstream)
+    },
+    Opt {
+        long: "upstream-grace",
+        value: text("SECONDS"),
+        help: "When no upstream of a redirection can be reached for this long, do what --fail says until one answers. \
+               0, the default, means never.",
+        ..process(Id::UpstreamGrace, Group::Upstream)
+    },
+    Opt {
+        long: "deny",
+        value: text("NET"),
+        repeatable: true,
+        goes_with: &[Relation::Needs(
+            &[Term::Given(Id::Transparent), Term::Given(Id::Fallback), VIA_HTTP, VIA_CONNECT, VIA_SOCKS5],
+            "otherwise clients do not choose the destination",
+        )],
+        help: "Refuse connections whose original destination is in NET, directly or through a proxy.",
+        more: "NET is an address or a network (CIDR). SECURITY CONSIDERATIONS lists what is always refused.",
+        ..relay(Id::Deny, Group::Upstream)
+    },
+    Opt {
+        long: "proxy-protocol",
+        value: Some(Value::OneOf(&["v1", "v2"])),
+        goes_with: &[Relation::Excludes(&[VIA_HTTP, VIA_CONNECT, VIA_SOCKS5], "")],
+        help: "Send the client's address and its original destination to the upstream, in a header of the PROXY \
+               protocol.",
+        ..relay(Id::ProxyProtocol, Group::Upstream)
+    },
+    Opt {
+        long: "via",
+        value: Some(Value::OneOf(&["tcp", "http", "connect", "socks5"])),
+        help: "Speak to HOST as the client would (tcp), as to an HTTP proxy (http), or ask a proxy to connect to the \
+               original destination (connect, socks5). The default is tcp.",
+        more: "http sends requests with absolute URLs.",
+        ..relay(Id::Via, Group::Proxies)
+    },
+    Opt {
+        long: "via-fallback",
+        value: Some(Value::OneOf(&["connect"])),
+        goes_with: NEEDS_HTTP,
+        help: "Send what is not HTTP through the same proxy with CONNECT, instead of answering it with status 400.",
+        ..relay(Id::ViaFallback, Group::Proxies)
+    },
+    Opt {
+        long: "sni",
+        goes_with: &[Relation::Needs(&[VIA_CONNECT, VIA_SOCKS5, Term::Given(Id::ViaFallback)], "")],
+        help: "Ask the proxy for the name in the client's TLS ClientHello or Host header, not for the address.",
+        more: "Without such a name it is asked for the address. This waits at most 0.2 seconds for the client's first bytes.",
+        ..relay(Id::Sni, Group::Proxies)
+    },
+    Opt {
+        long: "auth-file",
+        value: Some(Value::File),
+        goes_with: &[Relation::Needs(&[VIA_HTTP, VIA_CONNECT, VIA_SOCKS5], "")],
+        help: "Take the proxy's user and password from this file: one line, USER:PASSWORD.",
+        more: "Nobody but its owner may read or write the file. It is read at start and at a reload.",
+        ..relay(Id::AuthFile, Group::Proxies)
+    },
+    Opt {
+        long: "forwarded",
+        value: Some(Value::OneOf(&["forwarded", "x-forwarded-for", "both"])),
+        goes_with: NEEDS_HTTP,
+        help: "Add the client's address to each request: Forwarded (RFC 7239), X-Forwarded-For, or both.",
+        ..relay(Id::Forwarded, Group::Proxies)
+    },
+    Opt {
+        long: "host-check",
+        goes_with: NEEDS_HTTP,
+        help: "Use the name in a Host header only if it resolves to the original destination.",
+        more: "Otherwise the URL gets the address.",
+        ..relay(Id::HostCheck, Group::Proxies)
+    },
+    Opt {
+        short: "f",
+        long: "page",
+        value: text("URL"),
+        goes_with: NEEDS_HTTP,
+        help: "Send every request to URL, except requests whose Referer is URL.",
+        ..relay(Id::Page, Group::Proxies)
+    },
+    Opt {
+        short: "m",
+        long: "max-connections",
+        value: text("NUMBER"),
+        help: "Serve at most this many connections at once; further clients wait. The default is what the limit of \
+               open files allows.",
+        more: "Each worker has an equal share.",
+        ..process(Id::MaxConnections, Group::Limits)
+    },
+    Opt {
+        long: "max-per-source",
+        value: text("NUMBER"),
+        help: "Serve at most this many connections at once from one source, and reset further ones.",
+        more: "The default is no limit.",
+        ..process(Id::MaxPerSource, Group::Limits)
+    },
+    Opt {
+        long: "source-block",
+        value: text("V4:V6"),
+        help: "Prefix lengths (IPv4:IPv6) by which --max-per-source groups clients. The default is 32:64.",
+        more: "A host usually has one IPv4 address, and a whole network of IPv6 addresses.",
+        ..process(Id::SourceBlock, Group::Limits)
+    },
+    Opt {
+        long: "connect-timeout",
+        value: text("SECONDS"),
+        help: "Try the next address of the upstream after this time without an answer. The default is 10.",
+        ..relay(Id::ConnectTimeout, Group::Limits)
+    },
+    Opt {
+        long: "handshake-timeout",
+        value: text("SECONDS"),
+        help: "Give up when a PROXY header, the head of a request or a proxy's answer takes longer. The default is 10.",
+        ..relay(Id::HandshakeTimeout, Group::Limits)
+    },
+    Opt {
+        long: "idle-timeout",
+        value: text("SECONDS"),
+        help: "Reset a connection on which no byte moved for this long. 0 means never. The default is 7440.",
+        more: "These 2 hours and 4 minutes are the least that RFC 5382 allows.",
+        ..relay(Id::IdleTimeout, Group::Limits)
+    },
+    Opt {
+        long: "fin-timeout",
+        value: text("SECONDS"),
+        help: "Reset a connection when one direction has ended and the other is silent for this long. 0 means never. \
+               The default is 300.",
+        ..relay(Id::FinTimeout, Group::Limits)
+    },
+    Opt {
+        short: "c",
+        long: "config",
+        value: Some(Value::File),
+        help: "Read redirections from this file, one on each line; see tproxy.conf(5).",
+        ..command(Id::Config, Group::Process)
+    },
+    Opt {
+        short: "r",
+        long: "user",
+        value: text("USER"),
+        help: "Relay as this user: a name or #UID. Needs root. The default is the user who starts tproxy.",
+        more: "The processes have the primary group of this user and no other.",
+        ..process(Id::User, Group::Process)
+    },
+    Opt {
+        short: "d",
+        long: "foreground",
+        help: "Stay in the foreground and log to standard error.",
+        ..command(Id::Foreground, Group::Process)
+    },
+    Opt {
+        short: "w",
+        long: "workers",
+        value: Some(Value::Text("NUMBER", &["auto"])),
+        help: "Start this many workers; auto means one per processor. The default is 1.",
+        more: "Each has its own listening sockets.",
+        ..process(Id::Workers, Group::Process)
+    },
+    Opt {
+        short: "l",
+        long: "access-log",
+        value: Some(Value::File),
+        help: "Append one line per connection to this file instead of the log.",
+        more: "SIGHUP opens it again.",
+        ..process(Id::AccessLog, Group::Process)
+    },
+    Opt {
+        long: "syslog",
+        value: text("FACILITY"),
+        help: "Log to this facility of syslog(3). The default is daemon.",
+        ..process(Id::Syslog, Group::Process)
+    },
+    Opt { short: "v", long: "verbose", help: "Log debug messages.", ..process(Id::Verbose, Group::Process) },
+    Opt {
+        short: "P",
+        long: "pidfile",
+        value: Some(Value::File),
+        help: "Write the process id of the daemon to this file, and remove the file at the end.",
+        ..process(Id::PidFile, Group::Process)
+    },
+    Opt {
+        long: "drain",
+        value: text("SECONDS"),
+        help: "On SIGTERM, let connections go on for this long before they are reset. The default is 30.",
+        ..process(Id::Drain, Group::Process)
+    },
+    Opt {
+        long: "check",
+        help: "Check the command line and the file of -c, resolve the names, print what would be done, and change \
+               nothing.",
+        ..command(Id::Check, Group::Other)
+    },
+    Opt {
+        long: "print-rules",
+        help: "Print exactly what iptables-restore and ip6tables-restore would be given, and change nothing.",
+        ..command(Id::PrintRules, Group::Other)
+    },
+    Opt {
+        long: "flush",
+        help: "Remove the rules that tproxy has left in the firewall: those for the port of -s, those for the file of \
+               -c, or all.",
+        ..command(Id::Flush, Group::Other)
+    },
+    Opt { short: "h", long: "help", help: "Print this summary.", ..command(Id::Help, Group::Other) },
+    Opt { short: "V", long: "version", help: "Print the version.", ..command(Id::Version, Group::Other) },
 ];
-
-/// The lines of the synopsis.
-const SYNOPSIS: &[&str] = &[
-    "[options] -s PORT HOST PORT [HOST PORT ...]",
-    "[options] -s PORT -t",
-    "[options] --local PORT|same -R MATCH",
-    "[options] --kernel -R MATCH HOST PORT",
-    "[options] -c FILE",
-    "[options] HOST PORT                 (a socket from inetd or systemd)",
-    "--check | --print-rules ...",
-    "--flush [-s PORT | -c FILE]",
-];
-
-/// Takes a command line apart, without the name of the program.
-///
-/// Errors: an option that is not known, twice where it may stand once, or without its value.
-pub(crate) fn parse(arguments: &[String]) -> Result<Matches, Error> {
-    let mut options = Options::new();
-    for opt in OPTIONS {
-        let has_value = if opt.value.is_some() { HasArg::Yes } else { HasArg::No };
-        // A flag that is said twice means what it means.
-        let occurs = if opt.many || opt.value.is_none() { Occur::Multi } else { Occur::Optional };
-        options.opt(opt.short, opt.long, "", "", has_value, occurs);
-    }
-    options.parse(arguments).map_err(|fail| {
-        use getopts::Fail;
-        Error::Usage(match fail {
-            Fail::ArgumentMissing(name) => format!("{}: nothing given, a value wanted", dashed(&name)),
-            Fail::UnrecognizedOption(name) => {
-                format!("{}: no such option; `tproxy --help` lists them all", dashed(&name))
-            }
-            Fail::OptionMissing(name) => format!("{}: not given", dashed(&name)),
-            Fail::OptionDuplicated(name) => format!("{}: given twice, once wanted", dashed(&name)),
-            Fail::UnexpectedArgument(name) => format!("{}: a value given, none wanted", dashed(&name)),
-        })
-    })
-}
-
-/// A command line that says what the first of `lines` that says it says, for the options of one scope.
-pub(crate) fn merge(lines: &[Matches], scope: Scope) -> Vec<String> {
-    let said = |opt: &Opt| {
-        let line = lines.iter().find(|line| line.opt_present(opt.long))?;
-        Some(match line.opt_str(opt.long) {
-            Some(value) => format!("--{}={value}", opt.long),
-            None => format!("--{}", opt.long),
-        })
-    };
-    OPTIONS.iter().filter(|opt| opt.scope == scope).filter_map(said).collect()
-}
-
-/// The same command line in long names and in the same order, with its files where `place` says: the daemon reads it
-/// again when it has left the directory in which it was typed.
-pub(crate) fn placed(matches: &Matches, place: impl Fn(&str) -> PathBuf) -> Vec<String> {
-    let mut said: Vec<(usize, String)> = Vec::new();
-    for Opt { long, value: kind, .. } in OPTIONS {
-        let value = |value: String| match *kind {
-            Some("FILE") if !value.is_empty() => place(&value).display().to_string(),
-            _ => value,
-        };
-        let with = matches.opt_strs_pos(long).into_iter().map(|(at, text)| (at, format!("--{long}={}", value(text))));
-        said.extend(with);
-        if kind.is_none() {
-            said.extend(matches.opt_positions(long).into_iter().map(|at| (at, format!("--{long}"))));
-        }
-    }
-    said.sort_by_key(|(at, _)| *at);
-    let options = said.into_iter().map(|(_, words)| words);
-    options.chain(["--".to_owned()]).chain(matches.free.iter().cloned()).collect()
-}
-
-fn dashed(name: &str) -> String {
-    if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") }
-}
-
-/// The text of `--help`.
-pub(crate) fn help() -> String {
-    let mut text = String::new();
-    for (number, line) in SYNOPSIS.iter().enumerate() {
-        text += if number == 0 { "usage: " } else { "       " };
-        text += &format!("tproxy {line}\n");
-    }
-    text += "\nRelays TCP connections which the kernel redirected to a local port to another host and port.\n\n";
-    for opt in OPTIONS {
-        let letter = if opt.short.is_empty() { "    ".to_owned() } else { format!("-{}, ", opt.short) };
-        let value = opt.value.map(|value| format!(" {value}")).unwrap_or_default();
-        text += &format!("  {letter}--{}{value}\n", opt.long);
-        for line in wrap(opt.help, 100) {
-            text += &format!("        {line}\n");
-        }
-    }
-    text
-}
-
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let full = lines.last().is_some_and(|line| !line.is_empty() && line.len() + 1 + word.len() > width);
-        if full {
-            lines.push(String::new());
-        }
-        if let Some(line) = lines.last_mut() {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-    }
-    lines
-}
-
-/// The OPTIONS list of the man page, in mdoc(7).
-pub fn man_fragment() -> String {
-    let mut text = String::from(".Bl -tag -width Ds\n");
-    for opt in OPTIONS {
-        let letter = if opt.short.is_empty() { String::new() } else { format!("Fl {} , ", opt.short) };
-        let value = opt.value.map(|value| format!(" Ar {}", value.replace('|', " | "))).unwrap_or_default();
-        text += &format!(".It {letter}Fl -{}{value}\n", opt.long);
-        text += &format!("{}\n", opt.help.replace(". ", ".\n").replace('-', "\\-"));
-    }
-    text += ".El\n";
-    text
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn words(line: &str) -> Vec<String> {
-        shell_words::split(line).unwrap()
-    }
-
     #[test]
-    fn a_value_may_begin_with_a_dash_and_keeps_its_place() {
-        let matches = parse(&words("-X '-s 10.0.0.1' cow -R '-d moose' 80 -s 81")).unwrap();
-        let (redirect, exempt) = (matches.opt_strs_pos("redirect"), matches.opt_strs_pos("exempt"));
-        assert_eq!(redirect[0].1, "-d moose");
-        assert_eq!(exempt[0].1, "-s 10.0.0.1");
-        assert!(exempt[0].0 < redirect[0].0);
-        assert_eq!(matches.free, ["cow", "80"]);
+    fn every_option_is_at_the_place_of_its_id() {
+        for (place, opt) in OPTIONS.iter().enumerate() {
+            assert_eq!((opt.id as usize, opt.id.opt().long), (place, opt.long));
+        }
+        assert_eq!(OPTIONS.len(), Id::Version as usize + 1);
     }
 
     #[test]
@@ -503,22 +603,25 @@ mod tests {
     }
 
     #[test]
-    fn a_command_line_that_is_said_again_means_the_same_in_another_directory() {
-        let line = "-dX '-s 10.0.0.1' -l log cow -R'-d moose' -pP /run/pid -t 80 -c '' -- -4";
-        let matches = parse(&words(line)).unwrap();
-        let again = placed(&matches, |file| std::path::Path::new("/home").join(file));
-        let wanted = "--foreground '--exempt=-s 10.0.0.1' --access-log=/home/log '--redirect=-d moose' --proxy-only \
-                      --pidfile=/run/pid --transparent --config= -- cow 80 -4";
-        assert_eq!(again, words(wanted));
-        let (first, second) = (matches, parse(&again).unwrap());
-        assert_eq!(first.free, second.free);
-        assert!(second.opt_positions("transparent") > second.opt_positions("proxy-only"));
-        assert!(second.opt_positions("exempt") < second.opt_positions("redirect"));
+    fn every_relation_names_values_that_exist() {
+        for opt in OPTIONS {
+            for Relation::Needs(terms, _) | Relation::Excludes(terms, _) in opt.goes_with {
+                for term in *terms {
+                    let Term::Is(id, value) = term else { continue };
+                    assert!(
+                        id.opt().value.is_some_and(|known| known.names().contains(value)),
+                        "{}: {term:?}",
+                        opt.long
+                    );
+                }
+            }
+        }
     }
 
     #[test]
-    fn an_unknown_option_is_named() {
-        let error = parse(&words("--nonsense")).unwrap_err().to_string();
-        assert_eq!(error, "--nonsense: no such option; `tproxy --help` lists them all");
+    fn options_of_a_group_stand_together() {
+        let mut groups: Vec<Group> = OPTIONS.iter().map(|opt| opt.group).collect();
+        groups.dedup();
+        assert_eq!(groups, Group::ALL);
     }
 }

@@ -1,28 +1,106 @@
-//! The configuration file: each line a command line.
+//! The configuration file: each line of it is a command line.
 
-use std::fs;
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::Path;
 
+use crate::cli::options::Scope;
+use crate::cli::parse::{self, Arguments};
+use crate::cli::relations;
+use crate::config::global::{GlobalOptions, Process};
+use crate::config::redirection::{self, Redirection};
 use crate::error::Error;
 
-/// One command line of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FileLine {
+/// The most redirections: each has a number of 16 bits.
+const MOST_REDIRECTIONS: usize = 1 << 16;
+
+/// A line of a file.
+#[derive(Debug, PartialEq, Eq)]
+struct FileLine {
     /// Where it begins, counted from 1.
-    pub number: usize,
+    number: usize,
     /// Its words, without the quotes.
-    pub words: Vec<String>,
+    words: Vec<OsString>,
 }
 
-/// Reads a file. Lines without words are left out.
-pub(crate) fn read(path: &Path) -> Result<Vec<FileLine>, Error> {
+/// Reads the file of `-c`. The options of the whole process that stand beside it count more than those in the file.
+pub(super) fn read(beside: &Arguments, path: &Path) -> Result<(Process, Vec<Redirection>), Error> {
+    if let Some(id) = beside.first_of(Scope::Redirection) {
+        return Err(Error::Usage(format!(
+            "{id}: cannot be used with -c; put it on the line of its redirection in the file"
+        )));
+    }
+    if !beside.operands().is_empty() {
+        let given = beside.operands().join(" ");
+        return Err(Error::Usage(format!("'{given}': cannot be used with -c; put it on a line of the file")));
+    }
     let shown = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|error| Error::file(shown.clone(), error))?;
-    split(&text).map_err(|(line, error)| error.in_file(&shown, line))
+    let bytes = std::fs::read(path).map_err(|error| Error::file(shown.clone(), error))?;
+    let lines = split(&bytes).map_err(|(line, error)| error.in_file(&shown, line))?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut table = Table { process: GlobalOptions::read(beside)?, redirections: Vec::new(), taken: HashSet::new() };
+    for line in lines {
+        table.add(&line, directory, &shown).map_err(|error| error.in_file(&shown, line.number))?;
+    }
+    if table.redirections.is_empty() {
+        return Err(Error::Usage("-c: the file has no redirection".into()));
+    }
+    Ok((table.process.complete(), table.redirections))
 }
 
-/// Takes a file's text apart: words as in a shell, `#` comments, lines that go on after a backslash.
-fn split(text: &str) -> Result<Vec<FileLine>, (usize, Error)> {
+/// What was read so far.
+struct Table {
+    process: GlobalOptions,
+    redirections: Vec<Redirection>,
+    /// The addresses at which they listen.
+    taken: HashSet<std::net::SocketAddr>,
+}
+
+impl Table {
+    fn add(&mut self, line: &FileLine, directory: &Path, shown: &str) -> Result<(), Error> {
+        let arguments = parse::parse(&line.words, directory)?;
+        if is_redirection(&arguments)? {
+            relations::check(&arguments)?;
+            let redirection = redirection::read(&arguments)?;
+            self.push(Redirection { place: Some((shown.to_owned(), line.number)), ..redirection })
+        } else {
+            self.process.add(&arguments)
+        }
+    }
+
+    fn push(&mut self, redirection: Redirection) -> Result<(), Error> {
+        if self.redirections.len() == MOST_REDIRECTIONS {
+            return Err(Error::Usage(format!("-c: more than {MOST_REDIRECTIONS} redirections")));
+        }
+        for address in redirection.addresses() {
+            if !self.taken.insert(address) {
+                let port = address.port();
+                return Err(Error::Usage(format!("-s: another line listens on port {port} of the same address")));
+            }
+        }
+        self.redirections.push(redirection);
+        Ok(())
+    }
+}
+
+/// Whether a line is a redirection. If not, it is about the whole process.
+fn is_redirection(arguments: &Arguments) -> Result<bool, Error> {
+    if let Some(id) = arguments.first_of(Scope::Command) {
+        return Err(Error::Usage(format!("{id}: cannot stand in a file; use it on the command line")));
+    }
+    let redirection = arguments.first_of(Scope::Redirection).is_some() || !arguments.operands().is_empty();
+    match arguments.first_of(Scope::Process) {
+        Some(id) if redirection => Err(Error::Usage(format!(
+            "{id}: concerns the whole process, not one redirection; put it on a line of its own"
+        ))),
+        Some(_) => Ok(false),
+        None => Ok(true),
+    }
+}
+
+/// Takes a file apart: words as in a shell, comments after `#`, lines that go on after a backslash.
+fn split(bytes: &[u8]) -> Result<Vec<FileLine>, (usize, Error)> {
+    let text = parse::to_text(bytes);
     let mut found = Vec::new();
     let mut lines = text.lines().enumerate();
     while let Some((first, line)) = lines.next() {
@@ -32,10 +110,9 @@ fn split(text: &str) -> Result<Vec<FileLine>, (usize, Error)> {
             whole.push_str(lines.next().map(|(_, line)| line).unwrap_or_default());
         }
         let number = first + 1;
-        let quotes = |_| (number, Error::Usage("a quote is opened and not closed".into()));
-        let words = shell_words::split(&whole).map_err(quotes)?;
+        let words = shell_words::split(&whole).map_err(|_| (number, Error::Usage("a quote is not closed".into())))?;
         if !words.is_empty() {
-            found.push(FileLine { number, words });
+            found.push(FileLine { number, words: words.iter().map(|word| parse::from_text(word)).collect() });
         }
     }
     Ok(found)
@@ -44,19 +121,52 @@ fn split(text: &str) -> Result<Vec<FileLine>, (usize, Error)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    fn table(lines: &str) -> Result<Table, Error> {
+        let mut table = Table { process: GlobalOptions::default(), redirections: Vec::new(), taken: HashSet::new() };
+        let lines = split(lines.as_bytes()).map_err(|(_, error)| error)?;
+        lines.iter().try_for_each(|line| table.add(line, Path::new("/etc"), "t"))?;
+        Ok(table)
+    }
 
     #[test]
     fn lines_are_split_as_a_shell_would() {
         let text =
             "# all of it\n\n-r nobody  # who\n-s 80 -R '-d moose \\\n --dport 80' \\\n  cow 80\n-s 81 \"co\"w 81\n";
-        let lines = split(text).unwrap();
-        let shown: Vec<(usize, String)> = lines.iter().map(|line| (line.number, line.words.join("|"))).collect();
+        let lines = split(text.as_bytes()).unwrap();
+        let shown: Vec<(usize, String)> =
+            lines.iter().map(|line| (line.number, line.words.join("|".as_ref()).into_string().unwrap())).collect();
         let wanted = [(3, "-r|nobody"), (4, "-s|80|-R|-d moose  --dport 80|cow|80"), (7, "-s|81|cow|81")];
         assert_eq!(shown, wanted.map(|(number, words)| (number, words.to_owned())));
     }
 
     #[test]
     fn a_quote_that_stays_open_is_told_with_its_line() {
-        assert_eq!(split("a\nb 'c\n").unwrap_err().0, 2);
+        assert_eq!(split(b"a\nb 'c\n").unwrap_err().0, 2);
+    }
+
+    #[test]
+    fn a_line_keeps_bytes_that_are_not_text() {
+        let lines = split(b"-l '\xff \xc3\xbc'\n\xa0\x85\n").unwrap();
+        assert_eq!(lines[0].words[1].as_bytes(), b"\xff \xc3\xbc");
+        assert_eq!(lines[1].words[0].as_bytes(), b"\xa0\x85", "blanks in Latin-1, but not here");
+    }
+
+    #[test]
+    fn more_redirections_than_there_are_numbers_are_refused() {
+        let mut table = table("-s 1 10.0.0.1 80").unwrap();
+        let one = Redirection { listen: crate::config::Listen::Passed(None), ..table.redirections[0].clone() };
+        table.redirections.resize(MOST_REDIRECTIONS - 1, one.clone());
+        table.push(one.clone()).unwrap();
+        assert_eq!(table.redirections.len(), 1 + usize::from(u16::MAX));
+        assert_eq!(table.push(one).unwrap_err().to_string(), "-c: more than 65536 redirections");
+    }
+
+    #[test]
+    fn an_address_is_listened_on_once() {
+        assert!(table("-s 1 cow 80\n-s 2 cow 80\n-b 10.0.0.1 -s 3 cow 80\n-b 10.0.0.2 -s 3 cow 80").is_ok());
+        let error = table("-s 1 cow 80\n-s 1 moose 80").err().unwrap().to_string();
+        assert_eq!(error, "-s: another line listens on port 1 of the same address");
     }
 }

@@ -37,7 +37,7 @@ impl Config {
         for (index, redirection) in self.redirections.iter().enumerate() {
             let id = RedirectionId::from(index);
             let listening = (known.listening)(id);
-            for (kind, written) in &redirection.lines {
+            for (kind, written) in &redirection.rules {
                 for matching in written.resolve(known.addresses)? {
                     let action = redirection.action(*kind, matching.family, &listening, known);
                     let spec = |action| RuleSpec { action, matching, redirection: id, output: redirection.output };

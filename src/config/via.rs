@@ -1,4 +1,4 @@
-//! How the upstreams are spoken to: `--via`, and what goes with it.
+//! `--via`, and the options that go with it.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,10 +6,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 
-use getopts::Matches;
 use nix::unistd::Uid;
 
-use crate::config::values;
+use crate::cli::options::OptionId;
+use crate::cli::parse::Arguments;
 use crate::error::Error;
 use crate::protocol::credentials::Credentials;
 use crate::protocol::hostname::HostName;
@@ -17,98 +17,46 @@ use crate::protocol::proxy_header::Version;
 use crate::protocol::request::{Forwarded, Rewriting};
 use crate::protocol::tunnel::Dialect;
 use crate::relay::tunnel::Tunnel;
-use crate::traffic::service::{Destination, Via};
+use crate::traffic::service::Via;
 
-/// Which `--via` an option goes with, where it does not go with all of them.
-const GOES_WITH: &[(&str, &str, &[&str])] = &[
-    ("via-fallback", "--via-fallback", &["http"]),
-    ("forwarded", "--forwarded", &["http"]),
-    ("host-check", "--host-check", &["http"]),
-    ("page", "-f", &["http"]),
-    ("sni", "--sni", &["connect", "socks5", "http"]),
-    ("auth-file", "--auth-file", &["http", "connect", "socks5"]),
-    ("proxy-protocol", "--proxy-protocol", &["tcp"]),
-];
-
-/// `--via` with all that belongs to it.
+/// Reads `--via` with all that belongs to it.
 ///
-/// Errors: options that do not go together, or a file of `--auth-file` that is not what it must be.
-pub(crate) fn via(matches: &Matches, destination: &Destination) -> Result<Via, Error> {
-    let given = matches.opt_str("via");
-    let kind = given.as_deref().unwrap_or("tcp");
-    if !["tcp", "http", "connect", "socks5"].contains(&kind) {
-        return Err(Error::value("--via", kind, "tcp, http, connect or socks5"));
-    }
-    if kind != "tcp" && *destination == Destination::Original {
-        return Err(Error::Usage(format!("--via: '{kind}' given with -t, the proxy's HOST PORT and no -t wanted")));
-    }
-    check_company(matches, kind)?;
-    let credentials =
-        values::path(matches, "--auth-file", "auth-file")?.map(|path| read_credentials(&path)).transpose()?;
-    let by_name = matches.opt_present("sni");
+/// Errors: a bad URL, or a bad file of `--auth-file`.
+pub(super) fn read(arguments: &Arguments) -> Result<Via, Error> {
+    let credentials = arguments.path(OptionId::AuthFile).map(read_credentials).transpose()?;
+    let by_name = arguments.has(OptionId::Sni);
     let tunnel = |dialect| Tunnel { dialect, credentials: credentials.clone(), by_name };
-    match kind {
-        "http" => {
-            let fallback = fallback(matches)?.map(|dialect| Rc::new(tunnel(dialect)));
-            Ok(Via::Http(Rc::new(rewriting(matches, credentials)?), fallback))
+    match arguments.text(OptionId::Via) {
+        Some("http") => {
+            let fallback = arguments.has(OptionId::ViaFallback).then(|| Rc::new(tunnel(Dialect::Connect)));
+            Ok(Via::Http(Rc::new(rewriting(arguments, credentials)?), fallback))
         }
-        "connect" => Ok(Via::Tunnel(tunnel(Dialect::Connect))),
-        "socks5" => Ok(Via::Tunnel(tunnel(Dialect::Socks5))),
-        _ => Ok(Via::Tcp(header(matches)?)),
+        Some("connect") => Ok(Via::Tunnel(tunnel(Dialect::Connect))),
+        Some("socks5") => Ok(Via::Tunnel(tunnel(Dialect::Socks5))),
+        _ => Ok(Via::Tcp(match arguments.text(OptionId::ProxyProtocol) {
+            Some("v1") => Some(Version::V1),
+            Some(_) => Some(Version::V2),
+            None => None,
+        })),
     }
 }
 
-fn check_company(matches: &Matches, kind: &str) -> Result<(), Error> {
-    let lonely = GOES_WITH.iter().find(|(name, _, kinds)| matches.opt_present(name) && !kinds.contains(&kind));
-    if let Some((_, option, kinds)) = lonely {
-        let default = if matches.opt_present("via") { "" } else { "the default " };
-        let wanted = kinds.join(" or ");
-        return Err(Error::Usage(format!("{option}: given with {default}--via {kind}, --via {wanted} wanted")));
-    }
-    if kind == "http" && matches.opt_present("sni") && !matches.opt_present("via-fallback") {
-        return Err(Error::Usage("--sni: given with --via http alone, --via-fallback connect beside it wanted".into()));
-    }
-    Ok(())
-}
-
-fn fallback(matches: &Matches) -> Result<Option<Dialect>, Error> {
-    match matches.opt_str("via-fallback").as_deref() {
-        None => Ok(None),
-        Some("connect") => Ok(Some(Dialect::Connect)),
-        Some(other) => Err(Error::value("--via-fallback", other, "connect")),
-    }
-}
-
-fn rewriting(matches: &Matches, credentials: Option<Credentials>) -> Result<Rewriting, Error> {
+fn rewriting(arguments: &Arguments, credentials: Option<Credentials>) -> Result<Rewriting, Error> {
     Ok(Rewriting {
-        forwarded: forwarded(matches)?,
+        forwarded: match arguments.text(OptionId::Forwarded) {
+            None => Forwarded::No,
+            Some("forwarded") => Forwarded::Standard,
+            Some("x-forwarded-for") => Forwarded::XForwardedFor,
+            Some(_) => Forwarded::Both,
+        },
         credentials,
-        page: matches.opt_str("page").map(|text| page(&text)).transpose()?,
-        check_host: matches.opt_present("host-check"),
+        page: arguments.value(OptionId::Page, page)?,
+        check_host: arguments.has(OptionId::HostCheck),
     })
 }
 
-fn header(matches: &Matches) -> Result<Option<Version>, Error> {
-    match matches.opt_str("proxy-protocol").as_deref() {
-        None => Ok(None),
-        Some("v1") => Ok(Some(Version::V1)),
-        Some("v2") => Ok(Some(Version::V2)),
-        Some(other) => Err(Error::value("--proxy-protocol", other, "v1 or v2")),
-    }
-}
-
-fn forwarded(matches: &Matches) -> Result<Forwarded, Error> {
-    match matches.opt_str("forwarded").as_deref() {
-        None => Ok(Forwarded::No),
-        Some("forwarded") => Ok(Forwarded::Standard),
-        Some("x-forwarded-for") => Ok(Forwarded::XForwardedFor),
-        Some("both") => Ok(Forwarded::Both),
-        Some(other) => Err(Error::value("--forwarded", other, "forwarded, x-forwarded-for or both")),
-    }
-}
-
-/// `-f`. A path is added where there is none: a Referer has one.
-fn page(text: &str) -> Result<String, Error> {
+/// `-f`. A path is added where there is none, because a Referer has one.
+fn page(text: &str) -> Result<String, String> {
     let found = || {
         let rest = text.strip_prefix("http://")?;
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -117,7 +65,7 @@ fn page(text: &str) -> Result<String, Error> {
         let root = if path.starts_with('/') { "" } else { "/" };
         (is_plain && is_authority(authority)).then(|| format!("http://{authority}{root}{path}"))
     };
-    found().ok_or_else(|| Error::value("-f", text, "an absolute URL such as http://cow/down.html, without blanks"))
+    found().ok_or_else(|| "an absolute URL such as http://cow/down.html, without blanks".to_owned())
 }
 
 /// `HOST` or `HOST:PORT`, IPv6 in brackets.
@@ -129,17 +77,18 @@ fn is_authority(text: &str) -> bool {
     HostName::parse(host).is_some() && !is_bare_v6 && is_port
 }
 
-/// The most bytes of a file with credentials.
+/// The longest file with credentials.
 const LONGEST: u64 = 4096;
 
-/// Reads what the file says. It is judged when it is open: nobody can put another in its place then.
+/// Reads the file of `--auth-file`. Its owner and mode are checked on the open file, so that nobody can replace it after
+/// the check.
 fn read_credentials(path: &Path) -> Result<Credentials, Error> {
     let shown = path.display().to_string();
     let failed = |error| Error::file(shown.clone(), error);
     // A FIFO would wait for somebody to write.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
-    let wrong = if !about.is_file() {
+    let expected = if !about.is_file() {
         Some("a regular file")
     } else if about.mode() & 0o077 != 0 {
         Some("a file that nobody but its owner may read or write (chmod 600)")
@@ -150,15 +99,15 @@ fn read_credentials(path: &Path) -> Result<Credentials, Error> {
     } else {
         None
     };
-    if let Some(wants) = wrong {
-        return Err(Error::value("--auth-file", shown, wants));
+    if let Some(expected) = expected {
+        return Err(Error::value("--auth-file", shown, expected));
     }
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text).map_err(failed)?;
     Credentials::parse(&text).map_err(|why| Error::Usage(format!("--auth-file: {shown}: {why}")))
 }
 
-/// How it reads behind the upstreams.
+/// The words about it behind an upstream, in a log line.
 pub(crate) fn text(via: &Via) -> &'static str {
     match via {
         Via::Tcp(None) => "",
@@ -174,17 +123,16 @@ pub(crate) fn text(via: &Via) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::options;
     use lab::tempdir::TempDir;
     use std::io::Write;
 
     fn parsed(line: &str) -> Result<Via, Error> {
-        let matches = options::parse(&shell_words::split(line).unwrap()).unwrap();
-        via(&matches, &Destination::Hosts(Vec::new()))
+        let words: Vec<_> = shell_words::split(line).unwrap().into_iter().map(std::ffi::OsString::from).collect();
+        read(&crate::cli::parse::parse(&words, Path::new("/")).unwrap())
     }
 
     #[test]
-    fn what_is_said_of_the_proxy_arrives_where_it_is_used() {
+    fn the_options_of_a_proxy_arrive_where_they_are_used() {
         let url = "http://cow/down.html";
         let line = format!("--via http --forwarded both --host-check -f {url} --via-fallback connect --sni");
         let Via::Http(rewriting, Some(tunnel)) = parsed(&line).unwrap() else { panic!("not HTTP with a tunnel") };

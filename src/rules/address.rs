@@ -180,7 +180,7 @@ mod tests {
         ] {
             let error = MatchAddresses::parse("--redirect", text, false).unwrap_err();
             assert_eq!(error.exit_status(), 64, "{text}");
-            assert!(error.to_string().starts_with("--redirect: '"), "{error}");
+            assert!(error.to_string().starts_with("--redirect: invalid value '"), "{error}");
         }
     }
 
@@ -190,7 +190,7 @@ mod tests {
         let error = MatchAddresses::parse("-R", "10.0.0.1,10.0.0.2", true).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "-R: '! 10.0.0.1,10.0.0.2' given, a single address after '!' (as in iptables) wanted"
+            "-R: invalid value '! 10.0.0.1,10.0.0.2': expected a single address after '!' (as in iptables)"
         );
     }
 

@@ -1,0 +1,36 @@
+# bash completion for tproxy: made from src/cli/options.rs by `make man`, do not edit
+# shellcheck shell=bash
+
+_tproxy() {
+    local word=${COMP_WORDS[COMP_CWORD]} option=${COMP_WORDS[COMP_CWORD - 1]}
+    # Readline makes three words of --option=value.
+    if [[ $word == '=' ]]; then
+        word=
+    elif [[ $option == '=' ]]; then
+        option=${COMP_WORDS[COMP_CWORD - 2]}
+    fi
+    case $option in
+    -s | --listen) mapfile -t COMPREPLY < <(compgen -A service -- "$word") ;;
+    -b | --bind | -a | --allow | -R | --redirect | -X | --exempt | --reject | --verify | --upstream-grace | --deny | -f | --page | -m | --max-connections | --max-per-source | --source-block | --connect-timeout | --handshake-timeout | --idle-timeout | --fin-timeout | --syslog | --drain) COMPREPLY=() ;;
+    --local) mapfile -t COMPREPLY < <(compgen -W 'same' -- "$word") ;;
+    --proto) mapfile -t COMPREPLY < <(compgen -W 'tcp udp' -- "$word") ;;
+    --fail) mapfile -t COMPREPLY < <(compgen -W 'open closed' -- "$word") ;;
+    --balance) mapfile -t COMPREPLY < <(compgen -W 'first round-robin source' -- "$word") ;;
+    --proxy-protocol) mapfile -t COMPREPLY < <(compgen -W 'v1 v2' -- "$word") ;;
+    --via) mapfile -t COMPREPLY < <(compgen -W 'tcp http connect socks5' -- "$word") ;;
+    --via-fallback) mapfile -t COMPREPLY < <(compgen -W 'connect' -- "$word") ;;
+    --auth-file | -c | --config | -l | --access-log | -P | --pidfile) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    --forwarded) mapfile -t COMPREPLY < <(compgen -W 'forwarded x-forwarded-for both' -- "$word") ;;
+    -r | --user) mapfile -t COMPREPLY < <(compgen -u -- "$word") ;;
+    -w | --workers) mapfile -t COMPREPLY < <(compgen -W 'auto' -- "$word") ;;
+    *)
+        if [[ $word == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W '-s --listen -b --bind -a --allow --only-redirected --accept-proxy -R --redirect -X --exempt --reject --local --kernel --proto -O --output --verify --fail -t --transparent -p --proxy-only --balance --fallback --upstream-grace --deny --proxy-protocol --via --via-fallback --sni --auth-file --forwarded --host-check -f --page -m --max-connections --max-per-source --source-block --connect-timeout --handshake-timeout --idle-timeout --fin-timeout -c --config -r --user -d --foreground -w --workers -l --access-log --syslog -v --verbose -P --pidfile --drain --check --print-rules --flush -h --help -V --version' -- "$word")
+        else
+            mapfile -t COMPREPLY < <(compgen -A hostname -- "$word")
+        fi
+        ;;
+    esac
+}
+
+complete -F _tproxy tproxy
