@@ -2,7 +2,7 @@
 
 use httparse::{EMPTY_HEADER, Request};
 
-use super::Stop;
+use super::stop::Stop;
 
 /// The most fields of a head that is parsed.
 const LINES: usize = 100;

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::{MOST, Stop};
+use super::stop::{MOST, Stop};
 
 /// The first byte of a TLS connection: the type of a handshake record.
 pub(super) const HANDSHAKE: u8 = 22;

@@ -3,13 +3,14 @@
 
 mod head;
 mod hello;
+mod stop;
 
 use std::borrow::Cow;
 
 use crate::protocol::hostname::is_host_name;
+use stop::Stop;
 
-/// How many bytes are searched for a name.
-pub const MOST: usize = 16 * 1024;
+pub use stop::MOST;
 
 /// The result for the first bytes of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,15 +21,6 @@ pub enum Sniff<'a> {
     Name(Cow<'a, str>),
     /// There is no name, whatever follows.
     None,
-}
-
-/// Why there is no name.
-#[derive(Debug, PartialEq, Eq)]
-enum Stop {
-    /// It may be in the bytes that follow.
-    Short,
-    /// It cannot come any more.
-    Never,
 }
 
 /// Searches everything that a client has sent so far.

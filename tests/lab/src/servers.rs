@@ -182,9 +182,3 @@ impl FullServer {
         }
     }
 }
-
-impl Default for FullServer {
-    fn default() -> Self {
-        FullServer::new()
-    }
-}

@@ -43,12 +43,6 @@ impl TempDir {
     }
 }
 
-impl Default for TempDir {
-    fn default() -> TempDir {
-        TempDir::new()
-    }
-}
-
 impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.path);
