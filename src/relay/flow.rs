@@ -10,12 +10,12 @@
 //!   Open ── end of source ──► Eof ── all delivered, FIN sent ──► Closed
 //! ```
 //!
-//! When pipes become scarce because sinks do not take what they are given, what a sink does not take is left with the
-//! source's kernel, and nothing is held.
+//! When pipes are scarce because sinks are slow, what a sink does not take stays in the source's receive queue, and the
+//! flow holds nothing.
 //!
-//! A flow holds bytes only when the sink could not take them, reads only when it holds none, and so needs a pipe only
-//! for as long as bytes are under way. Readiness is sticky: an event sets it, EAGAIN clears it. The socket is
-//! edge-triggered, so clearing without that proof would wait for ever.
+//! A flow holds bytes only when the sink could not take them, and reads only when it holds none. So it needs a pipe only
+//! while bytes are under way. Readiness is sticky: an event sets it, EAGAIN clears it. The socket is edge-triggered, so
+//! clearing without that proof would wait for ever.
 
 use std::io::{self, ErrorKind};
 

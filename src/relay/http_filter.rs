@@ -1,4 +1,4 @@
-//! The requests of one client on their way to an HTTP proxy: what is kept of them between two reads.
+//! Rewrites the requests of a client on their way to an HTTP proxy, and keeps what is incomplete between two reads.
 
 use std::mem;
 use std::rc::Rc;
@@ -9,8 +9,8 @@ use crate::protocol::sniff::{self, Sniff};
 use crate::relay::filter::{Filter, FilterRefusal, Readiness};
 use crate::relay::tunnel::{Tunnel, TunnelHandshake};
 
-/// Bytes that are rewritten at once, and after which of what they have become it is enough: credentials and URLs make a
-/// request many times as long.
+/// Bytes that are rewritten at once, and bytes of output after which the filter stops: credentials and URLs make a request
+/// many times as long.
 const PIECE: usize = 1024;
 const ENOUGH: usize = 16 * 1024;
 
@@ -21,9 +21,9 @@ pub struct HttpFilter {
     addrs: AddrPair,
     rewriting: Rc<Rewriting>,
     tunnel: Option<Rc<Tunnel>>,
-    /// The beginning of something: a head, for the most part.
+    /// Bytes that were read and not used: mostly the beginning of a head.
     kept: Vec<u8>,
-    /// The name that a request claims to be for, until it is known whether that is so.
+    /// The host name of a request, until it is known whether it leads to the original destination.
     question: Option<Box<str>>,
     readiness: Readiness,
     refusal: Option<Refusal>,
@@ -46,17 +46,17 @@ impl HttpFilter {
         }
     }
 
-    /// Whether a head has begun and not ended, and nothing but the client is waited for.
+    /// Whether a head has begun and not ended, and the filter waits for the client only.
     pub fn is_reading(&self) -> bool {
         !self.kept.is_empty() && self.refusal.is_none() && self.readiness == Readiness::Bytes
     }
 
-    /// The name whose addresses are asked for; once.
+    /// The name that has to be looked up; once.
     pub fn question(&mut self) -> Option<Box<str>> {
         self.question.take()
     }
 
-    /// Whether the name leads to the original destination.
+    /// `genuine` says whether the name leads to the original destination.
     pub fn answer(&mut self, genuine: bool) {
         if self.readiness == Readiness::Answer {
             self.requests.host_is(genuine);
@@ -69,13 +69,13 @@ impl HttpFilter {
         self.refusal
     }
 
-    /// What the client is told of the refusal; once.
+    /// The response to a refused request; once.
     pub fn error_response(&mut self) -> Option<&'static [u8]> {
         let refusal = self.refusal?;
         (!mem::replace(&mut self.answered, true)).then(|| refusal.response())
     }
 
-    /// What was refused because it is not HTTP, and the dialogue that takes it elsewhere.
+    /// The bytes that were refused because they are not HTTP, and the handshake for a tunnel that they go through.
     pub fn tunnel(&mut self) -> Option<(Vec<u8>, TunnelHandshake)> {
         let tunnel = self.tunnel.take().filter(|_| self.refusal == Some(Refusal::NotHttp))?;
         let name = match sniff::name(&self.kept) {
@@ -86,7 +86,7 @@ impl HttpFilter {
         Some((mem::take(&mut self.kept), handshake))
     }
 
-    /// Whether what is not HTTP may still name whom it is for.
+    /// Whether bytes that are not HTTP may still contain the name for the tunnel.
     fn awaits_name(&self, input: &[u8]) -> bool {
         self.tunnel.as_ref().is_some_and(|tunnel| tunnel.by_name) && sniff::name(input) == Sniff::More
     }
@@ -148,7 +148,7 @@ impl Filter for HttpFilter {
         if self.kept.is_empty() {
             return Ok(());
         }
-        // What breaks off before it is known for a request may be the whole of something else.
+        // Too few bytes to be recognised as a request may be a whole message of another protocol.
         let is_request = self.requests.requests() > 0 || head::is_meant(&self.kept) == Some(true);
         let is_other = !is_request && self.tunnel.is_some();
         self.refuse(if is_other { Refusal::NotHttp } else { Refusal::Malformed("it ends in the middle") })

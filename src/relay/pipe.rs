@@ -12,11 +12,11 @@ use crate::sys::splice::{self, Moved};
 /// (`fs.pipe-user-pages-soft`, pipe(7)), and copying is cheaper than splicing two pages at a time.
 pub const USEFUL_SIZE: usize = 64 * 1024;
 
-/// The size that is wanted. A slot of a pipe takes a page at most, so 64 KiB are the 16 slots that one packet of a
-/// fast network fills; what counts is how much is moved at once.
+/// The size of a large pipe. A slot of a pipe takes a page at most, so one packet of a fast network fills the 16 slots of
+/// 64 KiB; what counts is how much is moved at once.
 pub const LARGE_SIZE: usize = 1024 * 1024;
 
-/// How many of these a worker has at most. They are a quarter of what a user may have (`fs.pipe-user-pages-soft`), and
+/// The most large pipes that a worker has. They are a quarter of what a user may have (`fs.pipe-user-pages-soft`), and
 /// more than are lent at a time as long as sinks take what they are given.
 const MOST_LARGE: usize = 16;
 

@@ -16,7 +16,7 @@ use nix::{setsockopt_impl, sockopt_impl};
 
 use crate::sys::shortage::{self, ConnectError, Resource};
 
-/// Where the client wanted to go before the kernel redirected it: netfilter's `SO_ORIGINAL_DST`, which has an option
+/// The original destination of a redirected connection: netfilter's `SO_ORIGINAL_DST`, which has an option
 /// of its own for IPv6 (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
 ///
 /// Errors: ENOENT when connection tracking does not know the connection, ENOPROTOOPT when it is not loaded.
@@ -63,21 +63,21 @@ pub(crate) fn listener(address: SocketAddr, beside: PortSharing) -> io::Result<T
         setsockopt(&socket, ReusePort, &true)?;
     }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    // Whoever takes over from this process one day must be able to bind beside it.
+    // The next process must be able to bind beside this one.
     setsockopt(&socket, ReusePort, &true)?;
     listen(&socket, Backlog::MAXCONN)?;
     Ok(TcpListener::from(socket))
 }
 
-/// Makes a socket listen that does so already, unless a process that shares it has ended that: connect(2) to no address
-/// (`AF_UNSPEC`) disconnects a listening socket as well (`tcp_disconnect`, net/ipv4/tcp.c), for all who have it.
+/// Makes a socket listen again if a process that shares it has stopped it: connect(2) to no address (`AF_UNSPEC`)
+/// disconnects a listening socket as well (`tcp_disconnect`, net/ipv4/tcp.c), for all processes that have it.
 pub(crate) fn keep_listening(listener: &TcpListener) -> io::Result<()> {
     Ok(listen(listener, Backlog::MAXCONN)?)
 }
 
 /// A non-blocking socket that is being connected, and its own address. The kernel chooses that in connect(2) already.
 ///
-/// The third packet of the handshake waits for the first data to go with it, so whoever has none has to
+/// The third packet of the handshake waits for the first data to go with it. A caller that has none must
 /// [`acknowledge`], or else the peer learns only after 200 ms that it is connected (`tcp_rcv_synsent_state_process`,
 /// net/ipv4/tcp_input.c).
 pub(crate) fn connecting(address: SocketAddr) -> Result<(TcpStream, SocketAddr), ConnectError> {

@@ -31,8 +31,8 @@ pub(crate) fn pipe_size(pipe: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(size).unwrap_or(0))
 }
 
-/// What the kernel says if it does not splice from TCP sockets at all. One that is not connected it refuses for another
-/// reason.
+/// The kernel's error if it does not splice from TCP sockets at all. For a socket that is only not connected it has another
+/// one.
 pub(crate) fn refusal() -> Option<io::Error> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).ok()?;

@@ -8,14 +8,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-/// Makes the waits of this process end when they should, and not up to 50 microseconds later (`PR_SET_TIMERSLACK`,
-/// prctl(2)).
+/// Makes the waits of this process end on time, and not up to 50 microseconds later (`PR_SET_TIMERSLACK`, prctl(2)).
 pub(crate) fn be_punctual() -> io::Result<()> {
     Ok(nix::sys::prctl::set_timerslack(1)?)
 }
 
-/// Waits until one of two can be read, or `timeout` is over, or a signal comes; which it was is not told (ppoll(2)).
-/// An epoll descriptor can be read when it has events (epoll(7)).
+/// Waits until one of two descriptors can be read, or `timeout` is over, or a signal comes (ppoll(2)). The caller does not
+/// learn which. An epoll descriptor can be read when it has events (epoll(7)).
 pub(crate) fn for_either(
     one: BorrowedFd<'_>,
     other: Option<BorrowedFd<'_>>,

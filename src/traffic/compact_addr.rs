@@ -1,4 +1,4 @@
-//! An address with its port in 18 bytes. Each relay keeps four of them, where std's `SocketAddr` would take 32 bytes
+//! An address with its port in 18 bytes. Each connection keeps four of them, where std's `SocketAddr` would take 32 bytes
 //! each.
 
 use std::fmt;
@@ -15,7 +15,7 @@ impl CompactAddr {
     /// Nothing known: shown as `-`. No TCP connection has port 0 at an end.
     pub const UNKNOWN: CompactAddr = CompactAddr { ip: Ipv6Addr::UNSPECIFIED, port: 0 };
 
-    /// Whether there is something to show.
+    /// Whether it is not [`CompactAddr::UNKNOWN`].
     pub fn is_known(&self) -> bool {
         self.port != 0
     }
@@ -25,7 +25,6 @@ impl CompactAddr {
         self.ip.to_canonical()
     }
 
-    /// The port.
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -1,15 +1,14 @@
-//! What happened at a worker, in numbers.
+//! The counters of a worker.
 
 use std::fmt;
 use std::ops::AddAssign;
 
-/// How many numbers there are.
 pub const COUNT: usize = 13;
 
 /// What happened so far, and how much is held now.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
-    /// Connections that were taken in.
+    /// Connections that were accepted.
     pub accepted: u64,
     /// Those that ended on both sides.
     pub finished: u64,
@@ -93,7 +92,7 @@ impl Counters {
         }
     }
 
-    /// What stays of them when the worker is gone: it holds nothing any more.
+    /// What remains of them when the worker has ended.
     pub fn of_the_past(self) -> Counters {
         Counters { open: 0, pipes: 0, ..self }
     }

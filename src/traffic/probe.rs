@@ -1,5 +1,5 @@
-//! Whether an upstream answers again that clients are kept away from: the redirection is withdrawn, so nobody else
-//! would try.
+//! Probes of upstreams that could not be reached. When their redirection is withdrawn, no client connects to them, so
+//! nothing else would tell that they answer again.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,13 +12,13 @@ use crate::redirection::RedirectionId;
 use crate::sys::clock::Tick;
 use crate::traffic::token::EventToken;
 
-/// Ticks between two tries.
+/// Ticks between two probes.
 const EVERY: Tick = 10;
 
-/// So many tries in a row have to succeed: an upstream that comes and goes does not take its clients with it.
+/// So many probes in a row have to succeed, so that an upstream that comes and goes gets no clients.
 const ENOUGH: u8 = 3;
 
-/// The tries for one redirection.
+/// The probes of one redirection.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
     socket: Option<(TcpStream, SocketAddr)>,
@@ -27,12 +27,12 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// When to try next.
+    /// When the next probe is due.
     pub(crate) fn due(&self) -> Tick {
         self.next
     }
 
-    /// Starts a try; one that is still open has failed.
+    /// Starts a probe. The previous one has failed if it is still open.
     pub(crate) fn start(
         &mut self,
         redirection: RedirectionId,
@@ -50,7 +50,7 @@ impl Probe {
         Ok(())
     }
 
-    /// The try has come to an end. Returns the address when that is proof enough.
+    /// The probe has ended. Returns the address when enough of them have succeeded.
     pub(crate) fn event(&mut self, event: &Event) -> Option<SocketAddr> {
         let (_, address) = self.socket.take()?;
         if event.is_error() || !event.is_writable() {

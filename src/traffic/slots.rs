@@ -1,9 +1,9 @@
-//! Slots that are let, given back and let again, each with a generation so that an old key opens nothing.
+//! A table with slots that are used again, each with a generation so that an old key finds nothing.
 
 use crate::traffic::token::{GENERATIONS, Key};
 
 /// A table of at most a fixed number of values. Its memory is reserved at once and touched only as far as it is used,
-/// so letting a slot never allocates.
+/// so an insertion never allocates.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
     slots: Vec<Slot<T>>,
@@ -14,12 +14,12 @@ pub(crate) struct Slots<T> {
 #[derive(Debug)]
 struct Slot<T> {
     generation: u32,
-    state: State<T>,
+    state: SlotState<T>,
 }
 
 #[derive(Debug)]
-enum State<T> {
-    Let(T),
+enum SlotState<T> {
+    Used(T),
     Free { next: Option<u32> },
 }
 
@@ -29,17 +29,15 @@ impl<T> Slots<T> {
         Slots { slots: Vec::with_capacity(capacity.min(GENERATIONS as usize)), first_free: None, used: 0 }
     }
 
-    /// How many values are in the table.
     pub(crate) fn len(&self) -> usize {
         self.used
     }
 
-    /// Whether it holds nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.used == 0
     }
 
-    /// How many slots were ever let: the keys of all values have a smaller `slot`.
+    /// How many slots were ever used: the keys of all values have a smaller `slot`.
     pub(crate) fn slots(&self) -> u32 {
         self.slots.len() as u32
     }
@@ -58,21 +56,21 @@ impl<T> Slots<T> {
         let Some(key) = self.next_key() else { return Err(value) };
         match self.slots.get_mut(key.slot as usize) {
             Some(slot) => {
-                if let State::Free { next } = slot.state {
+                if let SlotState::Free { next } = slot.state {
                     self.first_free = next;
                 }
-                slot.state = State::Let(value);
+                slot.state = SlotState::Used(value);
             }
-            None => self.slots.push(Slot { generation: 0, state: State::Let(value) }),
+            None => self.slots.push(Slot { generation: 0, state: SlotState::Used(value) }),
         }
         self.used += 1;
         Ok(key)
     }
 
-    /// The value of this key, unless it has left.
+    /// The value of this key, unless it was removed.
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.slots.get_mut(key.slot as usize) {
-            Some(Slot { generation, state: State::Let(value) }) if *generation == key.generation => Some(value),
+            Some(Slot { generation, state: SlotState::Used(value) }) if *generation == key.generation => Some(value),
             _ => None,
         }
     }
@@ -80,11 +78,12 @@ impl<T> Slots<T> {
     /// Takes the value of this key out.
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let slot = self.slots.get_mut(key.slot as usize)?;
-        if slot.generation != key.generation || matches!(slot.state, State::Free { .. }) {
+        if slot.generation != key.generation || matches!(slot.state, SlotState::Free { .. }) {
             return None;
         }
         slot.generation = (slot.generation + 1) % GENERATIONS;
-        let State::Let(value) = std::mem::replace(&mut slot.state, State::Free { next: self.first_free }) else {
+        let SlotState::Used(value) = std::mem::replace(&mut slot.state, SlotState::Free { next: self.first_free })
+        else {
             return None;
         };
         self.first_free = Some(key.slot);
@@ -95,7 +94,7 @@ impl<T> Slots<T> {
     /// The key of the value that is in this slot now.
     pub(crate) fn key_at(&self, slot: u32) -> Option<Key> {
         match self.slots.get(slot as usize) {
-            Some(Slot { generation, state: State::Let(_) }) => Some(Key { slot, generation: *generation }),
+            Some(Slot { generation, state: SlotState::Used(_) }) => Some(Key { slot, generation: *generation }),
             _ => None,
         }
     }
@@ -106,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_key_opens_nothing() {
+    fn an_old_key_finds_nothing() {
         let mut table = Slots::with_capacity(2);
         let first = table.insert("first").unwrap();
         assert_eq!(table.remove(first), Some("first"));

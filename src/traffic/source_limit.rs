@@ -1,10 +1,10 @@
-//! How many connections each source has: counted by every worker for itself, in memory that all of them see, so that
-//! `--max-per-source` holds for the workers together.
+//! How many connections each source has. Each worker counts its own, in memory that all workers share, so that
+//! `--max-per-source` holds for all of them together.
 //!
-//! A worker's count of a source is one word in a table of its own, which nobody else writes. Where it may stand follows
-//! from the source: in one of a few words that are next to each other, in whichever was free. So nothing is searched or
-//! moved when a source leaves, the others need no lock to read it, and a worker that dies in the middle leaves nothing
-//! half-done: its successor begins with an empty table.
+//! Each worker has a table that only it writes, with one word for each source. The hash of the source says where the word
+//! may be: in one of a few words next to each other, the first that was free. So nothing moves when a source leaves, the
+//! other workers read without a lock, and a worker that dies leaves nothing half-done: its successor begins with an empty
+//! table.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -18,21 +18,19 @@ use crate::sys::shared_memory::SharedWords;
 /// The prefix length that identifies a client. It chooses the rest of its address by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SourcePrefix {
-    /// Of an IPv4 address.
     pub v4: u8,
-    /// Of an IPv6 address.
     pub v6: u8,
 }
 
 impl SourcePrefix {
-    /// A host has one IPv4 address and as many of its IPv6 network as it likes.
+    /// A host has one IPv4 address, and any number of addresses of its IPv6 network.
     pub(crate) const DEFAULT: SourcePrefix = SourcePrefix { v4: 32, v6: 64 };
 
-    /// The address without what does not count.
+    /// The address with all bits after the prefix cleared.
     fn of(self, ip: IpAddr) -> Ipv6Addr {
         let (bits, length) = match ip.to_canonical() {
             IpAddr::V4(v4) => (v4.to_ipv6_mapped(), 96 + u32::from(self.v4)),
-            // All hosts have the same network in common here.
+            // All link-local addresses have the same network.
             IpAddr::V6(v6) if v6.is_unicast_link_local() => (v6, 128),
             IpAddr::V6(v6) => (v6, u32::from(self.v6)),
         };
@@ -40,12 +38,12 @@ impl SourcePrefix {
     }
 }
 
-/// The words in which the count of a source may stand. A table is at most a quarter full, and then the odds are less than
-/// one in a million millions that so many words in a row are taken.
+/// The number of words in which the count of a source may be. A table is at most a quarter full, and then so many words in
+/// a row are taken with a probability of less than 10^-12.
 const REACH: usize = 64;
 
-/// A word is the count, and above it what is left of the source's hash. Two sources in one place that have these bits in
-/// common would be counted as one.
+/// The low bits of a word are the count, the others are bits of the source's hash. Two sources in the same place with the
+/// same bits would be counted as one.
 const COUNT_BITS: u32 = 20;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
@@ -69,14 +67,14 @@ pub(crate) struct SourceLimit {
 }
 
 impl SourceLimit {
-    /// For so many workers with so many connections each, of which one source may have `limit`, at most [`MOST`].
+    /// For `workers` with `places` connections each. A source may have `limit` of them, at most [`MOST`].
     pub(crate) fn new(limit: usize, block: SourcePrefix, workers: usize, places: usize) -> io::Result<SourceLimit> {
         let size = (4 * places).next_power_of_two().max(REACH);
         let words = Rc::new(SharedWords::new(size * workers)?);
         Ok(SourceLimit { words, size, own: 0, limit: limit as u64, block, hasher: RandomState::new(), stopped: false })
     }
 
-    /// That of the worker with this number, counted from 0, which begins without a connection.
+    /// The view of one worker, numbered from 0, which begins without connections.
     pub(crate) fn of(&self, own: usize) -> SourceLimit {
         let source_limit = SourceLimit { own, ..self.clone() };
         let table = source_limit.table(own);
@@ -89,19 +87,19 @@ impl SourceLimit {
         worker * self.size..(worker + 1) * self.size
     }
 
-    /// The mark of a source, and the first place in each table where its count may stand.
+    /// The hash bits of a source, and the first place in each table where its count may be.
     fn find(&self, source: IpAddr) -> (u64, usize) {
         let hash = self.hasher.hash_one(self.block.of(source));
         (hash & !COUNT, hash as usize & (self.size - 1))
     }
 
-    /// The words in a worker's table where a count that belongs at `place` may stand.
+    /// The words in a worker's table where the count of a source with this place may be.
     fn reach(&self, worker: usize, place: usize) -> impl Iterator<Item = usize> {
         let (first, mask) = (worker * self.size, self.size - 1);
         (0..REACH).map(move |step| first + ((place + step) & mask))
     }
 
-    /// Where a worker counts the source of this mark, and how many connections it has there.
+    /// The word of a source in a worker's table, and its count.
     fn count(&self, worker: usize, mark: u64, place: usize) -> Option<(usize, u64)> {
         let counts = self.reach(worker, place).map(|at| (at, self.words[at].load(SeqCst)));
         counts
@@ -119,7 +117,7 @@ impl SourceLimit {
         let known = self.count(self.own, mark, place);
         let free = || self.reach(self.own, place).find(|at| self.words[*at].load(SeqCst) == 0).map(|at| (at, 0));
         let Some((at, count)) = known.or_else(free) else { return false };
-        // First said, then asked what the others say: of two workers that do so at once, one sees the other.
+        // First write, then read the other tables: of two workers that do so at once, one sees the other's count.
         self.words[at].store(mark | (count + 1), SeqCst);
         let workers = self.words.len() / self.size;
         let all: u64 = (0..workers).filter_map(|worker| self.count(worker, mark, place)).map(|(_, count)| count).sum();
@@ -129,7 +127,6 @@ impl SourceLimit {
         all <= self.limit
     }
 
-    /// How many connections a source may have.
     pub(crate) fn limit(&self) -> u64 {
         self.limit
     }

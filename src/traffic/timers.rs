@@ -104,8 +104,8 @@ impl Deadlines {
         }
     }
 
-    /// How many ticks after `now` somebody has to call [`Deadlines::expire`] again; `None` when there is no entry. It
-    /// may be early by whole rounds of the wheel, never late.
+    /// How many ticks after `now` [`Deadlines::expire`] has to be called again; `None` when there is no entry. It may be
+    /// early by whole rounds of the wheel, never late.
     pub(crate) fn wait(&self, now: Tick) -> Option<Tick> {
         let first = bucket(now);
         (0..=BUCKETS / 64).find_map(|step| {

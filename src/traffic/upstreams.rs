@@ -1,4 +1,4 @@
-//! The addresses behind the upstreams of a redirection, which of them to try first, and which to leave alone.
+//! The addresses of a redirection's upstreams: which to try first, and which failed not long ago.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ pub(crate) const HOSTS: usize = 8;
 /// The most addresses of all upstreams together that are tried for one connection: the bits of [`Attempt`].
 const CANDIDATES: usize = u32::BITS as usize;
 
-/// Ticks for which an address that failed is left alone the first time; doubled each further time, up to the longest.
+/// Ticks for which an address that failed is tried last; doubled with each further failure, up to the longest.
 const FIRST_PAUSE: Tick = 20;
 const LONGEST_PAUSE: Tick = 600;
 
@@ -48,8 +48,7 @@ struct Down {
     pause: Tick,
 }
 
-/// How far a connection has come in trying the candidates: first those that are up, from its own start on, then the
-/// others.
+/// Which candidates a connection has tried: first those that are up, from its own start on, then the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attempt {
     start: u8,
@@ -61,19 +60,18 @@ pub(crate) struct Attempt {
     pub out_of_ports: bool,
 }
 
-/// What a failure or a success has changed.
+/// How a failure or a success has changed the health of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HealthChange {
-    /// Nothing.
     None,
-    /// The address is left alone from now on.
+    /// The address is tried last from now on.
     Down,
     /// The address is used again.
     Up,
 }
 
 impl Upstreams {
-    /// With the addresses of each host, in the resolver's order of preference.
+    /// `hosts` are the addresses of each upstream, in the resolver's order of preference.
     pub(crate) fn new(hosts: &[Vec<SocketAddr>], balance: Balance) -> Upstreams {
         let mut upstreams =
             Upstreams { hosts: vec![Vec::new(); hosts.len()], balance, turn: 0, hasher: RandomState::new() };
@@ -83,7 +81,7 @@ impl Upstreams {
         upstreams
     }
 
-    /// Takes new addresses of a host. What is known of an address stays known, and the one that worked last stays first.
+    /// Takes new addresses of an upstream. The health of an address is kept, and the one that worked last stays first.
     pub(crate) fn replace(&mut self, host: usize, mut addresses: Vec<SocketAddr>) {
         let Some(known) = self.hosts.get_mut(host) else { return };
         addresses.truncate(ADDRESSES);
@@ -96,7 +94,7 @@ impl Upstreams {
         *known = addresses.into_iter().map(|address| Candidate { address, down: down(address) }).collect();
     }
 
-    /// Where a connection that begins now starts to try.
+    /// The attempt of a new connection.
     pub(crate) fn begin(&mut self, client: IpAddr) -> Attempt {
         let hosts = self.hosts.len().max(1);
         let host = match self.balance {
