@@ -96,9 +96,9 @@ COMMIT
 
 #[test]
 fn a_reject_fills_the_filter_table_and_stays_out_of_the_redirect() {
-    let lines =
+    let rules =
         [(Action::Exempt, "-s 10.9.0.1"), (Action::Reject, "! -s 10.0.0.0/8 --dport 80"), (TO, "-d moose --dport 80")];
-    let set = only(Family::V4, output(set(&lines)));
+    let set = only(Family::V4, output(set(&rules)));
     assert_eq!(
         print_rules(&set),
         "# iptables-restore --noflush
@@ -196,13 +196,13 @@ COMMIT
 
 #[test]
 fn a_local_service_is_reached_without_a_relay_and_before_any_reject() {
-    let lines = [
+    let rules = [
         (Action::Reject, "-d 10.1.0.1 --dport 113"),
         (Action::Local { port: Some(1113) }, "-s 10.0.0.0/8 --dport 113"),
         (Action::Local { port: None }, "-d moose --dport 79"),
         (Action::Reject, "--dport 1:1024"),
     ];
-    let set = only(Family::V4, set(&lines));
+    let set = only(Family::V4, set(&rules));
     assert_eq!(
         set.restore_text(Family::V4),
         "*filter
@@ -231,7 +231,7 @@ COMMIT
 
 #[test]
 fn a_kernel_rule_translates_in_its_family_and_masquerades_only_what_it_translated() {
-    let lines = [
+    let rules = [
         (Action::Exempt, "-s 10.9.0.1 --dport 80"),
         (Action::Exempt, "-i eth9"),
         (kernel(8080), "-d moose -m multiport --dports 80,81"),
@@ -239,7 +239,7 @@ fn a_kernel_rule_translates_in_its_family_and_masquerades_only_what_it_translate
         (TO, "--dport 25"),
     ];
     assert_eq!(
-        set(&lines).restore_text(Family::V4),
+        set(&rules).restore_text(Family::V4),
         "*nat
 :tproxy.12970 - [0:0]
 :tproxy.12970.post - [0:0]
@@ -259,7 +259,7 @@ fn a_kernel_rule_translates_in_its_family_and_masquerades_only_what_it_translate
 COMMIT
 "
     );
-    let v6 = set(&lines).restore_text(Family::V6);
+    let v6 = set(&rules).restore_text(Family::V6);
     assert!(v6.contains("-j DNAT --to-destination \"[fd00:3::3]:8080\"\n"), "{v6}");
     assert!(v6.contains(" -d fd00:3::3 --dport 53 -m conntrack --ctstate DNAT --ctorigdst fd00:2::5 "), "{v6}");
     assert!(only(Family::V4, set(&[(kernel(80), "--dport 80")])).plan(Family::V6).is_empty());

@@ -10,8 +10,8 @@ use crate::common::*;
 #[test]
 fn check_says_what_is_wrong_and_installing_again_repairs_it() {
     in_namespace(|| {
-        let lines = [(TO, "--dport 80"), (TO, "--dport 82"), (Action::Reject, "--dport 81")];
-        let set = set(&lines);
+        let rules = [(TO, "--dport 80"), (TO, "--dport 82"), (Action::Reject, "--dport 81")];
+        let set = set(&rules);
         let mut firewall = Firewall::find().unwrap();
         assert_eq!(firewall.check().unwrap(), [""; 0]);
         firewall.install(&set).unwrap();

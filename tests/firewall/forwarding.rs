@@ -229,8 +229,8 @@ fn the_kernel_sends_on_what_matches_and_masquerades_nothing_else() {
     for (protocol, plan) in [Tcp, Udp].into_iter().flat_map(|protocol| BOTH.map(|plan| (protocol, plan))) {
         let words = protocol.words();
         let exempt = format!("{words} -s {} --dport 80", plan.other);
-        let line = format!("{words} -d {} --dport 80", plan.moose);
-        let set = set(&[(Action::Exempt, exempt.as_str()), (kernel(plan.cow, 8080), &line)]);
+        let matching = format!("{words} -d {} --dport 80", plan.moose);
+        let set = set(&[(Action::Exempt, exempt.as_str()), (kernel(plan.cow, 8080), &matching)]);
         let mut admin = Vec::new();
         // The administrator's own: another destination, and the same one for whom we leave alone.
         for (from, to) in [(plan.client, plan.nobody), (plan.other, plan.moose)] {
@@ -275,8 +275,8 @@ fn an_answer_comes_back_to_a_client_beside_the_server() {
     // cow asks moose and is answered by itself: without our address as source it would talk to itself.
     let _server = Greeter::new(&lab.cow, 80, "cow");
     for plan in BOTH {
-        let line = format!("-d {} --dport 80", plan.moose);
-        with_rules(&lab, &set(&[(kernel(plan.cow, 80), &line)]), || {
+        let matching = format!("-d {} --dport 80", plan.moose);
+        with_rules(&lab, &set(&[(kernel(plan.cow, 80), &matching)]), || {
             let answer = ask(&lab.cow, Tcp, plan.cow, plan.moose, 80);
             assert_eq!(answer, Ok(format!("cow {}", plan.gateway_at_cow)));
         });
@@ -292,8 +292,8 @@ fn a_reject_holds_through_and_to_the_gateway_and_not_for_what_the_kernel_sends_o
         Greeter::new(&lab.cow, 81, "cow"),
     ];
     for plan in BOTH {
-        let line = format!("-d {} --dport 82", plan.moose);
-        let rules = [(kernel(plan.cow, 81), line.as_str()), (Action::Reject, "--dport 81")];
+        let matching = format!("-d {} --dport 82", plan.moose);
+        let rules = [(kernel(plan.cow, 81), matching.as_str()), (Action::Reject, "--dport 81")];
         let answer = |to: &str, port| ask(&lab.client, Tcp, plan.client, to, port);
         with_rules(&lab, &set(&rules), || {
             assert_eq!(answer(plan.moose, 81), REFUSED);
@@ -314,8 +314,8 @@ fn a_connection_from_before_the_kernel_rule_goes_on_as_it_was() {
         let to: IpAddr = plan.moose.parse().unwrap();
         let mut stream = lab.client.enter(|| clients::connect(SocketAddr::new(to, 80)).unwrap());
         clients::round_trip(&mut stream, b"before").unwrap();
-        let line = format!("-d {} --dport 80", plan.moose);
-        with_rules(&lab, &set(&[(kernel(plan.cow, 80), &line)]), || {
+        let matching = format!("-d {} --dport 80", plan.moose);
+        with_rules(&lab, &set(&[(kernel(plan.cow, 80), &matching)]), || {
             clients::round_trip(&mut stream, b"meanwhile").unwrap();
         });
         clients::round_trip(&mut stream, b"after").unwrap();

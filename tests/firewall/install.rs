@@ -11,8 +11,8 @@ use crate::common::*;
 fn installed_twice_is_installed_once_and_removed_without_a_trace() {
     in_namespace(|| {
         let before = with_admin_rules();
-        let lines = [(Action::Exempt, "-s 10.9.0.0/16"), (Action::Reject, "--dport 81"), (TO, "--dport 80")];
-        let set = with_output(RuleSet { own_uid: Some(65534), ..set(&lines) });
+        let rules = [(Action::Exempt, "-s 10.9.0.0/16"), (Action::Reject, "--dport 81"), (TO, "--dport 80")];
+        let set = with_output(RuleSet { own_uid: Some(65534), ..set(&rules) });
         let mut firewall = Firewall::find().unwrap();
         firewall.install(&set).unwrap();
         let once = save_both();
@@ -37,8 +37,8 @@ fn installed_twice_is_installed_once_and_removed_without_a_trace() {
 #[test]
 fn what_is_printed_is_what_gets_installed() {
     in_namespace(|| {
-        let lines = [(Action::Reject, "! -s 10.0.0.0/8"), (TO, "--dport 80 -m comment --comment 'a \"b\" \\ #c'")];
-        let set = set(&lines);
+        let rules = [(Action::Reject, "! -s 10.0.0.0/8"), (TO, "--dport 80 -m comment --comment 'a \"b\" \\ #c'")];
+        let set = set(&rules);
         for (family, tool) in [(Family::V4, "iptables-restore"), (Family::V6, "ip6tables-restore")] {
             feed(tool, &set.restore_text(family));
         }
@@ -105,19 +105,19 @@ fn a_bad_match_after_many_good_ones_leaves_the_tables_as_they_were() {
     in_namespace(|| {
         let before = with_admin_rules();
         let texts: Vec<String> = (0..500).map(|n| format!("-d 10.1.{}.{} --dport 80", n / 250, n % 250)).collect();
-        let mut lines: Vec<(Action, &str)> = texts.iter().map(|text| (TO, text.as_str())).collect();
+        let mut rules: Vec<(Action, &str)> = texts.iter().map(|text| (TO, text.as_str())).collect();
         let mut firewall = Firewall::find().unwrap();
         let began = Instant::now();
-        firewall.install(&set(&lines)).unwrap();
+        firewall.install(&set(&rules)).unwrap();
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         assert_eq!(save_both().matches("-j REDIRECT").count(), 500);
         let living = save_both();
-        lines[399] = (TO, "--dport 80 -m nosuchmatch");
-        firewall.install(&set(&lines)).unwrap_err();
+        rules[399] = (TO, "--dport 80 -m nosuchmatch");
+        firewall.install(&set(&rules)).unwrap_err();
         assert_eq!(save_both(), living);
         firewall.remove("12970").unwrap();
-        lines[399] = (TO, "--dport http-but-not-really");
-        firewall.install(&set(&lines)).unwrap_err();
+        rules[399] = (TO, "--dport http-but-not-really");
+        firewall.install(&set(&rules)).unwrap_err();
         assert_eq!(save_both(), before);
     });
 }
@@ -167,7 +167,7 @@ fn removing_where_nothing_is_touches_nothing() {
 #[test]
 fn matches_with_modules_quotes_interfaces_and_negation_are_installed_as_meant() {
     in_namespace(|| {
-        let lines = [
+        let rules = [
             (TO, "-m comment --comment 'a b'"),
             (TO, "-m multiport --dports 80,443"),
             (TO, "-ieth0 ! -s 10.0.0.0/8"),
@@ -177,7 +177,7 @@ fn matches_with_modules_quotes_interfaces_and_negation_are_installed_as_meant() 
             (TO, "-m policy --pol ipsec --dir in"),
         ];
         let mut firewall = Firewall::find().unwrap();
-        firewall.install(&set(&lines)).unwrap();
+        firewall.install(&set(&rules)).unwrap();
         let found = save("iptables-save");
         for wanted in [
             r#"-p tcp -m comment --comment "a b""#,

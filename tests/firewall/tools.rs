@@ -123,9 +123,9 @@ fn the_number_of_processes_does_not_grow_with_the_rules() {
         let pairs: Vec<(&str, &str)> = names.iter().copied().zip(scripts.iter().map(String::as_str)).collect();
         let tools = Tools::with(&pairs);
         // Per family: four for the installation, one for the check, one for the adoption, two for the removal.
-        for lines in [1, 500] {
+        for rules in [1, 500] {
             let mut firewall = tools.firewall();
-            let set = set(&vec![(TO, "-m multiport --dports 80,443"); lines]);
+            let set = set(&vec![(TO, "-m multiport --dports 80,443"); rules]);
             fs::write(&count, "").unwrap();
             let mut times = Vec::new();
             let mut timed = |what: &str, work: &mut dyn FnMut(&mut Firewall)| {
@@ -138,7 +138,7 @@ fn the_number_of_processes_does_not_grow_with_the_rules() {
             timed("adopt", &mut |firewall| firewall.adopt(&set).unwrap());
             timed("remove", &mut |firewall| firewall.remove("12970").unwrap());
             let spawned = fs::read_to_string(&count).unwrap().lines().count();
-            lab::report(&format!("{lines} lines: {spawned} processes; {}", times.join(", ")));
+            lab::report(&format!("{rules} rules: {spawned} processes; {}", times.join(", ")));
             assert_eq!(spawned, 16);
         }
     });
@@ -169,7 +169,7 @@ fn everything() -> RuleSet {
 }
 
 #[test]
-fn every_kind_of_line_is_taken_and_recognised_by_both_kinds_of_tools() {
+fn every_kind_of_rule_is_taken_and_recognised_by_both_kinds_of_tools() {
     for kind in ["nft", "legacy"] {
         if !Path::new(&format!("/usr/sbin/iptables-{kind}-restore")).exists() {
             eprintln!("**** SKIPPED, NOT TESTED: no iptables-{kind} here ****");

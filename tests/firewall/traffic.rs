@@ -32,7 +32,7 @@ fn failing_open_and_closed_replace_the_rules_in_place() {
 }
 
 #[test]
-fn the_order_of_the_lines_decides_who_is_redirected_refused_or_left_alone() {
+fn the_order_of_the_rules_decides_who_is_redirected_refused_or_left_alone() {
     in_namespace(|| {
         for local in ["127.0.0.1", "[::1]"] {
             let address = |port| format!("{local}:{port}").parse::<SocketAddr>().unwrap();
@@ -40,7 +40,7 @@ fn the_order_of_the_lines_decides_who_is_redirected_refused_or_left_alone() {
             proxy.set_nonblocking(true).unwrap();
             let servers: Vec<TcpListener> = (81..=84).map(|port| TcpListener::bind(address(port)).unwrap()).collect();
             let to = Action::Redirect { port: proxy.local_addr().unwrap().port() };
-            let lines = [
+            let rules = [
                 (Action::Exempt, "--dport 81"),
                 (Action::Reject, "--dport 82"),
                 (to, "--dport 80:83"),
@@ -48,7 +48,7 @@ fn the_order_of_the_lines_decides_who_is_redirected_refused_or_left_alone() {
                 (Action::Reject, "-m conntrack --ctstate NEW"),
                 (Action::Exempt, "--dport 84"),
             ];
-            let caught = with_output(RuleSet { own_uid: Some(65534), ..set(&lines) });
+            let caught = with_output(RuleSet { own_uid: Some(65534), ..set(&rules) });
             let mut firewall = Firewall::find().unwrap();
             firewall.install(&caught).unwrap();
             let redirected = |port| {
@@ -147,7 +147,7 @@ fn one_redirection_is_withdrawn_or_refused_and_the_others_go_on() {
         let mut firewall = Firewall::find().unwrap();
         let gates = [
             (Gate::Normal, Ok(9001)),
-            // It goes where it wanted to, and not to the next line, which refuses it.
+            // It goes where it wanted to, and not to the next rule, which refuses it.
             (Gate::Withdrawn, Ok(81)),
             (Gate::Rejected, Err(ErrorKind::ConnectionRefused)),
             (Gate::Normal, Ok(9001)),
