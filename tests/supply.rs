@@ -14,8 +14,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Packages of this repository: the program, and what its tests share.
-const OWN: [&str; 2] = [env!("CARGO_PKG_NAME"), "lab"];
+/// Packages of this repository: the program, what its tests share, and the benchmark.
+const OWN: [&str; 3] = [env!("CARGO_PKG_NAME"), "lab", "contest"];
 
 /// The value of a `key = "value"` line.
 fn value<'a>(package: &'a str, key: &str) -> Option<&'a str> {
@@ -93,6 +93,7 @@ fn every_dependency_has_its_reason_and_no_features_by_default() {
         ("Cargo.toml", "[dependencies]"),
         ("Cargo.toml", "[dev-dependencies]"),
         ("tests/lab/Cargo.toml", "[dependencies]"),
+        ("benches/contest/Cargo.toml", "[dependencies]"),
     ];
     for (manifest, table) in tables {
         let manifest = read(manifest);
