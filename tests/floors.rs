@@ -25,7 +25,6 @@ const EXCEPTIONS: &[&str] = &[
     "daemon/guardian.rs has ",
     "daemon/reload.rs implements Guardian",
     "daemon/worker.rs has ",
-    "protocol/tunnel: ",
     "relay/flow.rs has ",
     "relay/relay.rs has ",
     "traffic/connections.rs has ",

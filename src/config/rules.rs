@@ -39,7 +39,7 @@ impl Config {
             let listening = (known.listening)(id);
             for (kind, written) in &redirection.rules {
                 for matching in written.resolve(known.addresses)? {
-                    let action = redirection.action(*kind, matching.family, &listening, known);
+                    let action = action(redirection, *kind, matching.family, &listening, known);
                     let spec = |action| RuleSpec { action, matching, redirection: id, output: redirection.output };
                     specs.extend(action.map(spec));
                 }
@@ -60,21 +60,25 @@ impl Config {
     }
 }
 
-impl Redirection {
-    /// The action of a rule in one family; `None` when the redirection has nothing to lead to there: no listener, or no
-    /// upstream.
-    fn action(&self, kind: RuleKind, family: Family, listening: &[SocketAddr], known: &Known<'_>) -> Option<Action> {
-        let of_family = |address: &&SocketAddr| Family::of(&address.ip()) == family;
-        match (kind, &self.target) {
-            (RuleKind::Exempt, _) => Some(Action::Exempt),
-            (RuleKind::Reject, _) => Some(Action::Reject),
-            (RuleKind::Redirect, Target::Relay(_)) => {
-                listening.iter().find(of_family).map(|address| Action::Redirect { port: address.port() })
-            }
-            (RuleKind::Redirect, Target::Local(port)) => Some(Action::Local { port: *port }),
-            (RuleKind::Redirect, Target::Kernel(host)) => {
-                known.upstream(host).iter().find(of_family).map(|to| Action::Kernel { to: *to })
-            }
+/// The action of a rule in one family; `None` when the redirection has nothing to lead to there: no listener, or no
+/// upstream.
+fn action(
+    redirection: &Redirection,
+    kind: RuleKind,
+    family: Family,
+    listening: &[SocketAddr],
+    known: &Known<'_>,
+) -> Option<Action> {
+    let of_family = |address: &&SocketAddr| Family::of(&address.ip()) == family;
+    match (kind, &redirection.target) {
+        (RuleKind::Exempt, _) => Some(Action::Exempt),
+        (RuleKind::Reject, _) => Some(Action::Reject),
+        (RuleKind::Redirect, Target::Relay(_)) => {
+            listening.iter().find(of_family).map(|address| Action::Redirect { port: address.port() })
+        }
+        (RuleKind::Redirect, Target::Local(port)) => Some(Action::Local { port: *port }),
+        (RuleKind::Redirect, Target::Kernel(host)) => {
+            known.upstream(host).iter().find(of_family).map(|to| Action::Kernel { to: *to })
         }
     }
 }

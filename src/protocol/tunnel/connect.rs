@@ -2,8 +2,9 @@
 
 use std::io::Write;
 
-use super::{Expected, Parsed, ProxyRefusal, TunnelTarget};
 use crate::protocol::credentials::Credentials;
+use crate::protocol::tunnel::answer::{Expected, Parsed, ProxyRefusal};
+use crate::protocol::tunnel::target::TunnelTarget;
 
 /// Bytes of the longest head of an answer.
 pub(crate) const ANSWER: usize = 8 * 1024;

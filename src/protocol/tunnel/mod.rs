@@ -1,40 +1,22 @@
 //! Asking a proxy for a connection to another host, with HTTP CONNECT or SOCKS 5.
 
+mod answer;
 mod connect;
 mod socks5;
-
-use std::fmt;
-use std::net::SocketAddr;
+mod target;
 
 use crate::protocol::credentials::Credentials;
+use crate::protocol::tunnel::answer::{Expected, Parsed};
 
+pub use crate::protocol::tunnel::answer::ProxyRefusal;
 pub(crate) use crate::protocol::tunnel::connect::ANSWER;
-
-/// Characters of a proxy's answer that the log shows.
-const SHOWN: usize = 120;
+pub use crate::protocol::tunnel::target::TunnelTarget;
 
 /// The protocol of the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     Connect,
     Socks5,
-}
-
-/// Where the proxy is asked to connect to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TunnelTarget<'a> {
-    Address(SocketAddr),
-    /// A host name as [`crate::protocol::sniff`] returns it, and a port.
-    Name(&'a str, u16),
-}
-
-impl fmt::Display for TunnelTarget<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TunnelTarget::Address(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
-            TunnelTarget::Name(name, port) => write!(f, "{name}:{port}"),
-        }
-    }
 }
 
 /// What [`Dialogue::hear`] took from the proxy's bytes.
@@ -46,23 +28,6 @@ pub struct DialogueStep {
     pub done: bool,
 }
 
-/// Why the proxy does not connect us, for the log: a short text of printable ASCII.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProxyRefusal(String);
-
-impl ProxyRefusal {
-    fn new(reason: &str) -> ProxyRefusal {
-        let shown = reason.chars().take(SHOWN);
-        ProxyRefusal(shown.map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect())
-    }
-}
-
-impl fmt::Display for ProxyRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// One handshake with a proxy. Each message is sent only when the proxy expects it: some proxies refuse early ones.
 pub struct Dialogue {
     next: Expected,
@@ -70,23 +35,6 @@ pub struct Dialogue {
     later: Box<[u8]>,
     request: usize,
 }
-
-/// The next message of the proxy.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Expected {
-    /// The head of an answer to CONNECT.
-    Head,
-    /// The authentication method that it chooses.
-    Method,
-    /// Whether it accepts user name and password.
-    Authentication,
-    /// Whether it has connected us.
-    Reply,
-    Payload,
-}
-
-/// The length of a complete message and what is expected after it, or `None` while the message is incomplete.
-type Parsed = Result<Option<(usize, Expected)>, ProxyRefusal>;
 
 impl Dialogue {
     /// Begins a handshake, and appends its first message to `out`.

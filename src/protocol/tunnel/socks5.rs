@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{Expected, Parsed, ProxyRefusal, TunnelTarget};
 use crate::protocol::credentials::Credentials;
+use crate::protocol::tunnel::answer::{Expected, Parsed, ProxyRefusal};
+use crate::protocol::tunnel::target::TunnelTarget;
 
 /// The first byte of every message, and of those about user name and password.
 const VERSION: u8 = 5;
