@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use crate::cli::{CommandLine, document};
 use crate::config::rules::Known;
 use crate::config::{self, Command, Config, Listen, Target, via};
-use crate::daemon::{inherited, instance_lock, resolver, start};
+use crate::daemon::upgrade::{self, Offered};
+use crate::daemon::{instance_lock, resolver, start};
 use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
@@ -19,9 +20,17 @@ use crate::traffic::service::Destination;
 /// The program: does what the command line asks for, and says what went wrong.
 pub fn main() -> ExitCode {
     let arguments = std::env::args_os().skip(1).collect();
-    // Without a directory (it was removed), only absolute paths are found.
-    let directory = inherited::directory().or_else(|| std::env::current_dir().ok()).unwrap_or_default();
-    let result = run(CommandLine { arguments, directory });
+    let result = match upgrade::offered() {
+        Ok(Some(Offered::Resume(handover, directory))) => {
+            start::resume(handover, &CommandLine { arguments, directory }).map(|()| 0)
+        }
+        Ok(Some(Offered::Rehearsal(handover, directory))) => {
+            upgrade::rehearse(&handover, &CommandLine { arguments, directory }).map(|()| 0)
+        }
+        // Without a directory (it was removed), only absolute paths are found.
+        Ok(None) => run(CommandLine { arguments, directory: std::env::current_dir().unwrap_or_default() }),
+        Err(error) => Err(error),
+    };
     result.map(ExitCode::from).unwrap_or_else(|error| {
         logging::report(&error);
         ExitCode::from(error.exit_status())

@@ -58,6 +58,13 @@ pub enum Error {
     Taken(String),
     /// A part of tproxy itself did not do its work.
     Failed(String),
+    /// Another process of tproxy failed and said this.
+    Reported {
+        /// Its exit status.
+        status: u8,
+        /// Its sentence.
+        sentence: String,
+    },
 }
 
 impl Error {
@@ -92,6 +99,7 @@ impl Error {
             Error::File { .. } => 73,
             Error::InFile { error, .. } => error.exit_status(),
             Error::Privilege(_) => 77,
+            Error::Reported { status, .. } => *status,
         }
     }
 }
@@ -111,6 +119,7 @@ impl fmt::Display for Error {
             }
             Error::Sys { doing, source } => write!(f, "{doing}: {source}"),
             Error::File { path, source } => write!(f, "{path}: {source}"),
+            Error::Reported { sentence, .. } => f.write_str(sentence),
         }
     }
 }

@@ -27,6 +27,8 @@ mod error;
 
 mod redirection;
 
+mod record;
+
 mod cli;
 
 mod logging;

@@ -23,6 +23,7 @@ pub use crate::rules::firewall::Firewall;
 pub use crate::rules::matching::Match;
 pub use crate::rules::rule::{Action, Gate, RuleSpec};
 pub use crate::rules::ruleset::RuleSet;
+pub use crate::rules::snapshot::Snapshot;
 pub use crate::sys::clock::Tick;
 pub use crate::traffic::compact_addr::CompactAddr;
 pub use crate::traffic::counters::{self, Counters};

@@ -23,8 +23,14 @@ struct FileLine {
     words: Vec<OsString>,
 }
 
-/// Reads the file of `-c`. The options of the whole process that stand beside it count more than those in the file.
-pub(super) fn read(beside: &Arguments, path: &Path) -> Result<(Process, Vec<Redirection>), Error> {
+/// The text of the file of `-c`.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|error| Error::file(path.display().to_string(), error))
+}
+
+/// Reads the text of the file of `-c`. The options of the whole process that stand beside it count more than those in the
+/// file.
+pub(super) fn parse(beside: &Arguments, path: &Path, text: &[u8]) -> Result<(Process, Vec<Redirection>), Error> {
     if let Some(id) = beside.first_of(Scope::Redirection) {
         return Err(Error::Usage(format!(
             "{id}: cannot be used with -c; put it on the line of its redirection in the file"
@@ -35,8 +41,7 @@ pub(super) fn read(beside: &Arguments, path: &Path) -> Result<(Process, Vec<Redi
         return Err(Error::Usage(format!("'{given}': cannot be used with -c; put it on a line of the file")));
     }
     let shown = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|error| Error::file(shown.clone(), error))?;
-    let lines = split(&bytes).map_err(|(line, error)| error.in_file(&shown, line))?;
+    let lines = split(text).map_err(|(line, error)| error.in_file(&shown, line))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut table = Table { process: GlobalOptions::read(beside)?, redirections: Vec::new(), taken: HashSet::new() };
     for line in lines {

@@ -39,6 +39,8 @@ pub(crate) struct Config {
     pub name: String,
     /// Where this was read from.
     pub command_line: CommandLine,
+    /// The text of the file of `-c`: an upgrade hands over what serves, whatever the file says by then.
+    pub file: Option<Vec<u8>>,
     pub process: Process,
     pub redirections: Vec<Redirection>,
 }
@@ -117,7 +119,7 @@ pub(crate) fn parse(command_line: CommandLine) -> Result<Command, Error> {
     if arguments.has(OptionId::Flush) {
         return flush(&arguments);
     }
-    let config = config(&arguments, command_line)?;
+    let config = config(&arguments, command_line, None)?;
     if arguments.has(OptionId::PrintRules) {
         return Ok(Command::PrintRules(config));
     }
@@ -137,7 +139,12 @@ pub(crate) fn parse(command_line: CommandLine) -> Result<Command, Error> {
 
 /// Reads the command line of a running instance again, and the file that it names.
 pub(crate) fn read_again(command_line: &CommandLine) -> Result<Config, Error> {
-    config(&parse::parse(&command_line.arguments, &command_line.directory)?, command_line.clone())
+    read_from(command_line, None)
+}
+
+/// The same, as if the file that the command line names had this text.
+pub(crate) fn read_from(command_line: &CommandLine, file: Option<&[u8]>) -> Result<Config, Error> {
+    config(&parse::parse(&command_line.arguments, &command_line.directory)?, command_line.clone(), file)
 }
 
 fn flush(arguments: &Arguments) -> Result<Command, Error> {
@@ -154,10 +161,13 @@ fn flush(arguments: &Arguments) -> Result<Command, Error> {
     Ok(Command::Flush(file.or(port.map(|port| port.to_string()))))
 }
 
-fn config(arguments: &Arguments, command_line: CommandLine) -> Result<Config, Error> {
+fn config(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>) -> Result<Config, Error> {
+    let mut file = None;
     let (process, redirections, name) = match arguments.path(OptionId::Config) {
         Some(path) => {
-            let (process, redirections) = file::read(arguments, path)?;
+            let text = text.map_or_else(|| file::read(path), |text| Ok(text.to_owned()))?;
+            let (process, redirections) = file::parse(arguments, path, &text)?;
+            file = Some(text);
             (process, redirections, name_of_file(path))
         }
         None => {
@@ -177,7 +187,7 @@ fn config(arguments: &Arguments, command_line: CommandLine) -> Result<Config, Er
         ));
     }
     let process = Process { foreground: arguments.has(OptionId::Foreground), ..process };
-    Ok(Config { name, command_line, process, redirections })
+    Ok(Config { name, command_line, file, process, redirections })
 }
 
 /// The longest name of an instance: between `tproxy.` and `.post` it makes the longest name of a chain.

@@ -1,167 +1,334 @@
-//! Children of the guardian: forked, named, and without anything of their parent that they do not need.
+//! The children of the guardian: which processes there are, what each of them is for, what it says and how it ended.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::TcpListener;
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::config::Config;
-use crate::daemon::confine;
-use crate::daemon::message::{SIZE, ToGuardian};
-use crate::daemon::resolver;
-use crate::daemon::worker::{self, Capacity, Start};
+use crate::daemon::message::{Answer, SIZE, ToGuardian, ToWorker};
 use crate::error::Error;
 use crate::logging;
-use crate::redirection::RedirectionId;
 use crate::sys::channel::{Channel, Received};
-use crate::sys::process::{self, Forked};
-use crate::sys::sockopt;
-use crate::traffic::redirections::ActiveRedirection;
-use crate::traffic::source_limit::SourceLimit;
+use crate::sys::inherited;
+use crate::sys::process::{self, Death, Forked};
 use crate::traffic::token::EventToken;
 
-/// The name of a worker process. A new guardian knows workers that have lost theirs by it.
+/// The name of a worker process. The next start recognises workers whose guardian was killed by it.
 pub(crate) const WORKER: &str = "tproxy-worker";
 
-/// The name of a process that is about one errand.
-pub(crate) const RULES_JOB: &str = "tproxy-rules";
+/// The name of a resolver process.
+pub(crate) const RESOLVER: &str = "tproxy-resolver";
 
-/// The name of the resolver process.
-const RESOLVER: &str = "tproxy-resolver";
+/// The name of a process that works on the rules.
+pub(crate) const RULES: &str = "tproxy-rules";
 
-/// A child and the line to it.
+/// So many messages of one child are read at once. A child that was taken over could send without end, and must not get
+/// all of the guardian's time.
+const MESSAGES: usize = 64;
+
+/// A child that has sent so many is not read for this long.
+const MUTED: Duration = Duration::from_millis(50);
+
+/// Which generation of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GenerationId(pub u32);
+
+impl GenerationId {
+    /// That of the generation after this one.
+    pub(crate) fn next(self) -> GenerationId {
+        GenerationId(self.0.wrapping_add(1))
+    }
+}
+
+/// What a child is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Relays the connections of a generation.
+    Worker {
+        /// The generation, which may still be starting.
+        generation: GenerationId,
+        /// The worker's slot there.
+        slot: usize,
+    },
+    /// A worker that takes no new connection and ends with its last one.
+    Draining,
+    /// Looks up names for the guardian.
+    Resolver,
+    /// Looks up the names that clients of one worker claim (`--host-check`).
+    PoolResolver,
+    /// Installs, verifies or removes rules.
+    Rules,
+    /// The next program, which tries whether it could take over.
+    Rehearsal,
+}
+
 #[derive(Debug)]
-pub(crate) struct Child {
+struct Child {
+    role: Role,
+    channel: Option<Channel>,
+    /// It has sent too much, and is not read before then.
+    muted_until: Option<Instant>,
+}
+
+/// A child that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
     /// Its process id.
     pub pid: Pid,
-    /// Our end of the line.
-    pub line: Channel,
+    /// What it was for.
+    pub role: Role,
+    /// How it ended.
+    pub how: Death,
+    /// What it had sent and nobody had read.
+    pub last: Vec<ToGuardian>,
 }
 
-impl Child {
-    /// Whether it has this process id.
-    pub(crate) fn is(&self, pid: u32) -> bool {
-        self.pid.as_raw() as u32 == pid
-    }
-
-    /// Wants to be told what this child says, under its process id.
-    pub(crate) fn watch(&self, registry: &Registry) -> Result<(), Error> {
-        let token = Token::from(EventToken::Channel(self.pid.as_raw() as u32));
-        let source = self.line.as_raw_fd();
-        let registered = registry.register(&mut SourceFd(&source), token, Interest::READABLE);
-        registered.map_err(|error| Error::sys("epoll_ctl", error))
-    }
-}
-
-/// The next thing that a child says, if it says something; that may mean nothing.
-pub(crate) fn hear(child: &Child) -> Option<Option<ToGuardian>> {
-    let mut buffer = [0; SIZE];
-    // A line that is closed: the child is about to be reaped, which says it all.
-    let Ok(Received::Message(count)) = child.line.receive(&mut buffer) else { return None };
-    Some(ToGuardian::decode(&buffer[..count]))
-}
-
-/// What a worker is started with. The fork gives it descriptors of its own, which it takes out of here for good; in the
-/// guardian all stays in its place.
+/// All children, by process id.
 #[derive(Debug)]
-pub(crate) struct Outfit<'a> {
-    /// Its number among the workers of the daemon, from 1.
-    pub number: u32,
-    /// The configuration.
-    pub config: &'a Config,
-    /// The listening sockets of this worker, each with the number of its redirection.
-    pub listeners: Vec<(&'a mut Option<TcpListener>, RedirectionId)>,
-    /// The redirections, with the addresses of their upstreams.
-    pub lines: Vec<ActiveRedirection>,
-    /// The file of `-l`.
-    pub access_log: &'a mut Option<File>,
-    /// How much it may take on.
-    pub capacity: Capacity,
-    /// Where it counts the connections of each source, if that is limited.
-    pub source_limit: Option<SourceLimit>,
+pub(crate) struct Children {
+    all: BTreeMap<Pid, Child>,
+    registry: Registry,
+    /// How many workers were started so far. The next one's number is the next; access log lines begin with it.
+    pub workers_started: u32,
 }
 
-/// Starts a worker.
-pub(crate) fn worker(outfit: Outfit<'_>) -> Result<Child, Error> {
-    let Outfit { number, config, listeners, lines, access_log, capacity, source_limit } = outfit;
-    for listener in listeners.iter().filter_map(|(socket, _)| socket.as_ref()) {
-        // The last worker may have left it deaf.
-        sockopt::keep_listening(listener).map_err(|error| Error::sys("listen", error))?;
+impl Children {
+    /// None yet. Their channels are registered with `registry`, under their process ids.
+    pub(crate) fn new(registry: Registry) -> Children {
+        Children { all: BTreeMap::new(), registry, workers_started: 0 }
     }
-    let mut keep: Vec<RawFd> = listeners.iter().filter_map(|(socket, _)| Some(socket.as_ref()?.as_raw_fd())).collect();
-    keep.extend(access_log.iter().map(AsRawFd::as_raw_fd));
-    child(WORKER, keep, |line| {
-        let confinement = confine::worker(config)?;
-        let listeners = listeners.into_iter().filter_map(|(socket, line)| Some((socket.take()?, line)));
-        let start = Start {
-            number,
-            config,
-            listeners: listeners.collect(),
-            lines,
-            access_log: access_log.take(),
-            guardian: Some(line),
-            capacity,
-            source_limit,
-            first: None,
-        };
-        worker::run(start, confinement)
-    })
-}
 
-/// Starts the resolver.
-pub(crate) fn resolver(config: &Config) -> Result<Child, Error> {
-    child(RESOLVER, Vec::new(), |line| {
-        let confinement = confine::resolver(config)?;
-        process::obey(&[Signal::SIGTERM]).map_err(|error| Error::sys("setting the signal mask", error))?;
-        confinement.seal()?;
-        resolver::run(&line);
+    /// The number of the next worker, from 1.
+    pub(crate) fn next_worker(&mut self) -> u32 {
+        self.workers_started += 1;
+        self.workers_started
+    }
+
+    /// Forks a child that runs `task` with its end of a channel to the guardian, keeps of all descriptors only `keep`, and
+    /// ends with the task. The task's failure goes to the log.
+    pub(crate) fn spawn(
+        &mut self,
+        role: Role,
+        name: &'static str,
+        mut keep: Vec<RawFd>,
+        task: impl FnOnce(Channel) -> Result<(), Error>,
+    ) -> Result<Pid, Error> {
+        let (ours, theirs) = Channel::pair().map_err(|error| Error::sys("socketpair", error))?;
+        match process::fork_here().map_err(|error| Error::sys("fork", error))? {
+            Forked::Parent(pid) => {
+                self.adopt(pid, role, Some(ours))?;
+                Ok(pid)
+            }
+            Forked::Child => {
+                process::set_name(name);
+                keep.push(theirs.as_raw_fd());
+                logging::disconnect();
+                let closed = process::close_others(&keep).map_err(|error| Error::sys("close_range", error));
+                logging::become_process(name);
+                process::leave(status_of(closed.and_then(|()| task(theirs))))
+            }
+        }
+    }
+
+    /// Forks a child that runs `task` and ends with it. [`task_result`] reads what it has left in the file.
+    pub(crate) fn spawn_task(
+        &mut self,
+        role: Role,
+        name: &'static str,
+        task: impl FnOnce() -> Result<String, Error>,
+    ) -> Result<(Pid, File), Error> {
+        let mut result = inherited::memory_file().map_err(|error| Error::sys("memfd_create", error))?;
+        match process::fork_here().map_err(|error| Error::sys("fork", error))? {
+            Forked::Parent(pid) => {
+                self.adopt(pid, role, None)?;
+                Ok((pid, result))
+            }
+            Forked::Child => {
+                process::set_name(name);
+                let (status, text) = match task() {
+                    Ok(text) => (0, text),
+                    Err(error) => (error.exit_status(), error.to_string()),
+                };
+                let written = result.write_all(text.as_bytes());
+                process::leave(if written.is_ok() { status } else { 71 })
+            }
+        }
+    }
+
+    /// Enters a child: one that was forked just now, or one that the former program of this process has left.
+    pub(crate) fn adopt(&mut self, pid: Pid, role: Role, channel: Option<Channel>) -> Result<(), Error> {
+        // Nobody listens to a pool resolver here: its channel is passed on to its worker.
+        if let Some(channel) = channel.as_ref().filter(|_| role != Role::PoolResolver) {
+            let token = Token::from(EventToken::Channel(pid.as_raw().cast_unsigned()));
+            let registered = self.registry.register(&mut SourceFd(&channel.as_raw_fd()), token, Interest::READABLE);
+            registered.map_err(|error| Error::sys("epoll_ctl", error))?;
+        }
+        self.all.insert(pid, Child { role, channel, muted_until: None });
         Ok(())
-    })
-}
+    }
 
-/// Runs `task` in a child of its own, which ends with it: status 0 when it succeeded. Its failure goes to the log.
-pub(crate) fn rules_job(task: impl FnOnce() -> Result<(), Error>) -> Result<Pid, Error> {
-    match process::fork_here().map_err(|error| Error::sys("fork", error))? {
-        Forked::Parent(pid) => Ok(pid),
-        Forked::Child => {
-            process::set_name(RULES_JOB);
-            process::leave(match task() {
-                Ok(()) => 0,
-                Err(error) => {
-                    log::error!("{error}");
-                    error.exit_status()
+    /// What a child is for.
+    pub(crate) fn role(&self, pid: Pid) -> Option<Role> {
+        self.all.get(&pid).map(|child| child.role)
+    }
+
+    /// All workers: those that serve, those that start and those that drain.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = Pid> {
+        let is_worker = |child: &Child| matches!(child.role, Role::Worker { .. } | Role::Draining);
+        self.all.iter().filter(move |(_, child)| is_worker(child)).map(|(pid, _)| *pid)
+    }
+
+    /// Workers that drain, each with its channel.
+    pub(crate) fn draining(&self) -> impl Iterator<Item = (Pid, Option<&Channel>)> {
+        let draining = self.all.iter().filter(|(_, child)| child.role == Role::Draining);
+        draining.map(|(pid, child)| (*pid, child.channel.as_ref()))
+    }
+
+    /// The channel to a child.
+    pub(crate) fn channel(&self, pid: Pid) -> Option<&Channel> {
+        self.all.get(&pid)?.channel.as_ref()
+    }
+
+    /// From now on this worker drains.
+    pub(crate) fn drain(&mut self, pid: Pid) {
+        if let Some(child) = self.all.get_mut(&pid) {
+            child.role = Role::Draining;
+        }
+    }
+
+    /// Closes the channel to a child. A resolver ends then.
+    pub(crate) fn hang_up(&mut self, pid: Pid) {
+        if let Some(channel) = self.all.get_mut(&pid).and_then(|child| child.channel.take())
+            && let Err(error) = self.registry.deregister(&mut SourceFd(&channel.as_raw_fd()))
+        {
+            log::debug!("the channel to process {pid}: {error}");
+        }
+    }
+
+    /// Sends an order to a worker; a descriptor may come along.
+    pub(crate) fn tell(&self, pid: Pid, order: &ToWorker, descriptor: Option<BorrowedFd<'_>>) {
+        let Some(channel) = self.channel(pid) else { return };
+        if let Err(error) = channel.send(&order.encode(), descriptor) {
+            log::debug!("telling worker {pid}: {error}");
+        }
+    }
+
+    /// The same to all workers.
+    pub(crate) fn tell_workers(&self, order: &ToWorker, descriptor: Option<BorrowedFd<'_>>) {
+        self.workers().for_each(|pid| self.tell(pid, order, descriptor));
+    }
+
+    /// Sends a signal. A child that has ended already needs none.
+    pub(crate) fn signal(&self, pid: Pid, signal: Signal) {
+        if self.all.contains_key(&pid)
+            && let Err(error) = process::send_signal(pid, signal)
+        {
+            log::error!("{signal} to process {pid}: {error}");
+        }
+    }
+
+    /// The same to all workers.
+    pub(crate) fn signal_workers(&self, signal: Signal) {
+        self.workers().for_each(|pid| self.signal(pid, signal));
+    }
+
+    /// What a worker has sent, at most so much that the others get their turn.
+    pub(crate) fn hear(&mut self, pid: Pid) -> Vec<ToGuardian> {
+        let Some(child) = self.all.get_mut(&pid).filter(|child| child.muted_until.is_none()) else { return Vec::new() };
+        let mut messages = Vec::new();
+        for _ in 0..MESSAGES {
+            let mut buffer = [0; SIZE];
+            // A closed channel says that the child ends; how, it says when it is reaped.
+            let received = child.channel.as_ref().map(|channel| channel.receive(&mut buffer));
+            let Some(Ok(Received::Message(count))) = received else { return messages };
+            messages.extend(ToGuardian::decode(&buffer[..count]));
+        }
+        child.muted_until = Some(Instant::now() + MUTED);
+        messages
+    }
+
+    /// When a muted child is read again.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.all.values().filter_map(|child| child.muted_until).min()
+    }
+
+    /// The children that are muted no longer. No event will tell what they have sent meanwhile.
+    pub(crate) fn unmute(&mut self, now: Instant) -> Vec<Pid> {
+        let mut heard = Vec::new();
+        for (pid, child) in &mut self.all {
+            if child.muted_until.take_if(|until| *until <= now).is_some() {
+                heard.push(*pid);
+            }
+        }
+        heard
+    }
+
+    /// The answer of a resolver: `Err` when it has closed its channel, `Ok(None)` when there is none yet. An answer that
+    /// cannot be understood counts as a failure.
+    pub(crate) fn answer(&self, resolver: Pid) -> Result<Option<Answer>, ()> {
+        let mut buffer = [0; SIZE];
+        match self.channel(resolver).ok_or(())?.receive(&mut buffer) {
+            Ok(Received::Message(count)) => {
+                let answer = Answer::decode(&buffer[..count]);
+                Ok(Some(answer.unwrap_or_else(|| Answer::Failed("the resolver's answer means nothing".into()))))
+            }
+            Ok(Received::Nothing) => Ok(None),
+            Ok(Received::Closed) | Err(_) => Err(()),
+        }
+    }
+
+    /// A child that has ended, if there is one, which is a child no more.
+    pub(crate) fn reap(&mut self) -> Option<Ended> {
+        while let Some((pid, how)) = process::reap() {
+            if let Some(child) = self.all.get_mut(&pid) {
+                child.muted_until = None;
+                let last = self.hear(pid);
+                if let Some(child) = self.all.remove(&pid) {
+                    return Some(Ended { pid, role: child.role, how, last });
                 }
-            })
+            }
+        }
+        None
+    }
+
+    /// Kills a child that nobody needs any more.
+    pub(crate) fn kill(&self, pid: Pid) {
+        self.signal(pid, Signal::SIGKILL);
+    }
+
+    /// Passes one of our ends of a channel on to a worker; the guardian does not speak through it itself.
+    pub(crate) fn pass_on(&mut self, of: Pid, to: Pid, order: &ToWorker) {
+        if let Some(channel) = self.all.get_mut(&of).and_then(|child| child.channel.take()) {
+            self.tell(to, order, Some(channel.as_fd()));
         }
     }
 }
 
-fn child(
-    name: &'static str,
-    mut keep: Vec<RawFd>,
-    task: impl FnOnce(Channel) -> Result<(), Error>,
-) -> Result<Child, Error> {
-    let (ours, theirs) = Channel::pair().map_err(|error| Error::sys("socketpair", error))?;
-    match process::fork_here().map_err(|error| Error::sys("fork", error))? {
-        Forked::Parent(pid) => Ok(Child { pid, line: ours }),
-        Forked::Child => {
-            process::set_name(name);
-            keep.push(theirs.as_raw_fd());
-            logging::disconnect();
-            let closed = process::close_others(&keep).map_err(|error| Error::sys("close_range", error));
-            logging::become_process(name);
-            let result = closed.and_then(|()| task(theirs));
-            process::leave(match result {
-                Ok(()) => 0,
-                Err(error) => {
-                    log::error!("{error}");
-                    error.exit_status()
-                }
-            })
+/// What a child of [`Children::spawn_task`] has left: what its task returned, or its failure.
+pub(crate) fn task_result(mut file: File, how: Death) -> Result<String, Error> {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+    match (how, read) {
+        (Death::Exited(0), Ok(_)) => Ok(text),
+        (Death::Exited(status), Ok(_)) if !text.is_empty() => {
+            Err(Error::Reported { status: u8::try_from(status).unwrap_or(70), sentence: text })
+        }
+        (how, _) => Err(Error::Failed(format!("a process of tproxy {how}"))),
+    }
+}
+
+fn status_of(result: Result<(), Error>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            log::error!("{error}");
+            error.exit_status()
         }
     }
 }

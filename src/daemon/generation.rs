@@ -1,39 +1,39 @@
-//! One configuration at work: its sockets and the workers behind them. A reload prepares the next shift beside the one
-//! that serves.
+//! One configuration at work: its listening sockets and the slots of its workers. A reload prepares the next generation
+//! beside the one that serves.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use mio::Registry;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::config::rules::Known;
-use crate::config::{Config, Listen, Process};
-use crate::daemon::children::{self, Child, Outfit};
+use crate::config::{Config, Process};
+use crate::daemon::children::{Children, GenerationId, Role, WORKER};
 use crate::daemon::inherited::Inherited;
 use crate::daemon::listeners::Listeners;
 use crate::daemon::message::ToWorker;
 use crate::daemon::names::Names;
 use crate::daemon::resolver_pool::POOL_SIZE;
 use crate::daemon::respawn::Respawn;
-use crate::daemon::worker::Capacity;
+use crate::daemon::worker::{self, Capacity, WorkerArgs};
+use crate::daemon::{confine, resolver};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::ruleset::RuleSet;
-use crate::sys::process;
+use crate::sys::{process, sockopt};
 use crate::traffic::access_log;
 use crate::traffic::redirections::ActiveRedirection;
-use crate::traffic::service::HostPort;
+use crate::traffic::service::{HostPort, Service};
 use crate::traffic::source_limit::SourceLimit;
 
 /// A configuration with what it takes to serve it.
 #[derive(Debug)]
 pub(crate) struct Generation {
-    /// The configuration.
+    pub id: GenerationId,
     pub config: Config,
-    /// Its listening sockets.
     pub listeners: Listeners,
     /// The file of `-l`.
     pub access_log: Option<File>,
@@ -41,83 +41,125 @@ pub(crate) struct Generation {
     pub capacity: Capacity,
     /// Where the workers count the connections of each source, if that is limited.
     pub source_limit: Option<SourceLimit>,
-    /// The places of the workers.
     pub slots: Vec<WorkerSlot>,
 }
 
-/// The place of one worker.
+/// A place for one worker, filled again when the worker dies.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerSlot {
     /// The worker, while there is one.
-    pub child: Option<Child>,
-    /// Whether it has said that it takes connections.
+    pub worker: Option<Pid>,
+    /// The worker has said that it takes connections.
     pub ready: bool,
-    /// The resolvers of the worker, for `--host-check`.
+    /// The worker's resolvers, for `--host-check`.
     pub resolvers: Vec<Pid>,
-    /// What became of its predecessors.
+    /// What became of earlier workers.
     pub respawn: Respawn,
 }
 
 impl Generation {
-    /// Opens what is not open in the shift before, or was not passed to this process.
-    pub(crate) fn prepare(config: Config, before: &Listeners, passed: &mut Inherited) -> Result<Generation, Error> {
-        let listeners = Listeners::open(&config, before, passed)?;
+    /// Opens what is not open in the generation before, or was not passed to this process.
+    pub(crate) fn prepare(
+        id: GenerationId,
+        config: Config,
+        before: &Listeners,
+        inherited: &mut Inherited,
+    ) -> Result<Generation, Error> {
+        let listeners = Listeners::open(&config, before, inherited)?;
+        Generation::new(id, config, listeners)
+    }
+
+    /// One that listens already. No slot has a worker yet.
+    pub(crate) fn new(id: GenerationId, config: Config, listeners: Listeners) -> Result<Generation, Error> {
         let capacity = capacity(&config)?;
         let access_log = config.process.access_log.as_deref().map(access_log::open).transpose()?;
         let relays = config.relayed().next().is_some();
         let slots = (0..if relays { config.process.workers } else { 0 }).map(|_| WorkerSlot::default()).collect();
         let source_limit = source_limit(&config.process, capacity.places)?;
-        Ok(Generation { config, listeners, access_log, capacity, source_limit, slots })
+        Ok(Generation { id, config, listeners, access_log, capacity, source_limit, slots })
     }
 
-    /// Puts the daemon's worker of that number on its place.
-    pub(crate) fn start_worker(
-        &mut self,
-        slot: usize,
-        number: u32,
-        names: &Names,
-        registry: &Registry,
-    ) -> Result<(), Error> {
-        let lines = self.lines(names);
-        let workers = self.slots.len();
-        let listeners = self.listeners.all.iter_mut().flat_map(|socket| socket.of(slot, workers)).collect();
-        let (config, access_log, capacity) = (&self.config, &mut self.access_log, self.capacity);
+    /// Starts a worker in each slot.
+    pub(crate) fn start_workers(&mut self, names: &Names, children: &mut Children) -> Result<(), Error> {
+        (0..self.slots.len()).try_for_each(|slot| self.start_worker(slot, names, children))
+    }
+
+    /// Starts a worker in a slot.
+    pub(crate) fn start_worker(&mut self, slot: usize, names: &Names, children: &mut Children) -> Result<(), Error> {
+        let (number, workers) = (children.next_worker(), self.slots.len());
+        let redirections = self.active_redirections(names);
         let source_limit = self.source_limit.as_ref().map(|source_limit| source_limit.of(slot));
-        let child = children::worker(Outfit { number, config, listeners, lines, access_log, capacity, source_limit })?;
-        child.watch(registry)?;
+        let (config, access_log, capacity) = (&self.config, &mut self.access_log, self.capacity);
+        let mut listeners: Vec<(&mut Option<TcpListener>, RedirectionId)> =
+            self.listeners.all.iter_mut().flat_map(|listener| listener.of(slot, workers)).collect();
+        for socket in listeners.iter().filter_map(|(socket, _)| socket.as_ref()) {
+            // The last worker may have left it deaf.
+            sockopt::keep_listening(socket).map_err(|error| Error::sys("listen", error))?;
+        }
+        let sockets = listeners.iter().filter_map(|(socket, _)| Some(socket.as_ref()?.as_raw_fd()));
+        let keep = sockets.chain(access_log.iter().map(AsRawFd::as_raw_fd)).collect();
+        // The fork has descriptors of its own, which it takes out of here for good; in the guardian all stay in place.
+        let run = |guardian| {
+            let confinement = confine::worker(config)?;
+            let listeners = listeners.drain(..).filter_map(|(socket, id)| Some((socket.take()?, id))).collect();
+            let (access_log, guardian) = (access_log.take(), Some(guardian));
+            let args = WorkerArgs {
+                number,
+                config,
+                listeners,
+                redirections,
+                access_log,
+                guardian,
+                capacity,
+                source_limit,
+                connection: None,
+            };
+            worker::run(args, confinement)
+        };
+        let pid = children.spawn(Role::Worker { generation: self.id, slot }, WORKER, keep, run)?;
         let place = &mut self.slots[slot];
-        (place.child, place.ready) = (Some(child), false);
+        (place.worker, place.ready) = (Some(pid), false);
         place.respawn.started(Instant::now());
-        let resolvers = if self.config.checks_hosts() { POOL_SIZE } else { 0 };
-        (0..resolvers).try_for_each(|_| self.start_pool_resolver(slot))
+        self.fill_pool(slot, children)
     }
 
-    /// Gives a worker a resolver of its own.
-    pub(crate) fn start_pool_resolver(&mut self, slot: usize) -> Result<(), Error> {
-        let resolver = children::resolver(&self.config)?;
-        let slot = &mut self.slots[slot];
-        slot.resolvers.push(resolver.pid);
-        let Some(worker) = &slot.child else { return Ok(()) };
-        // The worker's end is passed on; the asker goes when the worker closes it.
-        if let Err(error) = worker.line.send(&ToWorker::PooledResolver.encode(), Some(resolver.line.as_fd())) {
-            log::debug!("passing a resolver to worker {}: {error}", worker.pid);
+    /// Starts the resolvers that a worker lacks.
+    pub(crate) fn fill_pool(&mut self, slot: usize, children: &mut Children) -> Result<(), Error> {
+        let Some(worker) = self.slots[slot].worker.filter(|_| self.config.checks_hosts()) else { return Ok(()) };
+        while self.slots[slot].resolvers.len() < POOL_SIZE {
+            let resolver = resolver::start(Role::PoolResolver, &self.config, children)?;
+            self.slots[slot].resolvers.push(resolver);
+            children.pass_on(resolver, worker, &ToWorker::PooledResolver);
         }
         Ok(())
     }
 
     /// The workers.
-    pub(crate) fn children(&self) -> impl Iterator<Item = &Child> {
-        self.slots.iter().filter_map(|slot| slot.child.as_ref())
+    pub(crate) fn workers(&self) -> impl Iterator<Item = Pid> {
+        self.slots.iter().filter_map(|slot| slot.worker)
     }
 
-    /// Whether every place has a worker that takes connections.
+    /// Every slot has a worker that takes connections.
     pub(crate) fn is_ready(&self) -> bool {
-        self.slots.iter().all(|slot| slot.ready && slot.child.is_some())
+        self.slots.iter().all(|slot| slot.ready && slot.worker.is_some())
+    }
+
+    /// Kills the workers, which have never served.
+    pub(crate) fn discard(&self, children: &Children) {
+        self.workers().for_each(|pid| children.kill(pid));
+    }
+
+    /// The workers take nothing new and serve what they have to its end.
+    pub(crate) fn retire(self, children: &mut Children) {
+        for pid in self.workers() {
+            children.signal(pid, Signal::SIGHUP);
+            children.drain(pid);
+        }
     }
 
     /// What a worker has to know of the redirections.
-    pub(crate) fn lines(&self, names: &Names) -> Vec<ActiveRedirection> {
-        let active = |(id, _, service): (RedirectionId, _, &crate::traffic::service::Service)| {
+    pub(crate) fn active_redirections(&self, names: &Names) -> Vec<ActiveRedirection> {
+        let active = |(id, _, service): (RedirectionId, _, &Service)| {
             let hosts: Vec<_> = service.destination.hosts().iter().map(|host| addresses(host, names)).collect();
             ActiveRedirection::new(id, service.clone(), &hosts)
         };
@@ -129,23 +171,6 @@ impl Generation {
         let addresses = |name: &str| names.addresses(name).to_vec();
         let listening = |id: RedirectionId| self.listeners.addresses(id);
         self.config.rules(&Known { addresses: &addresses, listening: &listening })
-    }
-
-    /// The listening sockets for the guardian that replaces this one, as [`crate::daemon::inherited::Handover`] wants them.
-    pub(crate) fn listeners(&self) -> Vec<(&TcpListener, Option<&str>)> {
-        let mut all = Vec::new();
-        for socket in &self.listeners.all {
-            let redirection = self.config.redirections.get(socket.redirection.index());
-            let listeners = socket.listeners.iter().flatten();
-            match redirection.map(|redirection| &redirection.listen) {
-                // All of them are the same socket.
-                Some(Listen::Passed(name)) => {
-                    all.extend(listeners.take(1).map(|listener| (listener, Some(name.as_deref().unwrap_or_default()))));
-                }
-                _ => all.extend(listeners.map(|listener| (listener, None))),
-            }
-        }
-        all
     }
 }
 

@@ -7,23 +7,12 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::{Duration, Instant};
 
-use crate::daemon::children::RULES_JOB;
+use crate::daemon::children::RULES;
 use crate::daemon::socket_owners::{SocketOwner, SocketOwners};
 use crate::error::Error;
 use crate::rules::chains::PREFIX;
 use crate::sys::procfs;
-
-/// How long a daemon of the same name may take to be gone: one that has just been told to stop gives the name back when
-/// its rules are unhooked.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long a killed daemon's last errand may take: it waits for the lock of the tables.
-const LONGER: Duration = Duration::from_secs(15);
-
-/// Between two attempts.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// A name that nobody else has.
 #[derive(Debug)]
@@ -32,28 +21,8 @@ pub(crate) struct InstanceLock {
 }
 
 impl InstanceLock {
-    /// Takes the name, and waits a little for one who is about to give it back.
-    ///
-    /// Errors: another daemon of the name is running.
-    pub(crate) fn stake(name: &str) -> Result<InstanceLock, Error> {
-        let begin = Instant::now();
-        loop {
-            if let Some(lock) = InstanceLock::try_stake(name)? {
-                return Ok(lock);
-            }
-            let holders = holders(name);
-            // Nobody at all: it has gone between the two looks, and the next attempt will succeed.
-            let leaves = holders.iter().all(|holder| holder.name == RULES_JOB);
-            if begin.elapsed() > if leaves { LONGER } else { PATIENCE } {
-                // Who had it may have gone while we looked who it is.
-                return InstanceLock::try_stake(name)?.ok_or_else(|| taken(name, &holders));
-            }
-            std::thread::sleep(PAUSE);
-        }
-    }
-
-    /// Takes the name if nobody has it.
-    pub(crate) fn try_stake(name: &str) -> Result<Option<InstanceLock>, Error> {
+    /// Locks the name, unless another daemon has it.
+    pub(crate) fn try_lock(name: &str) -> Result<Option<InstanceLock>, Error> {
         let failed = |error| Error::sys(format!("claiming the name '{name}'"), error);
         let address = SocketAddr::from_abstract_name(format!("{PREFIX}{name}")).map_err(failed)?;
         match UnixDatagram::bind_addr(&address) {
@@ -75,17 +44,24 @@ impl AsFd for InstanceLock {
     }
 }
 
-fn taken(name: &str, holders: &[SocketOwner]) -> Error {
+/// Who has the name.
+pub(crate) fn taken(name: &str, holders: &[SocketOwner]) -> Error {
     let by = list(holders);
     Error::Taken(format!(
         "the name '{name}' of the rules is in use by {by}; rules are called after the port, or after the file of -c"
     ))
 }
 
-fn holders(name: &str) -> Vec<SocketOwner> {
+/// The processes that have the name. None at all: it has become free in between.
+pub(crate) fn holders(name: &str) -> Vec<SocketOwner> {
     let names = procfs::abstract_sockets(PREFIX);
     let inodes: Vec<u64> = names.into_iter().filter(|(other, _)| other == name).map(|(_, inode)| inode).collect();
     SocketOwners::take().holders_of(&inodes)
+}
+
+/// Whether a process that has the name is only working on the rules: its guardian was killed.
+pub(crate) fn works_on_rules(holder: &SocketOwner) -> bool {
+    holder.name == RULES
 }
 
 /// The names that are in use in this network namespace, each with the processes that have it, as text.
@@ -107,18 +83,21 @@ mod tests {
     #[test]
     fn a_name_is_given_once_until_its_last_holder_is_gone() {
         let name = lab::process::unique("test");
-        let first = InstanceLock::stake(&name).unwrap();
-        assert!(InstanceLock::try_stake(&name).unwrap().is_none());
-        let error = InstanceLock::stake(&name).unwrap_err();
+        let first = InstanceLock::try_lock(&name).unwrap().expect("free");
+        assert!(InstanceLock::try_lock(&name).unwrap().is_none());
+        let error = taken(&name, &holders(&name));
         assert_eq!(error.exit_status(), 69);
         let sentence = error.to_string();
         assert!(sentence.contains(&format!("'{name}'")), "{sentence}");
         assert!(sentence.contains(&format!("(process {})", std::process::id())), "{sentence}");
         let second = InstanceLock::handed_over(first.as_fd().try_clone_to_owned().unwrap());
         drop(first);
-        assert!(InstanceLock::try_stake(&name).unwrap().is_none());
+        assert!(InstanceLock::try_lock(&name).unwrap().is_none());
         drop(second);
         // Not at the first attempt, perhaps: a child that another test forks has a copy until its exec.
-        InstanceLock::stake(&name).expect("free");
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while InstanceLock::try_lock(&name).unwrap().is_none() {
+            assert!(std::time::Instant::now() < limit, "still locked");
+        }
     }
 }

@@ -48,16 +48,30 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Opens what `config` asks for; takes from `before`, which stays as it is, and from `passed` what is open already.
-    /// Without `-b` a family that this host does not have is left out.
-    pub(crate) fn open(config: &Config, before: &Listeners, passed: &mut Inherited) -> Result<Listeners, Error> {
+    /// Those that the former program of this process had open.
+    pub(crate) fn adopt(sockets: Vec<(RedirectionId, SocketAddr, TcpListener)>) -> Listeners {
         let mut listeners = Listeners::default();
+        for (redirection, address, socket) in sockets {
+            let is_its = |other: &&mut ListenSocket| other.redirection == redirection && other.address == address;
+            match listeners.all.iter_mut().find(is_its) {
+                Some(other) => other.listeners.push(Some(socket)),
+                None => listeners.all.push(ListenSocket { redirection, address, listeners: vec![Some(socket)] }),
+            }
+        }
+        listeners
+    }
+
+    /// Opens what `config` asks for; takes from `before`, which stays as it is, and from `inherited` what is open
+    /// already. Without `-b` a family that this host does not have is left out.
+    pub(crate) fn open(config: &Config, before: &Listeners, inherited: &mut Inherited) -> Result<Listeners, Error> {
+        let mut listeners = Listeners::default();
+        let mut open_already = OpenAlready { before, inherited, workers: config.process.workers };
         for (id, redirection, _) in config.relayed() {
             match &redirection.listen {
                 Listen::Port { bind, .. } => {
                     let count = listeners.all.len();
                     for address in redirection.addresses() {
-                        match listeners.listen(id, address, config.process.workers, before, passed) {
+                        match listeners.listen(id, address, &mut open_already) {
                             Err(Error::Sys { source, .. }) if bind.is_none() && lacks_family(&source) => {
                                 log::info!("not listening on {address}: {source}");
                             }
@@ -68,56 +82,48 @@ impl Listeners {
                         return Err(Error::Failed("this host has neither IPv4 nor IPv6".into()));
                     }
                 }
-                Listen::Passed(name) => {
-                    listeners.take_passed(id, name.as_deref(), config.process.workers, before, passed)?
-                }
+                Listen::Passed(name) => listeners.take_passed(id, name.as_deref(), &mut open_already)?,
             }
         }
         listeners.owners = None;
         Ok(listeners)
     }
 
-    fn listen(
-        &mut self,
-        redirection: RedirectionId,
-        address: SocketAddr,
-        workers: usize,
-        before: &Listeners,
-        passed: &mut Inherited,
-    ) -> Result<(), Error> {
+    fn listen(&mut self, id: RedirectionId, address: SocketAddr, already: &mut OpenAlready<'_>) -> Result<(), Error> {
         let failed = |error| Error::sys(format!("listening on {address}"), error);
-        let open_already = before.all.iter().find(|socket| socket.address == address);
-        let mut listeners: Vec<Option<TcpListener>> = match open_already {
-            Some(socket) => {
-                socket.listeners.iter().map(|listener| copy(listener.as_ref())).collect::<Result<_, _>>()?
-            }
-            None => passed.take_address(address).into_iter().map(Some).collect(),
-        };
-        // Also at another address: then the former one is closed when this one is redirected to.
-        let ours = before.all.iter().any(|socket| socket.address.port() == address.port()) || passed.has_port(address);
-        while listeners.len() < workers {
-            let beside = if ours || !listeners.is_empty() { PortSharing::Shared } else { PortSharing::Exclusive };
-            let listener = match sockopt::listener(address, beside) {
-                Err(error) if error.kind() == ErrorKind::AddrInUse && listeners.is_empty() => {
-                    self.beside_orphans(address)?;
-                    sockopt::listener(address, PortSharing::Shared)
+        let mut listeners: Vec<Option<TcpListener>> =
+            match already.before.all.iter().find(|other| other.address == address) {
+                Some(socket) => {
+                    socket.listeners.iter().map(|listener| copy(listener.as_ref())).collect::<Result<_, _>>()?
                 }
-                result => result,
+                None => already.inherited.take_address(address).map(Some).collect(),
             };
-            listeners.push(Some(listener.map_err(failed)?));
+        // Also at another address: then the former one is closed when this one is redirected to.
+        let ours = already.before.all.iter().any(|socket| socket.address.port() == address.port());
+        while listeners.len() < already.workers {
+            let sharing = if ours || !listeners.is_empty() { PortSharing::Shared } else { PortSharing::Exclusive };
+            let listener = match sockopt::listener(address, sharing) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && listeners.is_empty() => {
+                    self.share_with_orphans(address)?;
+                    let shared = sockopt::listener(address, PortSharing::Shared);
+                    shared.map_err(|error| {
+                        if error.kind() == ErrorKind::AddrInUse { taken(address, &[]) } else { failed(error) }
+                    })
+                }
+                result => result.map_err(failed),
+            };
+            listeners.push(Some(listener?));
         }
-        self.all.push(ListenSocket { redirection, address, listeners });
+        self.all.push(ListenSocket { redirection: id, address, listeners });
         Ok(())
     }
 
-    /// The port is taken: well if by workers who have lost their guardian.
-    fn beside_orphans(&mut self, address: SocketAddr) -> Result<(), Error> {
+    /// The port is taken. Workers whose guardian was killed may have it: they retire when these listeners serve.
+    fn share_with_orphans(&mut self, address: SocketAddr) -> Result<(), Error> {
         let holders = self.owners.get_or_insert_with(SocketOwners::take).listeners_at(address);
-        if holders.is_empty() || !holders.iter().all(SocketOwner::is_worker) {
-            let others = holders.iter().filter(|holder| !holder.is_worker());
-            let names: Vec<String> = others.map(SocketOwner::to_string).collect();
-            let by = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
-            return Err(Error::Taken(format!("-s: port {} is in use by {by}", address.port())));
+        // Nobody: a worker that was draining has ended meanwhile, and the next attempt succeeds.
+        if !holders.iter().all(SocketOwner::is_worker) {
+            return Err(taken(address, &holders));
         }
         let new = holders.into_iter().filter(|holder| !self.orphans.contains(holder)).collect::<Vec<_>>();
         self.orphans.extend(new);
@@ -126,38 +132,47 @@ impl Listeners {
 
     fn take_passed(
         &mut self,
-        redirection: RedirectionId,
+        id: RedirectionId,
         name: Option<&str>,
-        workers: usize,
-        before: &Listeners,
-        passed: &mut Inherited,
+        already: &mut OpenAlready<'_>,
     ) -> Result<(), Error> {
-        let mut found = passed.take_named(name);
-        for socket in before.all.iter().filter(|socket| socket.redirection == redirection) {
+        let OpenAlready { before, inherited, workers } = already;
+        for socket in before.all.iter().filter(|socket| socket.redirection == id) {
             let listener = copy(socket.listeners.first().and_then(Option::as_ref))?;
-            self.all.push(ListenSocket {
-                redirection,
-                address: socket.address,
-                listeners: for_each(listener, workers)?,
-            });
+            let listeners = for_each(listener, *workers)?;
+            self.all.push(ListenSocket { redirection: id, address: socket.address, listeners });
         }
-        if found.is_empty() && !self.all.iter().any(|socket| socket.redirection == redirection) {
-            let what = name.map_or_else(
-                || "-s: not given, and no socket was passed by inetd or systemd".to_owned(),
-                |name| format!("-s: 'fd:{name}' given, but no socket of that name was passed"),
-            );
-            return Err(Error::Usage(what));
+        for (address, listener) in inherited.take_named(name) {
+            self.all.push(ListenSocket { redirection: id, address, listeners: for_each(Some(listener), *workers)? });
         }
-        for (address, listener) in found.drain(..) {
-            self.all.push(ListenSocket { redirection, address, listeners: for_each(Some(listener), workers)? });
+        if self.all.iter().any(|socket| socket.redirection == id) {
+            return Ok(());
         }
-        Ok(())
+        Err(Error::Usage(match name {
+            Some(name) => format!("-s: 'fd:{name}' given, but no socket of that name was passed"),
+            None => "-s: not given, and no socket was passed by inetd or systemd".to_owned(),
+        }))
     }
 
     /// Where a redirection listens.
     pub(crate) fn addresses(&self, redirection: RedirectionId) -> Vec<SocketAddr> {
         self.all.iter().filter(|socket| socket.redirection == redirection).map(|socket| socket.address).collect()
     }
+}
+
+/// Other processes than workers have the port.
+fn taken(address: SocketAddr, holders: &[SocketOwner]) -> Error {
+    let others = holders.iter().filter(|holder| !holder.is_worker());
+    let names: Vec<String> = others.map(SocketOwner::to_string).collect();
+    let by = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
+    Error::Taken(format!("-s: port {} is in use by {by}", address.port()))
+}
+
+/// What is open already, and how many listeners each address needs.
+struct OpenAlready<'a> {
+    before: &'a Listeners,
+    inherited: &'a mut Inherited,
+    workers: usize,
 }
 
 /// One socket for all workers: those that a service manager has opened cannot be multiplied.
@@ -178,9 +193,9 @@ fn lacks_family(error: &io::Error) -> bool {
 }
 
 /// Workers that lost their guardian serve what they have to its end, and take nothing new.
-pub(crate) fn relieve(orphans: &[SocketOwner]) {
+pub(crate) fn retire_orphans(orphans: &[SocketOwner]) {
     for SocketOwner { pid, .. } in orphans {
-        log::info!("relieving worker {pid}, whose guardian is gone");
+        log::info!("worker {pid}, whose guardian is gone, retires");
         if let Err(error) = process::send_signal(*pid, nix::sys::signal::Signal::SIGHUP) {
             log::warn!("worker {pid}: {error}");
         }

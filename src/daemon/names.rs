@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use mio::Registry;
+use nix::unistd::Pid;
 
 use crate::config::Config;
-use crate::daemon::children::{self, Child};
-use crate::daemon::message::{Answer, Question, SIZE};
+use crate::daemon::children::{Children, Role};
+use crate::daemon::message::{Answer, Question};
+use crate::daemon::resolver;
 use crate::error::Error;
 use crate::logging::Limiter;
-use crate::sys::channel::Received;
 
 /// A name is looked up again after this time. getaddrinfo(3) does not tell how long an answer holds.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The names that are known, and the process that looks them up, one at a time.
 #[derive(Debug)]
 pub(crate) struct Names {
-    resolver: Option<Child>,
+    resolver: Option<Pid>,
     asked: Option<(String, Instant)>,
     entries: BTreeMap<String, Entry>,
     limiter: Limiter,
@@ -75,14 +75,16 @@ impl Names {
     }
 
     /// The resolver process, if one is running.
-    pub(crate) fn resolver(&self) -> Option<&Child> {
-        self.resolver.as_ref()
+    pub(crate) fn resolver(&self) -> Option<Pid> {
+        self.resolver
     }
 
-    /// AddrPair the resolver: it goes when its line is closed.
-    pub(crate) fn dismiss(&mut self) -> Option<Child> {
+    /// Ends the resolver: it goes when its channel is closed.
+    pub(crate) fn dismiss(&mut self, children: &mut Children) {
         self.asked = None;
-        self.resolver.take()
+        if let Some(resolver) = self.resolver.take() {
+            children.hang_up(resolver);
+        }
     }
 
     /// When to call [`Names::ask`] again.
@@ -101,33 +103,36 @@ impl Names {
         }
     }
 
-    /// Asks for the name that has waited longest, if it is time to and no question is open. A new resolver is started
-    /// when there is none, or when the old one has not answered for too long; the old one comes back then.
-    pub(crate) fn ask(&mut self, config: &Config, registry: &Registry) -> Result<Option<Child>, Error> {
+    /// Asks for the name that has waited longest, if it is time to and no question is open. A resolver is started when
+    /// there is none, and one that has not answered for too long is killed.
+    pub(crate) fn ask(&mut self, children: &mut Children, config: &Config) {
         let now = Instant::now();
         if self.due().is_none_or(|due| now < due) {
-            return Ok(None);
+            return;
         }
-        let mut hung = None;
         if let Some((name, _)) = self.asked.take() {
-            hung = self.resolver.take();
+            self.resolver.take().iter().for_each(|hung| children.kill(*hung));
             self.failed(&name, "the resolver has not answered and is replaced");
         }
         let next = self.entries.iter().filter_map(|(name, entry)| Some((entry.next?, name))).min();
-        let Some((_, name)) = next.filter(|(next, _)| *next <= now) else { return Ok(hung) };
+        let Some((_, name)) = next.filter(|(next, _)| *next <= now) else { return };
         let name = name.clone();
-        if self.resolver.is_none() {
-            let resolver = children::resolver(config)?;
-            resolver.watch(registry)?;
-            self.resolver = Some(resolver);
+        if let Err(error) = self.send(&name, children, config) {
+            self.failed(&name, &error.to_string());
+        } else {
+            self.asked = Some((name, now));
         }
-        if let Some(resolver) = &self.resolver {
-            match resolver.line.send(&Question { name: name.clone() }.encode(), None) {
-                Ok(()) => self.asked = Some((name, now)),
-                Err(error) => self.failed(&name, &error.to_string()),
-            }
-        }
-        Ok(hung)
+    }
+
+    fn send(&mut self, name: &str, children: &mut Children, config: &Config) -> Result<(), Error> {
+        let resolver = match self.resolver {
+            Some(resolver) => resolver,
+            None => resolver::start(Role::Resolver, config, children)?,
+        };
+        self.resolver = Some(resolver);
+        let question = Question { name: name.to_owned() }.encode();
+        let sent = children.channel(resolver).map_or(Ok(()), |channel| channel.send(&question, None));
+        sent.map_err(|error| Error::sys("asking the resolver", error))
     }
 
     /// The resolver has died; the next question, which comes soon, starts another.
@@ -143,29 +148,39 @@ impl Names {
     }
 
     /// Takes an answer, if there is one. Returns the name whose addresses have changed.
-    pub(crate) fn answer(&mut self) -> Option<String> {
-        let mut buffer = [0; SIZE];
-        let line = &self.resolver.as_ref()?.line;
-        let count = match line.receive(&mut buffer) {
-            Ok(Received::Message(count)) => count,
-            Ok(Received::Nothing) => return None,
-            Ok(Received::Closed) | Err(_) => {
-                self.lost();
-                return None;
-            }
-        };
-        let Some((name, _)) = self.asked.take() else {
-            // It is not what was started any more.
-            log::error!("the resolver says what nobody has asked, and is replaced");
+    pub(crate) fn answer(&mut self, children: &mut Children) -> Option<String> {
+        let resolver = self.resolver?;
+        let Ok(answer) = children.answer(resolver) else {
             self.lost();
             return None;
         };
-        match Answer::decode(&buffer[..count]) {
-            Some(Answer::Addresses(addresses)) => return self.learn(name, addresses),
-            Some(Answer::Failed(why)) => self.failed(&name, &why),
-            None => self.failed(&name, "the resolver's answer means nothing"),
+        let answer = answer?;
+        let Some((name, _)) = self.asked.take() else {
+            log::error!("the resolver has sent an answer without a question, and is replaced");
+            children.kill(resolver);
+            self.lost();
+            return None;
+        };
+        match answer {
+            Answer::Addresses(addresses) => self.learn(name, addresses),
+            Answer::Failed(why) => {
+                self.failed(&name, &why);
+                None
+            }
         }
-        None
+    }
+
+    /// All names that have addresses.
+    pub(crate) fn known(&self) -> impl Iterator<Item = (&str, &[IpAddr])> {
+        let known = self.entries.iter().filter(|(_, entry)| !entry.addresses.is_empty());
+        known.map(|(name, entry)| (name.as_str(), entry.addresses.as_slice()))
+    }
+
+    /// A name that is wanted has these addresses: the former program of this process knew them.
+    pub(crate) fn adopt(&mut self, name: &str, addresses: Vec<IpAddr>) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.addresses = addresses;
+        }
     }
 
     fn learn(&mut self, name: String, mut addresses: Vec<IpAddr>) -> Option<String> {

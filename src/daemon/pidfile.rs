@@ -21,17 +21,22 @@ impl PidFile {
         if let Some(pid) = living_daemon(path) {
             return Err(Error::Taken(format!("-P: {}: tproxy is running already as process {pid}", path.display())));
         }
-        PidFile::take_over(path)
-    }
-
-    /// The same in place of a daemon that lives and hands over to this one.
-    pub(crate) fn take_over(path: &Path) -> Result<PidFile, Error> {
         let failed = |error| Error::file(path.display().to_string(), error);
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
         fs::write(&new, format!("{}\n", std::process::id())).map_err(failed)?;
         fs::rename(&new, path).map_err(failed)?;
         Ok(PidFile(path.to_owned()))
+    }
+
+    /// The file that the former program of this process has written.
+    pub(crate) fn adopt(path: PathBuf) -> PidFile {
+        PidFile(path)
+    }
+
+    /// Where the file is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -1,40 +1,58 @@
-//! Keeps the rules as they should be. Once the daemon runs, each job is done by a child of its own, so that the guardian
-//! is free to replace a worker while iptables waits for a lock.
+//! Brings the firewall to what is wanted, and keeps it there. Each piece of work is done by a process of its own
+//! (`tproxy-rules`), so the guardian is free to replace a worker while iptables waits for the lock of the tables.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use crate::daemon::children;
+use crate::daemon::children::{self, Children, Role};
 use crate::error::Error;
 use crate::rules::firewall::Firewall;
 use crate::rules::rule::Gate;
 use crate::rules::ruleset::RuleSet;
-use crate::sys::process;
+use crate::rules::snapshot::Snapshot;
+use crate::sys::process::Death;
 
-/// The pause after a job that failed.
+/// The pause after work that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// The rules of this instance.
+/// The rules of this instance: as wanted and as installed.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
-    firewall: Firewall,
     /// The rules as configured.
-    set: RuleSet,
-    /// For each redirection whether it stands.
+    configured: RuleSet,
+    /// For each redirection whether its rules stand.
     gates: Vec<Gate>,
     /// What is in the tables, as far as is known.
     installed: Option<RuleSet>,
+    /// The same as text, for the next process ([`Snapshot`]).
+    snapshot: String,
     job: Option<Job>,
-    every: Option<Duration>,
+    failure: Option<Error>,
+    verify: Option<Duration>,
     next: Option<Instant>,
 }
 
-/// A child that looks after the rules.
+/// A process that works on the rules.
 #[derive(Debug)]
 struct Job {
     pid: Pid,
-    target: RuleSet,
+    task: Task,
+    /// Where it leaves its result.
+    result: File,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Task {
+    /// Make the tables hold these rules.
+    Install(RuleSet),
+    /// Look whether they still hold these, and put them back if not.
+    Verify(RuleSet),
+    /// Take the jumps away: no new connection is redirected.
+    Unhook,
+    /// Take everything away.
+    Remove,
 }
 
 /// How the rules stand.
@@ -42,51 +60,54 @@ struct Job {
 pub(crate) enum RulesState {
     /// As wanted.
     Settled,
-    /// A job is needed, or under way.
+    /// Work is needed, or under way.
     Working,
-    /// The last job failed; the tables are as they were before.
+    /// The last work failed; the tables are as they were before.
     Failed,
 }
 
 impl Reconciler {
-    /// Installs the rules and verifies that they stand; looks at them again `every` so often. Those of a `living` daemon
-    /// that this one replaces are put back if it fails.
-    ///
-    /// Errors: the failed command; otherwise nothing is left behind then.
-    pub(crate) fn install(set: RuleSet, every: Option<Duration>, living: bool) -> Result<Reconciler, Error> {
-        let mut reconciler = Reconciler::new(set, every)?;
-        if living {
-            reconciler.firewall.inherit(&reconciler.set.name);
+    /// Wants these rules, where none of this instance are.
+    pub(crate) fn new(configured: RuleSet, verify: Option<Duration>) -> Reconciler {
+        Reconciler {
+            configured,
+            gates: Vec::new(),
+            installed: None,
+            snapshot: String::new(),
+            job: None,
+            failure: None,
+            verify,
+            next: Some(Instant::now()),
         }
-        reconciler.firewall.install(&reconciler.set)?;
-        log::debug!("rules installed with {}", reconciler.firewall.description());
-        reconciler.installed = Some(reconciler.set.clone());
-        reconciler.next = every.map(|every| Instant::now() + every);
-        Ok(reconciler)
     }
 
-    /// Has the rules installed by the first job.
-    pub(crate) fn new(set: RuleSet, every: Option<Duration>) -> Result<Reconciler, Error> {
-        let firewall = Firewall::find()?;
-        let gates = Vec::new();
-        Ok(Reconciler { firewall, set, gates, installed: None, job: None, every, next: Some(Instant::now()) })
+    /// Goes on from rules that the former program of this process has installed.
+    pub(crate) fn resume(configured: RuleSet, verify: Option<Duration>, snapshot: String) -> Reconciler {
+        let (installed, next) = (Some(configured.clone()), verify.map(|verify| Instant::now() + verify));
+        Reconciler { installed, next, snapshot, ..Reconciler::new(configured, verify) }
     }
 
-    /// Wants other rules.
-    pub(crate) fn replace(&mut self, set: RuleSet) {
-        if self.set != set {
-            self.set = set;
+    /// Wants other rules, verified this often.
+    pub(crate) fn want(&mut self, configured: RuleSet, verify: Option<Duration>) {
+        self.verify = verify;
+        if self.configured != configured {
+            self.configured = configured;
             self.next = Some(Instant::now());
         }
     }
 
     /// The rules as configured.
-    pub(crate) fn set(&self) -> &RuleSet {
-        &self.set
+    pub(crate) fn configured(&self) -> &RuleSet {
+        &self.configured
+    }
+
+    /// What is installed, for a process that goes on from it.
+    pub(crate) fn snapshot(&self) -> &str {
+        &self.snapshot
     }
 
     /// Wants other gates.
-    pub(crate) fn want(&mut self, gates: Vec<Gate>) {
+    pub(crate) fn set_gates(&mut self, gates: Vec<Gate>) {
         if self.gates != gates {
             let before = self.target();
             self.gates = gates;
@@ -96,23 +117,18 @@ impl Reconciler {
         }
     }
 
-    /// Wants the rules looked after now.
-    pub(crate) fn check_soon(&mut self) {
+    /// Wants the rules verified now.
+    pub(crate) fn verify_now(&mut self) {
         self.next = Some(Instant::now());
     }
 
-    /// Looks at the rules so often from now on.
-    pub(crate) fn every(&mut self, every: Option<Duration>) {
-        self.every = every;
-    }
-
     fn target(&self) -> RuleSet {
-        self.set.with_gates(|owner| self.gates.get(owner.index()).copied().unwrap_or(Gate::Normal))
+        self.configured.with_gates(|id| self.gates.get(id.index()).copied().unwrap_or(Gate::Normal))
     }
 
     /// How the rules stand.
     pub(crate) fn state(&self) -> RulesState {
-        if self.installed.as_ref() == Some(&self.target()) {
+        if self.job.is_none() && self.installed.as_ref() == Some(&self.target()) {
             RulesState::Settled
         } else if self.job.is_none() && self.next.is_some_and(|next| Instant::now() < next) {
             RulesState::Failed
@@ -121,75 +137,100 @@ impl Reconciler {
         }
     }
 
-    /// When to call [`Reconciler::work`] again; while a job runs, its end is awaited first.
+    /// Why the last work failed, once.
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+
+    /// Whether a process works on the rules now.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.job.is_some()
+    }
+
+    /// When to call [`Reconciler::work`] again; while work is under way its end is awaited first.
     pub(crate) fn due(&self) -> Option<Instant> {
         if self.job.is_some() { None } else { self.next }
     }
 
-    /// Starts the next job if it is time to.
-    pub(crate) fn work(&mut self) {
+    /// Starts what is due.
+    pub(crate) fn work(&mut self, children: &mut Children) {
         if self.job.is_some() || self.next.is_none_or(|next| Instant::now() < next) {
             return;
         }
-        self.next = self.every.map(|every| Instant::now() + every);
+        self.next = self.verify.map(|verify| Instant::now() + verify);
         let target = self.target();
         let settled = self.installed.as_ref() == Some(&target);
-        let firewall = &mut self.firewall;
-        match children::rules_job(|| reconcile(firewall, &target, settled)) {
-            Ok(pid) => self.job = Some(Job { pid, target }),
-            Err(error) => log::error!("looking after the rules: {error}"),
+        if let Err(error) = self.start(if settled { Task::Verify(target) } else { Task::Install(target) }, children) {
+            self.failed(error);
         }
     }
 
-    /// A child has ended. Whether it was ours.
-    pub(crate) fn reaped(&mut self, pid: Pid, well: bool) -> bool {
-        let Some(job) = self.job.take_if(|job| job.pid == pid) else { return false };
-        if !well {
-            self.next = Some(Instant::now() + RETRY);
-            return true;
+    /// Takes the redirections away from new connections; those that were redirected go on. To be called when no work
+    /// is under way.
+    pub(crate) fn unhook(&mut self, children: &mut Children) -> Result<(), Error> {
+        self.start(Task::Unhook, children)
+    }
+
+    /// Removes the rules. To be called when no work is under way.
+    pub(crate) fn remove(&mut self, children: &mut Children) -> Result<(), Error> {
+        self.start(Task::Remove, children)
+    }
+
+    fn start(&mut self, task: Task, children: &mut Children) -> Result<(), Error> {
+        let (instance, snapshot) = (&self.configured.name, &self.snapshot);
+        let work = || run(&task, instance, snapshot);
+        let (pid, result) = children.spawn_task(Role::Rules, children::RULES, work)?;
+        self.job = Some(Job { pid, task, result });
+        Ok(())
+    }
+
+    /// A process has ended that worked on the rules.
+    pub(crate) fn ended(&mut self, pid: Pid, how: Death) {
+        let Some(job) = self.job.take_if(|job| job.pid == pid) else { return };
+        match children::task_result(job.result, how) {
+            Ok(snapshot) => self.succeeded(job.task, snapshot),
+            Err(error) => self.failed(error),
         }
-        if self.installed.as_ref() != Some(&job.target) {
-            // What the child has put in is now what later looks compare with. Reading takes no lock.
-            if let Err(error) = self.firewall.adopt(&job.target) {
-                log::warn!("reading the rules back: {error}");
-            }
-            self.installed = Some(job.target);
-        }
+    }
+
+    fn failed(&mut self, error: Error) {
+        self.failure = Some(error);
+        self.next = Some(Instant::now() + RETRY);
+    }
+
+    fn succeeded(&mut self, task: Task, snapshot: String) {
+        self.snapshot = snapshot;
+        self.failure = None;
+        self.installed = match task {
+            Task::Install(target) | Task::Verify(target) => Some(target),
+            Task::Unhook | Task::Remove => None,
+        };
         if self.installed.as_ref() != Some(&self.target()) {
             self.next = Some(Instant::now());
-        }
-        true
-    }
-
-    /// Takes the redirection away from new connections; those that were redirected go on.
-    pub(crate) fn unhook(&mut self) -> Result<(), Error> {
-        if let Some(job) = self.job.take() {
-            process::wait_for(job.pid);
-        }
-        self.firewall.unhook(&self.set.name)
-    }
-
-    /// Removes the rules.
-    pub(crate) fn remove(mut self) -> Result<(), Error> {
-        self.firewall.remove(&self.set.name)
-    }
-
-    /// Leaves the rules to somebody else.
-    pub(crate) fn leave(self) {
-        if let Some(job) = self.job {
-            process::wait_for(job.pid);
         }
     }
 }
 
-/// Brings the tables to the target; `settled` when they should be there already.
-fn reconcile(firewall: &mut Firewall, target: &RuleSet, settled: bool) -> Result<(), Error> {
-    if settled {
-        let gone = firewall.check()?;
-        if gone.is_empty() {
-            return Ok(());
+/// Does the work, in a process of its own. Returns what is installed then.
+fn run(task: &Task, instance: &str, snapshot: &str) -> Result<String, Error> {
+    let mut firewall = Firewall::find()?;
+    let snapshot =
+        Snapshot::from_text(snapshot).ok_or_else(|| Error::Failed("the rules' snapshot is broken".into()))?;
+    firewall.resume(snapshot);
+    match task {
+        Task::Install(target) => {
+            firewall.install(target)?;
+            log::debug!("rules installed with {}", firewall.description());
         }
-        log::warn!("rules were changed by somebody else and are put back: {}", gone.join(", "));
+        Task::Verify(target) => {
+            let changed = firewall.check()?;
+            if !changed.is_empty() {
+                log::warn!("rules were changed by another program and are put back: {}", changed.join(", "));
+                firewall.install(target)?;
+            }
+        }
+        Task::Unhook => firewall.unhook(instance)?,
+        Task::Remove => firewall.remove(instance)?,
     }
-    firewall.install(target)
+    Ok(firewall.snapshot().to_text())
 }

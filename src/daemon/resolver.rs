@@ -5,10 +5,16 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
+use crate::config::Config;
+use crate::daemon::children::{Children, RESOLVER, Role};
+use crate::daemon::confine;
 use crate::daemon::message::{Answer, Question, SIZE};
 use crate::error::Error;
 use crate::sys::channel::{Channel, Received};
+use crate::sys::process;
 use crate::traffic::upstreams::ADDRESSES;
 
 /// Looks a name up in whatever way the host is set up for (getaddrinfo(3)): each address once, in the order of
@@ -35,23 +41,34 @@ pub(crate) fn look_up_all(names: Vec<String>) -> Result<HashMap<String, Vec<IpAd
     names.into_iter().map(pair).collect()
 }
 
-/// Answers questions until the other end of the line is closed.
-pub(crate) fn run(line: &Channel) {
+/// Starts a resolver process.
+pub(crate) fn start(role: Role, config: &Config, children: &mut Children) -> Result<Pid, Error> {
+    children.spawn(role, RESOLVER, Vec::new(), |channel| {
+        let confinement = confine::resolver(config)?;
+        process::obey(&[Signal::SIGTERM]).map_err(|error| Error::sys("setting the signal mask", error))?;
+        confinement.seal()?;
+        run(&channel);
+        Ok(())
+    })
+}
+
+/// Answers questions until the other end of the channel is closed.
+fn run(channel: &Channel) {
     let mut buffer = [0; SIZE];
     loop {
-        match line.receive(&mut buffer) {
+        match channel.receive(&mut buffer) {
             Ok(Received::Message(count)) => {
                 let Some(Question { name }) = Question::decode(&buffer[..count]) else { continue };
                 let answer = match look_up(&name) {
                     Ok(addresses) => Answer::Addresses(addresses),
                     Err(why) => Answer::Failed(why),
                 };
-                if line.send(&answer.encode(), None).is_err() {
+                if channel.send(&answer.encode(), None).is_err() {
                     return;
                 }
             }
             Ok(Received::Nothing) => {
-                let mut wait = [PollFd::new(line.as_fd(), PollFlags::POLLIN)];
+                let mut wait = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
                 // An interrupted wait is followed by another look, like a finished one.
                 let _ = poll(&mut wait, PollTimeout::NONE);
             }

@@ -67,11 +67,6 @@ impl Respawn {
         self.given_up
     }
 
-    /// Whether any worker died lately.
-    pub(crate) fn has_died(&self) -> bool {
-        self.given_up || !self.deaths.is_empty()
-    }
-
     /// A worker was started at `now`.
     pub(crate) fn started(&mut self, now: Instant) {
         self.next = self.given_up.then_some(now + ALIVE);

@@ -32,6 +32,16 @@ impl Stats {
         self.asked = Some(Asked { waiting: pids.collect(), until });
     }
 
+    /// What workers have done that are gone.
+    pub(crate) fn past(&self) -> Counters {
+        self.past
+    }
+
+    /// Goes on from what workers have done for the former program of this process.
+    pub(crate) fn inherit(&mut self, past: Counters) {
+        self.past += past;
+    }
+
     /// A worker has said its counters, asked or at its end.
     pub(crate) fn heard(&mut self, pid: u32, counters: Counters) {
         self.said.insert(pid, counters);

@@ -65,7 +65,7 @@ impl Capacity {
 
 /// What a worker starts with.
 #[derive(Debug)]
-pub(crate) struct Start<'a> {
+pub(crate) struct WorkerArgs<'a> {
     /// Its number among the workers of the daemon, from 1.
     pub number: u32,
     /// The configuration.
@@ -73,7 +73,7 @@ pub(crate) struct Start<'a> {
     /// Listening, non-blocking sockets, each with the number of its redirection.
     pub listeners: Vec<(TcpListener, RedirectionId)>,
     /// The redirections, with the addresses of their upstreams.
-    pub lines: Vec<ActiveRedirection>,
+    pub redirections: Vec<ActiveRedirection>,
     /// The file of `-l`.
     pub access_log: Option<File>,
     /// The line to the guardian; `None` for a process that does without.
@@ -83,7 +83,7 @@ pub(crate) struct Start<'a> {
     /// Where it counts the connections of each source, if that is limited.
     pub source_limit: Option<SourceLimit>,
     /// A connection that is there already, and the only one then.
-    pub first: Option<TcpStream>,
+    pub connection: Option<TcpStream>,
 }
 
 /// What the worker is about.
@@ -114,7 +114,7 @@ struct Worker<'a> {
 /// Serves until told to stop, confined from the moment when all is set up.
 ///
 /// Errors: what went wrong while setting up, or a loop that cannot go on.
-pub(crate) fn run(start: Start<'_>, confinement: Confinement) -> Result<(), Error> {
+pub(crate) fn run(start: WorkerArgs<'_>, confinement: Confinement) -> Result<(), Error> {
     let mut worker = Worker::new(start).map_err(|error| Error::sys("setting up the event loop", error))?;
     confinement.seal()?;
     worker.say(ToGuardian::Ready);
@@ -122,8 +122,18 @@ pub(crate) fn run(start: Start<'_>, confinement: Confinement) -> Result<(), Erro
 }
 
 impl<'a> Worker<'a> {
-    fn new(start: Start<'a>) -> io::Result<Worker<'a>> {
-        let Start { number, config, listeners, lines, access_log, guardian, capacity, source_limit, first } = start;
+    fn new(start: WorkerArgs<'a>) -> io::Result<Worker<'a>> {
+        let WorkerArgs {
+            number,
+            config,
+            listeners,
+            redirections,
+            access_log,
+            guardian,
+            capacity,
+            source_limit,
+            connection,
+        } = start;
         let alone = guardian.is_none();
         let own = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT];
         // From the terminal SIGINT reaches the guardian as well, which then does what is to be done.
@@ -143,14 +153,14 @@ impl<'a> Worker<'a> {
         }
         acceptor.register(registry)?;
         let mut connections = Connections::new(
-            Dialer::new(lines, doors, capacity.places, source_limit),
+            Dialer::new(redirections, doors, capacity.places, source_limit),
             capacity.places,
             Pool::new(capacity.pipes),
             AccessLog::new(number, access_log),
             registry.try_clone()?,
         )?;
         let mut lifecycle = Lifecycle::Serving;
-        if let Some(connection) = first {
+        if let Some(connection) = connection {
             let peer = connection.peer_addr()?;
             connections.admit(RedirectionId(0), mio::net::TcpStream::from_std(connection), peer);
             lifecycle = Lifecycle::Draining(None);

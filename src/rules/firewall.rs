@@ -6,10 +6,11 @@
 use crate::error::Error;
 use crate::rules::address::Family;
 use crate::rules::blame;
-use crate::rules::chains::{Jump, Rule, Table, table, unquote};
+use crate::rules::chains::{Jump, Table, table};
 use crate::rules::drift::differences;
 use crate::rules::ruleset::RuleSet;
 use crate::rules::save::Owner;
+use crate::rules::snapshot::Snapshot;
 use crate::rules::tools::{DIRECTORIES, Tools, is_missing, tool};
 
 /// The firewall of this host, as one instance uses it.
@@ -78,26 +79,20 @@ impl Firewall {
         }
     }
 
-    /// Treats the rules of that instance as installed by this value: they belong to a running daemon that this one
-    /// replaces. If an installation fails, that daemon goes on with them.
-    pub fn inherit(&mut self, name: &str) {
-        self.installed = Some(name.to_string());
+    /// What this value has installed.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut tables = self.families.iter().map(|side| side.reference.clone());
+        let tables = std::array::from_fn(|_| tables.next().unwrap_or_default());
+        Snapshot { instance: self.installed.clone(), tables }
     }
 
-    /// Treats the rules of this set as installed by this value, so that [`Firewall::check`] watches over them: a child
-    /// of this process has installed them, or the daemon that this one replaces.
-    ///
-    /// Errors: tables that cannot be read, or that do not hold this set; [`Firewall::install`] repairs them.
-    pub fn adopt(&mut self, set: &RuleSet) -> Result<(), Error> {
-        let found = self.read(&Owner::Instance(set.name.clone()))?;
-        for (tables, found) in self.families.iter().zip(&found) {
-            let planned = set.plan(tables.family);
-            if let Some(what) = missing(&planned, found).or_else(|| unplanned(&planned, found)) {
-                return Err(Error::Failed(format!("{} {what}", tables.family)));
-            }
+    /// Goes on from what another process has installed: [`Firewall::check`] watches over it, and it is put back if the
+    /// next installation fails.
+    pub fn resume(&mut self, snapshot: Snapshot) {
+        self.installed = snapshot.instance;
+        for (side, reference) in self.families.iter_mut().zip(snapshot.tables) {
+            side.reference = reference;
         }
-        self.watch(&set.name, found);
-        Ok(())
     }
 
     /// Deletes the jumps to the rules of an instance. New connections are no longer redirected; established ones stay
@@ -268,37 +263,11 @@ fn missing(planned: &[Table], found: &[Table]) -> Option<String> {
     None
 }
 
-/// What the tables hold beyond the plan, which others or an earlier set of ours must have put there: rules with another
-/// verdict, and chains that are not planned.
-fn unplanned(planned: &[Table], found: &[Table]) -> Option<String> {
-    for there in found {
-        for chain in &there.chains {
-            let wanted =
-                table(planned, there.name).and_then(|t| t.chains.iter().find(|other| other.name == chain.name));
-            let Some(wanted) = wanted else {
-                return Some(format!("{}: chain {} is not planned", there.name, chain.name));
-            };
-            let verdicts = wanted.rules.iter().flat_map(|rule| std::iter::repeat_n(verdict(rule), rule.expands_to));
-            if let Some((rule, _)) = chain.rules.iter().zip(verdicts).find(|(rule, wanted)| verdict(rule) != *wanted) {
-                return Some(format!("{}: chain {} holds '{}'", there.name, chain.name, rule.text));
-            }
-        }
-    }
-    None
-}
-
-/// The verdict of a rule with its options. Unlike the match, iptables-save writes it as it was given.
-fn verdict(rule: &Rule) -> Vec<String> {
-    let words = unquote(&rule.text);
-    let verdict = words.iter().rposition(|word| word == "-j").and_then(|at| words.get(at..));
-    verdict.unwrap_or_default().to_vec()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::redirection::RedirectionId;
-    use crate::rules::chains::Chain;
+    use crate::rules::chains::{Chain, Rule};
     use crate::rules::matching::{Match, RELAYED};
     use crate::rules::rule::{Action, Gate, RuleSpec};
 

@@ -14,4 +14,5 @@ pub(crate) mod plan;
 pub(crate) mod rule;
 pub(crate) mod ruleset;
 pub(crate) mod save;
+pub(crate) mod snapshot;
 pub(crate) mod tools;

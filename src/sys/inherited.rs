@@ -1,9 +1,11 @@
 //! Descriptors that this process was started with.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 
 /// Takes ownership of a descriptor that was open when the program began, and makes it close-on-exec and non-blocking.
@@ -27,6 +29,11 @@ pub(crate) fn survivor(descriptor: impl AsFd) -> io::Result<OwnedFd> {
     let number = fcntl(&descriptor, FcntlArg::F_DUPFD(3))?;
     // SAFETY: the kernel has just made this descriptor for us (F_DUPFD, fcntl(2)); nothing else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// An empty file in memory, closed on exec (memfd_create(2)).
+pub(crate) fn memory_file() -> io::Result<File> {
+    Ok(File::from(memfd_create(c"tproxy", MFdFlags::MFD_CLOEXEC)?))
 }
 
 /// Whether a socket listens (`SO_ACCEPTCONN`, socket(7)).

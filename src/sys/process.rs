@@ -283,6 +283,7 @@ pub(crate) fn set_name(name: &str) {
 }
 
 /// Waits until a child has ended.
+#[cfg(test)]
 pub(crate) fn wait_for(child: Pid) {
     while waitpid(child, None) == Err(Errno::EINTR) {}
 }

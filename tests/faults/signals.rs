@@ -64,7 +64,7 @@ fn a_storm_of_signals_leaves_one_guardian_its_workers_and_the_rules() {
         "faults: {STORM} signals in {took:.1?}: {} requests meanwhile, none failed; {} reloads, {} upgrades",
         count.into_inner(),
         daemon.journal.count("reloaded:"),
-        daemon.journal.count("serves; this one ends"),
+        daemon.journal.count("upgraded to"),
     ));
     process::signal(daemon.family.guardian(), Signal::SIGTERM);
     daemon.family.wait_gone();

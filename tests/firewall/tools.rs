@@ -122,7 +122,7 @@ fn the_number_of_processes_does_not_grow_with_the_rules() {
         let scripts: Vec<String> = names.iter().map(wrapped).collect();
         let pairs: Vec<(&str, &str)> = names.iter().copied().zip(scripts.iter().map(String::as_str)).collect();
         let tools = Tools::with(&pairs);
-        // Per family: four for the installation, one for the check, one for the adoption, two for the removal.
+        // Per family: four for the installation, one for the check, two for the removal.
         for rules in [1, 500] {
             let mut firewall = tools.firewall();
             let set = set(&vec![(TO, "-m multiport --dports 80,443"); rules]);
@@ -135,11 +135,10 @@ fn the_number_of_processes_does_not_grow_with_the_rules() {
             };
             timed("install", &mut |firewall| firewall.install(&set).unwrap());
             timed("check", &mut |firewall| assert_eq!(firewall.check().unwrap(), [""; 0]));
-            timed("adopt", &mut |firewall| firewall.adopt(&set).unwrap());
             timed("remove", &mut |firewall| firewall.remove("12970").unwrap());
             let spawned = fs::read_to_string(&count).unwrap().lines().count();
             lab::report(&format!("{rules} rules: {spawned} processes; {}", times.join(", ")));
-            assert_eq!(spawned, 16);
+            assert_eq!(spawned, 14);
         }
     });
 }
@@ -188,7 +187,6 @@ fn every_kind_of_rule_is_taken_and_recognised_by_both_kinds_of_tools() {
             assert!(once.contains("-A tproxy.sixteen-letters-.post "), "{kind}:\n{once}");
             assert!(once.contains("--ctorigdst 10.2.0.6 --ctorigdstport 443 -j MASQUERADE"), "{once}");
             assert_eq!(firewall.check().unwrap(), [""; 0]);
-            Firewall::find().unwrap().adopt(&set).unwrap();
             firewall.install(&set).unwrap();
             assert_eq!(saved(), once);
             firewall.remove(&set.name).unwrap();

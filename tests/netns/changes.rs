@@ -70,6 +70,15 @@ impl Site {
         wait::until_true("a reload", || daemon.journal.count("reloaded:") > before);
     }
 
+    /// Upgrades, and waits for the end of it. The process is the same afterwards.
+    fn upgrade(&self, daemon: &Daemon) {
+        let (before, guardian) = (daemon.journal.count("upgraded to"), self.guardian());
+        self.signal(Signal::SIGUSR2);
+        wait::until_true("an upgrade", || daemon.journal.count("upgraded to") > before);
+        assert_eq!(self.guardian(), guardian);
+        assert_eq!(daemon.family.named("tproxy"), [guardian.expect("pid file")]);
+    }
+
     /// Stops whatever runs, as an init script does.
     fn stop(&self, daemon: &Daemon) {
         wait::until_true("the end of all", || {
@@ -146,11 +155,7 @@ fn more_and_fewer_workers_under_load_refuse_nobody() {
             site.write(&format!("-w {workers}\n{STAND_IN}"));
             site.reload(&daemon);
             if round % 4 == 3 {
-                let former = site.guardian();
-                site.signal(Signal::SIGUSR2);
-                wait::until_true("an upgrade", || {
-                    site.guardian() != former && daemon.journal.count("serves;") > round / 4
-                });
+                site.upgrade(&daemon);
             }
         }
     });
@@ -184,6 +189,18 @@ fn hangups_in_quick_succession_end_with_the_last_file() {
     site.stop(&daemon);
 }
 
+/// What stands at the beginning of a handover, with another version.
+const OTHER_VERSION: (&[u8], &[u8]) = (b"tproxy-handover 1 messages 1", b"tproxy-handover 1 messages 9");
+
+/// The program with some bytes in it replaced by others.
+fn patched(program: &[u8], (from, to): (&[u8], &[u8])) -> Vec<u8> {
+    let mut program = program.to_vec();
+    let places: Vec<usize> = (0..program.len() - from.len()).filter(|at| program[*at..].starts_with(from)).collect();
+    assert!(!places.is_empty(), "the program does not hold what is to be replaced");
+    places.iter().for_each(|at| program[*at..at + to.len()].copy_from_slice(to));
+    program
+}
+
 #[test]
 fn an_upgrade_that_cannot_be_changes_nothing() {
     let Some(scene) = Scene::new() else { return };
@@ -199,6 +216,7 @@ fn an_upgrade_that_cannot_be_changes_nothing() {
         if program.is_empty() {
             fs::remove_file(&site.program).expect("program");
         }
+        let before = daemon.journal.count("nothing has changed");
         site.signal(Signal::SIGUSR2);
         daemon.journal.wait_for(why);
         wait::until_true("nothing else runs", || {
@@ -208,45 +226,82 @@ fn an_upgrade_that_cannot_be_changes_nothing() {
         assert_eq!(site.guardian(), guardian, "{why}");
         assert_eq!(rules::saved(gateway), running, "{why}");
         assert_eq!(scene.page(MOOSE), "cow", "{why}");
+        assert_eq!(daemon.journal.count("nothing has changed"), before + 1, "one clear line: {why}");
     };
+    let path = &site.program;
     fails(b"#!/bin/sh\nexit 3\n", STAND_IN, "upgrade: the new program ended with status 3; nothing has changed");
-    fails(b"garbage", STAND_IN, "Exec format error");
-    fails(b"", STAND_IN, "starting it: No such file or directory");
+    fails(b"#!/bin/sh\nexit 0\n", STAND_IN, "upgrade: the new program cannot take over; nothing has changed");
+    fails(b"garbage", STAND_IN, &format!("upgrade: {path}: starting it: Exec format error (os error 8); nothing"));
+    fails(b"", STAND_IN, &format!("upgrade: {path}: starting it: No such file or directory (os error 2); nothing"));
     fails(b"#!/bin/sh\nkill -9 $$\n", STAND_IN, "upgrade: the new program was killed by SIGKILL; nothing has changed");
-    fails(&program, "-s 70000 cow 80\n", "upgrade: the new program ended with status 64; nothing has changed");
+    let other = patched(&program, OTHER_VERSION);
+    let refusal = "upgrade: the new program ended with status 70: the running program hands over as \
+                   'tproxy-handover 1 messages 1', this one expects 'tproxy-handover 1 messages 9': restart it; nothing";
+    fails(&other, STAND_IN, refusal);
+    fails(&program, "-s 70000 cow 80\n", "upgrade: the new program ended with status 64: ");
+    // From here on the new program is executed, and serves what served before.
     let taken = format!("{STAND_IN}-s 13000 cow 80\n");
-    fails(&program, &taken, "upgrade: the new program ended with status 69; nothing has changed");
+    fails(&program, &taken, "upgrade: -s: port 13000 is in use by ");
     let unknown = STAND_IN.replace("--dport 80", "--dport 80 -m no-such-match");
-    fails(&program, &unknown, "upgrade: the new program ended with status 71; nothing has changed");
-    // And one that can be.
+    fails(&program, &unknown, "Couldn't load match `no-such-match'");
+    // What served is whole: a worker that dies is replaced, as the file said then.
+    process::signal(worker, Signal::SIGKILL);
+    wait::until_true("another worker", || {
+        daemon.family.named("tproxy-worker").iter().any(|pid| *pid != worker) && scene.page(MOOSE) == "cow"
+    });
+    // And an upgrade that can be.
     site.write(STAND_IN);
-    site.signal(Signal::SIGUSR2);
-    daemon.journal.wait_for("serves; this one ends");
-    assert_ne!(site.guardian(), guardian);
+    site.upgrade(&daemon);
     assert_eq!(scene.page(MOOSE), "cow");
     site.stop(&daemon);
     assert_eq!(rules::count_of_ours(gateway), 0);
 }
 
 #[test]
-fn a_signal_to_a_guardian_that_was_replaced_reaches_the_one_that_serves() {
+fn a_program_that_crashes_when_it_is_executed_leaves_workers_that_serve() {
     let Some(scene) = Scene::new() else { return };
-    let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
-    let site = Site::new("-r nobody\n-s 12970 -R '-d moose --dport 7' cow 7\n");
+    let site = Site::new(STAND_IN);
     let daemon = site.launch(&scene).ready();
-    let former = site.guardian().expect("pid file");
+    let running = rules::saved(&scene.lab.gateway);
+    // It rehearses well.
+    site.install(format!("#!/bin/sh\n[ \"$1\" = --check ] && exec {TPROXY} \"$@\"\nkill -9 $$\n").as_bytes());
+    site.signal(Signal::SIGUSR2);
+    daemon.journal.wait_for("the guardian is gone: serving on without it");
+    assert_eq!(rules::saved(&scene.lab.gateway), running);
+    assert_eq!(scene.page(MOOSE), "cow");
+    site.install(&fs::read(TPROXY).expect("the program"));
+    let next = site.launch(&scene).ready();
+    assert_eq!(scene.page(MOOSE), "cow");
+    site.stop(&next);
+    wait::until_true("the end of all", || daemon.family.pids().is_empty());
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
+#[test]
+fn twenty_upgrades_under_load_keep_the_process_and_refuse_nobody() {
+    let Some(scene) = Scene::new() else { return };
+    let _alone = alone(&HEAVY);
+    let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
+    let site = Site::new(&format!("-w 2\n{STAND_IN}-s 12971 -R '-d moose --dport 7' cow 7\n"));
+    let daemon = site.launch(&scene).ready();
+    let guardian = site.guardian();
     let mut client = scene.lab.client.connect("10.2.0.5:7").expect("connect");
     clients::round_trip(&mut client, b"before").expect("echo");
-    site.signal(Signal::SIGUSR2);
-    daemon.journal.wait_for("serves; this one ends");
-    process::signal(former, Signal::SIGHUP);
-    daemon.journal.wait_for("reloaded:");
-    process::signal(former, Signal::SIGUSR2);
-    wait::until_true("another upgrade", || daemon.journal.count("serves; this one ends") == 2);
-    clients::round_trip(&mut client, b"after").expect("the former worker's connection");
+    let begin = Instant::now();
+    let (asked, failed) = under_load(&scene, || (0..20).for_each(|_| site.upgrade(&daemon)));
+    report(&format!("changes: 20 upgrades in {:.1?}: {asked} requests, {failed} failed", begin.elapsed()));
+    assert_eq!((site.guardian(), failed), (guardian, 0));
+    assert!(asked > 100, "no load: {asked}");
+    clients::round_trip(&mut client, b"after").expect("a connection from before the first upgrade");
+    assert_eq!(daemon.journal.connections().iter().filter(|line| line.ending != "finished").count(), 0);
     drop(client);
-    wait::until_true("the former ones are gone", || daemon.family.named("tproxy").len() == 1);
-    site.stop(&daemon);
+    wait::until_true("the former workers are gone", || daemon.family.named("tproxy-worker").len() == 2);
+    // Signals that come in between are not lost: they wait for the next program.
+    for signal in [Signal::SIGUSR2, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTERM] {
+        site.signal(signal);
+    }
+    daemon.family.wait_gone();
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
 }
 
 /// For changes that are interrupted: after so many milliseconds.
@@ -264,10 +319,7 @@ fn a_stop_in_the_middle_of_a_change_leaves_nothing() {
             // The moment of the interruption, not a wait for readiness.
             std::thread::sleep(Duration::from_millis(moment));
             site.signal(Signal::SIGTERM);
-            // Unless the upgrade was over before.
-            wait::until_true("the end of all", || {
-                daemon.family.pids().is_empty() || daemon.journal.count("serves; this one ends") > 0
-            });
+            wait::until_true("the end of all", || daemon.family.pids().is_empty());
             site.stop(&daemon);
             assert_eq!(rules::saved(&scene.lab.gateway), before, "{signal} {moment} ms");
         }

@@ -397,7 +397,7 @@ fn no_two_connections_of_a_daemon_have_the_same_number() {
     daemon.journal.wait_for("reloaded:");
     fetch(&scene, &daemon, 20);
     daemon.signal(Signal::SIGUSR2);
-    daemon.journal.wait_for("serves; this one ends");
+    daemon.journal.wait_for("upgraded to");
     fetch(&scene, &daemon, 20);
     let lines = daemon.journal.connections();
     let numbers: BTreeSet<&str> = lines.iter().map(|line| line.id.as_str()).collect();

@@ -368,9 +368,9 @@ fn reloads_and_upgrades_under_load_lose_nothing() {
             process::signal(now, Signal::SIGHUP);
             wait::until_true("a reload", || daemon.journal.count("reloaded:") > count);
             if upgrades > 0 && round % (reloads / upgrades).max(1) == 0 {
-                let count = daemon.journal.count("serves; this one ends");
+                let count = daemon.journal.count("upgraded to");
                 process::signal(now, Signal::SIGUSR2);
-                wait::until_true("an upgrade", || daemon.journal.count("serves; this one ends") > count);
+                wait::until_true("an upgrade", || daemon.journal.count("upgraded to") > count);
             }
             longest = longest.max(begin.elapsed());
             progress.store(round + 1, Ordering::Relaxed);

@@ -1,0 +1,268 @@
+//! What the guardian hands over to the next program of its process (SIGUSR2): a text in memory, and the descriptors that it
+//! names.
+//!
+//! The first line holds the version of this format and that of the messages between the processes. A program that
+//! speaks another version refuses in the rehearsal, before anything has happened.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Pid;
+
+use crate::daemon::children::{Children, Role};
+use crate::daemon::generation::Generation;
+use crate::daemon::instance::Instance;
+use crate::error::Error;
+use crate::record::{Writer, words};
+use crate::redirection::RedirectionId;
+use crate::sys::inherited;
+use crate::traffic::counters::{COUNT, Counters};
+
+/// The first line: change a number whenever what follows, or a message of `message.rs`, changes its meaning.
+const HEADER: &str = "tproxy-handover 1 messages 1";
+
+/// What an upgrade hands over.
+#[derive(Debug)]
+pub(crate) struct Upgrade<'a> {
+    pub serving: &'a Generation,
+    pub instance: &'a Instance,
+    pub pidfile: Option<&'a Path>,
+    /// The daemon is in the foreground.
+    pub logs_to_stderr: bool,
+}
+
+/// A worker that was handed over.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct WorkerEntry {
+    pub pid: Pid,
+    /// The descriptor of the guardian's end of the channel.
+    pub channel: RawFd,
+    /// The slot of the generation that serves; `None` for a worker that drains.
+    pub slot: Option<usize>,
+}
+
+/// What was read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Handover {
+    /// The process that wrote it.
+    pub pid: u32,
+    /// The daemon is in the foreground.
+    pub logs_to_stderr: bool,
+    /// The text of the configuration file that serves, if it was read from one.
+    pub file: Option<OsString>,
+    /// The pid file that this process has written.
+    pub pidfile: Option<PathBuf>,
+    /// The descriptor of the instance lock.
+    pub lock: Option<RawFd>,
+    pub workers_started: u32,
+    /// Redirection, address and descriptor of each listening socket.
+    pub listeners: Vec<(RedirectionId, SocketAddr, RawFd)>,
+    pub workers: Vec<WorkerEntry>,
+    /// Pool resolvers, each with its slot.
+    pub pool_resolvers: Vec<(Pid, usize)>,
+    pub names: Vec<(String, Vec<IpAddr>)>,
+    /// What workers have done that are gone.
+    pub past: Counters,
+    /// The installed rules ([`crate::rules::snapshot::Snapshot`]).
+    pub snapshot: Option<OsString>,
+}
+
+/// A handover that was written, with the copies of the descriptors that survive execve(2).
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// The text, which survives as well.
+    pub text: OwnedFd,
+    _copies: Vec<OwnedFd>,
+}
+
+/// Writes down what serves.
+pub(crate) fn write(upgrade: &Upgrade<'_>) -> Result<Written, Error> {
+    let Upgrade { serving, instance, pidfile, logs_to_stderr } = *upgrade;
+    let failed = |error| Error::sys("handing over", error);
+    let mut copies = Vec::new();
+    let mut copy = |descriptor: &dyn AsFd| -> Result<String, Error> {
+        let copy = inherited::survivor(descriptor.as_fd()).map_err(failed)?;
+        let number = copy.as_raw_fd().to_string();
+        copies.push(copy);
+        Ok(number)
+    };
+    let mut out = Writer::default();
+    out.line(["pid".into(), std::process::id().to_string()]);
+    if logs_to_stderr {
+        out.line(["stderr"]);
+    }
+    if let Some(file) = &serving.config.file {
+        out.line([OsString::from("file"), OsString::from_vec(file.clone())]);
+    }
+    pidfile.iter().for_each(|path| out.line(["pidfile".as_ref(), path.as_os_str()]));
+    if let Some(lock) = &instance.lock {
+        out.line(["lock".into(), copy(lock)?]);
+    }
+    out.line(["workers".into(), instance.children.workers_started.to_string()]);
+    for socket in &serving.listeners.all {
+        for listener in socket.listeners.iter().flatten() {
+            let id = socket.redirection.0.to_string();
+            out.line(["listener".into(), id, socket.address.to_string(), copy(listener)?]);
+        }
+    }
+    let slots = serving.slots.iter().enumerate();
+    for (number, slot) in slots {
+        if let Some((pid, channel)) = slot.worker.and_then(|pid| Some((pid, instance.children.channel(pid)?))) {
+            out.line(["worker".into(), pid.to_string(), copy(channel)?, number.to_string()]);
+        }
+        slot.resolvers.iter().for_each(|pid| out.line(["pool".into(), pid.to_string(), number.to_string()]));
+    }
+    for (pid, channel) in instance.children.draining() {
+        if let Some(channel) = channel {
+            out.line(["draining".into(), pid.to_string(), copy(channel)?]);
+        }
+    }
+    for (name, addresses) in instance.names.known() {
+        out.line(["name".to_owned(), name.to_owned()].into_iter().chain(addresses.iter().map(ToString::to_string)));
+    }
+    let past = instance.stats.past().numbers();
+    out.line(["past".to_owned()].into_iter().chain(past.iter().map(ToString::to_string)));
+    if let Some(rules) = &instance.rules {
+        out.line(["rules", rules.snapshot()]);
+    }
+    let mut file = inherited::memory_file().map_err(failed)?;
+    file.write_all(format!("{HEADER}\n{}", out.into_text()).as_bytes()).map_err(failed)?;
+    Ok(Written { text: inherited::survivor(&file).map_err(failed)?, _copies: copies })
+}
+
+/// Reads a handover.
+///
+/// Errors: another version, or a text that cannot be understood.
+pub(crate) fn read(mut file: File) -> Result<Handover, Error> {
+    let mut text = String::new();
+    file.rewind().and_then(|()| file.read_to_string(&mut text)).map_err(|error| Error::sys("the handover", error))?;
+    decode(&text)
+}
+
+fn decode(text: &str) -> Result<Handover, Error> {
+    let (header, rest) = text.split_once('\n').unwrap_or((text, ""));
+    if header != HEADER {
+        let sentence = format!("the running program hands over as '{header}', this one expects '{HEADER}': restart it");
+        return Err(Error::Failed(sentence));
+    }
+    let mut handover = Handover::default();
+    for line in rest.lines() {
+        let understood = words(line).and_then(|words| handover.take(words));
+        understood.ok_or_else(|| Error::Failed(format!("the handover holds a line that means nothing: '{line}'")))?;
+    }
+    Ok(handover)
+}
+
+impl Handover {
+    fn take(&mut self, words: Vec<OsString>) -> Option<()> {
+        let texts: Vec<&str> = words.iter().map(|word| word.to_str().unwrap_or("")).collect();
+        match texts[..] {
+            ["pid", pid] => self.pid = pid.parse().ok()?,
+            ["stderr"] => self.logs_to_stderr = true,
+            ["file", _] => self.file = words.into_iter().nth(1),
+            ["pidfile", _] => self.pidfile = words.into_iter().nth(1).map(PathBuf::from),
+            ["lock", descriptor] => self.lock = Some(descriptor.parse().ok()?),
+            ["workers", count] => self.workers_started = count.parse().ok()?,
+            ["listener", id, address, descriptor] => {
+                let id = RedirectionId(id.parse().ok()?);
+                self.listeners.push((id, address.parse().ok()?, descriptor.parse().ok()?));
+            }
+            ["worker", pid, channel, slot] => self.workers.push(worker(pid, channel, Some(slot))?),
+            ["draining", pid, channel] => self.workers.push(worker(pid, channel, None)?),
+            ["pool", pid, slot] => self.pool_resolvers.push((Pid::from_raw(pid.parse().ok()?), slot.parse().ok()?)),
+            ["name", name, ref addresses @ ..] => {
+                let addresses = addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>().ok()?;
+                self.names.push((name.to_owned(), addresses));
+            }
+            ["past", ref numbers @ ..] => {
+                let numbers: Vec<u64> = numbers.iter().map(|number| number.parse()).collect::<Result<_, _>>().ok()?;
+                self.past = Counters::from_numbers(<[u64; COUNT]>::try_from(numbers).ok()?);
+            }
+            ["rules", _] => self.snapshot = words.into_iter().nth(1),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Takes the listening sockets over.
+    pub(crate) fn take_listeners(&mut self) -> Result<Vec<(RedirectionId, SocketAddr, TcpListener)>, Error> {
+        let take = |(id, address, number)| Ok((id, address, TcpListener::from(descriptor(number)?)));
+        self.listeners.drain(..).map(take).collect()
+    }
+
+    /// Enters the workers and pool resolvers as children of this process, which they are.
+    pub(crate) fn take_children(&mut self, serving: &mut Generation, children: &mut Children) -> Result<(), Error> {
+        children.workers_started = self.workers_started;
+        for WorkerEntry { pid, channel, slot } in self.workers.drain(..) {
+            let role = match slot.and_then(|slot| Some((slot, serving.slots.get_mut(slot)?))) {
+                Some((slot, place)) => {
+                    (place.worker, place.ready) = (Some(pid), true);
+                    Role::Worker { generation: serving.id, slot }
+                }
+                None => Role::Draining,
+            };
+            children.adopt(pid, role, Some(descriptor(channel)?.into()))?;
+        }
+        for (pid, slot) in self.pool_resolvers.drain(..) {
+            if let Some(place) = serving.slots.get_mut(slot) {
+                place.resolvers.push(pid);
+            }
+            children.adopt(pid, Role::PoolResolver, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// Becomes the owner of a descriptor that was handed over.
+pub(crate) fn descriptor(number: RawFd) -> Result<OwnedFd, Error> {
+    inherited::take(number).map_err(|error| Error::sys(format!("taking over descriptor {number}"), error))
+}
+
+fn worker(pid: &str, channel: &str, slot: Option<&str>) -> Option<WorkerEntry> {
+    let slot = slot.map(str::parse).transpose().ok()?;
+    Some(WorkerEntry { pid: Pid::from_raw(pid.parse().ok()?), channel: channel.parse().ok()?, slot })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_understood() {
+        let text = format!(
+            "{HEADER}\npid 7\nfile -s%2080%0a\npidfile /run/t%ff\nlock 9\nworkers 12\nlistener 3 [::]:80 10\n\
+             worker 20 11 0\ndraining 21 12\npool 22 0\nname cow 10.0.0.1 fd00::1\nname lost\n\
+             past 1 2 3 4 5 6 7 8 9 10 11 12{}\nrules family%20IPv4%0a\n",
+            " 13".repeat(COUNT - 12)
+        );
+        let handover = decode(&text).unwrap();
+        assert_eq!((handover.pid, handover.lock, handover.workers_started), (7, Some(9), 12));
+        assert_eq!(handover.file.unwrap(), "-s 80\n");
+        assert_eq!(handover.listeners, [(RedirectionId(3), "[::]:80".parse().unwrap(), 10)]);
+        let worker = |pid, channel, slot| WorkerEntry { pid: Pid::from_raw(pid), channel, slot };
+        assert_eq!(handover.workers, [worker(20, 11, Some(0)), worker(21, 12, None)]);
+        assert_eq!(handover.names[0].1.len(), 2);
+        assert_eq!((handover.names[1].1.len(), handover.past.accepted), (0, 1));
+        assert_eq!(handover.snapshot.unwrap(), "family IPv4\n");
+    }
+
+    #[test]
+    fn another_version_and_odd_lines_are_refused_with_a_sentence() {
+        let refused = |text: &str| decode(text).unwrap_err().to_string();
+        let other = refused("tproxy-handover 2 messages 1\npid 7\n");
+        assert_eq!(
+            other,
+            format!(
+                "the running program hands over as 'tproxy-handover 2 messages 1', this one expects '{HEADER}': restart it"
+            )
+        );
+        for line in ["pid x", "cow", "listener 1 2 3", "worker 1", "past 1", "file %zz"] {
+            assert!(refused(&format!("{HEADER}\n{line}\n")).contains(&format!("'{line}'")));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! One running table: its generation, its children, its rules and its names. What happens to it while nothing is being
+//! changed: workers die and are replaced, names move, upstreams fall silent, others touch the rules.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::config::FailMode;
+use crate::daemon::children::{Children, Ended, GenerationId, Role};
+use crate::daemon::generation::Generation;
+use crate::daemon::inherited::Inherited;
+use crate::daemon::instance_lock::InstanceLock;
+use crate::daemon::local_ports::LocalPorts;
+use crate::daemon::message::{ToGuardian, ToWorker};
+use crate::daemon::names::Names;
+use crate::daemon::notify::Notifier;
+use crate::daemon::reachability::Reachability;
+use crate::daemon::reconciler::Reconciler;
+use crate::daemon::respawn::Verdict;
+use crate::daemon::stats::Stats;
+use crate::logging;
+use crate::redirection::RedirectionId;
+use crate::rules::rule::Gate;
+
+/// Missing pool resolvers are replaced once in this time: a worker that was taken over could make them end at once.
+const POOL_PAUSE: Duration = Duration::from_secs(1);
+
+/// A running table.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub children: Children,
+    pub names: Names,
+    /// The right to the name of the rules.
+    pub lock: Option<InstanceLock>,
+    pub rules: Option<Reconciler>,
+    /// What takes new connections; `None` before the first one.
+    pub serving: Option<Generation>,
+    /// Which upstreams do not answer.
+    pub reachability: Reachability,
+    /// The services of this host that are redirected to.
+    pub local_ports: LocalPorts,
+    /// What the workers have done.
+    pub stats: Stats,
+    pub notifier: Notifier,
+    /// Sockets that this process was started with, until a generation takes them.
+    pub inherited: Inherited,
+    last_generation: GenerationId,
+    /// When missing pool resolvers are replaced.
+    pool_due: Option<Instant>,
+}
+
+impl Instance {
+    /// One that does not serve yet.
+    pub(crate) fn new(children: Children, inherited: Inherited) -> Instance {
+        Instance {
+            children,
+            names: Names::new(),
+            lock: None,
+            rules: None,
+            serving: None,
+            reachability: Reachability::default(),
+            local_ports: LocalPorts::default(),
+            stats: Stats::default(),
+            notifier: Notifier::from_environment(),
+            inherited,
+            last_generation: GenerationId(0),
+            pool_due: None,
+        }
+    }
+
+    /// A number for a new generation.
+    pub(crate) fn next_generation(&mut self) -> GenerationId {
+        self.last_generation = self.last_generation.next();
+        self.last_generation
+    }
+
+    /// When something is due here.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let rules = self.rules.as_ref().and_then(Reconciler::due);
+        let slots = self.serving.iter().flat_map(|serving| &serving.slots).filter_map(|slot| slot.respawn.next);
+        let gates =
+            self.serving.as_ref().and_then(|serving| self.reachability.due(serving.config.process.upstream_grace));
+        let others = [self.names.due(), rules, gates, self.local_ports.due(), self.pool_due];
+        slots.chain(others.into_iter().flatten()).min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn work(&mut self, now: Instant) {
+        for slot in 0..self.serving.as_ref().map_or(0, |serving| serving.slots.len()) {
+            self.respawn(slot, now);
+        }
+        if self.pool_due.take_if(|due| *due <= now).is_some() {
+            self.fill_pools();
+        }
+        if let Some(serving) = &self.serving {
+            if self.local_ports.due().is_some_and(|due| due <= now) {
+                self.local_ports.look(&serving.config);
+            }
+            self.names.ask(&mut self.children, &serving.config);
+        }
+        self.set_gates();
+        self.work_on_rules();
+    }
+
+    /// Starts what is due for the rules.
+    pub(crate) fn work_on_rules(&mut self) {
+        if let Some(rules) = &mut self.rules {
+            rules.work(&mut self.children);
+        }
+    }
+
+    /// Acts on what a worker of the serving generation has sent.
+    pub(crate) fn heard_from_slot(&mut self, slot: usize, message: ToGuardian) {
+        match message {
+            ToGuardian::Ready => self.serving.iter_mut().for_each(|serving| serving.slots[slot].ready = true),
+            // Somebody else has told it to stop: it serves what it has, another one takes what comes.
+            ToGuardian::Leaving => {
+                let worker = self.serving.as_mut().and_then(|serving| serving.slots[slot].worker.take());
+                worker.iter().for_each(|worker| self.children.drain(*worker));
+                self.start_worker(slot);
+            }
+            ToGuardian::Unreachable(id) => self.upstreams_are_unreachable(id),
+            ToGuardian::Reachable(id) => self.reachability.answers(id),
+            ToGuardian::Counters(_) | ToGuardian::Unheard => {}
+        }
+    }
+
+    /// Acts on what any worker may send.
+    pub(crate) fn heard_from_worker(&mut self, pid: Pid, message: ToGuardian) {
+        match message {
+            ToGuardian::Counters(counters) => self.stats.heard(pid.as_raw().cast_unsigned(), counters),
+            ToGuardian::Unheard => self.connect_to_syslog(pid),
+            ToGuardian::Ready | ToGuardian::Leaving | ToGuardian::Unreachable(_) | ToGuardian::Reachable(_) => {}
+        }
+    }
+
+    /// Makes a worker the connection to syslog that it cannot make.
+    fn connect_to_syslog(&self, pid: Pid) {
+        // Without a syslog daemon there is none; the worker asks again.
+        if let Ok(connection) = logging::connect() {
+            self.children.tell(pid, &ToWorker::SystemLog, Some(connection.as_fd()));
+        }
+    }
+
+    fn upstreams_are_unreachable(&mut self, id: RedirectionId) {
+        let Some(serving) = &self.serving else { return };
+        if let Some(redirection) = serving.config.redirections.get(id.index()) {
+            self.reachability.silent(id);
+            redirection.hosts().iter().for_each(|host| self.names.hurry(host.name.as_str()));
+        }
+    }
+
+    /// Takes the resolver's answer. A name that has other addresses is told to the workers.
+    pub(crate) fn heard_from_resolver(&mut self) -> bool {
+        let Some(name) = self.names.answer(&mut self.children) else { return false };
+        let addresses = self.names.addresses(&name).to_vec();
+        let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        log::info!("'{name}' is now {}", list.join(", "));
+        self.children.tell_workers(&ToWorker::Addresses { name, addresses }, None);
+        true
+    }
+
+    /// Plans the rules anew, and has them installed if they have changed.
+    pub(crate) fn refresh_rules(&mut self) {
+        let (Some(rules), Some(serving)) = (&mut self.rules, &self.serving) else { return };
+        match serving.rules(&self.names) {
+            Ok(Some(set)) => rules.want(set, serving.config.process.verify),
+            Ok(None) => {}
+            Err(error) => log::error!("the rules stay as they are: {error}"),
+        }
+    }
+
+    /// A worker of the serving generation, a pool resolver, or the names' resolver has ended.
+    pub(crate) fn ended(&mut self, ended: &Ended) {
+        let Ended { pid, role, how, .. } = *ended;
+        match role {
+            Role::Worker { slot, .. } => {
+                if let Some(place) = self.serving.as_mut().and_then(|serving| serving.slots.get_mut(slot)) {
+                    place.worker = None;
+                    self.worker_died(slot, &format!("{pid} {how}"));
+                }
+            }
+            Role::Draining => log::info!("worker {pid} {how}"),
+            Role::Resolver if self.names.resolver() == Some(pid) => {
+                log::warn!("resolver {pid} {how}: another one is started when it is needed");
+                self.names.lost();
+            }
+            Role::PoolResolver => {
+                for slot in self.serving.iter_mut().flat_map(|serving| &mut serving.slots) {
+                    slot.resolvers.retain(|resolver| *resolver != pid);
+                }
+                self.pool_due.get_or_insert_with(|| Instant::now() + POOL_PAUSE);
+            }
+            Role::Rules => self.rules.iter_mut().for_each(|rules| rules.ended(pid, how)),
+            Role::Resolver | Role::Rehearsal => {}
+        }
+    }
+
+    fn worker_died(&mut self, slot: usize, which: &str) {
+        let Some(serving) = &mut self.serving else { return };
+        match serving.slots[slot].respawn.death(Instant::now()) {
+            Verdict::AtOnce => {
+                log::warn!("worker {which}: another one is started; its connections are lost");
+                self.start_worker(slot);
+            }
+            Verdict::GiveUp => {
+                let what = match serving.config.process.fail {
+                    FailMode::Open => "the redirection is withdrawn, clients reach their original destinations",
+                    FailMode::Closed => "the redirection becomes a reject",
+                };
+                log::error!("worker {which}: no worker can be kept alive; {what}");
+            }
+            Verdict::Later => log::error!("worker {which}: still no worker can be kept alive"),
+        }
+    }
+
+    /// Puts a worker into a slot, or does what a failure to do so demands.
+    fn start_worker(&mut self, slot: usize) {
+        let Some(serving) = &mut self.serving else { return };
+        if let Err(error) = serving.start_worker(slot, &self.names, &mut self.children) {
+            log::error!("starting a worker: {error}");
+            self.worker_died(slot, "could not be started");
+        }
+    }
+
+    /// After a series of deaths: either another worker is to be tried, or the one that was tried has survived.
+    fn respawn(&mut self, slot: usize, now: Instant) {
+        let Some(serving) = &mut self.serving else { return };
+        let place = &mut serving.slots[slot];
+        if place.respawn.next.is_none_or(|next| now < next) {
+            return;
+        }
+        if place.worker.is_none() {
+            self.start_worker(slot);
+        } else if place.respawn.survived() {
+            log::warn!("a worker is alive again: the redirection is put back");
+        }
+    }
+
+    fn fill_pools(&mut self) {
+        let Some(serving) = &mut self.serving else { return };
+        for slot in 0..serving.slots.len() {
+            if let Err(error) = serving.fill_pool(slot, &mut self.children) {
+                log::error!("a resolver cannot be started: {error}");
+                self.pool_due = Some(Instant::now() + POOL_PAUSE);
+                return;
+            }
+        }
+    }
+
+    /// Decides for each redirection whether its rules stand: workers that cannot be kept alive and upstreams that have
+    /// not answered for too long close it, in the way that `--fail` says.
+    fn set_gates(&mut self) {
+        let (Some(rules), Some(serving)) = (&mut self.rules, &self.serving) else { return };
+        let process = &serving.config.process;
+        let closed = match process.fail {
+            FailMode::Open => Gate::Withdrawn,
+            FailMode::Closed => Gate::Rejected,
+        };
+        let no_worker = serving.slots.iter().any(|slot| slot.respawn.has_given_up());
+        let mut gates = vec![Gate::Normal; serving.config.redirections.len()];
+        for (id, _, _) in serving.config.relayed() {
+            let unreachable = self.reachability.is_given_up(id, process.upstream_grace, closed);
+            if no_worker || unreachable {
+                gates[id.index()] = closed;
+            }
+        }
+        rules.set_gates(gates);
+    }
+
+    /// SIGUSR1: the counters of all workers, and each worker's connections.
+    pub(crate) fn ask_for_counters(&mut self) {
+        if self.children.workers_started == 0 {
+            return log::info!("counters: no worker, and the kernel counts what rules do (`iptables -t nat -L -n -v`)");
+        }
+        let pids: Vec<u32> = self.children.workers().map(|pid| pid.as_raw().cast_unsigned()).collect();
+        self.stats.ask(pids.into_iter(), Instant::now());
+        self.children.signal_workers(Signal::SIGUSR1);
+    }
+}

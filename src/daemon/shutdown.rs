@@ -1,0 +1,168 @@
+//! Stopping: no new connection is redirected, those that there are drain, then the rules go.
+//!
+//! The rules stay until the last connection has ended, only their jumps go first: with the last rule that needs it the
+//! kernel would switch connection tracking off, and the connections with it.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::daemon::instance::Instance;
+use crate::daemon::instance_lock::InstanceLock;
+use crate::daemon::message::ToWorker;
+use crate::error::Error;
+
+/// How much longer than `--drain` a worker may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A stop under way.
+#[derive(Debug)]
+pub(crate) struct Shutdown {
+    phase: Phase,
+    /// The signal came again: connections are reset.
+    reset: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Work on the rules is awaited that began before.
+    Waiting,
+    /// The jumps to the rules are taken out.
+    Unhooking,
+    /// The workers end, or are killed at this time.
+    Draining(Instant),
+    /// The rules are removed.
+    Removing,
+    Done,
+}
+
+impl Shutdown {
+    /// Begins to stop.
+    pub(crate) fn begin(instance: &Instance) -> Shutdown {
+        log::info!("stopping");
+        instance.notifier.tell("STOPPING=1");
+        Shutdown { phase: Phase::Waiting, reset: false }
+    }
+
+    /// Ends a start that has failed: nobody is served yet, and nothing is left behind.
+    pub(crate) fn abandon(instance: &Instance) -> Shutdown {
+        instance.children.signal_workers(Signal::SIGKILL);
+        Shutdown { phase: Phase::Draining(Instant::now() + GRACE), reset: false }
+    }
+
+    /// The signal to stop has come again.
+    pub(crate) fn hurry(&mut self, instance: &Instance) {
+        self.reset = true;
+        if matches!(self.phase, Phase::Draining(_)) {
+            instance.children.tell_workers(&ToWorker::Reset, None);
+        }
+    }
+
+    /// When workers are killed that have not ended.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Draining(until) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Everything has ended.
+    pub(crate) fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    /// Takes all steps that need not wait.
+    pub(crate) fn advance(&mut self, instance: &mut Instance) {
+        loop {
+            let next = match self.phase {
+                Phase::Waiting if is_busy(instance) => return,
+                Phase::Waiting => {
+                    start_rules_work(instance, "unhooked", |rules, children| rules.unhook(children));
+                    Phase::Unhooking
+                }
+                Phase::Unhooking if is_busy(instance) => return,
+                Phase::Unhooking => {
+                    report_failure(instance, "unhooked");
+                    self.drain(instance)
+                }
+                Phase::Draining(until) if instance.children.workers().next().is_some() => {
+                    let now = Instant::now();
+                    if now < until {
+                        return;
+                    }
+                    log::error!("workers did not end in time and are killed");
+                    instance.children.signal_workers(Signal::SIGKILL);
+                    self.phase = Phase::Draining(now + GRACE);
+                    return;
+                }
+                Phase::Draining(_) if is_busy(instance) => return,
+                Phase::Draining(_) => {
+                    remove_rules(instance);
+                    Phase::Removing
+                }
+                Phase::Removing if is_busy(instance) => return,
+                Phase::Removing => {
+                    report_failure(instance, "removed");
+                    Phase::Done
+                }
+                Phase::Done => return,
+            };
+            self.phase = next;
+        }
+    }
+
+    fn drain(&self, instance: &mut Instance) -> Phase {
+        // Whoever starts next may have the name now.
+        instance.lock = None;
+        instance.names.dismiss(&mut instance.children);
+        let mut time = Duration::ZERO;
+        if let Some(serving) = &mut instance.serving {
+            serving.listeners.all.clear();
+            time = serving.config.process.drain;
+        }
+        instance.children.signal_workers(Signal::SIGTERM);
+        if self.reset {
+            instance.children.tell_workers(&ToWorker::Reset, None);
+        }
+        Phase::Draining(Instant::now() + time + GRACE)
+    }
+}
+
+fn is_busy(instance: &Instance) -> bool {
+    instance.rules.as_ref().is_some_and(|rules| rules.is_busy())
+}
+
+fn start_rules_work(
+    instance: &mut Instance,
+    what: &str,
+    work: fn(&mut crate::daemon::reconciler::Reconciler, &mut crate::daemon::children::Children) -> Result<(), Error>,
+) {
+    let Some(rules) = &mut instance.rules else { return };
+    // A failure from before is nobody's concern any more.
+    drop(rules.take_failure());
+    if let Err(error) = work(rules, &mut instance.children) {
+        log::error!("the rules could not be {what}: {error}");
+    }
+}
+
+fn report_failure(instance: &mut Instance, what: &str) {
+    if let Some(error) = instance.rules.as_mut().and_then(|rules| rules.take_failure()) {
+        log::error!("the rules could not be {what}: {error}; `tproxy --flush` removes them");
+    }
+}
+
+fn remove_rules(instance: &mut Instance) {
+    let Some(rules) = &instance.rules else { return };
+    if instance.lock.is_none() {
+        match InstanceLock::try_lock(&rules.configured().name) {
+            // Who has taken the name since the rules were unhooked has rules of his own there.
+            Ok(None) => {
+                instance.rules = None;
+                return;
+            }
+            Ok(lock) => instance.lock = lock,
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+    start_rules_work(instance, "removed", |rules, children| rules.remove(children));
+}

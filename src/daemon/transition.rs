@@ -1,0 +1,362 @@
+//! Changing what serves. A start, a reload and an upgrade are the same change: the next generation comes up beside the one
+//! that serves, if there is one, and takes its place. What does not come up changes nothing.
+//!
+//! ```text
+//!   Locking ──► Resolving ──► StartingWorkers ──► InstallingRules ──► done: the former workers drain
+//!      └────────────┴───────────────┴───────────────────┴──► failed: the next generation is discarded,
+//!                                                             the former rules are put back
+//! ```
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+
+use crate::config::Config;
+use crate::config::rules::Known;
+use crate::daemon::children::GenerationId;
+use crate::daemon::generation::Generation;
+use crate::daemon::instance::Instance;
+use crate::daemon::instance_lock::{self, InstanceLock};
+use crate::daemon::listeners::Listeners;
+use crate::daemon::message::ToWorker;
+use crate::daemon::reconciler::{Reconciler, RulesState};
+use crate::error::Error;
+use crate::rules::address::Family;
+use crate::rules::ruleset::RuleSet;
+
+/// How long a reload or an upgrade may take until its rules are being installed.
+const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the first workers may take to say that they are ready.
+const WORKERS_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a daemon of the same name may take to end: one that has just been told to stop gives its name back when its
+/// rules are unhooked.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the last process of a killed daemon that works on its rules may take: it waits for the lock of the tables.
+const LOCK_LIMIT_FOR_RULES: Duration = Duration::from_secs(15);
+
+/// Between two attempts to lock the name.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a change is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing serves yet.
+    Start,
+    /// SIGHUP.
+    Reload,
+    /// SIGUSR2, after the new program has begun to run.
+    Upgrade,
+}
+
+impl Kind {
+    /// As the log names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Start => "start",
+            Kind::Reload => "reload",
+            Kind::Upgrade => "upgrade",
+        }
+    }
+}
+
+/// A change under way.
+#[derive(Debug)]
+pub(crate) struct Transition {
+    kind: Kind,
+    step: Step,
+    /// When it has taken too long.
+    limit: Option<Instant>,
+    /// The rules to go back to, once others are being installed; an empty set if there were none.
+    before: Option<RuleSet>,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// The name of the rules is locked.
+    Locking { config: Box<Config>, since: Instant },
+    /// The names get addresses.
+    Resolving(Box<Config>),
+    /// The new workers get ready.
+    StartingWorkers(Box<Generation>),
+    /// The new rules are installed and verified.
+    InstallingRules(Box<Generation>),
+    /// The end, one way or the other.
+    Over,
+}
+
+/// What became of a change.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It waits for something.
+    Pending,
+    /// The new generation serves.
+    Done,
+    /// Nothing has changed.
+    Failed(Error),
+}
+
+/// What one step leads to.
+enum Next {
+    Wait(Step),
+    GoOn(Step),
+    Finish(Box<Generation>),
+}
+
+impl Transition {
+    /// Begins to bring up a configuration.
+    pub(crate) fn begin(kind: Kind, config: Config, instance: &mut Instance) -> Transition {
+        let (mut wanted, mut followed) = (config.names(), config.names_to_follow());
+        if let Some(serving) = &instance.serving {
+            wanted.extend(serving.config.names());
+            followed.extend(serving.config.names_to_follow());
+        }
+        instance.names.want(&wanted, &followed);
+        if kind != Kind::Start {
+            instance.names.refresh();
+            instance.notifier.tell_reloading();
+        }
+        let step = Step::Locking { config: Box::new(config), since: Instant::now() };
+        let limit = (kind != Kind::Start).then(|| Instant::now() + CHANGE_LIMIT);
+        Transition { kind, step, limit, before: None }
+    }
+
+    /// What it is for.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// When to call [`Transition::advance`] at the latest.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        match self.step {
+            Step::Locking { .. } => Some(Instant::now() + LOCK_PAUSE),
+            Step::InstallingRules(_) | Step::Over => None,
+            Step::Resolving(_) | Step::StartingWorkers(_) => self.limit,
+        }
+    }
+
+    /// Takes all steps that need not wait.
+    pub(crate) fn advance(&mut self, instance: &mut Instance) -> Outcome {
+        loop {
+            let step = std::mem::replace(&mut self.step, Step::Over);
+            let next = match step {
+                Step::Locking { config, since } => lock(config, since, instance),
+                Step::Resolving(config) => self.resolve(config, instance),
+                Step::StartingWorkers(generation) => self.wait_for_workers(generation, instance),
+                Step::InstallingRules(generation) => self.wait_for_rules(generation, instance),
+                Step::Over => return Outcome::Pending,
+            };
+            match next {
+                Ok(Next::GoOn(step)) => self.step = step,
+                Ok(Next::Wait(step)) => {
+                    self.step = step;
+                    let late = self.due().is_some_and(|due| due <= Instant::now());
+                    return if late { self.fail(self.too_late(instance), instance) } else { Outcome::Pending };
+                }
+                Ok(Next::Finish(generation)) => {
+                    self.finish(*generation, instance);
+                    return Outcome::Done;
+                }
+                Err(error) => return self.fail(error, instance),
+            }
+        }
+    }
+
+    fn too_late(&self, instance: &Instance) -> Error {
+        Error::Failed(match (&self.step, instance.names.unknown()) {
+            (Step::Resolving(_), Some(name)) => format!("'{name}' does not resolve"),
+            _ if self.kind == Kind::Start => {
+                format!("the workers are not ready after {} seconds", WORKERS_LIMIT.as_secs())
+            }
+            _ => "the new workers are not ready in time".into(),
+        })
+    }
+
+    fn resolve(&mut self, config: Box<Config>, instance: &mut Instance) -> Result<Next, Error> {
+        if instance.names.unknown().is_some() {
+            instance.names.ask(&mut instance.children, &config);
+            return Ok(Next::Wait(Step::Resolving(config)));
+        }
+        check_forwarding(&config, instance)?;
+        let id = instance.next_generation();
+        let nothing = Listeners::default();
+        let before = instance.serving.as_ref().map_or(&nothing, |serving| &serving.listeners);
+        let mut generation = Generation::prepare(id, *config, before, &mut instance.inherited)?;
+        if let Err(error) = generation.start_workers(&instance.names, &mut instance.children) {
+            generation.discard(&instance.children);
+            return Err(error);
+        }
+        if self.kind == Kind::Start {
+            self.limit = Some(Instant::now() + WORKERS_LIMIT);
+        }
+        Ok(Next::GoOn(Step::StartingWorkers(Box::new(generation))))
+    }
+
+    fn wait_for_workers(&mut self, generation: Box<Generation>, instance: &mut Instance) -> Result<Next, Error> {
+        if !generation.is_ready() {
+            return Ok(Next::Wait(Step::StartingWorkers(generation)));
+        }
+        match generation.rules(&instance.names) {
+            Ok(rules) => self.want_rules(rules, &generation, instance),
+            Err(error) => {
+                generation.discard(&instance.children);
+                return Err(error);
+            }
+        }
+        Ok(Next::GoOn(Step::InstallingRules(generation)))
+    }
+
+    fn want_rules(&mut self, wanted: Option<RuleSet>, generation: &Generation, instance: &mut Instance) {
+        let verify = generation.config.process.verify;
+        if let Some(set) = &wanted
+            && set.own_uid.is_none()
+            && set.specs.iter().any(|spec| spec.output)
+        {
+            log::warn!("-O without -r: connections of tproxy itself cannot be exempted, and are reset when redirected");
+        }
+        match (&mut instance.rules, wanted) {
+            (Some(rules), wanted) => {
+                let before = rules.configured().clone();
+                rules.want(wanted.unwrap_or_else(|| none_of(&before)), verify);
+                self.before = Some(before);
+            }
+            (None, Some(set)) => {
+                self.before = Some(none_of(&set));
+                instance.rules = Some(Reconciler::new(set, verify));
+            }
+            (None, None) => {}
+        }
+        if let Some(rules) = &mut instance.rules {
+            rules.verify_now();
+        }
+        instance.work_on_rules();
+    }
+
+    fn wait_for_rules(&mut self, generation: Box<Generation>, instance: &mut Instance) -> Result<Next, Error> {
+        let Some(rules) = &mut instance.rules else { return Ok(Next::Finish(generation)) };
+        match rules.state() {
+            RulesState::Settled => Ok(Next::Finish(generation)),
+            RulesState::Working => Ok(Next::Wait(Step::InstallingRules(generation))),
+            RulesState::Failed => {
+                let error = rules.take_failure();
+                self.step = Step::InstallingRules(generation);
+                Err(error.unwrap_or_else(|| Error::Failed("the rules could not be installed".into())))
+            }
+        }
+    }
+
+    /// The new generation serves; the workers of the former one serve what they have to its end.
+    fn finish(&mut self, generation: Generation, instance: &mut Instance) {
+        let user = generation.config.process.user;
+        let former = instance.serving.replace(generation);
+        let Some(serving) = &instance.serving else { return };
+        instance.names.want(&serving.config.names(), &serving.config.names_to_follow());
+        if let Some(former) = former {
+            if former.config.process.user != user {
+                instance.names.dismiss(&mut instance.children);
+            }
+            former.retire(&mut instance.children);
+            instance.reachability.forget();
+            if let Some(file) = &serving.access_log {
+                let draining: Vec<Pid> = instance.children.draining().map(|(pid, _)| pid).collect();
+                draining.iter().for_each(|pid| instance.children.tell(*pid, &ToWorker::AccessLog, Some(file.as_fd())));
+            }
+        }
+        instance.local_ports.look(&serving.config);
+        // Names may have got other addresses while the rules were being installed.
+        instance.refresh_rules();
+    }
+
+    /// Ends the change where it stands: the next generation is discarded, the former rules are put back.
+    fn fail(&mut self, error: Error, instance: &mut Instance) -> Outcome {
+        match std::mem::replace(&mut self.step, Step::Over) {
+            Step::StartingWorkers(generation) | Step::InstallingRules(generation) => {
+                generation.discard(&instance.children);
+            }
+            Step::Locking { .. } | Step::Resolving(_) | Step::Over => {}
+        }
+        if let Some(serving) = &instance.serving {
+            instance.names.want(&serving.config.names(), &serving.config.names_to_follow());
+            if let (Some(rules), Some(before)) = (&mut instance.rules, self.before.take()) {
+                rules.want(before, serving.config.process.verify);
+            }
+        }
+        Outcome::Failed(error)
+    }
+
+    /// Ends the change because of something else.
+    pub(crate) fn cancel(mut self, why: &str, instance: &mut Instance) -> Error {
+        match self.fail(Error::Failed(why.into()), instance) {
+            Outcome::Failed(error) => error,
+            Outcome::Pending | Outcome::Done => Error::Failed(why.into()),
+        }
+    }
+
+    fn next_generation(&mut self) -> Option<&mut Generation> {
+        match &mut self.step {
+            Step::StartingWorkers(generation) | Step::InstallingRules(generation) => Some(generation),
+            Step::Locking { .. } | Step::Resolving(_) | Step::Over => None,
+        }
+    }
+
+    /// A worker of a generation takes connections.
+    pub(crate) fn worker_is_ready(&mut self, id: GenerationId, slot: usize) {
+        if let Some(generation) = self.next_generation().filter(|generation| generation.id == id) {
+            generation.slots[slot].ready = true;
+        }
+    }
+
+    /// A worker of a generation has ended. Whether it is the one that comes up: it cannot then.
+    pub(crate) fn worker_has_ended(&mut self, id: GenerationId, slot: usize) -> bool {
+        let Some(generation) = self.next_generation().filter(|generation| generation.id == id) else { return false };
+        generation.slots[slot].worker = None;
+        true
+    }
+}
+
+fn none_of(set: &RuleSet) -> RuleSet {
+    RuleSet { specs: Vec::new(), ..set.clone() }
+}
+
+/// Locks the name of the rules, if there are any and this process has not done so before.
+fn lock(config: Box<Config>, since: Instant, instance: &mut Instance) -> Result<Next, Error> {
+    if instance.lock.is_none() && config.has_rules() {
+        instance.lock = InstanceLock::try_lock(&config.name)?;
+        if instance.lock.is_none() {
+            if since.elapsed() < LOCK_LIMIT {
+                return Ok(Next::Wait(Step::Locking { config, since }));
+            }
+            let holders = instance_lock::holders(&config.name);
+            let are_rules_only = holders.iter().all(instance_lock::works_on_rules);
+            if are_rules_only && since.elapsed() < LOCK_LIMIT_FOR_RULES {
+                return Ok(Next::Wait(Step::Locking { config, since }));
+            }
+            // Who had it may have gone while we looked who it is.
+            instance.lock = InstanceLock::try_lock(&config.name)?;
+            if instance.lock.is_none() {
+                return Err(instance_lock::taken(&config.name, &holders));
+            }
+        }
+    }
+    Ok(Next::GoOn(Step::Resolving(config)))
+}
+
+/// The kernel forwards nothing for `--kernel` unless it is told to, and that is for the administrator to decide.
+fn check_forwarding(config: &Config, instance: &Instance) -> Result<(), Error> {
+    let addresses = |name: &str| instance.names.addresses(name).to_vec();
+    let known = Known { addresses: &addresses, listening: &|_| Vec::new() };
+    for family in config.forwards(&known) {
+        let name = match family {
+            Family::V4 => "net.ipv4.ip_forward",
+            Family::V6 => "net.ipv6.conf.all.forwarding",
+        };
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        if std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "0") {
+            return Err(Error::Usage(format!("--kernel: {name} is 0, 1 wanted (`sysctl -w {name}=1`)")));
+        }
+    }
+    Ok(())
+}

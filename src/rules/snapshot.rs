@@ -1,0 +1,108 @@
+//! What a [`Firewall`] has installed, as text. The process that works on the rules hands it back to the guardian, and the
+//! next one begins with it: the guardian itself runs no iptables.
+
+use std::ffi::OsString;
+
+use crate::record::{Writer, words};
+use crate::rules::address::Family;
+use crate::rules::chains::{Chain, Jump, Rule, TABLES, Table};
+
+/// The instance and, for each family, its part of the tables as it was read back.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The instance; `None` when nothing of ours is installed.
+    pub instance: Option<String>,
+    /// The tables of IPv4 and of IPv6.
+    pub tables: [Vec<Table>; 2],
+}
+
+impl Snapshot {
+    /// The text.
+    pub fn to_text(&self) -> String {
+        let mut writer = Writer::default();
+        if let Some(instance) = &self.instance {
+            writer.line(["instance", instance]);
+        }
+        for (family, tables) in Family::BOTH.iter().zip(&self.tables) {
+            writer.line(["family", &family.to_string()]);
+            tables.iter().for_each(|table| write_table(table, &mut writer));
+        }
+        writer.into_text()
+    }
+
+    /// Reads the text. `None` if it was not made by [`Snapshot::to_text`].
+    pub fn from_text(text: &str) -> Option<Snapshot> {
+        let mut snapshot = Snapshot::default();
+        let mut families = snapshot.tables.iter_mut();
+        let mut current: Option<&mut Vec<Table>> = None;
+        for line in text.lines() {
+            let words: Vec<String> =
+                words(line)?.into_iter().map(OsString::into_string).collect::<Result<_, _>>().ok()?;
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            match (&mut current, &words[..]) {
+                (None, ["instance", name]) => snapshot.instance = Some((*name).to_owned()),
+                (_, ["family", _]) => current = Some(families.next()?),
+                (Some(tables), words) => read_into(tables, words)?,
+                (None, _) => return None,
+            }
+        }
+        Some(snapshot)
+    }
+}
+
+fn write_table(table: &Table, writer: &mut Writer) {
+    writer.line(["table", table.name]);
+    for chain in &table.chains {
+        writer.line(["chain", &chain.name]);
+        chain.rules.iter().for_each(|rule| writer.line(["rule", &rule.expands_to.to_string(), &rule.text]));
+    }
+    for Jump { from, at, at_head, text } in &table.jumps {
+        writer.line(["jump", from, &at.to_string(), &at_head.to_string(), text]);
+    }
+}
+
+fn read_into(tables: &mut Vec<Table>, words: &[&str]) -> Option<()> {
+    match words {
+        ["table", name] => tables.push(Table::new(TABLES.iter().find(|table| *table == name)?)),
+        ["chain", name] => tables.last_mut()?.chains.push(Chain { name: (*name).to_owned(), rules: Vec::new() }),
+        ["rule", expands_to, text] => {
+            let rule = Rule { text: (*text).to_owned(), expands_to: expands_to.parse().ok()? };
+            tables.last_mut()?.chains.last_mut()?.rules.push(rule);
+        }
+        ["jump", from, at, at_head, text] => tables.last_mut()?.jumps.push(Jump {
+            from: (*from).to_owned(),
+            at: at.parse().ok()?,
+            at_head: at_head.parse().ok()?,
+            text: (*text).to_owned(),
+        }),
+        _ => return None,
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_survives_its_text() {
+        let rule = Rule { text: "-p tcp -m comment --comment \"50% of\nit\" -j RETURN".into(), expands_to: 2 };
+        let jump = Jump { from: "PREROUTING".into(), at: 1, at_head: true, text: "-p tcp -j tproxy.1".into() };
+        let chain = |rules| Chain { name: "tproxy.1".into(), rules };
+        let nat = Table { name: "nat", chains: vec![chain(vec![rule])], jumps: vec![jump] };
+        let filter = Table { name: "filter", chains: vec![chain(Vec::new())], jumps: Vec::new() };
+        let snapshot = Snapshot { instance: Some("1".into()), tables: [vec![filter, nat.clone()], vec![nat]] };
+        assert_eq!(Snapshot::from_text(&snapshot.to_text()).unwrap(), snapshot);
+        let nothing = Snapshot::default();
+        assert_eq!(Snapshot::from_text(&nothing.to_text()).unwrap(), nothing);
+    }
+
+    #[test]
+    fn a_text_that_is_none_is_refused() {
+        for text in
+            ["chain x\n", "family v4\nrule 1 x\n", "family v4\ntable mangle\n", "family v4\nfamily v6\nfamily x\n"]
+        {
+            assert_eq!(Snapshot::from_text(text), None, "{text}");
+        }
+    }
+}
