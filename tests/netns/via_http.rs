@@ -3,10 +3,9 @@
 use std::fs::File;
 use std::io::Write;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::HEAVY;
-use super::via::{Answer, Office, Talk, text};
+use super::via::{Office, text};
 use lab::daemon::Launch;
 use lab::origin::{Origin, Seen, hex};
 use lab::pattern::{Cut, Pattern};
@@ -69,19 +68,6 @@ fn a_proxy_that_is_reached_over_ipv6_serves_both_families() {
 }
 
 #[test]
-fn without_a_host_the_original_destination_is_asked_for() {
-    let Some((office, _origin)) = Office::with_origin() else { return };
-    let squid = Peer::squid(&office.lab.cow);
-    let _daemon = office.relay("80", SQUID);
-    for (to, url) in [(MOOSE, "http://10.2.0.5/old"), (MOOSE6, "http://[fd00:2::5]/old")] {
-        let mut talk = office.by_hand(to);
-        talk.say("GET /old HTTP/1.0\r\n\r\n");
-        assert!(talk.rest().contains("GET /old "));
-        squid.wait_for(&format!("GET {url} 200"));
-    }
-}
-
-#[test]
 fn another_port_than_80_is_part_of_the_url() {
     let Some(office) = Office::new() else { return };
     let _origin = office.lab.moose.enter(|| Origin::start("[::]:8000"));
@@ -119,12 +105,6 @@ fn understood(origin: &Origin) -> Vec<String> {
     origin.seen().iter().map(|seen| format!("{} {} {}", seen.method, seen.target, seen.body.bytes)).collect()
 }
 
-fn take_answers(talk: &mut Talk, count: usize) {
-    let mut ask = |number: usize| if number == 2 { talk.head() } else { talk.answer() };
-    let answers: Vec<Answer> = (0..count).map(&mut ask).collect();
-    assert!(answers.iter().all(|answer| answer.status == "HTTP/1.1 200 OK"), "{answers:?}");
-}
-
 #[test]
 fn every_request_of_a_kept_alive_connection_is_rewritten() {
     let Some((office, origin)) = Office::with_origin() else { return };
@@ -145,22 +125,6 @@ fn every_request_of_a_kept_alive_connection_is_rewritten() {
     drop(talk);
     assert_eq!(daemon.journal.wait_connections(1)[0].ending, "finished");
     assert_eq!(daemon.journal.connections().len(), 1);
-}
-
-#[test]
-fn pipelined_requests_are_rewritten_however_they_are_cut() {
-    let Some((office, origin)) = Office::with_origin() else { return };
-    let _squid = Peer::squid(&office.lab.cow);
-    let daemon = office.relay("80", SQUID);
-    let (requests, wanted) = medley();
-    let all = requests.concat();
-    for (times, size) in [(1, all.len()), (2, 1), (3, 7), (4, 100)] {
-        let mut talk = office.by_hand(MOOSE);
-        all.as_bytes().chunks(size).for_each(|part| talk.say(part));
-        take_answers(&mut talk, requests.len());
-        assert_eq!(understood(&origin), wanted.repeat(times), "cut every {size} bytes");
-    }
-    assert!(daemon.journal.wait_connections(4).iter().all(|line| line.ending == "finished"));
 }
 
 #[test]
@@ -286,20 +250,15 @@ fn one_page_stands_for_all_but_its_own_pictures() {
 fn the_clients_address_is_told_when_asked_for() {
     let Some((office, origin)) = Office::with_origin() else { return };
     let _squid = Peer::squid(&office.lab.cow);
-    // Squid adds the address that it sees to X-Forwarded-For: the gateway's.
-    let chain = |client: &str| Some(format!("{client}, 10.3.0.1"));
-    for (kind, standard, x) in [("forwarded", true, false), ("x-forwarded-for", false, true), ("both", true, true)] {
-        let mut daemon = office.relay("80", &format!("--forwarded {kind} {SQUID}"));
-        for (host, client, element) in
-            [("moose", "10.1.0.2", "for=10.1.0.2"), ("moose6", "fd00:1::2", "for=\"[fd00:1::2]\"")]
-        {
-            office.curl(&[&format!("http://{host}/")]);
-            let seen = origin.last();
-            assert_eq!(seen.header("Forwarded"), standard.then_some(element), "{kind} {seen:?}");
-            let told = seen.header("X-Forwarded-For").map(str::to_string);
-            assert_eq!(told, if x { chain(client) } else { Some("10.3.0.1".into()) }, "{kind} {seen:?}");
-        }
-        assert_eq!(daemon.stop(), 0);
+    let _daemon = office.relay("80", &format!("--forwarded both {SQUID}"));
+    for (host, client, element) in
+        [("moose", "10.1.0.2", "for=10.1.0.2"), ("moose6", "fd00:1::2", "for=\"[fd00:1::2]\"")]
+    {
+        office.curl(&[&format!("http://{host}/")]);
+        let seen = origin.last();
+        assert_eq!(seen.header("Forwarded"), Some(element), "{seen:?}");
+        // Squid adds the address that it sees: the gateway's.
+        assert_eq!(seen.header("X-Forwarded-For"), Some(format!("{client}, 10.3.0.1").as_str()), "{seen:?}");
     }
 }
 
@@ -335,16 +294,6 @@ fn a_host_is_believed_when_it_leads_to_where_the_client_was_going() {
 }
 
 #[test]
-fn without_the_check_a_host_is_believed() {
-    let Some((office, _origin)) = Office::with_origin() else { return };
-    let squid = Peer::squid(&office.lab.cow);
-    let _cow = office.lab.cow.enter(|| Server::page("[::]:80", "cow"));
-    let _daemon = office.relay("80", SQUID);
-    assert_eq!(office.curl(&["-H", "Host: cow", "http://moose/lie"]), "cow");
-    squid.wait_for("GET http://cow/lie 200");
-}
-
-#[test]
 fn a_refusal_of_the_proxy_is_the_clients_to_read() {
     let Some((office, origin)) = Office::with_origin() else { return };
     let squid = Peer::squid(&office.lab.cow);
@@ -368,24 +317,6 @@ fn asked(squid: &Peer) -> Vec<String> {
     let lines = squid.log();
     let asked = lines.lines().filter(|line| !line.starts_with("- error:transaction-end-before-headers "));
     asked.map(str::to_string).collect()
-}
-
-#[test]
-fn what_is_not_http_gets_400() {
-    let Some(office) = Office::new() else { return };
-    let (_echo, squid) = (echo_at_80(&office), Peer::squid(&office.lab.cow));
-    let daemon = office.relay("80", SQUID);
-    for foreign in FOREIGN {
-        let mut talk = office.by_hand(MOOSE);
-        let client = talk.stream().local_addr().expect("address");
-        talk.say(foreign);
-        let answer = talk.head();
-        assert!(answer.status.starts_with("HTTP/1.1 400 "), "{answer:?}");
-        talk.rest();
-        let line = daemon.journal.wait_connection_of(client);
-        assert!(line.ending.starts_with("bad request: "), "{line:?}");
-    }
-    assert_eq!(asked(&squid), Vec::<String>::new(), "nothing of it came to the proxy");
 }
 
 #[test]
@@ -413,88 +344,19 @@ fn what_is_not_http_goes_through_a_tunnel_if_it_may() {
     squid.wait_for("GET http://moose/page 200");
 }
 
-/// Requests that two readers could understand in two ways.
-const AMBIGUOUS: &[(&str, &str)] = &[
-    (
-        "both lengths",
-        "POST / HTTP/1.1\r\nHost: moose\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    ),
-    ("bare LF", "GET / HTTP/1.1\nHost: moose\n\n"),
-    ("bare LF in a header", "GET / HTTP/1.1\r\nHost: moose\nX: y\r\n\r\n"),
-    ("obs-fold", "GET / HTTP/1.1\r\nHost: moose\r\nX: y\r\n z\r\n\r\n"),
-    ("two Hosts", "GET / HTTP/1.1\r\nHost: moose\r\nHost: cow\r\n\r\n"),
-    ("space before the colon", "POST / HTTP/1.1\r\nHost: moose\r\nContent-Length : 5\r\n\r\nhello"),
-    ("two lengths", "POST / HTTP/1.1\r\nHost: moose\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
-    ("a signed length", "POST / HTTP/1.1\r\nHost: moose\r\nContent-Length: +5\r\n\r\nhello"),
-    ("an endless length", "POST / HTTP/1.1\r\nHost: moose\r\nContent-Length: 99999999999999999999\r\n\r\nhello"),
-    ("an unknown coding", "POST / HTTP/1.1\r\nHost: moose\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
-    ("chunked not last", "POST / HTTP/1.1\r\nHost: moose\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"),
-    ("a zero byte", "GET / HTTP/1.1\r\nHost: moose\r\nX: \0\r\n\r\n"),
-    ("a blank in the target", "GET /a b HTTP/1.1\r\nHost: moose\r\n\r\n"),
-];
-
-#[test]
-fn ambiguous_requests_are_refused_with_400() {
-    let Some((office, origin)) = Office::with_origin() else { return };
-    let squid = Peer::squid(&office.lab.cow);
-    let daemon = office.relay("80", SQUID);
-    for (why, request) in AMBIGUOUS {
-        let mut talk = office.by_hand(MOOSE);
-        let client = talk.stream().local_addr().expect("address");
-        talk.say(request);
-        let answer = talk.head();
-        assert!(answer.status.starts_with("HTTP/1.1 400 "), "{why}: {answer:?}");
-        talk.rest();
-        let line = daemon.journal.wait_connection_of(client);
-        assert!(line.ending.starts_with("bad request: "), "{why}: {line:?}");
-    }
-    assert_eq!((origin.seen().len(), asked(&squid)), (0, Vec::new()), "nothing of it came to the proxy");
-}
-
 #[test]
 fn an_ambiguous_request_after_a_good_one_ends_the_connection_and_spares_the_answer() {
     let Some((office, origin)) = Office::with_origin() else { return };
     let squid = Peer::squid(&office.lab.cow);
     let _daemon = office.relay("80", SQUID);
-    for (number, (why, request)) in AMBIGUOUS.iter().enumerate() {
-        let mut talk = office.by_hand(MOOSE);
-        talk.say("GET /good HTTP/1.1\r\nHost: moose\r\n\r\n");
-        assert_eq!(talk.answer().status, "HTTP/1.1 200 OK", "{why}");
-        talk.say(request);
-        let rest = talk.rest();
-        assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 400 "), "{why}: {rest:?}");
-        assert_eq!(origin.seen().len(), number + 1, "{why}");
-    }
-    wait::until_true("the good ones in Squid's log", || asked(&squid).len() == AMBIGUOUS.len());
-}
-
-#[test]
-fn a_head_has_its_limits_in_size_and_time() {
-    let Some((office, origin)) = Office::with_origin() else { return };
-    let _squid = Peer::squid(&office.lab.cow);
-    let daemon = office.relay("80", &format!("--handshake-timeout 1 {SQUID}"));
     let mut talk = office.by_hand(MOOSE);
-    let client = talk.stream().local_addr().expect("address");
-    // It may be given up before all of it is sent.
-    let _ = write!(talk.stream(), "GET / HTTP/1.1\r\nHost: moose\r\nX: {}\r\n\r\n", "x".repeat(200_000));
+    talk.say("GET /good HTTP/1.1\r\nHost: moose\r\n\r\n");
+    assert_eq!(talk.answer().status, "HTTP/1.1 200 OK");
+    talk.say("POST / HTTP/1.1\r\nHost: moose\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
     let rest = talk.rest();
-    assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 4"), "{rest:?}");
-    let line = daemon.journal.wait_connection_of(client);
-    assert!(line.ending.starts_with("bad request: "), "{line:?}");
-    let mut slow = office.by_hand(MOOSE);
-    let client = slow.stream().local_addr().expect("address");
-    slow.say("GET / HTTP/1.1\r\nHost: mo");
-    clients::expect_reset(slow.stream());
-    assert_eq!(daemon.journal.wait_connection_of(client).ending, "handshake timed out");
-    // A silent connection between two requests is nobody's fault.
-    let mut patient = office.by_hand(MOOSE);
-    for _ in 0..2 {
-        patient.say("GET /patient HTTP/1.1\r\nHost: moose\r\n\r\n");
-        assert_eq!(patient.answer().status, "HTTP/1.1 200 OK");
-        // The pause is the subject of the test, not a way to wait for something.
-        std::thread::sleep(Duration::from_millis(1500));
-    }
-    assert_eq!(origin.seen().len(), 2);
+    assert!(rest.starts_with("HTTP/1.1 400 "), "{rest:?}");
+    wait::until_true("the good one in Squid's log", || asked(&squid).len() == 1);
+    assert_eq!(origin.seen().len(), 1);
 }
 
 #[test]
@@ -525,24 +387,6 @@ fn a_browser_sees_the_page_through_squid() {
         begin.elapsed(),
         daemon.journal.connections().len()
     ));
-}
-
-#[test]
-fn an_absolute_url_is_checked_like_a_host() {
-    let Some((office, origin)) = Office::with_origin() else { return };
-    let squid = Peer::squid(&office.lab.cow);
-    let _daemon = office.relay("80", &format!("--host-check {SQUID}"));
-    let mut talk = office.by_hand(MOOSE);
-    for (target, url) in [
-        ("http://moose.example/true", "http://moose.example/true"),
-        ("http://cow/false", "http://10.2.0.5/false"),
-        ("http://moose:81/port", "http://10.2.0.5/port"),
-    ] {
-        talk.say(format!("GET {target} HTTP/1.1\r\nHost: moose\r\n\r\n"));
-        assert_eq!(talk.answer().status, "HTTP/1.1 200 OK", "{target}");
-        squid.wait_for(&format!("GET {url} 200"));
-    }
-    assert_eq!(origin.seen().len(), 3);
 }
 
 #[test]
@@ -589,24 +433,6 @@ fn large_bodies_and_small_requests_alternate_on_one_connection() {
     assert_eq!(origin.seen().len(), 2 * wanted.len());
     drop(talk);
     assert_eq!(daemon.journal.wait_connections(1)[0].ending, "finished");
-}
-
-#[test]
-fn chunks_that_make_no_sense_end_the_connection() {
-    let Some((office, origin)) = Office::with_origin() else { return };
-    let _squid = Peer::squid(&office.lab.cow);
-    let daemon = office.relay("80", SQUID);
-    for chunk in ["x\r\n", "-5\r\nhello\r\n", "5\r\nhelloworld\r\n", "fffffffffffffffff\r\n", "5\nhello\n0\n\n", "\r\n"]
-    {
-        let mut talk = office.by_hand(MOOSE);
-        let client = talk.stream().local_addr().expect("address");
-        let hidden = "GET /smuggled HTTP/1.1\r\nHost: moose\r\n\r\n";
-        talk.say(format!("POST / HTTP/1.1\r\nHost: moose\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}{hidden}"));
-        talk.rest();
-        let line = daemon.journal.wait_connection_of(client);
-        assert!(line.ending.starts_with("bad request: "), "{chunk:?}: {line:?}");
-    }
-    assert!(origin.seen().is_empty(), "{:?}", origin.seen());
 }
 
 #[test]

@@ -168,31 +168,21 @@ fn a_second_host_is_refused() {
     }
 }
 
+/// What each of the two may say is tested in framing.rs.
 #[test]
-fn the_length_of_the_body_must_be_beyond_doubt() {
+fn all_that_tells_the_length_of_the_body_counts() {
     let table = [
         "Content-Length: 5\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: chunked\r\nContent-Length: 5",
-        "Transfer-Encoding: identity\r\nContent-Length: 5",
         "Content-Length: 5\r\ncontent-length: 5",
-        "Content-Length: 5\r\nContent-Length: 6",
-        "Content-Length: 5, 5",
-        "Content-Length: +5",
-        "Content-Length: 0x5",
         "Content-Length:",
         "Transfer-Encoding:",
-        "Transfer-Encoding: identity",
-        "Transfer-Encoding: gzip",
-        "Transfer-Encoding: xchunked",
-        "Transfer-Encoding: chunked, gzip",
         "Transfer-Encoding: chunked\r\ntransfer-encoding: chunked",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
     ];
     for headers in table {
         let refusal = refusal(&with(headers));
         assert!(matches!(refusal, Some(Refusal::Malformed(_))), "{headers:?}: {refusal:?}");
     }
-    assert_eq!(parse(&with("Transfer-Encoding: Chunked")).unwrap().body, Body::Chunked);
     assert_eq!(parse(&with("transfer-encoding: gzip, chunked")).unwrap().body, Body::Chunked);
     let old = parse("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
     assert_eq!(old.unwrap_err(), Refusal::Malformed("Transfer-Encoding in HTTP/1.0"));

@@ -7,21 +7,16 @@ use model::joined;
 /// What stands behind each attempt: the end of a head, and a request that must not come through.
 const BEHIND: &[u8] = b"\r\nGET /smuggled HTTP/1.1\r\nHost: cow\r\n\r\n";
 
-/// What is done to the lines of a head.
+/// What is done to the lines of a head. Which values of a header are wrong is tested beside the code.
 type Twist = (&'static str, fn(&mut Vec<Vec<u8>>, &Index));
 
 const HEADS: &[Twist] = &[
     ("Content-Length and chunked", |head, at| insert(head, at, &["Content-Length: 3", "Transfer-Encoding: chunked"])),
     ("chunked and Content-Length", |head, at| insert(head, at, &["Transfer-Encoding: chunked", "Content-Length: 3"])),
     ("two lengths", |head, at| insert(head, at, &["Content-Length: 3", "content-length: 3"])),
-    ("a list of lengths", |head, at| insert(head, at, &["Content-Length: 3, 3"])),
-    ("a length with a sign", |head, at| insert(head, at, &["Content-Length: +3"])),
-    ("a length too large", |head, at| insert(head, at, &["Content-Length: 18446744073709551619"])),
     ("an unknown coding", |head, at| insert(head, at, &["Transfer-Encoding: xchunked"])),
     ("chunked and more", |head, at| insert(head, at, &["Transfer-Encoding: chunked, identity"])),
     ("chunked twice", |head, at| insert(head, at, &["Transfer-Encoding: chunked", "Transfer-encoding: chunked"])),
-    ("chunked in quotes", |head, at| insert(head, at, &["Transfer-Encoding: \"chunked\""])),
-    ("chunked behind a control character", |head, at| insert(head, at, &["Transfer-Encoding: \x0bchunked"])),
     ("space before the colon", |head, at| insert(head, at, &["Transfer-Encoding : chunked"])),
     ("tab before the colon", |head, at| insert(head, at, &["Content-Length\t: 3"])),
     ("a line folded", |head, at| insert(head, at, &["X-Folded: a", " b"])),
@@ -55,20 +50,12 @@ const CHUNKS: &[(&str, &[u8])] = &[
     ("a line feed alone behind a size", b"3\nabc\r\n0\r\n\r\n"),
     ("a line feed alone in an extension", b"3;a\n\r\nabc\r\n0\r\n\r\n"),
     ("a carriage return alone in an extension", b"3;a\rb\r\nabc\r\n0\r\n\r\n"),
-    ("a space behind a size", b"3 \r\nabc\r\n0\r\n\r\n"),
-    ("a space before a size", b" 3\r\nabc\r\n0\r\n\r\n"),
-    ("a prefix", b"0x3\r\nabc\r\n0\r\n\r\n"),
-    ("a sign", b"+3\r\nabc\r\n0\r\n\r\n"),
     ("no size", b"\r\nabc\r\n0\r\n\r\n"),
-    ("a size too large", b"10000000000000003\r\nabc\r\n0\r\n\r\n"),
-    ("a size that is negative to some", b"fffffffffffffffd\r\nabc\r\n0\r\n\r\n"),
     ("no line end behind the data", b"3\r\nabc0\r\n\r\n"),
     ("a line feed alone behind the data", b"3\r\nabc\n0\r\n\r\n"),
     ("a line feed alone in the trailer", b"0\r\nA: b\n\r\n"),
     ("an end without a carriage return", b"0\r\n\n"),
     ("a trailer folded", b"0\r\nA: b\r\n c\r\n\r\n"),
-    ("a space before the colon in the trailer", b"0\r\nA : b\r\n\r\n"),
-    ("a length in the trailer", b"0\r\nContent-Length: 3\r\n\r\n"),
 ];
 
 fn insert(head: &mut Vec<Vec<u8>>, at: &Index, lines: &[&str]) {
