@@ -261,7 +261,7 @@ fn a_reload_changes_the_table_and_a_bad_file_changes_nothing() {
 
     file.write("-s 70000 cow 80\n");
     daemon.signal(Signal::SIGHUP);
-    daemon.journal.wait_for("'70000' given");
+    daemon.journal.wait_for("invalid value '70000': expected a port");
     assert_eq!(workers(&daemon), former);
     file.write("-r nobody\n-s 12970 -R '-d moose --dport 80 -m no-such-match' cow 80\n");
     daemon.signal(Signal::SIGHUP);
