@@ -20,6 +20,7 @@
 use std::io::{self, ErrorKind};
 
 use crate::relay::filter::{Filter, FilterRefusal, Readiness};
+use crate::relay::held::{Held, unless_blocked};
 use crate::relay::io::{Fill, Io, PipeIo, PipePool, PipeSize, Socket};
 use crate::relay::pipe::LARGE_SIZE;
 use crate::relay::side::{Link, SMALL, Shared, Side};
@@ -36,25 +37,13 @@ enum Stage {
     Closed,
 }
 
-/// Bytes taken from the source and not yet by the sink.
-#[derive(Debug)]
-enum Held<P> {
-    Nothing,
-    Pipe(P),
-    /// No pipe was to be had.
-    Memory {
-        bytes: Box<[u8]>,
-        sent: u32,
-    },
-}
-
 /// How bytes are written.
 type Write<S> = fn(&S, &[u8]) -> io::Result<usize>;
 
 /// One direction.
 #[derive(Debug)]
 pub(crate) struct Flow<I: Io> {
-    held: Held<I::Pipe>,
+    held: Held<I>,
     moved: u64,
     stage: Stage,
     /// The source is a stream: splice.
@@ -127,7 +116,7 @@ impl<I: Io> Flow<I> {
 
     /// Whether the sink has taken all that came from the source.
     pub(crate) fn is_empty(&self) -> bool {
-        matches!(self.held, Held::Nothing)
+        self.held.is_nothing()
     }
 
     /// Takes nothing more from the source. What is held is delivered, and then the FIN.
@@ -137,17 +126,13 @@ impl<I: Io> Flow<I> {
 
     /// Closes the flow where it stands. What it holds is lost.
     pub(crate) fn abandon(&mut self, pool: &mut I::Pool) {
-        if let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing) {
-            pool.give_back(pipe);
-        }
+        self.held.clear(pool);
         self.stage = Stage::Closed;
     }
 
     /// Sends the sink `bytes`, which did not come from the source, before anything else.
     pub(crate) fn begin_with(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.held = Held::Memory { bytes: bytes.into(), sent: 0 };
-        }
+        self.held = Held::in_memory(bytes);
     }
 
     /// Sends the sink `bytes` in place of what the source might still send, and then the FIN.
@@ -209,31 +194,16 @@ impl<I: Io> Flow<I> {
 
     /// Sends the sink what is held.
     fn deliver(&mut self, link: &mut Link<'_, I>) -> Result<(), Fault> {
-        let sink = &mut *link.sink;
-        while sink.can_write {
-            let sent = match &mut self.held {
-                Held::Nothing => return Ok(()),
-                Held::Pipe(pipe) => pipe.drain(&sink.socket).map_err(|_| Fault::Sink)?,
-                Held::Memory { bytes, sent } => {
-                    let count = unless_blocked(sink.socket.send(&bytes[*sent as usize..])).map_err(|_| Fault::Sink)?;
-                    *sent += count.unwrap_or(0) as u32;
-                    count
-                }
-            };
-            match sent {
+        while link.sink.can_write && !self.is_empty() {
+            match self.held.send(&link.sink.socket).map_err(|_| Fault::Sink)? {
                 Some(count) => self.moved += count as u64,
                 None => {
-                    sink.can_write = false;
+                    link.sink.can_write = false;
                     self.overtaken = true;
                 }
             }
-            let empty = match &self.held {
-                Held::Nothing => true,
-                Held::Pipe(pipe) => pipe.held() == 0,
-                Held::Memory { bytes, sent } => *sent as usize == bytes.len(),
-            };
-            if empty && let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing) {
-                link.shared.pool.give_back(pipe);
+            if self.held.is_sent() {
+                self.held.clear(&mut link.shared.pool);
             }
         }
         Ok(())
@@ -385,33 +355,12 @@ impl<I: Io> Flow<I> {
                 None => {
                     sink.can_write = false;
                     self.overtaken = true;
-                    self.hold(&bytes[sent..], pool);
+                    self.held = Held::keep(&bytes[sent..], pool);
                     break;
                 }
             }
         }
         Ok(())
-    }
-
-    /// Keeps what the sink did not take: in a pipe, which costs no memory of ours, or else in memory.
-    fn hold(&mut self, rest: &[u8], pool: &mut I::Pool) {
-        if let Some(mut pipe) = pool.lend(PipeSize::Usual) {
-            if matches!(pipe.store(rest), Ok(count) if count == rest.len()) {
-                self.held = Held::Pipe(pipe);
-                return;
-            }
-            pool.give_back(pipe);
-        }
-        self.held = Held::Memory { bytes: rest.into(), sent: 0 };
-    }
-}
-
-/// `None` for "would block".
-fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
-    match result {
-        Ok(count) => Ok(Some(count)),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -6,11 +6,11 @@ use crate::protocol::request::Refusal;
 use crate::relay::close::CloseReason;
 use crate::relay::filter::Plain;
 use crate::relay::flow::{Fault, Flow, OnEof, Pumped};
-use crate::relay::http_filter::HttpFilter;
 use crate::relay::io::{Io, Socket};
+use crate::relay::proxy_layer::ProxyLayer;
 use crate::relay::side::{Link, Peer, Shared, Side};
 use crate::relay::timeouts::Timeouts;
-use crate::relay::tunnel::{TunnelHandshake, TunnelProgress};
+use crate::relay::tunnel::TunnelProgress;
 use crate::sys::clock::Tick;
 
 /// What a relay needs next.
@@ -37,15 +37,6 @@ enum Phase {
     Flushing(Peer),
     /// This side has failed, and then the other did.
     BothFailed(Peer),
-}
-
-/// What a relay does besides moving bytes, because its upstream is a proxy.
-#[derive(Debug)]
-pub enum ProxyLayer {
-    /// Asks the proxy for a connection to the original destination.
-    TunnelHandshake(TunnelHandshake),
-    /// Rewrites the client's requests.
-    HttpFilter(HttpFilter),
 }
 
 /// Two connected sockets (or soon to be) and the two flows between them.
@@ -159,15 +150,12 @@ impl<I: Io> Relay<I> {
 
     /// The host name of a request, when it has to be looked up before the request can go on.
     pub fn question(&mut self) -> Option<Box<str>> {
-        match self.layer.as_deref_mut() {
-            Some(ProxyLayer::HttpFilter(http_filter)) => http_filter.question(),
-            _ => None,
-        }
+        self.layer.as_mut()?.http_filter_mut()?.question()
     }
 
     /// Whether the name of [`Relay::question`] has the address of the original destination.
     pub fn answer(&mut self, genuine: bool) {
-        if let Some(ProxyLayer::HttpFilter(http_filter)) = self.layer.as_deref_mut() {
+        if let Some(http_filter) = self.layer.as_mut().and_then(|layer| layer.http_filter_mut()) {
             http_filter.answer(genuine);
         }
     }
@@ -245,17 +233,13 @@ impl<I: Io> Relay<I> {
     }
 
     fn refusal(&self) -> Option<Refusal> {
-        match self.layer.as_deref() {
-            Some(ProxyLayer::HttpFilter(http_filter)) => http_filter.refusal(),
-            _ => None,
-        }
+        self.layer.as_ref()?.http_filter()?.refusal()
     }
 
     /// Whether the head of a request has begun and not ended, and the client is free to send the rest.
     fn is_reading(&self) -> bool {
-        let begun =
-            matches!(self.layer.as_deref(), Some(ProxyLayer::HttpFilter(http_filter)) if http_filter.is_reading());
-        begun && self.up.is_empty()
+        let http_filter = self.layer.as_ref().and_then(|layer| layer.http_filter());
+        http_filter.is_some_and(|http_filter| http_filter.is_reading()) && self.up.is_empty()
     }
 
     /// The reason when one side has failed, or a request was refused.

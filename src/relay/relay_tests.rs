@@ -7,8 +7,9 @@ use super::*;
 use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::request::Rewriting;
 use crate::protocol::tunnel::Dialect;
+use crate::relay::http_filter::HttpFilter;
 use crate::relay::io::{Fill, PipeIo, PipePool, PipeSize};
-use crate::relay::tunnel::Tunnel;
+use crate::relay::tunnel::{Tunnel, TunnelHandshake};
 
 /// A socket that does as the test tells.
 #[derive(Default, Debug)]

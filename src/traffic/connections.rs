@@ -1,9 +1,9 @@
 //! The table of a worker's connections: their events, turns and deadlines, and their close.
 
 mod establish;
+mod names;
 
 use std::io;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -200,40 +200,6 @@ impl Connections {
         }
         *in_bulk = !*in_bulk;
         if *in_bulk { bulk.enter() } else { bulk.leave() }
-    }
-
-    /// Answers the question of a relay, unless the name has to be looked up.
-    fn is_answered(&mut self, key: Key, name: Box<str>) -> bool {
-        let now = self.time();
-        let Some(Connection::Relayed(Relayed { session, relay, .. })) = self.table.get_mut(key) else { return false };
-        let genuine = match self.host_check.leads_to(&name, session.route.original.ip(), now) {
-            Some(genuine) => genuine,
-            None if self.host_check.ask(name, key, now) => return false,
-            None => false,
-        };
-        relay.answer(genuine);
-        true
-    }
-
-    /// The next name that has to be looked up.
-    pub(crate) fn next_question(&mut self) -> Option<Box<str>> {
-        self.host_check.next_question()
-    }
-
-    /// A name has these addresses; none if it could not be resolved.
-    pub(crate) fn resolved(&mut self, name: &str, addresses: Vec<IpAddr>) {
-        let now = self.time();
-        let waiting = self.host_check.resolved(name, addresses.clone(), now);
-        self.answer(&waiting, &addresses);
-    }
-
-    fn answer(&mut self, waiting: &[Key], addresses: &[IpAddr]) {
-        for key in waiting {
-            if let Some(Relayed { session, relay, .. }) = self.relayed(*key) {
-                relay.answer(addresses.contains(&session.route.original.ip()));
-                self.advance(*key);
-            }
-        }
     }
 
     /// Whether some connection can go on without an event.

@@ -5,7 +5,7 @@ use mio::net::TcpStream;
 use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::proxy_header::{self, Version};
 use crate::relay::http_filter::HttpFilter;
-use crate::relay::relay::ProxyLayer;
+use crate::relay::proxy_layer::ProxyLayer;
 use crate::relay::tunnel::TunnelHandshake;
 use crate::traffic::service::{Service, Via};
 use crate::traffic::session::Route;
