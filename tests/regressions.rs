@@ -66,6 +66,13 @@ fn a_wrong_request_does_not_cut_the_one_before_it() {
     }
 }
 
+/// The model waited for a dialogue with the proxy that nobody had reason to begin: a read that passes over an urgent
+/// byte, before an event has told of it, leaves nothing of what the client has said.
+#[test]
+fn an_urgent_byte_alone_that_is_passed_over_begins_nothing() {
+    holds(&Setup::new(NOT_HTTP), &[Rumour(Client), Now(SayUrgently(Client, 1)), Work]);
+}
+
 /// The relay went through the proxy with it and ended in good order, as if the client had.
 #[test]
 fn a_client_that_has_reset_gets_no_tunnel() {

@@ -118,12 +118,18 @@ impl State {
         self.parts.manners.is_silent_then && self.wires[Peer::Upstream].arrived > 0
     }
 
+    /// Whether anything of what the client has said can be read. An urgent byte that a read passed over cannot.
+    fn has_client_spoken(&self) -> bool {
+        let client = &self.wires[Peer::Client];
+        client.arrived > client.holes.len() as u64
+    }
+
     /// What the client has said so far, rewritten, if that is what is done to it.
     pub fn rewritten(&self) -> Option<Rewritten> {
         let checks = self.parts.requests?;
         let words = &self.parts.scripts[0].words;
         if words.is_empty() {
-            let refusal = (self.wires[Peer::Client].arrived > 0).then_some(Refusal::NotHttp);
+            let refusal = self.has_client_spoken().then_some(Refusal::NotHttp);
             return Some(Rewritten { words: Vec::new(), refusal, is_unfinished: false });
         }
         Some(scene::rewritten(&words[..self.wires[Peer::Client].arrived as usize], checks))
@@ -141,8 +147,7 @@ impl State {
     /// Whether a peer has been handed all that it must hear of what was said so far.
     pub fn is_complete(&self, to: Peer) -> bool {
         let hearing = &self.parts.hearings[index(to)];
-        let words_wait =
-            self.parts.words_wait && (self.parts.requests.is_some() || self.wires[Peer::Client].arrived == 0);
+        let words_wait = self.parts.words_wait && (self.parts.requests.is_some() || !self.has_client_spoken());
         (words_wait || hearing.words_heard() == hearing.words.len()) && self.has_heard(to)
     }
 
