@@ -20,7 +20,6 @@ const MOST_PARAMETERS: usize = 6;
 /// How the sentences begin about what is not yet as it should be. The list only gets shorter.
 const EXCEPTIONS: &[&str] = &[
     "Upgrade is defined in ",
-    "cli/options.rs has ",
     "daemon/guardian.rs has ",
     "daemon/upgrade.rs implements Upgrade",
     "daemon/worker.rs has ",

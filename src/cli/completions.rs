@@ -1,6 +1,7 @@
 //! The completions for bash, zsh and fish.
 
-use crate::cli::options::{OPTIONS, Opt, OptionId, Value};
+use crate::cli::option::{Opt, OptionId, Value};
+use crate::cli::options::OPTIONS;
 
 /// The first line of each file.
 const HEAD: &str = "completion for tproxy: made from src/cli/options.rs by `make man`, do not edit";

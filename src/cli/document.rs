@@ -1,6 +1,7 @@
 //! What is written about the options: `--help`, and the lists in the manual pages.
 
-use crate::cli::options::{Group, OPTIONS, Opt, Relation, Scope};
+use crate::cli::option::{Group, Opt, Relation, Scope};
+use crate::cli::options::OPTIONS;
 use crate::cli::relations;
 
 /// The lines of the synopsis.
@@ -19,6 +20,10 @@ const SYNOPSIS: &[&str] = &[
 const WIDTH: usize = 79;
 const COLUMN: usize = 27;
 
+fn options(group: Group) -> impl Iterator<Item = &'static Opt> {
+    OPTIONS.iter().filter(move |opt| opt.group == group)
+}
+
 /// The text of `--help`. Each group fits on a screen of 24 lines.
 pub(crate) fn help() -> String {
     let mut text = String::new();
@@ -29,7 +34,7 @@ pub(crate) fn help() -> String {
     text += "\nRelays TCP connections that the kernel redirected to a local port to another\nhost and port.\n";
     for group in Group::ALL {
         text += &format!("\n{}:\n", group.title());
-        group.options().for_each(|opt| text += &help_of(opt));
+        options(group).for_each(|opt| text += &help_of(opt));
     }
     text
 }
@@ -82,7 +87,7 @@ pub(crate) fn manual_options() -> String {
     let mut text = String::new();
     for group in Group::ALL {
         text += &format!(".Ss {}\n.Bl -tag -width Ds\n", group.title());
-        group.options().for_each(|opt| text += &manual_option(opt));
+        options(group).for_each(|opt| text += &manual_option(opt));
         text += ".El\n";
         if group == Group::Rules {
             text += &escaped(&format!(
@@ -116,7 +121,7 @@ fn manual_option(opt: &Opt) -> String {
 }
 
 fn listed_relay_only() -> String {
-    let names: Vec<String> = OPTIONS.iter().filter(|opt| opt.relay_only).map(|opt| opt.id.to_string()).collect();
+    let names: Vec<String> = OPTIONS.iter().filter(|opt| opt.relay_only).map(|opt| opt.to_string()).collect();
     crate::cli::parse::listed(&names)
 }
 

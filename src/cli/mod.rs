@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 pub(crate) mod completions;
 pub(crate) mod document;
+pub(crate) mod option;
 pub(crate) mod options;
 pub(crate) mod parse;
 pub(crate) mod relations;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use getopts::{Fail, HasArg, Matches, Occur, Options};
 
-use crate::cli::options::{OPTIONS, Opt, OptionId, Scope, Value};
+use crate::cli::option::{Opt, OptionId, Scope, Value};
+use crate::cli::options::{self, OPTIONS};
 use crate::error::Error;
 
 /// What was typed.
@@ -47,10 +48,10 @@ pub(crate) fn parse(words: &[OsString], directory: &Path) -> Result<Arguments, E
         }
     }
     // In a cluster of letters all have one position, and only the last of them may have a value.
-    found.sort_by_key(|(position, argument)| (*position, argument.id.opt().value.is_some()));
+    found.sort_by_key(|(position, argument)| (*position, options::opt(argument.id).value.is_some()));
     let mut options: Vec<Argument> = Vec::new();
     for (_, argument) in found {
-        let overridden = argument.id.opt().overrides;
+        let overridden = options::opt(argument.id).overrides;
         options.retain(|former| Some(former.id) != overridden);
         options.push(argument);
     }
@@ -89,7 +90,7 @@ fn given(matches: &Matches, opt: &Opt) -> Vec<(usize, OsString)> {
 }
 
 fn typed(opt: &Opt, value: OsString, directory: &Path) -> Result<ArgumentValue, Error> {
-    let option = opt.id.to_string();
+    let option = opt.to_string();
     match opt.value {
         None => Ok(ArgumentValue::None),
         Some(Value::File) if value.is_empty() => Err(Error::value(option, "", "the path of a file")),
@@ -132,7 +133,7 @@ fn refused(fail: Fail) -> Error {
     let name = from_text(name).to_string_lossy().into_owned();
     let known = OPTIONS.iter().find(|opt| opt.short == name || opt.long == name);
     let dashed = if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
-    let option = known.map_or(dashed, |opt| opt.id.to_string());
+    let option = known.map_or(dashed, Opt::to_string);
     Error::Usage(match fail {
         Fail::ArgumentMissing(_) => {
             let value = known.and_then(|opt| opt.value).map(|value| value.names().join("|")).unwrap_or_default();
@@ -163,7 +164,7 @@ impl Arguments {
 
     /// The first option of a scope.
     pub(crate) fn first_of(&self, scope: Scope) -> Option<OptionId> {
-        self.options.iter().map(|argument| argument.id).find(|id| id.opt().scope == scope)
+        self.options.iter().map(|argument| argument.id).find(|id| options::opt(*id).scope == scope)
     }
 
     /// The value of an option that is neither a flag nor a file.
@@ -193,7 +194,8 @@ impl Arguments {
         id: OptionId,
         read: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<Option<T>, Error> {
-        let read = |text: &str| read(text).map_err(|expected| Error::value(id.to_string(), text, expected));
+        let read =
+            |text: &str| read(text).map_err(|expected| Error::value(options::opt(id).to_string(), text, expected));
         self.text(id).map(read).transpose()
     }
 }
@@ -201,7 +203,7 @@ impl Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::options::OptionId as Id;
+    use crate::cli::option::OptionId as Id;
 
     fn read(words: &[&[u8]]) -> Result<Arguments, Error> {
         let words: Vec<OsString> = words.iter().map(|word| OsString::from_vec(word.to_vec())).collect();

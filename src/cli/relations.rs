@@ -1,6 +1,7 @@
 //! Which options go together, by the table.
 
-use crate::cli::options::{OptionId, Relation, Term};
+use crate::cli::option::{OptionId, Relation, Term};
+use crate::cli::options;
 use crate::cli::parse::{Arguments, listed};
 use crate::error::Error;
 
@@ -17,19 +18,20 @@ fn check_one(arguments: &Arguments, id: OptionId) -> Result<(), Error> {
         Term::Is(other, value) => arguments.text(*other) == Some(*value),
         Term::Operands => !arguments.operands().is_empty(),
     };
-    if id.opt().relay_only
+    let opt = options::opt(id);
+    if opt.relay_only
         && let Some(target) = [OptionId::Local, OptionId::Kernel].into_iter().find(|target| arguments.has(*target))
     {
-        return Err(Error::Usage(format!("{id}: cannot be used with {target}, which relays nothing")));
+        return Err(Error::Usage(format!("{opt}: cannot be used with {}, which relays nothing", options::opt(target))));
     }
-    for relation in id.opt().goes_with {
+    for relation in opt.goes_with {
         match relation {
             Relation::Needs(terms, why) if !terms.iter().any(holds) => {
-                return Err(Error::Usage(format!("{id}: needs {}{}", text(terms), because(why))));
+                return Err(Error::Usage(format!("{opt}: needs {}{}", text(terms), because(why))));
             }
             Relation::Excludes(terms, why) => {
                 if let Some(term) = terms.iter().find(|term| holds(term)) {
-                    return Err(Error::Usage(format!("{id}: cannot be used with {}{}", text(&[*term]), because(why))));
+                    return Err(Error::Usage(format!("{opt}: cannot be used with {}{}", text(&[*term]), because(why))));
                 }
             }
             Relation::Needs(..) => {}
@@ -49,8 +51,8 @@ pub(crate) fn text(terms: &[Term]) -> String {
     for term in terms {
         match (term, words.last_mut()) {
             (Term::Is(id, value), Some(last)) if former == Some(id) => *last += &format!("|{value}"),
-            (Term::Is(id, value), _) => words.push(format!("{id} {value}")),
-            (Term::Given(id), _) => words.push(id.to_string()),
+            (Term::Is(id, value), _) => words.push(format!("{} {value}", options::opt(*id))),
+            (Term::Given(id), _) => words.push(options::opt(*id).to_string()),
             (Term::Operands, _) => words.push("HOST PORT".to_owned()),
         }
         former = if let Term::Is(id, _) = term { Some(id) } else { None };

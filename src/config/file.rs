@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::cli::options::Scope;
+use crate::cli::option::Scope;
 use crate::cli::parse::{self, Arguments};
-use crate::cli::relations;
+use crate::cli::{options, relations};
 use crate::config::global::{GlobalOptions, Process};
 use crate::config::redirection::{self, Redirection};
 use crate::error::Error;
@@ -31,9 +31,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
 /// Reads the text of the file of `-c`. The options of the whole process that stand beside it count more than those in the
 /// file.
 pub(super) fn parse(beside: &Arguments, path: &Path, text: &[u8]) -> Result<(Process, Vec<Redirection>), Error> {
-    if let Some(id) = beside.first_of(Scope::Redirection) {
+    if let Some(opt) = beside.first_of(Scope::Redirection).map(options::opt) {
         return Err(Error::Usage(format!(
-            "{id}: cannot be used with -c; put it on the line of its redirection in the file"
+            "{opt}: cannot be used with -c; put it on the line of its redirection in the file"
         )));
     }
     if !beside.operands().is_empty() {
@@ -90,13 +90,13 @@ impl Table {
 
 /// Whether a line is a redirection. If not, it is about the whole process.
 fn is_redirection(arguments: &Arguments) -> Result<bool, Error> {
-    if let Some(id) = arguments.first_of(Scope::Command) {
-        return Err(Error::Usage(format!("{id}: cannot stand in a file; use it on the command line")));
+    if let Some(opt) = arguments.first_of(Scope::Command).map(options::opt) {
+        return Err(Error::Usage(format!("{opt}: cannot stand in a file; use it on the command line")));
     }
     let redirection = arguments.first_of(Scope::Redirection).is_some() || !arguments.operands().is_empty();
-    match arguments.first_of(Scope::Process) {
-        Some(id) if redirection => Err(Error::Usage(format!(
-            "{id}: concerns the whole process, not one redirection; put it on a line of its own"
+    match arguments.first_of(Scope::Process).map(options::opt) {
+        Some(opt) if redirection => Err(Error::Usage(format!(
+            "{opt}: concerns the whole process, not one redirection; put it on a line of its own"
         ))),
         Some(_) => Ok(false),
         None => Ok(true),

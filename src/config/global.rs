@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use syslog::Facility;
 
-use crate::cli::options::OptionId;
+use crate::cli::option::OptionId;
 use crate::cli::parse::Arguments;
 use crate::config::values;
 use crate::error::Error;

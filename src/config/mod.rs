@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::cli::options::OptionId;
+use crate::cli::option::OptionId;
 use crate::cli::parse::{self, Arguments};
-use crate::cli::{CommandLine, relations};
+use crate::cli::{CommandLine, options, relations};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::sys::account;
@@ -151,7 +151,10 @@ fn flush(arguments: &Arguments) -> Result<Command, Error> {
     let allowed = [OptionId::Flush, OptionId::Listen, OptionId::Config];
     let other = arguments.options().iter().find(|argument| !allowed.contains(&argument.id));
     if let Some(other) = other {
-        return Err(Error::Usage(format!("--flush: cannot be used with {}, only with -s or -c", other.id)));
+        return Err(Error::Usage(format!(
+            "--flush: cannot be used with {}, only with -s or -c",
+            options::opt(other.id)
+        )));
     }
     if !arguments.operands().is_empty() {
         return Err(Error::Usage("--flush: cannot be used with HOST PORT, only with -s or -c".into()));

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::cli::options::OptionId;
+use crate::cli::option::OptionId;
+use crate::cli::options;
 use crate::cli::parse::{ArgumentValue, Arguments};
 use crate::config::{values, via};
 use crate::error::Error;
@@ -189,7 +190,7 @@ fn rules(arguments: &Arguments, protocols: &[&str]) -> Result<Vec<(RuleKind, Mat
             _ => continue,
         };
         if let ArgumentValue::Text(text) = &argument.value {
-            rules.push((kind, Match::parse(&argument.id.to_string(), text, protocols)?));
+            rules.push((kind, Match::parse(&options::opt(argument.id).to_string(), text, protocols)?));
         }
     }
     Ok(rules)

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use syslog::Facility;
 
-use crate::cli::options::OptionId;
+use crate::cli::option::OptionId;
+use crate::cli::options;
 use crate::cli::parse::Arguments;
 use crate::error::Error;
 use crate::protocol::hostname::HostName;
@@ -53,7 +54,7 @@ pub(super) fn user(arguments: &Arguments) -> Result<Option<Account>, Error> {
 
 /// `-a` and `--deny`
 pub(super) fn networks(arguments: &Arguments, id: OptionId) -> Result<Vec<IpNet>, Error> {
-    let read = |text| network(text).map_err(|expected| Error::value(id.to_string(), text, expected));
+    let read = |text| network(text).map_err(|expected| Error::value(options::opt(id).to_string(), text, expected));
     arguments.texts(id).map(read).collect()
 }
 

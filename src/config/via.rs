@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use nix::unistd::Uid;
 
-use crate::cli::options::OptionId;
+use crate::cli::option::OptionId;
 use crate::cli::parse::Arguments;
 use crate::error::Error;
 use crate::protocol::credentials::Credentials;
