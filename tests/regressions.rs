@@ -71,6 +71,7 @@ fn a_wrong_request_does_not_cut_the_one_before_it() {
 #[test]
 fn an_urgent_byte_alone_that_is_passed_over_begins_nothing() {
     holds(&Setup::new(NOT_HTTP), &[Rumour(Client), Now(SayUrgently(Client, 1)), Work]);
+    holds(&Setup::new(NOT_HTTP), &[Soon(1, SayUrgently(Client, 1)), Rumour(Client), Work, Work]);
 }
 
 /// The relay went through the proxy with it and ended in good order, as if the client had.
