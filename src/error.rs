@@ -115,7 +115,9 @@ impl fmt::Display for Error {
             }
             Error::InFile { file, line, error } => write!(f, "{file}:{line}: {error}"),
             Error::Firewall { command, status, said } => {
-                write!(f, "`{command}` failed ({status}): {}", said.trim().replace('\n', "; "))
+                let said = said.trim().replace('\n', "; ");
+                let colon = if said.is_empty() { "" } else { ": " };
+                write!(f, "`{command}` failed ({status}){colon}{said}")
             }
             Error::Sys { doing, source } => write!(f, "{doing}: {source}"),
             Error::File { path, source } => write!(f, "{path}: {source}"),

@@ -43,8 +43,11 @@ impl Site {
     /// Puts a program in place of the daemon's, as a package manager does.
     fn install(&self, program: &[u8]) {
         use std::os::unix::fs::PermissionsExt;
-        let new = self.directory.file("new");
-        fs::write(&new, program).expect("program");
+        let (text, new) = (self.directory.file("text"), self.directory.file("new"));
+        fs::write(&text, program).expect("program");
+        // Copied by another process: a child that a thread of this one forks meanwhile would have the program open for
+        // writing, and it could not be executed (ETXTBSY, execve(2)).
+        assert!(std::process::Command::new("cp").args([&text, &new]).status().expect("cp").success());
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("mode");
         fs::rename(&new, &self.program).expect("rename");
     }

@@ -552,7 +552,7 @@ fn an_enemy_in_the_resolvers_place_is_replaced() {
         enemy.say(&noise, &[]);
     }
     wait::until_true("it is killed", || !process::alive(resolver));
-    daemon.journal.wait_for("the resolver says what nobody has asked");
+    daemon.journal.wait_for("the resolver has sent an answer without a question");
     assert_eq!(scene.page(MOOSE), "cow");
     // The next question, which comes in time, starts another one.
     let next = daemon.family.one("tproxy-resolver");

@@ -61,7 +61,7 @@ fn an_unknown_match_on_line_400_of_500_is_named_and_leaves_the_tables_as_before(
     fs::write(&file, &bad).expect("file");
     daemon.signal(Signal::SIGHUP);
     daemon.journal.wait_for("table.conf:400: ");
-    daemon.journal.wait_for("the rules could not be installed; nothing has changed");
+    daemon.journal.wait_for("; nothing has changed");
     assert_eq!(rules::saved(gateway), running);
     assert_eq!(scene.page(MOOSE), "line 400");
     assert_eq!(daemon.stop(), 0);
@@ -129,7 +129,7 @@ fn a_killed_iptables_restore_leaves_the_tables_as_before() {
         let (running, worker) = (rules::saved(gateway), daemon.family.worker());
         fs::write(&file, "-r nobody\n-s 12970 -R '--dport 80:81' 10.2.0.5 80\n").expect("file");
         daemon.signal(Signal::SIGHUP);
-        daemon.journal.wait_for("the rules could not be installed; nothing has changed");
+        daemon.journal.wait_for("failed (signal: 9 (SIGKILL)); nothing has changed");
         assert_eq!(daemon.journal.count("signal: 9"), 1, "{}", daemon.journal.text());
         assert_eq!(rules::saved(gateway), running, "{tool} {after}");
         wait::until_true("the former worker alone", || daemon.family.named("tproxy-worker") == [worker]);
