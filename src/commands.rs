@@ -1,4 +1,4 @@
-//! What each kind of command line leads to.
+//! `main`, and the commands that do not run the daemon: `--check`, `--print-rules` and `--flush`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use crate::rules::ruleset;
 use crate::sys::account;
 use crate::traffic::service::Destination;
 
-/// The program: does what the command line asks for, and says what went wrong.
+/// The program. Writes an error to standard error, or to the log.
 pub fn main() -> ExitCode {
     let arguments = std::env::args_os().skip(1).collect();
     let result = match upgrade::offered() {
@@ -52,7 +52,7 @@ fn run(command_line: CommandLine) -> Result<u8, Error> {
 
 fn flush(name: Option<&str>) -> Result<(), Error> {
     if !account::is_root() {
-        return Err(Error::Privilege("--flush: rules can be removed by root only".into()));
+        return Err(Error::Privilege("--flush: only root can remove rules".into()));
     }
     let mut firewall = Firewall::find()?;
     match name {

@@ -1,26 +1,23 @@
-//! What can stop the daemon from starting, as a sentence for the person who typed the command and a status
-//! for the script that did.
+//! The errors of the whole process: a sentence for the user, and an exit status for scripts.
 //!
-//! Errors of a single connection are not here: they end that connection and are a [`crate::relay::close::CloseReason`].
+//! The errors of a single connection are in [`crate::relay::close::CloseReason`].
 
 use std::fmt;
 use std::io;
 
-/// A failure of the whole process. Its `Display` is the sentence the user reads.
+/// An error of the whole process. `Display` gives the sentence for the user.
 #[derive(Debug)]
 pub enum Error {
-    /// The command line as a whole makes no sense.
+    /// The command line cannot be used.
     Usage(String),
     /// One option has a value that cannot be used.
     Value {
-        /// The option as it is typed, for example `--connect-timeout`.
+        /// With its dashes, for example `--connect-timeout`.
         option: String,
-        /// What was given.
         given: String,
-        /// What would have been accepted.
         expected: String,
     },
-    /// Something was asked for that only root may do.
+    /// Only root may do this.
     Privilege(String),
     /// A firewall command failed.
     Firewall {
@@ -35,28 +32,20 @@ pub enum Error {
     Sys {
         /// What was being done, for example `listening on 0.0.0.0:80`.
         doing: String,
-        /// The kernel's answer.
         source: io::Error,
     },
     /// A file could not be created or written.
-    File {
-        /// Its path.
-        path: String,
-        /// The kernel's answer.
-        source: io::Error,
-    },
+    File { path: String, source: io::Error },
     /// A line of a configuration file cannot be used.
     InFile {
-        /// The file.
         file: String,
-        /// The line, counted from 1.
+        /// Counted from 1.
         line: usize,
-        /// Why.
         error: Box<Error>,
     },
     /// Another process has what is needed, for example the port.
     Taken(String),
-    /// A part of tproxy itself did not do its work.
+    /// A part of tproxy itself failed.
     Failed(String),
     /// Another process of tproxy failed and said this.
     Reported {
