@@ -265,7 +265,7 @@ fn a_reload_changes_the_table_and_a_bad_file_changes_nothing() {
     assert_eq!(workers(&daemon), former);
     file.write("-r nobody\n-s 12970 -R '-d moose --dport 80 -m no-such-match' cow 80\n");
     daemon.signal(Signal::SIGHUP);
-    daemon.journal.wait_for("the rules could not be installed; nothing has changed");
+    daemon.journal.wait_for("REDIRECT --to-ports 12970'; nothing has changed");
     wait::until_true("the former worker alone", || workers(&daemon) == former);
     assert_eq!(rules::saved(&scene.lab.gateway), installed);
     assert_eq!(scene.page(MOOSE), "cow");
