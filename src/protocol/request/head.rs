@@ -25,12 +25,12 @@ pub struct Head<'a> {
     /// The place in `rest` of the line with `Proxy-Authorization`.
     pub authorization: Option<Range<usize>>,
     /// The protocol that the client would rather use.
-    pub upgrade: Option<Upgrade>,
+    pub upgrade: Option<HttpUpgrade>,
 }
 
 /// The protocol that a client wants to switch to (RFC 9110, 7.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upgrade {
+pub enum HttpUpgrade {
     /// HTTP/2 (`h2c`). Some clients ask for it with the first request of each connection, and go on without it.
     Http2,
     Other,
@@ -43,7 +43,7 @@ struct Fields<'a> {
     host: Option<&'a [u8]>,
     referer: Option<&'a [u8]>,
     authorization: Option<&'a [u8]>,
-    upgrade: Option<Upgrade>,
+    upgrade: Option<HttpUpgrade>,
     may_upgrade: bool,
 }
 
@@ -99,8 +99,8 @@ impl<'a> Fields<'a> {
             self.may_upgrade |=
                 value.split(|byte| *byte == b',').any(|name| trim(name).eq_ignore_ascii_case(b"upgrade"));
         } else if is("Upgrade") {
-            let only_http2 = value.eq_ignore_ascii_case(b"h2c") && self.upgrade != Some(Upgrade::Other);
-            self.upgrade = Some(if only_http2 { Upgrade::Http2 } else { Upgrade::Other });
+            let only_http2 = value.eq_ignore_ascii_case(b"h2c") && self.upgrade != Some(HttpUpgrade::Other);
+            self.upgrade = Some(if only_http2 { HttpUpgrade::Http2 } else { HttpUpgrade::Other });
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ fn with(headers: &str) -> String {
     format!("GET /a HTTP/1.1\r\n{headers}\r\n\r\n")
 }
 
-fn upgrade(version: &str, headers: &str) -> Option<Upgrade> {
+fn upgrade(version: &str, headers: &str) -> Option<HttpUpgrade> {
     parse(&format!("GET / HTTP/{version}\r\n{headers}\r\n\r\n")).unwrap().upgrade
 }
 
@@ -191,9 +191,9 @@ fn all_that_tells_the_length_of_the_body_counts() {
 #[test]
 fn an_upgrade_takes_both_headers_and_http_1_1() {
     let both = "Upgrade: websocket\r\nConnection: Upgrade";
-    assert_eq!(upgrade("1.1", both), Some(Upgrade::Other));
-    assert_eq!(upgrade("1.1", "Connection: keep-alive ,\tupGrade\r\nupgrade: a"), Some(Upgrade::Other));
-    assert_eq!(upgrade("1.1", "Connection: close\r\nConnection: upgrade\r\nUpgrade: a"), Some(Upgrade::Other));
+    assert_eq!(upgrade("1.1", both), Some(HttpUpgrade::Other));
+    assert_eq!(upgrade("1.1", "Connection: keep-alive ,\tupGrade\r\nupgrade: a"), Some(HttpUpgrade::Other));
+    assert_eq!(upgrade("1.1", "Connection: close\r\nConnection: upgrade\r\nUpgrade: a"), Some(HttpUpgrade::Other));
     assert_eq!(upgrade("1.0", both), None);
     assert_eq!(upgrade("1.1", "Upgrade: websocket"), None);
     assert_eq!(upgrade("1.1", "Upgrade: websocket\r\nConnection: keep-alive"), None);
@@ -204,11 +204,11 @@ fn an_upgrade_takes_both_headers_and_http_1_1() {
 #[test]
 fn an_upgrade_to_http_2_alone_is_known() {
     let upgrade = |wanted: &str| upgrade("1.1", &format!("Connection: Upgrade, HTTP2-Settings\r\n{wanted}"));
-    assert_eq!(upgrade("Upgrade: h2c"), Some(Upgrade::Http2));
-    assert_eq!(upgrade("Upgrade: H2C"), Some(Upgrade::Http2));
-    assert_eq!(upgrade("Upgrade: h2c, websocket"), Some(Upgrade::Other));
-    assert_eq!(upgrade("Upgrade: h2c\r\nUpgrade: websocket"), Some(Upgrade::Other));
-    assert_eq!(upgrade("Upgrade: websocket\r\nUpgrade: h2c"), Some(Upgrade::Other));
+    assert_eq!(upgrade("Upgrade: h2c"), Some(HttpUpgrade::Http2));
+    assert_eq!(upgrade("Upgrade: H2C"), Some(HttpUpgrade::Http2));
+    assert_eq!(upgrade("Upgrade: h2c, websocket"), Some(HttpUpgrade::Other));
+    assert_eq!(upgrade("Upgrade: h2c\r\nUpgrade: websocket"), Some(HttpUpgrade::Other));
+    assert_eq!(upgrade("Upgrade: websocket\r\nUpgrade: h2c"), Some(HttpUpgrade::Other));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::request::authority::{Authority, HostClaim};
 use crate::protocol::request::chunked;
 use crate::protocol::request::framing::Body;
-use crate::protocol::request::head::{self, Head, Upgrade};
+use crate::protocol::request::head::{self, Head, HttpUpgrade};
 use crate::protocol::request::lines;
 use crate::protocol::request::refusal::Refusal;
 use crate::protocol::request::rewriting::{RequestTarget, Rewriting};
@@ -230,8 +230,8 @@ impl Requests {
         self.host = Belief::Unasked;
         self.next = match head.upgrade {
             None => Next::Request,
-            Some(Upgrade::Http2) => Next::Http2OrRequest,
-            Some(Upgrade::Other) => Next::Opaque,
+            Some(HttpUpgrade::Http2) => Next::Http2OrRequest,
+            Some(HttpUpgrade::Other) => Next::Opaque,
         };
         match head.body {
             _ if head.method == "CONNECT" => self.stage = Stage::Opaque,
