@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::config::rules::Known;
 use crate::config::{Config, Process};
+use crate::daemon::capacity::Capacity;
 use crate::daemon::children::{Children, GenerationId, Role, WORKER};
 use crate::daemon::inherited::Inherited;
 use crate::daemon::listeners::Listeners;
@@ -18,7 +19,7 @@ use crate::daemon::message::ToWorker;
 use crate::daemon::names::Names;
 use crate::daemon::resolver_pool::POOL_SIZE;
 use crate::daemon::respawn::Respawn;
-use crate::daemon::worker::{self, Capacity, WorkerArgs};
+use crate::daemon::worker::{self, WorkerArgs};
 use crate::daemon::{confine, resolver};
 use crate::error::Error;
 use crate::redirection::RedirectionId;

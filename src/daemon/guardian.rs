@@ -12,8 +12,9 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
 use crate::config::{self, Config};
+use crate::daemon::change::{Change, Request};
 use crate::daemon::children::{Children, Ended, GenerationId, Role};
-use crate::daemon::handover::Upgrade;
+use crate::daemon::handover::HandoverSource;
 use crate::daemon::inherited::Inherited;
 use crate::daemon::instance::Instance;
 use crate::daemon::listeners;
@@ -23,7 +24,7 @@ use crate::daemon::ready;
 use crate::daemon::shutdown::Shutdown;
 use crate::daemon::terminal::Terminal;
 use crate::daemon::transition::{Kind, Outcome, Transition};
-use crate::daemon::upgrade::Rehearsal;
+use crate::daemon::upgrade::{self, Rehearsal};
 use crate::error::Error;
 use crate::logging;
 use crate::sys::process::{self, Death};
@@ -47,23 +48,6 @@ pub(crate) struct Guardian {
     pidfile: Option<PidFile>,
     /// The program to execute at an upgrade.
     program: PathBuf,
-}
-
-/// The change that is under way.
-#[derive(Debug)]
-enum Change {
-    Nothing,
-    Transition(Transition),
-    Rehearsal(Rehearsal),
-    /// The new program can take over, and is executed when nobody works on the rules.
-    Execution,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Request {
-    Reload,
-    /// Reads the configuration as well.
-    Upgrade,
 }
 
 impl Guardian {
@@ -135,15 +119,11 @@ impl Guardian {
     }
 
     fn wait(&mut self, events: &mut Events) -> Result<(), Error> {
-        let change = match &self.change {
-            Change::Transition(transition) => transition.due(),
-            Change::Rehearsal(rehearsal) => Some(rehearsal.limit),
-            Change::Nothing | Change::Execution => None,
-        };
         let instance = if self.shutdown.is_some() { None } else { self.instance.due() };
         let shutdown = self.shutdown.as_ref().and_then(Shutdown::due);
         let (children, stats) = (self.instance.children.due(), self.instance.stats.due());
-        let due = [change, instance, shutdown, children, stats, self.terminal.due()].into_iter().flatten().min();
+        let due =
+            [self.change.due(), instance, shutdown, children, stats, self.terminal.due()].into_iter().flatten().min();
         // mio rounds to whole milliseconds; a little late is better than a busy loop until it is time.
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
         match self.poll.poll(events, timeout) {
@@ -255,7 +235,7 @@ impl Guardian {
         let (Change::Nothing, Some(_)) = (&self.change, &self.instance.serving) else {
             return self.defer(Request::Upgrade);
         };
-        let started = self.with_upgrade(|upgrade, program| upgrade.rehearse(program));
+        let started = self.hand_over(upgrade::start_rehearsal);
         let started = started.and_then(|child| Rehearsal::begin(child, &mut self.instance.children));
         match started {
             Ok(rehearsal) => {
@@ -266,11 +246,11 @@ impl Guardian {
         }
     }
 
-    fn with_upgrade<T>(&self, work: impl FnOnce(&Upgrade<'_>, &Path) -> Result<T, Error>) -> Result<T, Error> {
+    fn hand_over<T>(&self, work: impl FnOnce(&HandoverSource<'_>, &Path) -> Result<T, Error>) -> Result<T, Error> {
         let serving = self.instance.serving.as_ref().ok_or_else(|| Error::Failed("nothing serves yet".into()))?;
         let pidfile = self.pidfile.as_ref().map(PidFile::path);
         work(
-            &Upgrade { serving, instance: &self.instance, pidfile, logs_to_stderr: self.terminal.is_kept() },
+            &HandoverSource { serving, instance: &self.instance, pidfile, logs_to_stderr: self.terminal.is_kept() },
             &self.program,
         )
     }
@@ -293,7 +273,7 @@ impl Guardian {
             let _ = process::send_signal(Pid::this(), Signal::SIGUSR2);
         }
         log::info!("upgrade: executing {}", self.program.display());
-        if let Err(error) = self.with_upgrade(|upgrade, program| upgrade.execute(program)) {
+        if let Err(error) = self.hand_over(upgrade::execute) {
             log::error!("upgrade: {}: {error}; nothing has changed", self.program.display());
         }
     }
@@ -304,7 +284,7 @@ impl Guardian {
     }
 
     fn begin_deferred(&mut self) {
-        if matches!(self.change, Change::Nothing) {
+        if self.change.is_nothing() {
             match self.deferred.take() {
                 Some(Request::Upgrade) => self.upgrade(),
                 Some(Request::Reload) => self.reload(),
@@ -353,7 +333,7 @@ impl Guardian {
         match self.instance.children.role(pid) {
             Some(Role::Resolver) => {
                 let moved = self.instance.heard_from_resolver();
-                if moved && matches!(self.change, Change::Nothing) {
+                if moved && self.change.is_nothing() {
                     self.instance.refresh_rules();
                 }
             }

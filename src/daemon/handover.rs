@@ -28,7 +28,7 @@ const HEADER: &str = "tproxy-handover 1 messages 1";
 
 /// What an upgrade hands over.
 #[derive(Debug)]
-pub(crate) struct Upgrade<'a> {
+pub(crate) struct HandoverSource<'a> {
     pub serving: &'a Generation,
     pub instance: &'a Instance,
     pub pidfile: Option<&'a Path>,
@@ -81,8 +81,8 @@ pub(crate) struct Written {
 }
 
 /// Writes down what serves.
-pub(crate) fn write(upgrade: &Upgrade<'_>) -> Result<Written, Error> {
-    let Upgrade { serving, instance, pidfile, logs_to_stderr } = *upgrade;
+pub(crate) fn write(upgrade: &HandoverSource<'_>) -> Result<Written, Error> {
+    let HandoverSource { serving, instance, pidfile, logs_to_stderr } = *upgrade;
     let failed = |error| Error::sys("handing over", error);
     let mut copies = Vec::new();
     let mut copy = |descriptor: &dyn AsFd| -> Result<String, Error> {

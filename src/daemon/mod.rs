@@ -1,5 +1,7 @@
 //! The processes: the guardian, its children, and how they start and end.
 
+pub(crate) mod capacity;
+pub(crate) mod change;
 pub(crate) mod children;
 pub(crate) mod confine;
 pub(crate) mod generation;

@@ -19,7 +19,7 @@ use nix::unistd::{Pid, execve};
 use crate::cli::CommandLine;
 use crate::config::{self, Config};
 use crate::daemon::children::{Children, Role};
-use crate::daemon::handover::{self, Handover, Upgrade, Written};
+use crate::daemon::handover::{self, Handover, HandoverSource, Written};
 use crate::error::Error;
 use crate::sys::inherited;
 use crate::sys::process::Death;
@@ -45,7 +45,7 @@ pub(crate) struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// Enters the program that [`Upgrade::rehearse`] has started as a child.
+    /// Enters the program that [`start_rehearsal`] has started as a child.
     pub(crate) fn begin((pid, output): (Pid, File), children: &mut Children) -> Result<Rehearsal, Error> {
         children.adopt(pid, Role::Rehearsal, None)?;
         Ok(Rehearsal { pid, output, limit: Instant::now() + LIMIT })
@@ -70,48 +70,38 @@ impl Rehearsal {
     }
 }
 
-impl Upgrade<'_> {
-    fn write(&self) -> Result<Written, Error> {
-        handover::write(self)
-    }
+/// Starts the new program in a child, which writes to the file.
+pub(crate) fn start_rehearsal(source: &HandoverSource<'_>, program: &Path) -> Result<(Pid, File), Error> {
+    let written = handover::write(source)?;
+    let failed = |error| Error::sys("starting it", error);
+    let output = inherited::memory_file().map_err(failed)?;
+    let copy = || output.try_clone().map(Stdio::from).map_err(failed);
+    let CommandLine { arguments, directory } = &source.serving.config.command_line;
+    let mut command = Command::new(program);
+    command.arg("--check").args(arguments).env(VARIABLE, variable("rehearse", &written, directory));
+    let child = command.stdin(Stdio::null()).stdout(copy()?).stderr(copy()?).spawn().map_err(failed)?;
+    Ok((Pid::from_raw(child.id().cast_signed()), output))
+}
 
-    /// Starts the new program in a child, which writes to the file.
-    pub(crate) fn rehearse(&self, program: &Path) -> Result<(Pid, File), Error> {
-        let written = self.write()?;
-        let failed = |error| Error::sys("starting it", error);
-        let output = inherited::memory_file().map_err(failed)?;
-        let copy = || output.try_clone().map(Stdio::from).map_err(failed);
-        let CommandLine { arguments, directory } = self.command_line();
-        let mut command = Command::new(program);
-        command.arg("--check").args(arguments).env(VARIABLE, variable("rehearse", &written, directory));
-        let child = command.stdin(Stdio::null()).stdout(copy()?).stderr(copy()?).spawn().map_err(failed)?;
-        Ok((Pid::from_raw(child.id().cast_signed()), output))
-    }
-
-    fn command_line(&self) -> &CommandLine {
-        &self.serving.config.command_line
-    }
-
-    /// Executes the new program in this process. Returns only when that fails.
-    // Not `std::process::Command`, whose exec unblocks all signals: one that waits would end the process before the new
-    // program has blocked it again.
-    pub(crate) fn execute(&self, program: &Path) -> Result<(), Error> {
-        let failed = |what: &str| Error::Failed(format!("{what} holds a NUL byte"));
-        let text = |text: &OsStr, what: &str| CString::new(text.as_bytes()).map_err(|_| failed(what));
-        let CommandLine { arguments, directory } = self.command_line();
-        let written = self.write()?;
-        let words = std::iter::once(program.as_os_str()).chain(arguments.iter().map(OsString::as_os_str));
-        let words = words.map(|word| text(word, "the command line")).collect::<Result<Vec<_>, _>>()?;
-        let kept = std::env::vars_os().filter(|(name, _)| name != VARIABLE);
-        let ours = (OsString::from(VARIABLE), variable("resume", &written, directory));
-        let environment = kept.chain([ours]).map(|(name, value)| {
-            let pair = [name.as_bytes(), b"=", value.as_bytes()].concat();
-            text(OsStr::from_bytes(&pair), "the environment")
-        });
-        let environment = environment.collect::<Result<Vec<_>, _>>()?;
-        let Err(errno) = execve(&text(program.as_os_str(), "its path")?, &words, &environment);
-        Err(Error::sys("executing it", errno))
-    }
+/// Executes the new program in this process. Returns only when that fails.
+// Not `std::process::Command`, whose exec unblocks all signals: one that is pending would end the process before the new
+// program has blocked it again.
+pub(crate) fn execute(source: &HandoverSource<'_>, program: &Path) -> Result<(), Error> {
+    let failed = |what: &str| Error::Failed(format!("{what} holds a NUL byte"));
+    let text = |text: &OsStr, what: &str| CString::new(text.as_bytes()).map_err(|_| failed(what));
+    let CommandLine { arguments, directory } = &source.serving.config.command_line;
+    let written = handover::write(source)?;
+    let words = std::iter::once(program.as_os_str()).chain(arguments.iter().map(OsString::as_os_str));
+    let words = words.map(|word| text(word, "the command line")).collect::<Result<Vec<_>, _>>()?;
+    let kept = std::env::vars_os().filter(|(name, _)| name != VARIABLE);
+    let ours = (OsString::from(VARIABLE), variable("resume", &written, directory));
+    let environment = kept.chain([ours]).map(|(name, value)| {
+        let pair = [name.as_bytes(), b"=", value.as_bytes()].concat();
+        text(OsStr::from_bytes(&pair), "the environment")
+    });
+    let environment = environment.collect::<Result<Vec<_>, _>>()?;
+    let Err(errno) = execve(&text(program.as_os_str(), "its path")?, &words, &environment);
+    Err(Error::sys("executing it", errno))
 }
 
 fn variable(what: &str, written: &Written, directory: &Path) -> OsString {

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
 use crate::config::Config;
+use crate::daemon::capacity::Capacity;
 use crate::daemon::confine::Confinement;
 use crate::daemon::message::{SIZE, ToGuardian, ToWorker};
 use crate::daemon::resolver_pool::ResolverPool;
@@ -34,34 +35,8 @@ use crate::traffic::token::EventToken;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
 
-/// Descriptors that are not a connection's or a pipe's: listeners, log, lines, epoll, and some to spare.
-const RESERVE: u64 = 64;
-
-/// Pipes that one worker may have. A user's quota (`fs.pipe-user-pages-soft`, 16,384 pages unless set) is good for the
-/// large ones, which take 4,096, and 768 others.
-const PIPES: u64 = 750;
-
 /// Ticks in which a worker that stops still lets in who was redirected before the rules were removed.
 const LAST_CALL: Tick = 2;
-
-/// How many connections and pipes the descriptors allow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Capacity {
-    /// Connections, each with two descriptors.
-    pub places: usize,
-    /// Pipes, each with two descriptors.
-    pub pipes: usize,
-}
-
-impl Capacity {
-    /// Divides `descriptors` among connections and pipes; `wanted` bounds the connections.
-    pub(crate) fn plan(descriptors: u64, wanted: Option<usize>) -> Capacity {
-        let free = descriptors.saturating_sub(RESERVE);
-        let pipes = PIPES.min(free / 8);
-        let most = ((free - 2 * pipes) / 2).clamp(1, 1_000_000) as usize;
-        Capacity { places: wanted.unwrap_or(most).min(most), pipes: pipes as usize }
-    }
-}
 
 /// What a worker starts with.
 #[derive(Debug)]
@@ -419,21 +394,5 @@ impl<'a> Worker<'a> {
             Some(_) => self.say(ToGuardian::Counters(counters)),
             None => log::info!("counters: {counters}"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn descriptors_are_enough_for_all_connections_and_pipes() {
-        for descriptors in [100, 1024, 4096, 20_000, 1_048_576] {
-            let Capacity { places, pipes } = Capacity::plan(descriptors, None);
-            assert!((2 * places + 2 * pipes) as u64 + RESERVE <= descriptors, "{descriptors}");
-            assert!(places > 0 && pipes > 0);
-        }
-        assert_eq!(Capacity::plan(20_000, Some(10)).places, 10);
-        assert_eq!(Capacity::plan(1024, Some(100_000)), Capacity::plan(1024, None));
     }
 }

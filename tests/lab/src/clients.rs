@@ -46,7 +46,7 @@ pub fn ask(mut stream: TcpStream) -> io::Result<String> {
     }
 }
 
-/// AddrPair a connection with RST instead of FIN.
+/// Ends a connection with RST instead of FIN.
 pub fn reset(stream: TcpStream) {
     reset_at_close(&stream);
     drop(stream);

@@ -1,0 +1,43 @@
+//! How many connections and pipes a worker can have with its descriptors.
+
+/// Descriptors for everything but connections and pipes: listeners, logs, channels, epoll, and some to spare.
+const RESERVE: u64 = 64;
+
+/// The most pipes of one worker. The default quota of a user (`fs.pipe-user-pages-soft`, 16,384 pages) is enough for the
+/// large ones, which take 4,096 pages, and for 768 others.
+const PIPES: u64 = 750;
+
+/// How many connections and pipes the descriptors allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    /// Connections, each with two descriptors.
+    pub places: usize,
+    /// Pipes, each with two descriptors.
+    pub pipes: usize,
+}
+
+impl Capacity {
+    /// Divides `descriptors` among connections and pipes; `wanted` bounds the connections.
+    pub(crate) fn plan(descriptors: u64, wanted: Option<usize>) -> Capacity {
+        let free = descriptors.saturating_sub(RESERVE);
+        let pipes = PIPES.min(free / 8);
+        let most = ((free - 2 * pipes) / 2).clamp(1, 1_000_000) as usize;
+        Capacity { places: wanted.unwrap_or(most).min(most), pipes: pipes as usize }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_enough_for_all_connections_and_pipes() {
+        for descriptors in [100, 1024, 4096, 20_000, 1_048_576] {
+            let Capacity { places, pipes } = Capacity::plan(descriptors, None);
+            assert!((2 * places + 2 * pipes) as u64 + RESERVE <= descriptors, "{descriptors}");
+            assert!(places > 0 && pipes > 0);
+        }
+        assert_eq!(Capacity::plan(20_000, Some(10)).places, 10);
+        assert_eq!(Capacity::plan(1024, Some(100_000)), Capacity::plan(1024, None));
+    }
+}

@@ -1,0 +1,41 @@
+//! What the guardian changes at the moment, and what it changes next.
+
+use std::time::Instant;
+
+use crate::daemon::transition::Transition;
+use crate::daemon::upgrade::Rehearsal;
+
+/// The change that is under way.
+#[derive(Debug)]
+pub(crate) enum Change {
+    Nothing,
+    /// Another generation comes up.
+    Transition(Transition),
+    /// The next program tries whether it could take over.
+    Rehearsal(Rehearsal),
+    /// The next program can take over, and is executed when nobody works on the rules.
+    Execution,
+}
+
+impl Change {
+    pub(crate) fn is_nothing(&self) -> bool {
+        matches!(self, Change::Nothing)
+    }
+
+    /// When it has to go on at the latest.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        match self {
+            Change::Transition(transition) => transition.due(),
+            Change::Rehearsal(rehearsal) => Some(rehearsal.limit),
+            Change::Nothing | Change::Execution => None,
+        }
+    }
+}
+
+/// A change that was asked for while another one was under way. The greater one includes the lesser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Request {
+    Reload,
+    /// Reads the configuration as well.
+    Upgrade,
+}
