@@ -1,5 +1,5 @@
-//! What each kind of process gives up before it serves, and which system calls are left to it then: what somebody could
-//! do who had taken it over, through a fault in what reads from the network.
+//! The privileges that each kind of process gives up before it serves, and the system calls that it keeps. They are all
+//! that an attacker has who takes the process over.
 
 use std::fs::File;
 use std::io;
@@ -13,45 +13,45 @@ use crate::sys::account;
 use crate::sys::process;
 use crate::sys::seccomp::{Condition, SyscallFilter};
 
-/// A process that has given up what it does not need to get ready, and has yet to give up what it needs for that.
+/// A process that has given up its privileges but not yet the system calls that its set-up needs.
 #[derive(Debug)]
 pub(crate) struct Confinement {
-    /// For the end of its time at the terminal.
+    /// /dev/null, for the moment when the process leaves the terminal.
     null: Option<File>,
     filter: SyscallFilter,
 }
 
-/// For a worker: no files, no privileges, and no system calls but those of a relay.
+/// Confines a worker: it keeps no file, no privilege, and only the system calls of a relay.
 pub(crate) fn worker(config: &Config) -> Result<Confinement, Error> {
     let null = null(config)?;
     if account::is_root()
         && let Err(error) = process::enter_empty_root()
     {
-        // The filter lets it open no file anyhow.
+        // The filter forbids open(2) in any case.
         log::warn!("this worker keeps the root directory of the host, chroot is not to be had: {error}");
     }
-    // From inside there is no way to syslog.
+    // /dev/log cannot be reached from the empty root.
     logging::confine();
     become_harmless(config)?;
     Ok(Confinement { null, filter: relaying() })
 }
 
-/// For a resolver: no privileges, and no system calls but those of getaddrinfo(3) and of what the host has put behind
-/// it (nsswitch.conf(5)), which may be read from anywhere.
+/// Confines a resolver: it keeps no privilege, and only the system calls of getaddrinfo(3) and of the modules in
+/// nsswitch.conf(5). These read files from any directory.
 pub(crate) fn resolver(config: &Config) -> Result<Confinement, Error> {
     let null = null(config)?;
     become_harmless(config)?;
     Ok(Confinement { null, filter: resolving() })
 }
 
-/// For a process that relays without a guardian: as whoever has started it, it keeps its own files.
+/// Confines a process that relays without a guardian. It keeps access to files, because it reopens its log itself.
 pub(crate) fn alone() -> Result<Confinement, Error> {
     no_new_privileges()?;
     Ok(Confinement { null: None, filter: with_own_files(relaying()) })
 }
 
 impl Confinement {
-    /// From here on it can do nothing else but what it is there for.
+    /// Installs the filter: the last step of the set-up.
     pub(crate) fn seal(self) -> Result<(), Error> {
         if let Some(null) = &self.null {
             logging::leave_terminal_for(null)?;
@@ -71,11 +71,11 @@ fn null(config: &Config) -> Result<Option<File>, Error> {
     null.map_err(|error| Error::sys("/dev/null", error))
 }
 
-/// Gives up what privileges there are. A process for which that fails must not go on.
+/// Gives up all privileges. A process for which this fails must not go on.
 fn become_harmless(config: &Config) -> Result<(), Error> {
     let failed = |error| Error::sys("giving up root", error);
     no_new_privileges()?;
-    // Whoever was never root can be looked into by himself, and may.
+    // A process that was never root may be traced by its own user.
     let root = account::is_root();
     if root {
         account::empty_bounding_set().map_err(failed)?;
@@ -94,8 +94,7 @@ fn no_new_privileges() -> Result<(), Error> {
     account::no_new_privileges().map_err(|error| Error::sys("PR_SET_NO_NEW_PRIVS", error))
 }
 
-/// What moves payload, then what a connection costs, then the rest. Kernels that ask the filter each time find the first
-/// ones first.
+/// The most frequent calls come first: some kernels run the whole filter for each call.
 const RELAYING: &[c_long] = &[
     libc::SYS_splice,
     libc::SYS_recvfrom,
@@ -118,7 +117,7 @@ const RELAYING: &[c_long] = &[
     libc::SYS_sendmsg,
 ];
 
-/// What any program needs: memory, time, its own signals and its end.
+/// Calls that every program needs: memory, time, its own signals and its end.
 const LIVING: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -143,8 +142,8 @@ const LIVING: &[c_long] = &[
     libc::SYS_sigaltstack,
 ];
 
-/// What getaddrinfo(3) and the modules of nsswitch.conf(5) do besides: finding and reading files, asking servers in this
-/// host (nscd, systemd-resolved, sssd) and elsewhere, and the kernel for the addresses of this host.
+/// Calls of getaddrinfo(3) and the modules of nsswitch.conf(5). They read files, ask servers on this host (nscd,
+/// systemd-resolved, sssd) and elsewhere, and ask the kernel for the addresses of this host.
 const RESOLVING: &[c_long] = &[
     libc::SYS_bind,
     libc::SYS_close,
@@ -196,7 +195,7 @@ const RESOLVING: &[c_long] = &[
     libc::SYS_writev,
 ];
 
-/// The older calls, which later architectures do without.
+/// Older calls that newer architectures do not have.
 #[cfg(target_arch = "x86_64")]
 mod older {
     use libc::c_long;
@@ -222,8 +221,7 @@ const OVER_IP: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
 /// The kinds of sockets, the lowest bits of the second argument of socket(2); the others are flags.
 const KIND: i32 = 0xf;
 
-/// No end of reading is told to a socket: a listening one would take no connections any more, in the guardian's and the
-/// other workers' hands either.
+/// shutdown(2) may only end writing. Ending reading would make a shared listener deaf for the guardian and all workers.
 fn relaying() -> SyscallFilter {
     let at_level = |level, options: &[i32]| [Condition::is(1, &[level]), Condition::is(2, options)];
     let filter = SyscallFilter::default().allow(older::WAITING).allow(RELAYING).allow(LIVING);
@@ -251,13 +249,13 @@ fn relaying() -> SyscallFilter {
         )
 }
 
-/// For a process without a guardian, which reopens its log and removes its pid file.
+/// Adds the calls of a process without a guardian, which reopens its log and removes its pid file.
 fn with_own_files(filter: SyscallFilter) -> SyscallFilter {
     filter
         .allow(older::OPEN)
         .allow(older::UNLINK)
         .allow(&[libc::SYS_openat, libc::SYS_unlinkat, libc::SYS_fstat, libc::SYS_statx, libc::SYS_lseek])
-        // syslog, for one that inetd has started.
+        // syslog, for a process that inetd has started.
         .allow_if(
             libc::SYS_socket,
             [Condition::is(0, &[libc::AF_UNIX]), Condition::masked(1, KIND, &[libc::SOCK_DGRAM])],
@@ -266,7 +264,7 @@ fn with_own_files(filter: SyscallFilter) -> SyscallFilter {
 
 fn resolving() -> SyscallFilter {
     let filter = SyscallFilter::default().allow(older::WAITING).allow(older::RESOLVING).allow(RESOLVING).allow(LIVING);
-    // All that a module may be in is mapped to be run.
+    // The modules are shared libraries, which are mapped as executable.
     let filter = own_end(filter.allow(&[libc::SYS_mmap, libc::SYS_mprotect]));
     let filter = older::OPEN.iter().fold(filter, |filter, open| filter.allow_if(*open, reading(1)));
     filter
@@ -293,18 +291,18 @@ fn resolving() -> SyscallFilter {
         .allow_if(libc::SYS_prlimit64, Condition::is_null(2))
 }
 
-/// The flags of open(2) at this place say that nothing is written, made or emptied.
+/// The condition that the flags of open(2), at this place, neither write, create nor truncate.
 fn reading(flags: u32) -> [Condition; 1] {
     [Condition::masked(flags, libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC, &[libc::O_RDONLY])]
 }
 
-/// Memory, none of which is ever run: what was written by somebody else is no program here.
+/// Allows memory that is not executable.
 fn memory(filter: SyscallFilter) -> SyscallFilter {
     let not_run = || [Condition::masked(2, libc::PROT_EXEC, &[0])];
     filter.allow_if(libc::SYS_mmap, not_run()).allow_if(libc::SYS_mprotect, not_run())
 }
 
-/// abort(3), and no other signal to anybody else.
+/// Allows abort(3), and no signal to another process.
 fn own_end(filter: SyscallFilter) -> SyscallFilter {
     let own = std::process::id().cast_signed();
     filter.allow_if(libc::SYS_tgkill, [Condition::is(0, &[own])]).allow_if(libc::SYS_tkill, [Condition::is(0, &[own])])

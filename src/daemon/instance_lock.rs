@@ -1,7 +1,8 @@
-//! The right to a name. Rules bear the name of their daemon, so that two daemons of one name would take out each other's.
+//! The lock on the name of an instance. Its chains have that name, so two daemons of one name would remove each other's
+//! rules.
 //!
-//! It is an abstract address of unix(7): there is one of each name in a network namespace, which is also how far rules
-//! reach, and it goes with the last process that holds it, however that ends.
+//! The lock is an abstract address of unix(7). A network namespace has each address once, and rules reach just as far. The
+//! kernel frees the address with the last process that has it, however that process ends.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::rules::chains::PREFIX;
 use crate::sys::procfs;
 
-/// A name that nobody else has.
+/// The lock on a name.
 #[derive(Debug)]
 pub(crate) struct InstanceLock {
     socket: UnixDatagram,
@@ -23,7 +24,7 @@ pub(crate) struct InstanceLock {
 impl InstanceLock {
     /// Locks the name, unless another daemon has it.
     pub(crate) fn try_lock(name: &str) -> Result<Option<InstanceLock>, Error> {
-        let failed = |error| Error::sys(format!("claiming the name '{name}'"), error);
+        let failed = |error| Error::sys(format!("locking the name '{name}'"), error);
         let address = SocketAddr::from_abstract_name(format!("{PREFIX}{name}")).map_err(failed)?;
         match UnixDatagram::bind_addr(&address) {
             Ok(socket) => Ok(Some(InstanceLock { socket })),
@@ -32,7 +33,7 @@ impl InstanceLock {
         }
     }
 
-    /// What another process has staked and handed over.
+    /// A lock that the former program of this process has handed over.
     pub(crate) fn handed_over(descriptor: OwnedFd) -> InstanceLock {
         InstanceLock { socket: UnixDatagram::from(descriptor) }
     }
@@ -44,7 +45,7 @@ impl AsFd for InstanceLock {
     }
 }
 
-/// Who has the name.
+/// The error for a name that these processes have.
 pub(crate) fn taken(name: &str, holders: &[SocketOwner]) -> Error {
     let by = list(holders);
     Error::Taken(format!(
@@ -59,7 +60,7 @@ pub(crate) fn holders(name: &str) -> Vec<SocketOwner> {
     SocketOwners::take().holders_of(&inodes)
 }
 
-/// Whether a process that has the name is only working on the rules: its guardian was killed.
+/// Whether a process with the lock only works on the rules. Its guardian was killed, and it ends soon.
 pub(crate) fn works_on_rules(holder: &SocketOwner) -> bool {
     holder.name == RULES
 }

@@ -149,7 +149,7 @@ impl Listeners {
             return Ok(());
         }
         Err(Error::Usage(match name {
-            Some(name) => format!("-s: 'fd:{name}' given, but no socket of that name was passed"),
+            Some(name) => format!("-s: fd:{name}: no socket of that name was passed"),
             None => "-s: not given, and no socket was passed by inetd or systemd".to_owned(),
         }))
     }

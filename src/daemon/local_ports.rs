@@ -1,5 +1,5 @@
-//! The services of this host that redirections lead to: a port on which nobody listens is told, once, and again when
-//! it changes.
+//! The services of this host that redirections lead to (`--local`). A port without a listener is logged once, and again
+//! when that changes.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Target};
 use crate::sys::procfs;
 
-/// How often the ports are looked at.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// The ports, as they were seen last.
+/// The ports without a listener, as they were seen last.
 #[derive(Debug, Default)]
 pub(crate) struct LocalPorts {
     silent: BTreeSet<u16>,
@@ -18,12 +17,12 @@ pub(crate) struct LocalPorts {
 }
 
 impl LocalPorts {
-    /// When to look again; `None` before the first look and when there is nothing to look at.
+    /// When to look again; `None` before the first look and without such redirections.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.next
     }
 
-    /// Looks now.
+    /// Looks for listeners, and logs what has changed.
     pub(crate) fn look(&mut self, config: &Config) {
         let ports: BTreeSet<u16> =
             config.redirections.iter().filter_map(|redirection| local_port(&redirection.target)).collect();

@@ -1,5 +1,8 @@
-//! What our processes say to each other: messages of one fixed size each, checked field by field on arrival. A child
-//! that was taken over can send any bytes; it gets no further than a message that means something or none.
+//! The messages between the processes. All have one fixed size, and each field is checked on arrival: a child that was
+//! taken over can send any bytes, and they decode to a valid message or to none.
+//!
+//! A change of their meaning needs another version in the header of `handover.rs`: after an upgrade the workers of the
+//! former program talk to the new one.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::indexing_slicing))]
 
@@ -16,13 +19,14 @@ pub const NAME: usize = 253;
 /// Bytes of every message.
 pub const SIZE: usize = 640;
 
-const ENDPOINT: usize = 18;
+/// Bytes of an address with its port ([`CompactAddr`]).
+const ADDRESS: usize = 18;
 
-/// Where the number of a redirection stands.
-const LINE: usize = 2;
+/// The place of a redirection's number.
+const ID: usize = 2;
 
-/// Where a name stands with its addresses: behind the longest list of them, after its length.
-const NAMED: usize = 2 + ADDRESSES * ENDPOINT;
+/// The place of a name in a message with its addresses: behind the longest list, after the length of the name.
+const NAMED: usize = 2 + ADDRESSES * ADDRESS;
 const _: () = assert!(NAMED + 1 + NAME <= SIZE && 2 + 8 * COUNT <= SIZE, "all fields fit");
 
 /// A message as it travels.
@@ -38,13 +42,13 @@ pub enum ToWorker {
         /// The addresses.
         addresses: Vec<IpAddr>,
     },
-    /// The access log goes on in the file whose descriptor comes along.
+    /// Write the access log to the file whose descriptor comes along.
     AccessLog,
-    /// The line to another resolver for the names that clients claim to ask for comes along.
+    /// The channel to another resolver comes along (`--host-check`).
     PooledResolver,
-    /// All connections are to be reset now. Not a second signal: two that wait are one (signal(7)).
+    /// Reset all connections now. A second SIGTERM would not do: two pending signals are one (signal(7)).
     Reset,
-    /// A fresh connection to syslog comes along.
+    /// A new connection to syslog comes along.
     SystemLog,
 }
 
@@ -53,19 +57,19 @@ pub enum ToWorker {
 pub enum ToGuardian {
     /// The worker takes connections.
     Ready,
-    /// The worker takes no new connections any more: somebody else must.
+    /// The worker drains: another one must take new connections.
     Leaving,
     /// No upstream of this redirection could be reached.
     Unreachable(RedirectionId),
     /// An upstream of this redirection answers again.
     Reachable(RedirectionId),
-    /// What has happened at the worker so far.
+    /// The worker's counters.
     Counters(Counters),
-    /// The worker's connection to syslog is dead, and from where it is it can make no other.
+    /// The worker has lost its connection to syslog and cannot make another one itself.
     Unheard,
 }
 
-/// From the guardian to the resolver: which addresses has this name?
+/// From the guardian to the resolver: look up the addresses of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// The name.
@@ -77,12 +81,11 @@ pub struct Question {
 pub enum Answer {
     /// The name has these addresses, at least one.
     Addresses(Vec<IpAddr>),
-    /// It could not be resolved; why, in words.
+    /// It could not be resolved, with the reason in words.
     Failed(String),
 }
 
 impl ToWorker {
-    /// For sending.
     pub fn encode(&self) -> Bytes {
         match self {
             ToWorker::Addresses { name, addresses } => {
@@ -99,7 +102,7 @@ impl ToWorker {
         }
     }
 
-    /// `None` when it means nothing.
+    /// `None` if the bytes are no valid message.
     pub fn decode(bytes: &[u8]) -> Option<ToWorker> {
         let bytes: &Bytes = bytes.try_into().ok()?;
         match bytes[0] {
@@ -118,7 +121,6 @@ impl ToWorker {
 }
 
 impl ToGuardian {
-    /// For sending.
     pub fn encode(self) -> Bytes {
         let (kind, id) = match self {
             ToGuardian::Ready => (1, 0),
@@ -132,11 +134,11 @@ impl ToGuardian {
             }
         };
         let mut bytes = put(kind, 0, &[]);
-        [bytes[LINE], bytes[LINE + 1]] = id.to_be_bytes();
+        [bytes[ID], bytes[ID + 1]] = id.to_be_bytes();
         bytes
     }
 
-    /// `None` when it means nothing.
+    /// `None` if the bytes are no valid message.
     pub fn decode(bytes: &[u8]) -> Option<ToGuardian> {
         let bytes: &Bytes = bytes.try_into().ok()?;
         match bytes[0] {
@@ -158,23 +160,22 @@ fn counters(bytes: &Bytes) -> Counters {
 
 /// The redirection's number.
 fn redirection(bytes: &Bytes) -> RedirectionId {
-    RedirectionId(u16::from_be_bytes([bytes[LINE], bytes[LINE + 1]]))
+    RedirectionId(u16::from_be_bytes([bytes[ID], bytes[ID + 1]]))
 }
 
 impl Question {
-    /// For sending; a name that is too long is cut, and will not be found.
+    /// Encodes the question. A name that is too long is cut, so it will not be found.
     pub fn encode(&self) -> Bytes {
         put_text(1, &self.name, NAME)
     }
 
-    /// `None` when it means nothing.
+    /// `None` if the bytes are no valid message.
     pub fn decode(bytes: &[u8]) -> Option<Question> {
         take_text(bytes.try_into().ok()?).map(|name| Question { name })
     }
 }
 
 impl Answer {
-    /// For sending.
     pub fn encode(&self) -> Bytes {
         match self {
             Answer::Addresses(list) => put_addresses(1, list),
@@ -182,7 +183,7 @@ impl Answer {
         }
     }
 
-    /// `None` when it means nothing.
+    /// `None` if the bytes are no valid message.
     pub fn decode(bytes: &[u8]) -> Option<Answer> {
         let bytes: &Bytes = bytes.try_into().ok()?;
         match bytes[0] {
@@ -204,11 +205,11 @@ fn put(kind: u8, count: u8, content: &[u8]) -> Bytes {
 }
 
 fn put_addresses(kind: u8, list: &[IpAddr]) -> Bytes {
-    let mut content = Vec::with_capacity(ADDRESSES * ENDPOINT);
+    let mut content = Vec::with_capacity(ADDRESSES * ADDRESS);
     for ip in list.iter().take(ADDRESSES) {
         content.extend_from_slice(&CompactAddr::from(SocketAddr::new(*ip, 1)).to_bytes());
     }
-    put(kind, (content.len() / ENDPOINT) as u8, &content)
+    put(kind, (content.len() / ADDRESS) as u8, &content)
 }
 
 fn take_addresses(bytes: &Bytes) -> Option<Vec<IpAddr>> {
@@ -216,7 +217,7 @@ fn take_addresses(bytes: &Bytes) -> Option<Vec<IpAddr>> {
     if count > ADDRESSES {
         return None;
     }
-    let list = bytes[2..].chunks_exact(ENDPOINT).take(count);
+    let list = bytes[2..].chunks_exact(ADDRESS).take(count);
     list.map(|chunk| Some(CompactAddr::from_bytes(chunk.try_into().ok()?).socket_addr().ip())).collect()
 }
 
@@ -225,7 +226,7 @@ fn put_text(kind: u8, text: &str, most: usize) -> Bytes {
     put(kind, text.len() as u8, text)
 }
 
-/// So many bytes of a text, less if a letter would be cut.
+/// The first `most` bytes of a text, or fewer: no letter is cut.
 fn start(text: &str, most: usize) -> &[u8] {
     (0..=most).rev().find_map(|end| text.get(..end)).unwrap_or_default().as_bytes()
 }

@@ -1,4 +1,4 @@
-//! The guardian's side of the resolver: asking, waiting, asking again.
+//! The names of the configuration and their addresses, which the resolver process looks up again and again.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,16 +13,16 @@ use crate::daemon::resolver;
 use crate::error::Error;
 use crate::logging::Limiter;
 
-/// A name is looked up again after this time. getaddrinfo(3) does not tell how long an answer holds.
+/// A name is looked up again after this time: getaddrinfo(3) does not return the TTL.
 const INTERVAL: Duration = Duration::from_secs(30);
 
 /// The first pause after a failed look-up; it doubles up to [`INTERVAL`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// An answer is waited for this long before a resolver that hangs is replaced.
+/// A resolver that has not answered after this time is replaced.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The names that are known, and the process that looks them up, one at a time.
+/// The names, and the process that looks them up one at a time.
 #[derive(Debug)]
 pub(crate) struct Names {
     resolver: Option<Pid>,
@@ -41,13 +41,13 @@ struct Entry {
 }
 
 impl Names {
-    /// Starts no process yet: the first question does.
+    /// No names yet. The first question starts the resolver.
     pub(crate) fn new() -> Names {
         Names { resolver: None, asked: None, entries: BTreeMap::new(), limiter: Limiter::new() }
     }
 
-    /// Wants the addresses of `wanted`, once; those of `followed` among them, again and again. What is known stays
-    /// known, what is not wanted any more is forgotten.
+    /// Looks up the names in `wanted` once, and those that are in `followed` as well again and again. Known addresses are
+    /// kept; names that are not in `wanted` are forgotten.
     pub(crate) fn want(&mut self, wanted: &[String], followed: &[String]) {
         let now = Instant::now();
         self.entries.retain(|name, _| wanted.contains(name));
@@ -58,7 +58,7 @@ impl Names {
         }
     }
 
-    /// Wants one answer for each name as if nothing were known: a reload.
+    /// Looks up all names again: a reload.
     pub(crate) fn refresh(&mut self) {
         let now = Instant::now();
         self.entries.values_mut().for_each(|entry| entry.next = Some(now));
@@ -95,7 +95,7 @@ impl Names {
         }
     }
 
-    /// Wants an answer sooner than planned: the addresses that are known do not answer.
+    /// Looks a name up sooner than planned: its addresses do not answer.
     pub(crate) fn hurry(&mut self, name: &str) {
         let soon = Instant::now() + FIRST_PAUSE;
         if let Some(entry) = self.entries.get_mut(name) {
@@ -176,7 +176,7 @@ impl Names {
         known.map(|(name, entry)| (name.as_str(), entry.addresses.as_slice()))
     }
 
-    /// A name that is wanted has these addresses: the former program of this process knew them.
+    /// Sets the addresses of a name that the former program of this process had looked up.
     pub(crate) fn adopt(&mut self, name: &str, addresses: Vec<IpAddr>) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.addresses = addresses;
@@ -187,12 +187,12 @@ impl Names {
         let entry = self.entries.get_mut(&name)?;
         entry.next = entry.follow.then(|| Instant::now() + INTERVAL);
         entry.pause = FIRST_PAUSE;
-        // The order of an answer may change from one to the next (RFC 1794) and means nothing then.
+        // The order of the addresses changes from answer to answer (RFC 1794) and means nothing.
         let same = addresses.len() == entry.addresses.len() && addresses.iter().all(|ip| entry.addresses.contains(ip));
         if same {
             return None;
         }
-        // The address in use stays in use for as long as the name has it: a rule that holds it need not move.
+        // The first address stays first for as long as the name has it, so a rule with it need not change.
         if let Some(at) = entry.addresses.first().and_then(|first| addresses.iter().position(|ip| ip == first)) {
             addresses[..=at].rotate_right(1);
         }

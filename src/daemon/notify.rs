@@ -1,11 +1,11 @@
-//! Telling the service manager (sd_notify(3)).
+//! Messages to the service manager (sd_notify(3)).
 
 use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Where the service manager listens, if there is one.
+/// The socket of the service manager, if there is one.
 #[derive(Debug)]
 pub(crate) struct Notifier(Option<OsString>);
 
@@ -15,14 +15,14 @@ impl Notifier {
         Notifier(std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()))
     }
 
-    /// A reload has begun; `READY=1` tells its end.
+    /// Says that a reload has begun. `READY=1` says that it has ended.
     pub(crate) fn tell_reloading(&self) {
         let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else { return };
         let microseconds = now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000;
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
     }
 
-    /// Sends one or more `NAME=VALUE` lines. That nobody listens there is not our trouble.
+    /// Sends one or more `NAME=VALUE` lines. Failures are only logged: the daemon works without a service manager.
     pub(crate) fn tell(&self, what: &str) {
         let Some(socket) = &self.0 else { return };
         let sent = UnixDatagram::unbound().and_then(|from| {

@@ -1,4 +1,4 @@
-//! The file that says which process the daemon is.
+//! The file with the process id of the daemon (`-P`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 pub(crate) struct PidFile(PathBuf);
 
 impl PidFile {
-    /// Writes the file, in one piece: a reader sees the old one or the new one.
+    /// Writes the file atomically: a reader sees the old content or the new one.
     ///
-    /// Errors: a daemon that lives has written the file.
+    /// Errors: the file names a running daemon, or cannot be written.
     pub(crate) fn write(path: &Path) -> Result<PidFile, Error> {
         if let Some(pid) = living_daemon(path) {
             return Err(Error::Taken(format!("-P: {}: tproxy is running already as process {pid}", path.display())));

@@ -1,4 +1,4 @@
-//! The resolver process: looks up one name after the other, and may block on it for as long as the name servers do.
+//! The resolver process: looks up one name after the other. It may block for as long as the name servers do.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, ToSocketAddrs};
@@ -17,10 +17,9 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::process;
 use crate::traffic::upstreams::ADDRESSES;
 
-/// Looks a name up in whatever way the host is set up for (getaddrinfo(3)): each address once, in the order of
-/// preference.
+/// Looks a name up as the host is set up for it (getaddrinfo(3)). Returns each address once, in the order of preference.
 ///
-/// Errors: what the resolver library says, in words.
+/// Errors: the text of the resolver library.
 pub(crate) fn look_up(name: &str) -> Result<Vec<IpAddr>, String> {
     let found = (name, 0).to_socket_addrs().map_err(|error| error.to_string())?;
     let mut addresses: Vec<IpAddr> = Vec::new();

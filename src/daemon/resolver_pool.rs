@@ -1,5 +1,5 @@
-//! The worker's side of `--host-check`: resolver processes that are asked for names which clients claim to ask for. They
-//! are not the guardian's resolver, so that nobody who asks for strange names keeps it from following the upstreams.
+//! The worker's side of `--host-check`: resolver processes that look up the names in clients' requests. They are not the
+//! guardian's resolver: a client that asks for slow names must not keep it from following the upstreams.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::daemon::message::{Answer, Question, SIZE};
 use crate::sys::channel::{Channel, Received};
 use crate::traffic::token::EventToken;
 
-/// How many resolvers a worker has: so many slow names can be asked for before others wait.
+/// Resolvers of one worker. So many slow names can be looked up before others wait.
 pub(crate) const POOL_SIZE: usize = 4;
 
 /// The resolvers of a worker.
@@ -28,7 +28,7 @@ struct PooledResolver {
 }
 
 impl ResolverPool {
-    /// Another resolver, which the guardian has started.
+    /// Adds a resolver that the guardian has started.
     pub(crate) fn add(&mut self, line: Channel, registry: &Registry) -> io::Result<()> {
         let place = self.all.iter().position(Option::is_none).unwrap_or(self.all.len());
         let token = Token::from(EventToken::Channel(place as u32 + 1));
@@ -41,12 +41,11 @@ impl ResolverPool {
         Ok(())
     }
 
-    /// Whether a question can be asked now.
     pub(crate) fn is_idle(&self) -> bool {
         self.all.iter().flatten().any(|resolver| resolver.asked.is_none())
     }
 
-    /// Asks for the addresses of `name`. If nobody is left to ask, whoever waits for the answer does not wait for ever.
+    /// Asks for the addresses of `name`. Without a resolver there will be no answer; the request that waits times out.
     pub(crate) fn ask(&mut self, name: Box<str>) {
         let question = Question { name: name.to_string() }.encode();
         for place in &mut self.all {
@@ -55,12 +54,12 @@ impl ResolverPool {
                 resolver.asked = Some(name);
                 return;
             }
-            // It is gone. The event that tells so may have come already, with its last answer.
+            // The resolver is gone. Its last event may have come already, with its last answer.
             *place = None;
         }
     }
 
-    /// Takes the answer that has come over the line of this number.
+    /// Takes the answer that has come over the channel of this number.
     pub(crate) fn hear(&mut self, line: u32) -> Option<(Box<str>, Vec<IpAddr>)> {
         let place = self.all.get_mut((line as usize).checked_sub(1)?)?;
         let resolver = place.as_mut()?;
@@ -73,7 +72,7 @@ impl ResolverPool {
                 };
                 let asked = resolver.asked.take();
                 if asked.is_none() {
-                    // Nobody has asked: it is not what was started any more, and could go on like this without end.
+                    // An answer without a question: the resolver was taken over, and could send without end.
                     *place = None;
                 }
                 Some((asked?, addresses))

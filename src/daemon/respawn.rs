@@ -1,28 +1,27 @@
-//! When a dead worker is replaced: at once, unless workers die faster than they can be of use.
+//! When a dead worker is replaced: at once, unless workers die too fast.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// So many deaths ...
+/// So many deaths within [`WITHIN`] mean that no worker can be kept alive.
 const DEATHS: usize = 10;
 
-/// ... within this time mean that workers cannot live here.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// A worker that has lived this long shows that they can again.
+/// A worker that lives this long shows that workers can be kept alive again.
 const ALIVE: Duration = Duration::from_secs(5);
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The verdict on a death.
+/// What to do after a death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Start another one now.
     AtOnce,
-    /// Workers cannot be kept alive: do without, and try again after the pause.
+    /// No worker can be kept alive: close the redirections, and try again after the pause.
     GiveUp,
-    /// As before: after the pause.
+    /// Still no worker can be kept alive: try again after the pause.
     Later,
 }
 
@@ -32,7 +31,7 @@ pub(crate) struct Respawn {
     deaths: VecDeque<Instant>,
     given_up: bool,
     pause: Duration,
-    /// When to start another, or when the one that was started has proven itself.
+    /// When to start another worker, or when the last one counts as alive.
     pub next: Option<Instant>,
 }
 
@@ -72,7 +71,7 @@ impl Respawn {
         self.next = self.given_up.then_some(now + ALIVE);
     }
 
-    /// The last worker that was started has lived long enough. Whether workers had been given up before.
+    /// The last worker has lived long enough. Returns whether workers had been given up before.
     pub(crate) fn survived(&mut self) -> bool {
         self.next = None;
         std::mem::take(&mut self.given_up)

@@ -1,5 +1,5 @@
-//! Who has our port: somebody else, another tproxy, or workers that a killed guardian has left behind. These serve on
-//! and can be relieved without a client noticing.
+//! Which processes have a port: another program, another tproxy, or workers whose guardian was killed. These workers go on
+//! serving, and a new daemon can take over from them without a client noticing.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ impl SocketOwner {
         Some(SocketOwner { pid, name: procfs::name(pid)? })
     }
 
-    /// Whether it is a worker of ours. Without a guardian among the holders it has lost its own.
+    /// Whether this is a worker. If no guardian is among the owners, its guardian was killed.
     pub(crate) fn is_worker(&self) -> bool {
         self.name == WORKER
     }
@@ -36,8 +36,8 @@ impl fmt::Display for SocketOwner {
     }
 }
 
-/// Who has which socket of this network namespace. It is taken once for many questions, since it looks at all descriptors
-/// of all processes. Of other users' processes only root sees the descriptors, so the answers may be too short.
+/// Which process has which socket of this network namespace. Reading it is expensive (all descriptors of all processes),
+/// so it is read once for many questions. Only root sees the descriptors of other users' processes.
 #[derive(Debug)]
 pub(crate) struct SocketOwners {
     processes: Vec<(SocketOwner, Vec<u64>)>,
@@ -45,20 +45,20 @@ pub(crate) struct SocketOwners {
 }
 
 impl SocketOwners {
-    /// Takes it.
+    /// Reads all of it.
     pub(crate) fn take() -> SocketOwners {
         let processes = procfs::pids().filter_map(|pid| Some((SocketOwner::of(pid)?, procfs::socket_inodes(pid))));
         SocketOwners { processes: processes.collect(), listening: procfs::tcp_listeners() }
     }
 
-    /// Who listens on the port of `address`.
+    /// The processes that listen on the port of `address`.
     pub(crate) fn listeners_at(&self, address: SocketAddr) -> Vec<SocketOwner> {
         let at = |socket: &&InetSocket| socket.is_ipv4 == address.is_ipv4() && socket.port == address.port();
         let inodes: Vec<u64> = self.listening.iter().filter(at).map(|socket| socket.inode).collect();
         self.holders_of(&inodes)
     }
 
-    /// Who has one of these sockets.
+    /// The processes that have one of these sockets.
     pub(crate) fn holders_of(&self, inodes: &[u64]) -> Vec<SocketOwner> {
         let has = |(_, sockets): &&(SocketOwner, Vec<u64>)| sockets.iter().any(|inode| inodes.contains(inode));
         self.processes.iter().filter(has).map(|(holder, _)| holder.clone()).collect()

@@ -141,7 +141,7 @@ fn alone(config: Config, mut inherited: Inherited) -> Result<(), Error> {
 /// One connection that inetd has accepted, relayed by a process of its own.
 fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
     if config.checks_hosts() {
-        let sentence = "--host-check: given with a connection (inetd's nowait), a listening socket (wait) or -s wanted";
+        let sentence = "--host-check: cannot be used with a connection of inetd (nowait); pass a listening socket (wait) or use -s";
         return Err(Error::Usage(sentence.into()));
     }
     let known = resolver::look_up_all(config.names_to_follow())?;

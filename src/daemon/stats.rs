@@ -1,24 +1,24 @@
-//! What all workers of the daemon together have done.
+//! The counters of all workers together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::traffic::counters::Counters;
 
-/// How long the answers of the workers are waited for.
+/// How long to wait for the answers of the workers.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the workers have said of themselves.
+/// The counters that the workers have sent.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
-    /// Those that are gone, with what they said last.
+    /// The last counters of workers that have ended.
     past: Counters,
-    /// The others, by process id, with what they said last.
+    /// The last counters of the others, by process id.
     said: BTreeMap<u32, Counters>,
     asked: Option<Asked>,
 }
 
-/// A question that is open.
+/// A question that not all workers have answered.
 #[derive(Debug)]
 struct Asked {
     waiting: BTreeSet<u32>,
@@ -26,29 +26,29 @@ struct Asked {
 }
 
 impl Stats {
-    /// These workers have been asked. One question at a time: whoever asks again gets the same answer as the first.
+    /// These workers have been asked. There is one question at a time: asking again does not extend the time.
     pub(crate) fn ask(&mut self, pids: impl Iterator<Item = u32>, now: Instant) {
         let until = self.asked.as_ref().map_or(now + PATIENCE, |asked| asked.until);
         self.asked = Some(Asked { waiting: pids.collect(), until });
     }
 
-    /// What workers have done that are gone.
+    /// The counters of workers that have ended.
     pub(crate) fn past(&self) -> Counters {
         self.past
     }
 
-    /// Goes on from what workers have done for the former program of this process.
+    /// Adds the counters of workers that ended before an upgrade.
     pub(crate) fn inherit(&mut self, past: Counters) {
         self.past += past;
     }
 
-    /// A worker has said its counters, asked or at its end.
+    /// A worker has sent its counters: it was asked, or it ends.
     pub(crate) fn heard(&mut self, pid: u32, counters: Counters) {
         self.said.insert(pid, counters);
         self.wait_no_more(pid);
     }
 
-    /// A worker is gone.
+    /// A worker has ended.
     pub(crate) fn lost(&mut self, pid: u32) {
         if let Some(last) = self.said.remove(&pid) {
             self.past += last.of_the_past();
@@ -62,7 +62,7 @@ impl Stats {
         }
     }
 
-    /// When the answer is complete at the latest.
+    /// When the answer is given, even if it is not complete.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.asked.as_ref().map(|asked| asked.until)
     }
@@ -78,7 +78,7 @@ impl Stats {
         Some(format!("{}{silent}", self.sum()))
     }
 
-    /// All that was said.
+    /// The sum of all workers.
     pub(crate) fn sum(&self) -> Counters {
         let mut sum = self.past;
         self.said.values().for_each(|counters| sum += *counters);

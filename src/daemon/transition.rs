@@ -355,7 +355,9 @@ fn check_forwarding(config: &Config, instance: &Instance) -> Result<(), Error> {
         };
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
         if std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "0") {
-            return Err(Error::Usage(format!("--kernel: {name} is 0, 1 wanted (`sysctl -w {name}=1`)")));
+            return Err(Error::Usage(format!(
+                "--kernel: {name} is 0, but the kernel must forward: `sysctl -w {name}=1`"
+            )));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The event loop that relays. One thread, no privileges needed, nothing that blocks.
+//! The event loop of a worker. It has one thread, needs no privileges and never blocks.
 
 use std::fs::File;
 use std::io;
@@ -35,15 +35,14 @@ use crate::traffic::token::EventToken;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
 
-/// Ticks in which a worker that stops still lets in who was redirected before the rules were removed.
+/// Ticks for which a worker that stops still accepts: clients that were redirected before the jumps were deleted.
 const LAST_CALL: Tick = 2;
 
 /// What a worker starts with.
 #[derive(Debug)]
 pub(crate) struct WorkerArgs<'a> {
-    /// Its number among the workers of the daemon, from 1.
+    /// The number of this worker, from 1. Log lines of connections begin with it.
     pub number: u32,
-    /// The configuration.
     pub config: &'a Config,
     /// Listening, non-blocking sockets, each with the number of its redirection.
     pub listeners: Vec<(TcpListener, RedirectionId)>,
@@ -51,23 +50,22 @@ pub(crate) struct WorkerArgs<'a> {
     pub redirections: Vec<ActiveRedirection>,
     /// The file of `-l`.
     pub access_log: Option<File>,
-    /// The line to the guardian; `None` for a process that does without.
+    /// The channel to the guardian; `None` for a process without one.
     pub guardian: Option<Channel>,
-    /// How much it may take on.
     pub capacity: Capacity,
-    /// Where it counts the connections of each source, if that is limited.
+    /// Counts the connections of each source (`--max-per-source`).
     pub source_limit: Option<SourceLimit>,
-    /// A connection that is there already, and the only one then.
+    /// The connection that inetd has accepted. The worker serves no other one then.
     pub connection: Option<TcpStream>,
 }
 
-/// What the worker is about.
+/// How far the worker is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lifecycle {
     Serving,
-    /// Still accepting, for a moment; then draining until the second time, if there is one.
+    /// Accepts until the first time, then drains until the second one; `None` is until the last connection ends.
     LastCall(Tick, Option<Tick>),
-    /// Not accepting any more.
+    /// Accepts nothing more; resets what is left at this time.
     Draining(Option<Tick>),
 }
 
@@ -76,7 +74,7 @@ struct Worker<'a> {
     poll: Poll,
     signals: SignalFd,
     guardian: Option<Channel>,
-    /// Whether there never was a guardian.
+    /// This process was started without a guardian.
     alone: bool,
     acceptor: Acceptor,
     connections: Connections,
@@ -86,9 +84,9 @@ struct Worker<'a> {
     capacity: Capacity,
 }
 
-/// Serves until told to stop, confined from the moment when all is set up.
+/// Serves until told to stop. The process is confined once everything is set up.
 ///
-/// Errors: what went wrong while setting up, or a loop that cannot go on.
+/// Errors: the set-up failed, or the event loop cannot go on.
 pub(crate) fn run(start: WorkerArgs<'_>, confinement: Confinement) -> Result<(), Error> {
     let mut worker = Worker::new(start).map_err(|error| Error::sys("setting up the event loop", error))?;
     confinement.seal()?;
@@ -111,7 +109,7 @@ impl<'a> Worker<'a> {
         } = start;
         let alone = guardian.is_none();
         let own = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT];
-        // From the terminal SIGINT reaches the guardian as well, which then does what is to be done.
+        // The terminal sends SIGINT to the guardian as well, which tells its workers.
         let signals = process::signals(if alone { &own } else { &own[..3] })?;
         wait::be_punctual()?;
         let poll = Poll::new()?;
@@ -201,7 +199,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// How long nothing happens unless an event comes.
+    /// How long to wait for an event.
     fn timeout(&mut self) -> Option<Duration> {
         let now = self.connections.time();
         let room = self.connections.room() > 0;
@@ -229,7 +227,7 @@ impl<'a> Worker<'a> {
         self.acceptor.accept(room, now, |line, client, peer| connections.admit(line, client, peer));
     }
 
-    /// Acts on what the turn brought.
+    /// Acts on what this turn of the loop has brought: free room, names to look up, news for the guardian.
     fn notice(&mut self) {
         if std::mem::take(&mut self.connections.freed) {
             self.acceptor.resume();
@@ -251,7 +249,7 @@ impl<'a> Worker<'a> {
     }
 
     fn say(&mut self, word: ToGuardian) {
-        // A guardian that does not read has worse trouble than a lost word, and a dead one is noticed elsewhere.
+        // A message that is lost does no harm: the important ones are repeated, and a dead guardian is noticed elsewhere.
         if let Some(line) = &self.guardian
             && let Err(error) = line.send(&word.encode(), None)
         {
@@ -292,7 +290,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Every upstream of that name has these addresses now.
+    /// Gives these addresses to every upstream of that name.
     fn readdress(&mut self, name: &str, addresses: &[IpAddr]) {
         for (line, redirection, _) in self.config.relayed() {
             for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name.as_str() == name)
@@ -319,7 +317,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// The first time, ends in an orderly way; the second time, at once.
+    /// The first call begins to drain, the second one resets all connections.
     fn stop(&mut self) {
         let now = self.connections.time();
         if matches!(self.lifecycle, Lifecycle::LastCall(..) | Lifecycle::Draining(Some(_))) {
@@ -333,7 +331,7 @@ impl<'a> Worker<'a> {
             Lifecycle::LastCall(last_call, Some(last_call.saturating_add(ticks(self.config.process.drain))));
     }
 
-    /// From the word on, this worker's place is another's.
+    /// Tells the guardian that another worker must take the slot.
     fn leave(&mut self) {
         self.connections.dialer().admission.stop_counting();
         self.say(ToGuardian::Leaving);
@@ -348,7 +346,7 @@ impl<'a> Worker<'a> {
         self.lifecycle = Lifecycle::Draining(Some(self.connections.time()));
     }
 
-    /// Another worker takes over: ends with the last connection.
+    /// Another worker takes over: drains until the last connection ends.
     fn retire(&mut self) {
         if self.lifecycle == Lifecycle::Serving {
             self.leave();
@@ -366,7 +364,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Follows the course of stopping. Whether it has come to its end.
+    /// Takes the steps of draining that are due. Returns whether the worker has ended.
     fn is_done(&mut self) -> bool {
         let now = self.connections.time();
         if let Lifecycle::LastCall(until, then) = self.lifecycle
@@ -387,7 +385,7 @@ impl<'a> Worker<'a> {
         self.connections.is_empty()
     }
 
-    /// The guardian adds up what its workers say; a worker without one tells the log.
+    /// Sends the counters to the guardian, which adds them up. Without a guardian they go to the log.
     fn tell_counters(&mut self) {
         let counters = Counters { pauses: self.acceptor.pauses, ..self.connections.counters() };
         match &self.guardian {
