@@ -1,5 +1,5 @@
-//! What a [`Firewall`] has installed, as text. The process that works on the rules hands it back to the guardian, and the
-//! next one begins with it: the guardian itself runs no iptables.
+//! What a [`Firewall`](crate::rules::firewall::Firewall) has installed, as text. The process that works on the rules hands
+//! it back to the guardian, and the next one begins with it: the guardian itself runs no iptables.
 
 use std::ffi::OsString;
 

@@ -28,7 +28,7 @@ enum call {
 };
 
 /* The same values as `Role` in inject.rs. */
-enum role { OTHER = 0, GUARDIAN = 1, WORKER = 2, RESOLVER = 4, ERRAND = 8 };
+enum role { OTHER = 0, GUARDIAN = 1, WORKER = 2, RESOLVER = 4, RULES = 8 };
 
 /* In place of an errno: the call does less than it was asked to. */
 #define SHORT 10000
@@ -262,7 +262,7 @@ int prctl(int option, ...)
         const char *name = (const char *)words[0];
         role = strcmp(name, "tproxy-worker") == 0     ? WORKER
                : strcmp(name, "tproxy-resolver") == 0 ? RESOLVER
-               : strcmp(name, "tproxy-errand") == 0   ? ERRAND
+               : strcmp(name, "tproxy-rules") == 0   ? RULES
                                                       : OTHER;
     }
     find();

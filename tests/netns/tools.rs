@@ -172,7 +172,7 @@ impl Counted {
 
     /// How many tools were run since the last time, by jobs that are over.
     fn take(&mut self) -> usize {
-        wait::until_true("no errand is left", || process::children(self.daemon.pid()).is_empty());
+        wait::until_true("no rules process is left", || process::children(self.daemon.pid()).is_empty());
         let count = fs::read_to_string(&self.log).expect("log").lines().count();
         fs::write(&self.log, "").expect("log");
         count
@@ -222,7 +222,7 @@ fn five_hundred_redirections_run_as_many_programs_as_one() {
 }
 
 #[test]
-fn a_daemon_that_is_killed_while_its_errand_waits_can_be_started_again() {
+fn a_daemon_that_is_killed_while_its_rules_process_waits_can_be_started_again() {
     let Some(scene) = Scene::new() else { return };
     let gateway = &scene.lab.gateway;
     let directory = TempDir::new();
@@ -242,14 +242,14 @@ fn a_daemon_that_is_killed_while_its_errand_waits_can_be_started_again() {
     fs::write(&count, "").expect("file");
     fs::write(&file, "--local 1114 -R '--dport 113'\n").expect("file");
     daemon.signal(Signal::SIGHUP);
-    wait::until_true("the errand is at work", || fs::read_to_string(&count).is_ok_and(|text| !text.is_empty()));
-    let errand = daemon.family.one("tproxy-rules");
+    wait::until_true("the rules process is at work", || fs::read_to_string(&count).is_ok_and(|text| !text.is_empty()));
+    let rules_process = daemon.family.one("tproxy-rules");
     process::signal(daemon.family.guardian(), Signal::SIGKILL);
     fs::write(&file, "--local 1115 -R '--dport 113'\n").expect("file");
-    // The errand is still changing rules of that name: the next daemon waits for it.
+    // That process is still changing rules of that name: the next daemon waits for it.
     let next = launch().spawn();
     wait::holds_for(Duration::from_millis(1500), "it waits", || {
-        process::alive(errand) && next.journal.count("ready:") == 0
+        process::alive(rules_process) && next.journal.count("ready:") == 0
     });
     fs::remove_file(&slow).expect("file");
     next.journal.wait_for("ready:");
