@@ -22,11 +22,16 @@ impl Change {
         matches!(self, Change::Nothing)
     }
 
+    /// The rules of the next generation are being installed.
+    pub(crate) fn installs_rules(&self) -> bool {
+        matches!(self, Change::Transition(transition) if transition.installs_rules())
+    }
+
     /// When it has to go on at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
         match self {
             Change::Transition(transition) => transition.due(),
-            Change::Rehearsal(rehearsal) => Some(rehearsal.limit),
+            Change::Rehearsal(rehearsal) => rehearsal.limit,
             Change::Nothing | Change::Execution => None,
         }
     }

@@ -121,10 +121,14 @@ impl Children {
     ) -> Result<Pid, Error> {
         let (ours, theirs) = Channel::pair().map_err(|error| Error::sys("socketpair", error))?;
         match process::fork_here().map_err(|error| Error::sys("fork", error))? {
-            Forked::Parent(pid) => {
-                self.adopt(pid, role, Some(ours))?;
-                Ok(pid)
-            }
+            Forked::Parent(pid) => match self.adopt(pid, role, Some(ours)) {
+                Ok(()) => Ok(pid),
+                Err(error) => {
+                    // A worker would serve without a guardian.
+                    let _ = process::send_signal(pid, Signal::SIGKILL);
+                    Err(error)
+                }
+            },
             Forked::Child => {
                 process::set_name(name);
                 keep.push(theirs.as_raw_fd());

@@ -107,7 +107,9 @@ impl Guardian {
         if self.instance.children.workers_started > 0 && self.failure.is_none() {
             log::info!("counters: {}", self.instance.stats.sum());
         }
-        self.terminal.tell(self.failure.as_ref().map_or(0, Error::exit_status));
+        if let Some(error) = &self.failure {
+            self.terminal.tell(error.exit_status());
+        }
         drop(self.pidfile);
         match self.failure {
             Some(error) => Err(error),
@@ -144,6 +146,10 @@ impl Guardian {
         } else {
             self.advance();
             self.begin_deferred();
+            // While the rules of the next generation are installed, the gates of this one are none of theirs.
+            if !self.change.installs_rules() {
+                self.instance.set_gates();
+            }
             self.instance.work(now);
             self.report_rules();
         }
@@ -174,10 +180,9 @@ impl Guardian {
                 }
             }
             Change::Rehearsal(rehearsal) => {
-                if rehearsal.limit <= Instant::now() {
+                if rehearsal.limit.take_if(|limit| *limit <= Instant::now()).is_some() {
                     log::error!("upgrade: the new program does not end its rehearsal and is killed");
                     self.instance.children.kill(rehearsal.pid);
-                    rehearsal.limit += Duration::from_secs(3600);
                 }
             }
             Change::Execution => {

@@ -100,7 +100,6 @@ impl Instance {
             }
             self.names.ask(&mut self.children, &serving.config);
         }
-        self.set_gates();
         self.work_on_rules();
     }
 
@@ -252,7 +251,7 @@ impl Instance {
 
     /// Decides for each redirection whether its rules stand: workers that cannot be kept alive and upstreams that have
     /// not answered for too long close it, in the way that `--fail` says.
-    fn set_gates(&mut self) {
+    pub(crate) fn set_gates(&mut self) {
         let (Some(rules), Some(serving)) = (&mut self.rules, &self.serving) else { return };
         let process = &serving.config.process;
         let closed = match process.fail {

@@ -81,10 +81,11 @@ impl Reconciler {
         }
     }
 
-    /// Goes on from rules that the former program of this process has installed.
+    /// Goes on from rules that the former program of this process has installed. Whether all gates were open then is not
+    /// known, so the next work installs them.
     pub(crate) fn resume(configured: RuleSet, verify: Option<Duration>, snapshot: String) -> Reconciler {
-        let (installed, next) = (Some(configured.clone()), verify.map(|verify| Instant::now() + verify));
-        Reconciler { installed, next, snapshot, ..Reconciler::new(configured, verify) }
+        let next = verify.map(|verify| Instant::now() + verify);
+        Reconciler { next, snapshot, ..Reconciler::new(configured, verify) }
     }
 
     /// Wants other rules, verified this often.

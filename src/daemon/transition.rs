@@ -129,6 +129,11 @@ impl Transition {
         self.kind
     }
 
+    /// The rules of the next generation are being installed.
+    pub(crate) fn installs_rules(&self) -> bool {
+        matches!(self.step, Step::InstallingRules(_))
+    }
+
     /// When to call [`Transition::advance`] at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
         match self.step {
@@ -282,6 +287,9 @@ impl Transition {
             instance.names.want(&serving.config.names(), &serving.config.names_to_follow());
             if let (Some(rules), Some(before)) = (&mut instance.rules, self.before.take()) {
                 rules.want(before, serving.config.process.verify);
+            }
+            if let (Some(rules), Kind::Upgrade) = (&mut instance.rules, self.kind) {
+                rules.verify_now();
             }
         }
         Outcome::Failed(error)

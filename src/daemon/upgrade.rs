@@ -40,15 +40,15 @@ pub(crate) struct Rehearsal {
     pub pid: Pid,
     /// What the program writes.
     output: File,
-    /// When it has taken too long.
-    pub limit: Instant,
+    /// When it is killed; `None` once that was done.
+    pub limit: Option<Instant>,
 }
 
 impl Rehearsal {
     /// Enters the program that [`start_rehearsal`] has started as a child.
     pub(crate) fn begin((pid, output): (Pid, File), children: &mut Children) -> Result<Rehearsal, Error> {
         children.adopt(pid, Role::Rehearsal, None)?;
-        Ok(Rehearsal { pid, output, limit: Instant::now() + LIMIT })
+        Ok(Rehearsal { pid, output, limit: Some(Instant::now() + LIMIT) })
     }
 
     /// The program has ended. An error unless it can take over.

@@ -281,6 +281,20 @@ fn a_program_that_crashes_when_it_is_executed_leaves_workers_that_serve() {
 }
 
 #[test]
+fn an_upgrade_puts_back_a_redirection_that_was_withdrawn() {
+    let Some(mut scene) = Scene::new() else { return };
+    let site = Site::new(&format!("--upstream-grace 1\n{STAND_IN}"));
+    let daemon = site.launch(&scene).ready();
+    let running = rules::saved(&scene.lab.gateway);
+    scene.cow = None;
+    wait::until_true("the redirection is withdrawn", || scene.lab.client.fetch(MOOSE).is_ok_and(|page| page == "moose"));
+    scene.cow = Some(scene.lab.cow.enter(|| Server::page("[::]:80", "cow")));
+    site.upgrade(&daemon);
+    assert_eq!((rules::saved(&scene.lab.gateway), scene.page(MOOSE)), (running, "cow".into()));
+    site.stop(&daemon);
+}
+
+#[test]
 fn twenty_upgrades_under_load_keep_the_process_and_refuse_nobody() {
     let Some(scene) = Scene::new() else { return };
     let _alone = alone(&HEAVY);
