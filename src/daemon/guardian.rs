@@ -356,7 +356,7 @@ impl Guardian {
         let Role::Worker { generation, slot } = role else { return };
         let serves = self.instance.serving.as_ref().is_some_and(|serving| serving.id == generation);
         match (&mut self.change, message) {
-            _ if serves && self.shutdown.is_none() => self.instance.heard_from_slot(slot, message),
+            _ if serves && self.shutdown.is_none() => self.instance.heard_from_slot(pid, slot, message),
             (Change::Transition(transition), ToGuardian::Ready) => transition.worker_is_ready(generation, slot),
             _ => {}
         }

@@ -110,8 +110,12 @@ impl Instance {
         }
     }
 
-    /// Acts on what a worker of the serving generation has sent.
-    pub(crate) fn heard_from_slot(&mut self, slot: usize, message: ToGuardian) {
+    /// Acts on what a worker of the serving generation has sent, unless another one has its slot by now.
+    pub(crate) fn heard_from_slot(&mut self, pid: Pid, slot: usize, message: ToGuardian) {
+        let in_slot = self.serving.as_ref().and_then(|serving| serving.slots.get(slot)?.worker);
+        if in_slot != Some(pid) {
+            return;
+        }
         match message {
             ToGuardian::Ready => self.serving.iter_mut().for_each(|serving| serving.slots[slot].ready = true),
             // Somebody else has told it to stop: it serves what it has, another one takes what comes.
