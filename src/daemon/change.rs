@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::config::Config;
 use crate::daemon::transition::Transition;
 use crate::daemon::upgrade::Rehearsal;
 
@@ -20,6 +21,19 @@ pub(crate) enum Change {
 impl Change {
     pub(crate) fn is_nothing(&self) -> bool {
         matches!(self, Change::Nothing)
+    }
+
+    /// The names of a configuration are being resolved.
+    pub(crate) fn resolves(&self) -> bool {
+        matches!(self, Change::Transition(transition) if transition.resolves())
+    }
+
+    /// The configuration of a start that can begin again with another one.
+    pub(crate) fn start_from(&self) -> Option<&Config> {
+        match self {
+            Change::Transition(transition) => transition.start_from(),
+            Change::Nothing | Change::Rehearsal(_) | Change::Execution => None,
+        }
     }
 
     /// The rules of the next generation are being installed.

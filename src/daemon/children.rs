@@ -280,14 +280,14 @@ impl Children {
         match self.channel(resolver).ok_or(())?.receive(&mut buffer) {
             Ok(Received::Message(count)) => {
                 let answer = Answer::decode(&buffer[..count]);
-                Ok(Some(answer.unwrap_or_else(|| Answer::Failed("the resolver's answer means nothing".into()))))
+                Ok(Some(answer.unwrap_or_else(|| Answer::Failed("the resolver's answer cannot be understood".into()))))
             }
             Ok(Received::Nothing) => Ok(None),
             Ok(Received::Closed) | Err(_) => Err(()),
         }
     }
 
-    /// A child that has ended, if there is one, which is a child no more.
+    /// A child that has ended, if there is one, and removes it from the registry.
     pub(crate) fn reap(&mut self) -> Option<Ended> {
         while let Some((pid, how)) = process::reap() {
             if let Some(child) = self.all.get_mut(&pid) {

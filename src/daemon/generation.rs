@@ -64,16 +64,21 @@ impl Generation {
         id: GenerationId,
         config: Config,
         before: &Listeners,
-        inherited: &mut Inherited,
+        inherited: &Inherited,
     ) -> Result<Generation, Error> {
         let listeners = Listeners::open(&config, before, inherited)?;
-        Generation::new(id, config, listeners)
+        let access_log = config.process.access_log.as_deref().map(access_log::open).transpose()?;
+        Generation::new(id, config, listeners, access_log)
     }
 
-    /// One that listens already. No slot has a worker yet.
-    pub(crate) fn new(id: GenerationId, config: Config, listeners: Listeners) -> Result<Generation, Error> {
+    /// One whose sockets and files are open already. No slot has a worker yet.
+    pub(crate) fn new(
+        id: GenerationId,
+        config: Config,
+        listeners: Listeners,
+        access_log: Option<File>,
+    ) -> Result<Generation, Error> {
         let capacity = capacity(&config)?;
-        let access_log = config.process.access_log.as_deref().map(access_log::open).transpose()?;
         let relays = config.relayed().next().is_some();
         let slots = (0..if relays { config.process.workers } else { 0 }).map(|_| WorkerSlot::default()).collect();
         let source_limit = source_limit(&config.process, capacity.places)?;
@@ -94,12 +99,12 @@ impl Generation {
         let mut listeners: Vec<(&mut Option<TcpListener>, RedirectionId)> =
             self.listeners.all.iter_mut().flat_map(|listener| listener.of(slot, workers)).collect();
         for socket in listeners.iter().filter_map(|(socket, _)| socket.as_ref()) {
-            // The last worker may have left it deaf.
+            // The last worker may have made it stop listening.
             sockopt::keep_listening(socket).map_err(|error| Error::sys("listen", error))?;
         }
         let sockets = listeners.iter().filter_map(|(socket, _)| Some(socket.as_ref()?.as_raw_fd()));
         let keep = sockets.chain(access_log.iter().map(AsRawFd::as_raw_fd)).collect();
-        // The fork has descriptors of its own, which it takes out of here for good; in the guardian all stay in place.
+        // The child moves its copies out; the guardian keeps its own.
         let run = |guardian| {
             let confinement = confine::worker(config)?;
             let listeners = listeners.drain(..).filter_map(|(socket, id)| Some((socket.take()?, id))).collect();
@@ -120,8 +125,14 @@ impl Generation {
         let pid = children.spawn(Role::Worker { generation: self.id, slot }, WORKER, keep, run)?;
         let place = &mut self.slots[slot];
         (place.worker, place.ready) = (Some(pid), false);
+        // Those of the last worker end with it, and it may drain for long.
+        place.resolvers.clear();
         place.respawn.started(Instant::now());
-        self.fill_pool(slot, children)
+        // A worker without resolvers serves. They are started later (`Instance::fill_pools_soon`).
+        if let Err(error) = self.fill_pool(slot, children) {
+            log::error!("starting a resolver: {error}");
+        }
+        Ok(())
     }
 
     /// Starts the resolvers that a worker lacks.
@@ -145,17 +156,21 @@ impl Generation {
         self.slots.iter().all(|slot| slot.ready && slot.worker.is_some())
     }
 
-    /// Kills the workers, which have never served.
-    pub(crate) fn discard(&self, children: &Children) {
-        self.workers().for_each(|pid| children.kill(pid));
+    /// Ends a generation that has not come up. A worker that is ready may have accepted connections on the sockets that
+    /// it shares with the serving generation: it drains. The others are killed.
+    pub(crate) fn discard(&self, children: &mut Children) {
+        for slot in &self.slots {
+            match slot.worker {
+                Some(pid) if slot.ready => retire(pid, children),
+                Some(pid) => children.kill(pid),
+                None => {}
+            }
+        }
     }
 
     /// The workers take nothing new and serve what they have to its end.
     pub(crate) fn retire(self, children: &mut Children) {
-        for pid in self.workers() {
-            children.signal(pid, Signal::SIGHUP);
-            children.drain(pid);
-        }
+        self.workers().for_each(|pid| retire(pid, children));
     }
 
     /// What a worker has to know of the redirections.
@@ -173,6 +188,11 @@ impl Generation {
         let listening = |id: RedirectionId| self.listeners.addresses(id);
         self.config.rules(&Known { addresses: &addresses, listening: &listening })
     }
+}
+
+fn retire(worker: Pid, children: &mut Children) {
+    children.signal(worker, Signal::SIGHUP);
+    children.drain(worker);
 }
 
 /// The addresses of an upstream that are known now.
@@ -194,7 +214,7 @@ fn capacity(config: &Config) -> Result<Capacity, Error> {
     let capacity = Capacity::plan(descriptors, wanted);
     if wanted.is_some_and(|wanted| wanted > capacity.places) {
         let most = capacity.places * workers;
-        log::warn!("{descriptors} open files are enough for {most} connections, not for those of -m");
+        log::warn!("{descriptors} open files are enough for {most} connections, not for as many as -m asks for");
     }
     let tracked = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").ok();
     if let Some(most) = tracked.and_then(|text| text.trim().parse::<usize>().ok())

@@ -64,8 +64,7 @@ impl Guardian {
         );
         registered.map_err(failed)?;
         let children = Children::new(poll.registry().try_clone().map_err(failed)?);
-        // Once the file is replaced, the link of this process points at one that is gone; now it points at the program.
-        let program = std::env::current_exe().map_err(failed)?;
+        let program = upgrade::program().map_err(failed)?;
         Ok(Guardian {
             poll,
             signals,
@@ -91,7 +90,7 @@ impl Guardian {
         // Children of the former program of this process may have ended while nobody looked.
         self.reap();
         loop {
-            self.work()?;
+            self.work();
             if self.shutdown.as_ref().is_some_and(Shutdown::is_done) {
                 break;
             }
@@ -121,7 +120,7 @@ impl Guardian {
     }
 
     fn wait(&mut self, events: &mut Events) -> Result<(), Error> {
-        let instance = if self.shutdown.is_some() { None } else { self.instance.due() };
+        let instance = if self.shutdown.is_some() { None } else { self.instance.due(self.change.resolves()) };
         let shutdown = self.shutdown.as_ref().and_then(Shutdown::due);
         let (children, stats) = (self.instance.children.due(), self.instance.stats.due());
         let due =
@@ -135,18 +134,18 @@ impl Guardian {
     }
 
     /// Does what is due.
-    fn work(&mut self) -> Result<(), Error> {
+    fn work(&mut self) {
         let now = Instant::now();
         for pid in self.instance.children.unmute(now) {
             self.hear(pid);
         }
-        self.terminal.leave_if_due(now)?;
+        self.terminal.leave_if_due(now);
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.advance(&mut self.instance);
         } else {
             self.advance();
             self.begin_deferred();
-            // While the rules of the next generation are installed, the gates of this one are none of theirs.
+            // While the rules of the next generation are installed, the gates of the serving one do not apply to them.
             if !self.change.installs_rules() {
                 self.instance.set_gates();
             }
@@ -156,7 +155,6 @@ impl Guardian {
         if let Some(counters) = self.instance.stats.answer(now) {
             log::info!("counters: {counters}");
         }
-        Ok(())
     }
 
     /// A failure of the rules is a transition's while one installs them.
@@ -179,12 +177,7 @@ impl Guardian {
                     Outcome::Failed(error) => self.failed(kind, error),
                 }
             }
-            Change::Rehearsal(rehearsal) => {
-                if rehearsal.limit.take_if(|limit| *limit <= Instant::now()).is_some() {
-                    log::error!("upgrade: the new program does not end its rehearsal and is killed");
-                    self.instance.children.kill(rehearsal.pid);
-                }
-            }
+            Change::Rehearsal(rehearsal) => rehearsal.limit(&self.instance.children),
             Change::Execution => {
                 if !self.instance.rules.as_ref().is_some_and(|rules| rules.is_busy()) {
                     self.execute();
@@ -198,16 +191,8 @@ impl Guardian {
         self.change = Change::Nothing;
         let Some(serving) = &self.instance.serving else { return };
         listeners::retire_orphans(&serving.listeners.orphans);
-        match kind {
-            Kind::Start => ready::log_ready(serving, &self.instance.names),
-            Kind::Reload => log::info!("reloaded: {}", ready::count(&serving.config)),
-            Kind::Upgrade => {
-                log::info!("upgraded to tproxy {}: {}", env!("CARGO_PKG_VERSION"), ready::count(&serving.config));
-            }
-        }
-        if let Err(error) = self.terminal.ready() {
-            log::error!("{error}");
-        }
+        ready::log_change(kind, serving, &self.instance.names);
+        self.terminal.ready();
         self.instance.notifier.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
     }
 
@@ -226,6 +211,16 @@ impl Guardian {
     /// SIGHUP: the logs are opened again, and the configuration is read again.
     fn reload(&mut self) {
         logging::reopen();
+        if let Some(config) = self.change.start_from() {
+            match config::read_again(&config.command_line) {
+                Ok(config) => {
+                    log::info!("the start begins again with the configuration as it is now");
+                    self.begin(Kind::Start, config);
+                }
+                Err(error) => log::error!("reload: {error}; the start goes on"),
+            }
+            return;
+        }
         let (Change::Nothing, Some(serving)) = (&self.change, &self.instance.serving) else {
             return self.defer(Request::Reload);
         };
@@ -273,28 +268,28 @@ impl Guardian {
         self.change = Change::Nothing;
         // The next program starts one of its own.
         self.instance.names.dismiss(&mut self.instance.children);
-        if self.deferred.take() == Some(Request::Upgrade) {
+        let deferred = self.deferred.take();
+        if deferred == Some(Request::Upgrade) {
             // It waits until the next program takes signals. A reload need not: the next program reads the file.
             let _ = process::send_signal(Pid::this(), Signal::SIGUSR2);
         }
         log::info!("upgrade: executing {}", self.program.display());
         if let Err(error) = self.hand_over(upgrade::execute) {
             log::error!("upgrade: {}: {error}; nothing has changed", self.program.display());
+            self.deferred = deferred.filter(|request| *request == Request::Reload);
         }
     }
 
     fn defer(&mut self, request: Request) {
-        log::info!("another change is under way; the next one follows");
+        log::info!("another change is under way; this one follows it");
         self.deferred = self.deferred.max(Some(request));
     }
 
     fn begin_deferred(&mut self) {
-        if self.change.is_nothing() {
-            match self.deferred.take() {
-                Some(Request::Upgrade) => self.upgrade(),
-                Some(Request::Reload) => self.reload(),
-                None => {}
-            }
+        match self.deferred.take_if(|_| self.change.is_nothing()) {
+            Some(Request::Upgrade) => self.upgrade(),
+            Some(Request::Reload) => self.reload(),
+            None => {}
         }
     }
 
@@ -338,7 +333,7 @@ impl Guardian {
         match self.instance.children.role(pid) {
             Some(Role::Resolver) => {
                 let moved = self.instance.heard_from_resolver();
-                if moved && self.change.is_nothing() {
+                if moved && !matches!(self.change, Change::Transition(_)) {
                     self.instance.refresh_rules();
                 }
             }
@@ -358,6 +353,9 @@ impl Guardian {
         match (&mut self.change, message) {
             _ if serves && self.shutdown.is_none() => self.instance.heard_from_slot(pid, slot, message),
             (Change::Transition(transition), ToGuardian::Ready) => transition.worker_is_ready(generation, slot),
+            (Change::Transition(_), ToGuardian::Leaving) => {
+                self.start_fails(generation, slot, &format!("worker {pid} drains"))
+            }
             _ => {}
         }
     }
@@ -384,13 +382,18 @@ impl Guardian {
             }
             return;
         }
+        self.start_fails(generation, slot, &format!("worker {} {}", ended.pid, ended.how));
+    }
+
+    /// A worker of a generation is of no use. If that generation is coming up, it cannot.
+    fn start_fails(&mut self, generation: GenerationId, slot: usize, which: &str) {
         let Change::Transition(transition) = &mut self.change else { return };
         if !transition.worker_has_ended(generation, slot) {
             return;
         }
         let Change::Transition(transition) = std::mem::replace(&mut self.change, Change::Nothing) else { return };
-        let (kind, why) = (transition.kind(), format!("worker {} {} while it started", ended.pid, ended.how));
-        let error = transition.cancel(&why, &mut self.instance);
+        let kind = transition.kind();
+        let error = transition.cancel(&format!("{which} while it started"), &mut self.instance);
         self.failed(kind, error);
     }
 }

@@ -16,7 +16,9 @@ use nix::unistd::Pid;
 
 use crate::daemon::children::{Children, Role};
 use crate::daemon::generation::Generation;
+use crate::daemon::inherited::{Inherited, PassedSocket};
 use crate::daemon::instance::Instance;
+use crate::daemon::listeners::{ListenSocket, Origin};
 use crate::error::Error;
 use crate::record::{Writer, words};
 use crate::redirection::RedirectionId;
@@ -46,6 +48,15 @@ pub(crate) struct WorkerEntry {
     pub slot: Option<usize>,
 }
 
+/// A listening socket that was handed over.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ListenerEntry {
+    pub redirection: RedirectionId,
+    pub address: SocketAddr,
+    pub descriptor: RawFd,
+    pub origin: Origin,
+}
+
 /// What was read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Handover {
@@ -60,8 +71,11 @@ pub(crate) struct Handover {
     /// The descriptor of the instance lock.
     pub lock: Option<RawFd>,
     pub workers_started: u32,
-    /// Redirection, address and descriptor of each listening socket.
-    pub listeners: Vec<(RedirectionId, SocketAddr, RawFd)>,
+    pub listeners: Vec<ListenerEntry>,
+    /// Sockets that were passed to this process and that no redirection has taken: name and descriptor.
+    pub unused: Vec<(Option<String>, RawFd)>,
+    /// The descriptor of the access log.
+    pub access_log: Option<RawFd>,
     pub workers: Vec<WorkerEntry>,
     /// Pool resolvers, each with its slot.
     pub pool_resolvers: Vec<(Pid, usize)>,
@@ -106,9 +120,19 @@ pub(crate) fn write(upgrade: &HandoverSource<'_>) -> Result<Written, Error> {
     out.line(["workers".into(), instance.children.workers_started.to_string()]);
     for socket in &serving.listeners.all {
         for listener in socket.listeners.iter().flatten() {
-            let id = socket.redirection.0.to_string();
-            out.line(["listener".into(), id, socket.address.to_string(), copy(listener)?]);
+            let (id, address) = (socket.redirection.0.to_string(), socket.address.to_string());
+            let origin = match &socket.origin {
+                Origin::Opened => vec![],
+                Origin::Passed(name) => std::iter::once("passed".to_owned()).chain(name.clone()).collect(),
+            };
+            out.line(["listener".into(), id, address, copy(listener)?].into_iter().chain(origin));
         }
+    }
+    for socket in instance.inherited.listeners() {
+        out.line(["unused".to_owned(), copy(&socket.listener)?].into_iter().chain(socket.name.clone()));
+    }
+    if let Some(file) = &serving.access_log {
+        out.line(["access-log".into(), copy(file)?]);
     }
     let slots = serving.slots.iter().enumerate();
     for (number, slot) in slots {
@@ -153,7 +177,8 @@ fn decode(text: &str) -> Result<Handover, Error> {
     let mut handover = Handover::default();
     for line in rest.lines() {
         let understood = words(line).and_then(|words| handover.take(words));
-        understood.ok_or_else(|| Error::Failed(format!("the handover holds a line that means nothing: '{line}'")))?;
+        understood
+            .ok_or_else(|| Error::Failed(format!("the handover has a line that cannot be understood: '{line}'")))?;
     }
     Ok(handover)
 }
@@ -168,10 +193,20 @@ impl Handover {
             ["pidfile", _] => self.pidfile = words.into_iter().nth(1).map(PathBuf::from),
             ["lock", descriptor] => self.lock = Some(descriptor.parse().ok()?),
             ["workers", count] => self.workers_started = count.parse().ok()?,
-            ["listener", id, address, descriptor] => {
-                let id = RedirectionId(id.parse().ok()?);
-                self.listeners.push((id, address.parse().ok()?, descriptor.parse().ok()?));
-            }
+            ["listener", redirection, address, descriptor, ref origin @ ..] => self.listeners.push(ListenerEntry {
+                redirection: RedirectionId(redirection.parse().ok()?),
+                address: address.parse().ok()?,
+                descriptor: descriptor.parse().ok()?,
+                origin: match origin {
+                    [] => Origin::Opened,
+                    ["passed"] => Origin::Passed(None),
+                    ["passed", name] => Origin::Passed(Some((*name).to_owned())),
+                    _ => return None,
+                },
+            }),
+            ["unused", descriptor] => self.unused.push((None, descriptor.parse().ok()?)),
+            ["unused", descriptor, name] => self.unused.push((Some(name.to_owned()), descriptor.parse().ok()?)),
+            ["access-log", descriptor] => self.access_log = Some(descriptor.parse().ok()?),
             ["worker", pid, channel, slot] => self.workers.push(worker(pid, channel, Some(slot))?),
             ["draining", pid, channel] => self.workers.push(worker(pid, channel, None)?),
             ["pool", pid, slot] => self.pool_resolvers.push((Pid::from_raw(pid.parse().ok()?), slot.parse().ok()?)),
@@ -190,9 +225,23 @@ impl Handover {
     }
 
     /// Takes the listening sockets over.
-    pub(crate) fn take_listeners(&mut self) -> Result<Vec<(RedirectionId, SocketAddr, TcpListener)>, Error> {
-        let take = |(id, address, number)| Ok((id, address, TcpListener::from(descriptor(number)?)));
+    pub(crate) fn take_listeners(&mut self) -> Result<Vec<ListenSocket>, Error> {
+        let take = |entry: ListenerEntry| {
+            let ListenerEntry { redirection, address, descriptor: number, origin } = entry;
+            let listeners = vec![Some(TcpListener::from(descriptor(number)?))];
+            Ok(ListenSocket { redirection, address, listeners, origin })
+        };
         self.listeners.drain(..).map(take).collect()
+    }
+
+    /// Takes over the sockets that no redirection has taken.
+    pub(crate) fn take_unused_sockets(&mut self) -> Result<Inherited, Error> {
+        let take = |(name, number)| {
+            let listener = TcpListener::from(descriptor(number)?);
+            let address = listener.local_addr().map_err(|error| Error::sys("a passed socket", error))?;
+            Ok(PassedSocket { name, address, listener })
+        };
+        Ok(Inherited::adopt(self.unused.drain(..).map(take).collect::<Result<_, Error>>()?))
     }
 
     /// Enters the workers and pool resolvers as children of this process, which they are.
@@ -235,7 +284,7 @@ mod tests {
     #[test]
     fn every_line_is_understood() {
         let text = format!(
-            "{HEADER}\npid 7\nfile -s%2080%0a\npidfile /run/t%ff\nlock 9\nworkers 12\nlistener 3 [::]:80 10\n\
+            "{HEADER}\npid 7\nfile -s%2080%0a\npidfile /run/t%ff\nlock 9\nworkers 12\nlistener 3 [::]:80 10\nlistener 4 1.2.3.4:5 13 passed web\nunused 14\naccess-log 15\n\
              worker 20 11 0\ndraining 21 12\npool 22 0\nname cow 10.0.0.1 fd00::1\nname lost\n\
              past 1 2 3 4 5 6 7 8 9 10 11 12{}\nrules family%20IPv4%0a\n",
             " 13".repeat(COUNT - 12)
@@ -243,7 +292,10 @@ mod tests {
         let handover = decode(&text).unwrap();
         assert_eq!((handover.pid, handover.lock, handover.workers_started), (7, Some(9), 12));
         assert_eq!(handover.file.unwrap(), "-s 80\n");
-        assert_eq!(handover.listeners, [(RedirectionId(3), "[::]:80".parse().unwrap(), 10)]);
+        let [opened, passed] = &handover.listeners[..] else { panic!("{:?}", handover.listeners) };
+        assert_eq!((opened.redirection, opened.descriptor, &opened.origin), (RedirectionId(3), 10, &Origin::Opened));
+        assert_eq!((passed.descriptor, &passed.origin), (13, &Origin::Passed(Some("web".into()))));
+        assert_eq!((&handover.unused[..], handover.access_log), (&[(None, 14)][..], Some(15)));
         let worker = |pid, channel, slot| WorkerEntry { pid: Pid::from_raw(pid), channel, slot };
         assert_eq!(handover.workers, [worker(20, 11, Some(0)), worker(21, 12, None)]);
         assert_eq!(handover.names[0].1.len(), 2);

@@ -8,10 +8,21 @@ use std::os::fd::{IntoRawFd, RawFd};
 use crate::error::Error;
 use crate::sys::inherited;
 
+/// A listening socket that was passed to this process.
+#[derive(Debug)]
+pub(crate) struct PassedSocket {
+    /// Its name, if the service manager gave it one (`FileDescriptorName=`, systemd.socket(5)).
+    pub name: Option<String>,
+    pub address: SocketAddr,
+    pub listener: TcpListener,
+}
+
+impl PassedSocket {}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
-    listeners: Vec<(Option<String>, SocketAddr, TcpListener)>,
+    listeners: Vec<PassedSocket>,
     /// A connection that waits on descriptor 0.
     pub connection: Option<TcpStream>,
     /// inetd has started this process, which must not go into the background then.
@@ -51,22 +62,26 @@ impl Inherited {
         }
         if inherited::listens(&socket)? {
             let listener = TcpListener::from(socket);
-            self.listeners.push((name, listener.local_addr()?, listener));
+            self.listeners.push(PassedSocket { name, address: listener.local_addr()?, listener });
         } else {
             self.connection = Some(TcpStream::from(socket));
         }
         Ok(())
     }
 
-    /// The listening sockets of this address.
-    pub(crate) fn take_address(&mut self, address: SocketAddr) -> impl Iterator<Item = TcpListener> {
-        self.listeners.extract_if(.., move |(_, other, _)| *other == address).map(|(.., listener)| listener)
+    /// Those that the former program of this process had, and no generation had taken.
+    pub(crate) fn adopt(listeners: Vec<PassedSocket>) -> Inherited {
+        Inherited { listeners, ..Inherited::default() }
     }
 
-    /// The listening sockets of this name, or all.
-    pub(crate) fn take_named(&mut self, name: Option<&str>) -> Vec<(SocketAddr, TcpListener)> {
-        let taken = self.listeners.extract_if(.., |(other, ..)| name.is_none() || other.as_deref() == name);
-        taken.map(|(_, address, listener)| (address, listener)).collect()
+    /// The listening sockets that nobody has taken for good.
+    pub(crate) fn listeners(&self) -> &[PassedSocket] {
+        &self.listeners
+    }
+
+    /// A generation has taken these sockets for good. Until then it has copies: it may not come up.
+    pub(crate) fn forget(&mut self, taken: &[SocketAddr]) {
+        self.listeners.retain(|socket| !taken.contains(&socket.address));
     }
 }
 

@@ -76,13 +76,14 @@ impl Instance {
         self.last_generation
     }
 
-    /// When something is due here.
-    pub(crate) fn due(&self) -> Option<Instant> {
+    /// When something is due here. Names are due only while something serves or a transition resolves them.
+    pub(crate) fn due(&self, resolves: bool) -> Option<Instant> {
         let rules = self.rules.as_ref().and_then(Reconciler::due);
         let slots = self.serving.iter().flat_map(|serving| &serving.slots).filter_map(|slot| slot.respawn.next);
         let gates =
             self.serving.as_ref().and_then(|serving| self.reachability.due(serving.config.process.upstream_grace));
-        let others = [self.names.due(), rules, gates, self.local_ports.due(), self.pool_due];
+        let names = self.names.due().filter(|_| resolves || self.serving.is_some());
+        let others = [names, rules, gates, self.local_ports.due(), self.pool_due];
         slots.chain(others.into_iter().flatten()).min()
     }
 
@@ -180,9 +181,14 @@ impl Instance {
         let Ended { pid, role, how, .. } = *ended;
         match role {
             Role::Worker { slot, .. } => {
-                if let Some(place) = self.serving.as_mut().and_then(|serving| serving.slots.get_mut(slot)) {
-                    place.worker = None;
-                    self.worker_died(slot, &format!("{pid} {how}"));
+                let place = self.serving.as_mut().and_then(|serving| serving.slots.get_mut(slot));
+                match place.filter(|place| place.worker == Some(pid)) {
+                    Some(place) => {
+                        place.worker = None;
+                        self.worker_died(slot, &format!("{pid} {how}"));
+                    }
+                    // Its last message gave the slot to another one.
+                    None => log::info!("worker {pid} {how}"),
                 }
             }
             Role::Draining => log::info!("worker {pid} {how}"),
@@ -194,7 +200,7 @@ impl Instance {
                 for slot in self.serving.iter_mut().flat_map(|serving| &mut serving.slots) {
                     slot.resolvers.retain(|resolver| *resolver != pid);
                 }
-                self.pool_due.get_or_insert_with(|| Instant::now() + POOL_PAUSE);
+                self.fill_pools_soon();
             }
             Role::Rules => self.rules.iter_mut().for_each(|rules| rules.ended(pid, how)),
             Role::Resolver | Role::Rehearsal => {}
@@ -224,8 +230,23 @@ impl Instance {
         let Some(serving) = &mut self.serving else { return };
         if let Err(error) = serving.start_worker(slot, &self.names, &mut self.children) {
             log::error!("starting a worker: {error}");
-            self.worker_died(slot, "could not be started");
+            return self.worker_died(slot, "could not be started");
         }
+        self.fill_pools_soon();
+    }
+
+    /// Has missing pool resolvers started.
+    pub(crate) fn fill_pools_soon(&mut self) {
+        if self.serving.as_ref().is_some_and(|serving| serving.config.checks_hosts()) {
+            self.pool_due.get_or_insert_with(|| Instant::now() + POOL_PAUSE);
+        }
+    }
+
+    /// Has empty slots filled, and missing resolvers started: the former program of this process had not done so yet.
+    pub(crate) fn fill_slots(&mut self) {
+        let slots = self.serving.iter_mut().flat_map(|serving| &mut serving.slots);
+        slots.filter(|slot| slot.worker.is_none()).for_each(|slot| slot.respawn.next = Some(Instant::now()));
+        self.fill_pools_soon();
     }
 
     /// After a series of deaths: either another worker is to be tried, or the one that was tried has survived.

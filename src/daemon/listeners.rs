@@ -22,6 +22,16 @@ pub(crate) struct ListenSocket {
     /// A listening socket for each worker, or more: the kernel spreads new connections over them (`SO_REUSEPORT`,
     /// socket(7)), and one that was closed would reset those that wait in it. See [`ListenSocket::of`].
     pub listeners: Vec<Option<TcpListener>>,
+    pub origin: Origin,
+}
+
+/// Who has opened a listening socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This process, or a former program of it.
+    Opened,
+    /// The service manager or inetd, with this name.
+    Passed(Option<String>),
 }
 
 impl ListenSocket {
@@ -49,21 +59,27 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     /// Those that the former program of this process had open.
-    pub(crate) fn adopt(sockets: Vec<(RedirectionId, SocketAddr, TcpListener)>) -> Listeners {
-        let mut listeners = Listeners::default();
-        for (redirection, address, socket) in sockets {
-            let is_its = |other: &&mut ListenSocket| other.redirection == redirection && other.address == address;
-            match listeners.all.iter_mut().find(is_its) {
-                Some(other) => other.listeners.push(Some(socket)),
-                None => listeners.all.push(ListenSocket { redirection, address, listeners: vec![Some(socket)] }),
+    pub(crate) fn adopt(sockets: Vec<ListenSocket>) -> Listeners {
+        let mut all: Vec<ListenSocket> = Vec::new();
+        for mut socket in sockets {
+            let is_its =
+                |other: &&mut ListenSocket| other.redirection == socket.redirection && other.address == socket.address;
+            match all.iter_mut().find(is_its) {
+                Some(other) => other.listeners.append(&mut socket.listeners),
+                None => all.push(socket),
             }
         }
-        listeners
+        Listeners { all, ..Listeners::default() }
+    }
+
+    /// Where any redirection listens.
+    pub(crate) fn addresses_of_all(&self) -> Vec<SocketAddr> {
+        self.all.iter().map(|socket| socket.address).collect()
     }
 
     /// Opens what `config` asks for; takes from `before`, which stays as it is, and from `inherited` what is open
     /// already. Without `-b` a family that this host does not have is left out.
-    pub(crate) fn open(config: &Config, before: &Listeners, inherited: &mut Inherited) -> Result<Listeners, Error> {
+    pub(crate) fn open(config: &Config, before: &Listeners, inherited: &Inherited) -> Result<Listeners, Error> {
         let mut listeners = Listeners::default();
         let mut open_already = OpenAlready { before, inherited, workers: config.process.workers };
         for (id, redirection, _) in config.relayed() {
@@ -96,7 +112,10 @@ impl Listeners {
                 Some(socket) => {
                     socket.listeners.iter().map(|listener| copy(listener.as_ref())).collect::<Result<_, _>>()?
                 }
-                None => already.inherited.take_address(address).map(Some).collect(),
+                None => {
+                    let passed = already.inherited.listeners().iter().filter(|socket| socket.address == address);
+                    passed.map(|socket| copy(Some(&socket.listener))).collect::<Result<_, _>>()?
+                }
             };
         // Also at another address: then the former one is closed when this one is redirected to.
         let ours = already.before.all.iter().any(|socket| socket.address.port() == address.port());
@@ -114,7 +133,7 @@ impl Listeners {
             };
             listeners.push(Some(listener?));
         }
-        self.all.push(ListenSocket { redirection: id, address, listeners });
+        self.all.push(ListenSocket { redirection: id, address, listeners, origin: Origin::Opened });
         Ok(())
     }
 
@@ -137,13 +156,22 @@ impl Listeners {
         already: &mut OpenAlready<'_>,
     ) -> Result<(), Error> {
         let OpenAlready { before, inherited, workers } = already;
-        for socket in before.all.iter().filter(|socket| socket.redirection == id) {
-            let listener = copy(socket.listeners.first().and_then(Option::as_ref))?;
-            let listeners = for_each(listener, *workers)?;
-            self.all.push(ListenSocket { redirection: id, address: socket.address, listeners });
-        }
-        for (address, listener) in inherited.take_named(name) {
-            self.all.push(ListenSocket { redirection: id, address, listeners: for_each(Some(listener), *workers)? });
+        let before = before.all.iter().filter_map(|socket| match &socket.origin {
+            Origin::Passed(own) => Some((own, socket.address, socket.listeners.first()?.as_ref()?)),
+            Origin::Opened => None,
+        });
+        let fresh = inherited.listeners().iter().map(|socket| (&socket.name, socket.address, &socket.listener));
+        for (own, address, listener) in before.chain(fresh) {
+            let is_meant = name.is_none() || own.as_deref() == name;
+            if is_meant && !self.all.iter().any(|other| other.address == address) {
+                let listeners = for_each(copy(Some(listener))?, *workers)?;
+                self.all.push(ListenSocket {
+                    redirection: id,
+                    address,
+                    listeners,
+                    origin: Origin::Passed(own.clone()),
+                });
+            }
         }
         if self.all.iter().any(|socket| socket.redirection == id) {
             return Ok(());
@@ -171,7 +199,7 @@ fn taken(address: SocketAddr, holders: &[SocketOwner]) -> Error {
 /// What is open already, and how many listeners each address needs.
 struct OpenAlready<'a> {
     before: &'a Listeners,
-    inherited: &'a mut Inherited,
+    inherited: &'a Inherited,
     workers: usize,
 }
 

@@ -43,9 +43,9 @@ impl Reachability {
         let given_up = self.silent_since.get(&id).is_some_and(late);
         if given_up && self.given_up.insert(id) {
             let what = if closed == Gate::Withdrawn { "is withdrawn" } else { "becomes a reject" };
-            log::warn!("redirection {id}: no upstream answers: it {what}");
+            log::warn!("redirection {id}: no upstream answers; the redirection {what}");
         } else if !given_up && self.given_up.remove(&id) {
-            log::warn!("redirection {id}: an upstream answers again: it is put back");
+            log::warn!("redirection {id}: an upstream answers again; the redirection is put back");
         }
         given_up
     }

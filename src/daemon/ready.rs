@@ -5,14 +5,24 @@ use std::net::SocketAddr;
 use crate::config::{Config, Redirection, Target, via};
 use crate::daemon::generation::{self, Generation};
 use crate::daemon::names::Names;
+use crate::daemon::transition::Kind;
 use crate::redirection::RedirectionId;
 use crate::traffic::service::{Destination, HostPort, Service};
 
 /// From so many redirections on, only their number is logged.
 const MANY: usize = 16;
 
+/// Logs that a change has succeeded.
+pub(crate) fn log_change(kind: Kind, generation: &Generation, names: &Names) {
+    match kind {
+        Kind::Start => log_ready(generation, names),
+        Kind::Reload => log::info!("reloaded: {}", count(&generation.config)),
+        Kind::Upgrade => log::info!("upgraded to tproxy {}: {}", env!("CARGO_PKG_VERSION"), count(&generation.config)),
+    }
+}
+
 /// How many redirections there are, in words.
-pub(crate) fn count(config: &Config) -> String {
+fn count(config: &Config) -> String {
     match config.redirections.len() {
         1 => "1 redirection".into(),
         count => format!("{count} redirections"),

@@ -190,8 +190,17 @@ impl Reconciler {
         let Some(job) = self.job.take_if(|job| job.pid == pid) else { return };
         match children::task_result(job.result, how) {
             Ok(snapshot) => self.succeeded(job.task, snapshot),
+            Err(error) if self.is_outdated(&job.task) => {
+                log::error!("{error}");
+                self.next = Some(Instant::now());
+            }
             Err(error) => self.failed(error),
         }
+    }
+
+    /// Other rules are wanted than this task was about.
+    fn is_outdated(&self, task: &Task) -> bool {
+        matches!(task, Task::Install(target) | Task::Verify(target) if *target != self.target())
     }
 
     fn failed(&mut self, error: Error) {

@@ -7,13 +7,18 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::daemon::children::Children;
 use crate::daemon::instance::Instance;
 use crate::daemon::instance_lock::InstanceLock;
 use crate::daemon::message::ToWorker;
+use crate::daemon::reconciler::Reconciler;
 use crate::error::Error;
 
 /// How much longer than `--drain` a worker may take to end.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// While the jumps stand, connections go to sockets that are about to close: deleting them is tried this often.
+const ATTEMPTS: u8 = 3;
 
 /// A stop under way.
 #[derive(Debug)]
@@ -27,8 +32,8 @@ pub(crate) struct Shutdown {
 enum Phase {
     /// Work on the rules is awaited that began before.
     Waiting,
-    /// The jumps to the rules are taken out.
-    Unhooking,
+    /// The jumps to the rules are deleted, after so many attempts that failed.
+    Unhooking(u8),
     /// The workers end, or are killed at this time.
     Draining(Instant),
     /// The rules are removed.
@@ -77,13 +82,17 @@ impl Shutdown {
             let next = match self.phase {
                 Phase::Waiting if is_busy(instance) => return,
                 Phase::Waiting => {
-                    start_rules_work(instance, "unhooked", |rules, children| rules.unhook(children));
-                    Phase::Unhooking
+                    let begun = start_rules_work(instance, "unhooked", Reconciler::unhook);
+                    Phase::Unhooking(if begun { 0 } else { ATTEMPTS })
                 }
-                Phase::Unhooking if is_busy(instance) => return,
-                Phase::Unhooking => {
-                    report_failure(instance, "unhooked");
-                    self.drain(instance)
+                Phase::Unhooking(_) if is_busy(instance) => return,
+                Phase::Unhooking(attempts) => {
+                    let failed = report_failure(instance, "unhooked");
+                    if failed && attempts + 1 < ATTEMPTS && start_rules_work(instance, "unhooked", Reconciler::unhook) {
+                        Phase::Unhooking(attempts + 1)
+                    } else {
+                        self.drain(instance)
+                    }
                 }
                 Phase::Draining(until) if instance.children.workers().next().is_some() => {
                     let now = Instant::now();
@@ -102,7 +111,7 @@ impl Shutdown {
                 }
                 Phase::Removing if is_busy(instance) => return,
                 Phase::Removing => {
-                    report_failure(instance, "removed");
+                    let _ = report_failure(instance, "removed");
                     Phase::Done
                 }
                 Phase::Done => return,
@@ -132,30 +141,34 @@ fn is_busy(instance: &Instance) -> bool {
     instance.rules.as_ref().is_some_and(|rules| rules.is_busy())
 }
 
+/// Returns whether the work has begun, or there is none.
 fn start_rules_work(
     instance: &mut Instance,
     what: &str,
-    work: fn(&mut crate::daemon::reconciler::Reconciler, &mut crate::daemon::children::Children) -> Result<(), Error>,
-) {
-    let Some(rules) = &mut instance.rules else { return };
+    work: fn(&mut Reconciler, &mut Children) -> Result<(), Error>,
+) -> bool {
+    let Some(rules) = &mut instance.rules else { return true };
     // A failure from before is nobody's concern any more.
     drop(rules.take_failure());
     if let Err(error) = work(rules, &mut instance.children) {
         log::error!("the rules could not be {what}: {error}");
+        return false;
     }
+    true
 }
 
-fn report_failure(instance: &mut Instance, what: &str) {
-    if let Some(error) = instance.rules.as_mut().and_then(|rules| rules.take_failure()) {
-        log::error!("the rules could not be {what}: {error}; `tproxy --flush` removes them");
-    }
+/// Returns whether the last work on the rules has failed.
+fn report_failure(instance: &mut Instance, what: &str) -> bool {
+    let Some(error) = instance.rules.as_mut().and_then(Reconciler::take_failure) else { return false };
+    log::error!("the rules could not be {what}: {error}; `tproxy --flush` removes them");
+    true
 }
 
 fn remove_rules(instance: &mut Instance) {
     let Some(rules) = &instance.rules else { return };
     if instance.lock.is_none() {
         match InstanceLock::try_lock(&rules.configured().name) {
-            // Who has taken the name since the rules were unhooked has rules of his own there.
+            // Who has taken the name since the rules were unhooked has its own rules there.
             Ok(None) => {
                 instance.rules = None;
                 return;
@@ -164,5 +177,5 @@ fn remove_rules(instance: &mut Instance) {
             Err(error) => log::warn!("{error}"),
         }
     }
-    start_rules_work(instance, "removed", |rules, children| rules.remove(children));
+    let _ = start_rules_work(instance, "removed", Reconciler::remove);
 }

@@ -6,6 +6,7 @@
 //! privileges and say that they are ready; the rules are installed and verified; the shell and the service manager are
 //! told. All but the first is the work of [`Transition`](crate::daemon::transition::Transition).
 
+use std::fs::File;
 use std::net::TcpStream;
 
 use crate::cli::CommandLine;
@@ -79,9 +80,12 @@ fn guard(config: Config, inherited: Inherited, mut terminal: Terminal) -> Result
 /// Goes on with what the former program of this process served, and begins to change to the configuration that the command
 /// line says now.
 pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Result<(), Error> {
-    let config = upgrade::serving_config(&handover, command_line)?;
-    let facility = (!handover.logs_to_stderr).then_some(config.process.facility);
-    logging::start("tproxy", facility, config.process.verbose);
+    let facility = |facility| (!handover.logs_to_stderr).then_some(facility);
+    // Until the configuration says better: a failure here must not be silent.
+    logging::start("tproxy", facility(syslog::Facility::LOG_DAEMON), false);
+    let config = upgrade::serving_config(&handover, command_line)
+        .inspect_err(|error| log::error!("upgrade: {error}; the workers go on without a guardian"))?;
+    logging::start("tproxy", facility(config.process.facility), config.process.verbose);
     let terminal = if handover.logs_to_stderr {
         Terminal::foreground()
     } else {
@@ -89,31 +93,36 @@ pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Resu
         Terminal::none()
     };
     let pidfile = handover.pidfile.take().map(PidFile::adopt);
-    let mut guardian = Guardian::new(Inherited::default(), terminal, pidfile)?;
+    let mut guardian = Guardian::new(handover.take_unused_sockets()?, terminal, pidfile)?;
     let instance = &mut guardian.instance;
     instance.lock = handover.lock.take().map(handover::descriptor).transpose()?.map(InstanceLock::handed_over);
     instance.names.want(&config.names(), &config.names_to_follow());
     handover.names.drain(..).for_each(|(name, addresses)| instance.names.adopt(&name, addresses));
     instance.stats.inherit(handover.past);
     let listeners = Listeners::adopt(handover.take_listeners()?);
-    let mut serving = Generation::new(instance.next_generation(), config, listeners)?;
+    let access_log = handover.access_log.take().map(handover::descriptor).transpose()?.map(File::from);
+    let mut serving = Generation::new(instance.next_generation(), config, listeners, access_log)?;
     handover.take_children(&mut serving, &mut instance.children)?;
     if let (Some(set), Some(snapshot)) = (serving.rules(&instance.names)?, handover.snapshot.take()) {
         let snapshot = snapshot.into_string().unwrap_or_default();
         instance.rules = Some(Reconciler::resume(set, serving.config.process.verify, snapshot));
     }
     instance.serving = Some(serving);
+    instance.fill_slots();
     match config::read_again(command_line) {
         Ok(config) => guardian.begin(Kind::Upgrade, config),
-        Err(error) => log::error!("upgrade: {error}; nothing has changed"),
+        Err(error) => {
+            log::error!("upgrade: {error}; nothing has changed");
+            guardian.instance.rules.iter_mut().for_each(Reconciler::verify_now);
+        }
     }
     guardian.run()
 }
 
 /// One process is enough: no rules, no user to become, no name to follow.
-fn alone(config: Config, mut inherited: Inherited) -> Result<(), Error> {
+fn alone(config: Config, inherited: Inherited) -> Result<(), Error> {
     let pidfile = config.process.pidfile.as_deref().map(PidFile::write).transpose()?;
-    let mut generation = Generation::prepare(GenerationId(0), config, &Listeners::default(), &mut inherited)?;
+    let mut generation = Generation::prepare(GenerationId(0), config, &Listeners::default(), &inherited)?;
     let names = Names::new();
     let redirections = generation.active_redirections(&names);
     let sockets = generation.listeners.all.iter_mut();
@@ -153,7 +162,7 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
     };
     let redirections = config.relayed().map(|(id, _, service)| active(id, service)).collect();
     let without = Config { redirections: Vec::new(), ..config.clone() };
-    let generation = Generation::new(GenerationId(0), without, Listeners::default())?;
+    let generation = Generation::prepare(GenerationId(0), without, &Listeners::default(), &Inherited::default())?;
     let args = WorkerArgs {
         number: 1,
         config,

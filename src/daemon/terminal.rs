@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
 use crate::logging;
 use crate::sys::process::{self, Report};
 
@@ -20,7 +19,7 @@ pub(crate) struct Terminal {
     report: Option<OwnedFd>,
     /// The daemon stays in the foreground and logs to standard error.
     kept: bool,
-    /// A shell does not wait longer, and whoever reads what it wrote must not either: the terminal is left then.
+    /// The shell stops waiting then. The daemon leaves the terminal, so readers of its output do not wait either.
     leave_at: Option<Instant>,
 }
 
@@ -51,18 +50,18 @@ impl Terminal {
     }
 
     /// Leaves the terminal when the shell waits no longer.
-    pub(crate) fn leave_if_due(&mut self, now: Instant) -> Result<(), Error> {
+    pub(crate) fn leave_if_due(&mut self, now: Instant) {
         if self.leave_at.take_if(|at| *at <= now).is_some() {
-            logging::leave_terminal()?;
+            leave();
         }
-        Ok(())
     }
 
     /// The daemon serves.
-    pub(crate) fn ready(&mut self) -> Result<(), Error> {
-        let left = if self.leave_at.take().is_some() { logging::leave_terminal() } else { Ok(()) };
+    pub(crate) fn ready(&mut self) {
+        if self.leave_at.take().is_some() {
+            leave();
+        }
         self.tell(0);
-        left
     }
 
     /// Tells the shell the exit status, once.
@@ -71,6 +70,12 @@ impl Terminal {
             // The shell may have stopped waiting, or be gone.
             let _ = nix::unistd::write(&report, &[status]);
         }
+    }
+}
+
+fn leave() {
+    if let Err(error) = logging::leave_terminal() {
+        log::error!("{error}");
     }
 }
 

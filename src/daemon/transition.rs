@@ -1,5 +1,5 @@
 //! Changing what serves. A start, a reload and an upgrade are the same change: the next generation comes up beside the one
-//! that serves, if there is one, and takes its place. What does not come up changes nothing.
+//! that serves, if there is one, and takes its place. A generation that does not come up changes nothing.
 //!
 //! ```text
 //!   Locking ──► Resolving ──► StartingWorkers ──► InstallingRules ──► done: the former workers drain
@@ -134,6 +134,19 @@ impl Transition {
         matches!(self.step, Step::InstallingRules(_))
     }
 
+    /// The names are being resolved.
+    pub(crate) fn resolves(&self) -> bool {
+        matches!(self.step, Step::Resolving(_))
+    }
+
+    /// The configuration of a start that has not opened anything yet: it can begin again with another one.
+    pub(crate) fn start_from(&self) -> Option<&Config> {
+        match &self.step {
+            Step::Locking { config, .. } | Step::Resolving(config) if self.kind == Kind::Start => Some(config),
+            _ => None,
+        }
+    }
+
     /// When to call [`Transition::advance`] at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
         match self.step {
@@ -189,9 +202,9 @@ impl Transition {
         let id = instance.next_generation();
         let nothing = Listeners::default();
         let before = instance.serving.as_ref().map_or(&nothing, |serving| &serving.listeners);
-        let mut generation = Generation::prepare(id, *config, before, &mut instance.inherited)?;
+        let mut generation = Generation::prepare(id, *config, before, &instance.inherited)?;
         if let Err(error) = generation.start_workers(&instance.names, &mut instance.children) {
-            generation.discard(&instance.children);
+            generation.discard(&mut instance.children);
             return Err(error);
         }
         if self.kind == Kind::Start {
@@ -207,7 +220,7 @@ impl Transition {
         match generation.rules(&instance.names) {
             Ok(rules) => self.want_rules(rules, &generation, instance),
             Err(error) => {
-                generation.discard(&instance.children);
+                generation.discard(&mut instance.children);
                 return Err(error);
             }
         }
@@ -225,6 +238,8 @@ impl Transition {
         match (&mut instance.rules, wanted) {
             (Some(rules), wanted) => {
                 let before = rules.configured().clone();
+                // Its workers are alive, and nothing is known of its upstreams yet.
+                rules.set_gates(Vec::new());
                 rules.want(wanted.unwrap_or_else(|| none_of(&before)), verify);
                 self.before = Some(before);
             }
@@ -270,7 +285,9 @@ impl Transition {
                 draining.iter().for_each(|pid| instance.children.tell(*pid, &ToWorker::AccessLog, Some(file.as_fd())));
             }
         }
+        instance.inherited.forget(&serving.listeners.addresses_of_all());
         instance.local_ports.look(&serving.config);
+        instance.fill_pools_soon();
         // Names may have got other addresses while the rules were being installed.
         instance.refresh_rules();
     }
@@ -279,7 +296,7 @@ impl Transition {
     fn fail(&mut self, error: Error, instance: &mut Instance) -> Outcome {
         match std::mem::replace(&mut self.step, Step::Over) {
             Step::StartingWorkers(generation) | Step::InstallingRules(generation) => {
-                generation.discard(&instance.children);
+                generation.discard(&mut instance.children);
             }
             Step::Locking { .. } | Step::Resolving(_) | Step::Over => {}
         }
@@ -291,6 +308,8 @@ impl Transition {
             if let (Some(rules), Kind::Upgrade) = (&mut instance.rules, self.kind) {
                 rules.verify_now();
             }
+            // Names may have got other addresses meanwhile.
+            instance.refresh_rules();
         }
         Outcome::Failed(error)
     }
@@ -317,7 +336,7 @@ impl Transition {
         }
     }
 
-    /// A worker of a generation has ended. Whether it is the one that comes up: it cannot then.
+    /// A worker of a generation has ended. Returns whether that generation was coming up; it cannot come up any more.
     pub(crate) fn worker_has_ended(&mut self, id: GenerationId, slot: usize) -> bool {
         let Some(generation) = self.next_generation().filter(|generation| generation.id == id) else { return false };
         generation.slots[slot].worker = None;

@@ -7,7 +7,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -34,6 +34,14 @@ const ACCEPTED: &str = "tproxy: this program can take over";
 /// How long a rehearsal may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// The program that this process executes at an upgrade: as it was started, so that a link may lead to another one by then.
+/// Only an absolute path will do, for the daemon leaves its directory.
+pub(crate) fn program() -> io::Result<PathBuf> {
+    let running = std::env::current_exe()?;
+    let started = std::env::args_os().next().map(PathBuf::from).filter(|path| path.is_absolute());
+    Ok(started.filter(|path| path.canonicalize().is_ok_and(|path| path == running)).unwrap_or(running))
+}
+
 /// A rehearsal under way.
 #[derive(Debug)]
 pub(crate) struct Rehearsal {
@@ -49,6 +57,14 @@ impl Rehearsal {
     pub(crate) fn begin((pid, output): (Pid, File), children: &mut Children) -> Result<Rehearsal, Error> {
         children.adopt(pid, Role::Rehearsal, None)?;
         Ok(Rehearsal { pid, output, limit: Some(Instant::now() + LIMIT) })
+    }
+
+    /// Kills the program when it has taken too long.
+    pub(crate) fn limit(&mut self, children: &Children) {
+        if self.limit.take_if(|limit| *limit <= Instant::now()).is_some() {
+            log::error!("upgrade: the rehearsal takes too long; the new program is killed");
+            children.kill(self.pid);
+        }
     }
 
     /// The program has ended. An error unless it can take over.

@@ -320,7 +320,7 @@ impl<'a> Worker<'a> {
     /// The first call begins to drain, the second one resets all connections.
     fn stop(&mut self) {
         let now = self.connections.time();
-        if matches!(self.lifecycle, Lifecycle::LastCall(..) | Lifecycle::Draining(Some(_))) {
+        if matches!(self.lifecycle, Lifecycle::LastCall(_, Some(_)) | Lifecycle::Draining(Some(_))) {
             return self.reset_all();
         }
         let (seconds, open) = (self.config.process.drain.as_secs(), self.connections.len());

@@ -313,6 +313,76 @@ fn an_upgrade_puts_back_a_redirection_that_was_withdrawn() {
 }
 
 #[test]
+fn an_upgrade_that_fails_fills_the_slots_that_had_no_worker() {
+    let Some(scene) = Scene::new() else { return };
+    let _taken = scene.lab.gateway.enter(|| Server::silent("0.0.0.0:13000"));
+    let site = Site::new(STAND_IN);
+    let daemon = site.launch(&scene).ready();
+    wait::until_true("no worker is tried any more", || {
+        daemon.family.named("tproxy-worker").iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
+        daemon.journal.count("no worker can be kept alive") > 0
+    });
+    site.write(&format!("{STAND_IN}-s 13000 cow 80\n"));
+    site.signal(Signal::SIGUSR2);
+    daemon.journal.wait_for("upgrade: -s: port 13000 is in use by ");
+    wait::until_true("a worker and its redirection", || scene.lab.client.fetch(MOOSE).is_ok_and(|page| page == "cow"));
+    site.stop(&daemon);
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
+#[test]
+fn an_upgrade_goes_on_with_the_access_log_that_is_open() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = lab::tempdir::TempDir::new();
+    let logs = directory.file("logs");
+    fs::create_dir(&logs).expect("directory");
+    let site = Site::new(&format!("-l {logs}/access.log\n{STAND_IN}"));
+    let daemon = site.launch(&scene).ready();
+    assert_eq!(scene.page(MOOSE), "cow");
+    fs::rename(&logs, directory.file("moved")).expect("rename");
+    let guardian = site.guardian();
+    site.signal(Signal::SIGUSR2);
+    daemon.journal.wait_for("access.log: No such file or directory (os error 2); nothing has changed");
+    process::signal(daemon.family.worker(), Signal::SIGKILL);
+    wait::until_true("another worker", || scene.lab.client.fetch(MOOSE).is_ok_and(|page| page == "cow"));
+    assert_eq!(site.guardian(), guardian);
+    let lines = || fs::read_to_string(directory.file("moved/access.log")).expect("the log").lines().count();
+    wait::until_true("both pages are in the log", || lines() >= 2);
+    site.stop(&daemon);
+}
+
+#[test]
+fn a_start_that_waits_for_a_name_begins_again_on_a_hangup() {
+    let Some(scene) = Scene::new() else { return };
+    let site = Site::new(&STAND_IN.replace("cow 80", "cwo 80"));
+    let daemon = site.launch(&scene).spawn();
+    daemon.journal.wait_for("cannot resolve 'cwo'");
+    site.write(STAND_IN);
+    site.signal(Signal::SIGHUP);
+    daemon.journal.wait_for("ready:");
+    assert_eq!(scene.page(MOOSE), "cow");
+    site.stop(&daemon);
+}
+
+#[test]
+fn a_reload_that_fails_resets_no_connection_of_the_new_workers() {
+    let Some(scene) = Scene::new() else { return };
+    let site = Site::new(STAND_IN);
+    let daemon = site.launch(&scene).ready();
+    let (asked, failed) = under_load(&scene, || {
+        for _ in 0..5 {
+            let before = daemon.journal.count("nothing has changed");
+            site.write(&STAND_IN.replace("--dport 80", "--dport 80 -m no-such-match"));
+            site.signal(Signal::SIGHUP);
+            wait::until_true("the failure", || daemon.journal.count("nothing has changed") > before);
+        }
+    });
+    assert_eq!(failed, 0, "of {asked}");
+    wait::until_true("one worker is left", || daemon.family.named("tproxy-worker").len() == 1);
+    site.stop(&daemon);
+}
+
+#[test]
 fn twenty_upgrades_under_load_keep_the_process_and_refuse_nobody() {
     let Some(scene) = Scene::new() else { return };
     let _alone = alone(&HEAVY);
