@@ -1,4 +1,4 @@
-//! What is written about the options: `--help`, and the lists in the manual pages.
+//! The texts about the options: `--help`, and the lists in the manual pages.
 
 use crate::cli::option::{Group, Opt, Relation, Scope};
 use crate::cli::options::OPTIONS;

@@ -28,7 +28,7 @@ pub(crate) struct Process {
     pub verbose: bool,
     /// Where in syslog.
     pub facility: Facility,
-    /// What becomes of a redirection that nobody can serve.
+    /// What to do with a redirection that no worker can serve.
     pub fail: FailMode,
     /// How long connections may go on after SIGTERM.
     pub drain: Duration,
@@ -39,7 +39,7 @@ pub(crate) struct Process {
     pub upstream_grace: Option<Duration>,
 }
 
-/// What becomes of traffic that nobody can serve.
+/// What to do with traffic that no worker can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailMode {
     /// It goes to its original destination.

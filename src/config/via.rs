@@ -85,7 +85,7 @@ const LONGEST: u64 = 4096;
 fn read_credentials(path: &Path) -> Result<Credentials, Error> {
     let shown = path.display().to_string();
     let failed = |error| Error::file(shown.clone(), error);
-    // A FIFO would wait for somebody to write.
+    // Opening a FIFO would block until another process writes.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
     let expected = if !about.is_file() {

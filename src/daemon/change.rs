@@ -14,7 +14,7 @@ pub(crate) enum Change {
     Transition(Transition),
     /// The next program tries whether it could take over.
     Rehearsal(Rehearsal),
-    /// The next program can take over, and is executed when nobody works on the rules.
+    /// The next program can take over, and is executed when no work on the rules is under way.
     Execution,
 }
 

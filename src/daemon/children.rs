@@ -85,7 +85,7 @@ pub(crate) struct Ended {
     pub role: Role,
     /// How it ended.
     pub how: Death,
-    /// What it had sent and nobody had read.
+    /// Its last messages, which had not been read.
     pub last: Vec<ToGuardian>,
 }
 
@@ -167,7 +167,7 @@ impl Children {
 
     /// Enters a child: one that was forked just now, or one that the former program of this process has left.
     pub(crate) fn adopt(&mut self, pid: Pid, role: Role, channel: Option<Channel>) -> Result<(), Error> {
-        // Nobody listens to a pool resolver here: its channel is passed on to its worker.
+        // The guardian does not read a pool resolver: its channel is passed on to the worker.
         if let Some(channel) = channel.as_ref().filter(|_| role != Role::PoolResolver) {
             let token = Token::from(EventToken::Channel(pid.as_raw().cast_unsigned()));
             let registered = self.registry.register(&mut SourceFd(&channel.as_raw_fd()), token, Interest::READABLE);
@@ -301,7 +301,7 @@ impl Children {
         None
     }
 
-    /// Kills a child that nobody needs any more.
+    /// Kills a child.
     pub(crate) fn kill(&self, pid: Pid) {
         self.signal(pid, Signal::SIGKILL);
     }

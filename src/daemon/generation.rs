@@ -59,7 +59,7 @@ pub(crate) struct WorkerSlot {
 }
 
 impl Generation {
-    /// Opens what is not open in the generation before, or was not passed to this process.
+    /// Opens the listening sockets, except those that `before` has or that were passed to this process.
     pub(crate) fn prepare(
         id: GenerationId,
         config: Config,

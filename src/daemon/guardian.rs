@@ -41,9 +41,9 @@ pub(crate) struct Guardian {
     /// What was asked for while a change was under way: the file may have changed again.
     deferred: Option<Request>,
     shutdown: Option<Shutdown>,
-    /// Why it ends, if not because it was told to.
+    /// The error that ends the daemon.
     failure: Option<Error>,
-    /// Whoever waits for the start to succeed.
+    /// The shell that waits for the start to succeed.
     terminal: Terminal,
     pidfile: Option<PidFile>,
     /// The program to execute at an upgrade.
@@ -87,7 +87,7 @@ impl Guardian {
     /// Guards until the daemon has stopped.
     pub(crate) fn run(mut self) -> Result<(), Error> {
         let mut events = Events::with_capacity(64);
-        // Children of the former program of this process may have ended while nobody looked.
+        // Children of the former program of this process may have ended during the upgrade.
         self.reap();
         loop {
             self.work();

@@ -74,7 +74,7 @@ impl Inherited {
         Inherited { listeners, ..Inherited::default() }
     }
 
-    /// The listening sockets that nobody has taken for good.
+    /// The listening sockets that no serving generation has taken.
     pub(crate) fn listeners(&self) -> &[PassedSocket] {
         &self.listeners
     }

@@ -119,7 +119,7 @@ impl Instance {
         }
         match message {
             ToGuardian::Ready => self.serving.iter_mut().for_each(|serving| serving.slots[slot].ready = true),
-            // Somebody else has told it to stop: it serves what it has, another one takes what comes.
+            // An administrator has signalled the worker: it drains, and another one takes new connections.
             ToGuardian::Leaving => {
                 let worker = self.serving.as_mut().and_then(|serving| serving.slots[slot].worker.take());
                 worker.iter().for_each(|worker| self.children.drain(*worker));

@@ -1,4 +1,4 @@
-//! The listening sockets: opened here, or passed by whoever started us. They are the guardian's for as long as the
+//! The listening sockets: opened here, or passed by inetd or the service manager. The guardian keeps them for as long as the
 //! redirection exists; workers come and go.
 
 use std::io::{self, ErrorKind};
@@ -25,7 +25,7 @@ pub(crate) struct ListenSocket {
     pub origin: Origin,
 }
 
-/// Who has opened a listening socket.
+/// Where a listening socket comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// This process, or a former program of it.
@@ -53,7 +53,7 @@ pub(crate) struct Listeners {
     pub all: Vec<ListenSocket>,
     /// Workers of a killed guardian that listen on the same ports.
     pub orphans: Vec<SocketOwner>,
-    /// Who has which port, once that was asked.
+    /// The owners of all ports, read at the first conflict.
     owners: Option<SocketOwners>,
 }
 
@@ -140,7 +140,7 @@ impl Listeners {
     /// The port is taken. Workers whose guardian was killed may have it: they retire when these listeners serve.
     fn share_with_orphans(&mut self, address: SocketAddr) -> Result<(), Error> {
         let holders = self.owners.get_or_insert_with(SocketOwners::take).listeners_at(address);
-        // Nobody: a worker that was draining has ended meanwhile, and the next attempt succeeds.
+        // Without any owner, a draining worker has just ended, and the next attempt succeeds.
         if !holders.iter().all(SocketOwner::is_worker) {
             return Err(taken(address, &holders));
         }

@@ -52,7 +52,7 @@ impl Drop for PidFile {
 /// The daemon that the file speaks of, if it is one and lives.
 fn living_daemon(path: &Path) -> Option<Pid> {
     let pid = Pid::from_raw(fs::read_to_string(path).ok()?.trim().parse().ok()?);
-    // A dead process stays a zombie for as long as nobody asks for its status.
+    // A dead process stays a zombie until its parent asks for its status.
     let lives = procfs::status(pid).is_some_and(|it| it.name == "tproxy" && !matches!(it.state, 'Z' | 'X'));
     (pid != Pid::this() && lives).then_some(pid)
 }

@@ -1,4 +1,4 @@
-//! Brings the firewall to what is wanted, and keeps it there. Each piece of work is done by a process of its own
+//! Makes the firewall hold the desired rules, and keeps it so. Each piece of work is done by a process of its own
 //! (`tproxy-rules`), so the guardian is free to replace a worker while iptables waits for the lock of the tables.
 
 use std::fs::File;
@@ -24,7 +24,7 @@ pub(crate) struct Reconciler {
     configured: RuleSet,
     /// For each redirection whether its rules stand.
     gates: Vec<Gate>,
-    /// What is in the tables, as far as is known.
+    /// The rules in the tables, as far as is known.
     installed: Option<RuleSet>,
     /// The same as text, for the next process ([`Snapshot`]).
     snapshot: String,

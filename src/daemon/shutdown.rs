@@ -49,7 +49,7 @@ impl Shutdown {
         Shutdown { phase: Phase::Waiting, reset: false }
     }
 
-    /// Ends a start that has failed: nobody is served yet, and nothing is left behind.
+    /// Ends a start that has failed. No client is served yet, and nothing is left behind.
     pub(crate) fn abandon(instance: &Instance) -> Shutdown {
         instance.children.signal_workers(Signal::SIGKILL);
         Shutdown { phase: Phase::Draining(Instant::now() + GRACE), reset: false }
@@ -121,7 +121,7 @@ impl Shutdown {
     }
 
     fn drain(&self, instance: &mut Instance) -> Phase {
-        // Whoever starts next may have the name now.
+        // The next daemon may lock the name now.
         instance.lock = None;
         instance.names.dismiss(&mut instance.children);
         let mut time = Duration::ZERO;
@@ -148,7 +148,7 @@ fn start_rules_work(
     work: fn(&mut Reconciler, &mut Children) -> Result<(), Error>,
 ) -> bool {
     let Some(rules) = &mut instance.rules else { return true };
-    // A failure from before is nobody's concern any more.
+    // A failure from before does not matter any more.
     drop(rules.take_failure());
     if let Err(error) = work(rules, &mut instance.children) {
         log::error!("the rules could not be {what}: {error}");
@@ -168,7 +168,7 @@ fn remove_rules(instance: &mut Instance) {
     let Some(rules) = &instance.rules else { return };
     if instance.lock.is_none() {
         match InstanceLock::try_lock(&rules.configured().name) {
-            // Who has taken the name since the rules were unhooked has its own rules there.
+            // Another daemon has locked the name since the rules were unhooked, and the rules are its own.
             Ok(None) => {
                 instance.rules = None;
                 return;

@@ -1,4 +1,4 @@
-//! Whoever waits for the start to succeed: the shell, through a pipe, and the person at the terminal.
+//! The shell that waits for the start to succeed, and the terminal that shows its messages until then.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};

@@ -2,8 +2,8 @@
 //! its sockets, its rules and its lock.
 //!
 //! Before that, the new program rehearses: a child runs it with `--check` and the handover. It reads the handover and the
-//! configuration, touches nothing, and says that it could take over. Only then is it executed. Any other program runs as
-//! if somebody had typed `--check`, or fails, and nothing has changed.
+//! configuration, touches nothing, and says that it could take over. Only then is it executed. Any other program fails, or
+//! runs as with `--check`, and nothing has changed.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -146,7 +146,7 @@ pub(crate) fn offered() -> Result<Option<Offered>, Error> {
     let directory = PathBuf::from(OsStr::from_bytes(parts.next().unwrap_or_default()));
     let Ok(number) = number.parse() else { return Ok(None) };
     let handover = handover::read(File::from(handover::descriptor(number)?))?;
-    // Somebody's child that has inherited the variable is not meant.
+    // A process that has only inherited the variable ignores it.
     match what.as_str() {
         "rehearse" if handover.pid == std::os::unix::process::parent_id() => {
             Ok(Some(Offered::Rehearsal(handover, directory)))

@@ -1,4 +1,4 @@
-//! What is done to the bytes of a flow on their way.
+//! Code that sees the bytes of a flow and may replace them.
 
 /// Looks at the bytes of one direction, and may send others in their place.
 pub(crate) trait Filter {

@@ -29,7 +29,7 @@ impl Peer {
     }
 }
 
-/// A socket with what is known of it.
+/// One socket of a connection, and what is known about its readiness.
 #[derive(Debug)]
 pub struct Side<I: Io> {
     /// The socket.

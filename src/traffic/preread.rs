@@ -30,7 +30,7 @@ pub(crate) struct Preread {
     due: Tick,
 }
 
-/// What is to come from the client.
+/// The bytes that are awaited from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaits {
     Header,

@@ -1,4 +1,4 @@
-//! What is written and counted when a connection is closed.
+//! The log line and the counters of a connection that is closed.
 
 use std::fmt;
 

@@ -89,7 +89,7 @@ fn without_a_local_port_towards_one_upstream_the_next_is_tried() {
     leave_few_ports(&scene);
     let mut all: Vec<_> = (0..2 * PORTS).map(|_| scene.lab.client.connect(ECHO).expect("connect")).collect();
     all.iter_mut().for_each(|client| clients::round_trip(client, b"hello").expect("served"));
-    clients::expect_reset(&mut scene.lab.client.connect(ECHO).expect("connect"));
+    clients::expect_connect_reset(scene.lab.client.connect(ECHO));
     drop(all);
     let lines = daemon.journal.wait_connections(2 * PORTS + 1);
     for upstream in ["10.3.0.3:7", "10.3.0.3:11"] {
@@ -108,7 +108,7 @@ fn a_local_port_that_is_free_again_is_used_at_once() {
     let mut all: Vec<_> = (0..PORTS).map(|_| connect()).collect();
     all.iter_mut().for_each(|client| clients::round_trip(client, b"hello").expect("a port for each"));
     for _ in 0..3 {
-        clients::expect_reset(&mut connect());
+        clients::expect_connect_reset(scene.lab.client.connect(ECHO));
     }
     let told = daemon.journal.wait_for("out of local ports towards 10.3.0.3:7");
     assert!(told.contains("Cannot assign requested address"), "{told}");
@@ -116,8 +116,8 @@ fn a_local_port_that_is_free_again_is_used_at_once() {
     all.drain(..2).for_each(clients::reset);
     daemon.journal.wait_connections(5);
     // The upstream is not left alone for a while.
-    let served =
-        wait::try_until(Duration::from_secs(1), || clients::round_trip(&mut connect(), b"again").is_ok().then_some(()));
+    let again = || clients::round_trip(&mut scene.lab.client.connect(ECHO)?, b"again");
+    let served = wait::try_until(Duration::from_secs(1), || again().ok());
     assert!(served.is_some(), "{}", daemon.journal.text());
     assert_eq!(daemon.journal.count("is down"), 0, "{}", daemon.journal.text());
     let lines = daemon.journal.connections();
