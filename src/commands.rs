@@ -22,7 +22,7 @@ pub fn main() -> ExitCode {
     let arguments = std::env::args_os().skip(1).collect();
     let result = match upgrade::offered() {
         Ok(Some(Offered::Resume(handover, directory))) => {
-            start::resume(handover, &CommandLine { arguments, directory }).map(|()| 0)
+            start::resume(handover, &CommandLine { arguments, directory })
         }
         Ok(Some(Offered::Rehearsal(handover, directory))) => {
             upgrade::rehearse(&handover, &CommandLine { arguments, directory }).map(|()| 0)

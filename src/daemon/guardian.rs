@@ -84,8 +84,8 @@ impl Guardian {
         self.change = Change::Transition(Transition::begin(kind, config, &mut self.instance));
     }
 
-    /// Guards until the daemon has stopped.
-    pub(crate) fn run(mut self) -> Result<(), Error> {
+    /// Guards until the daemon has stopped. Returns the exit status; an error is reported before the shell hears of it.
+    pub(crate) fn run(mut self) -> Result<u8, Error> {
         let mut events = Events::with_capacity(64);
         // Children of the former program of this process may have ended during the upgrade.
         self.reap();
@@ -106,15 +106,12 @@ impl Guardian {
         if self.instance.children.workers_started > 0 && self.failure.is_none() {
             log::info!("counters: {}", self.instance.stats.sum());
         }
-        if let Some(error) = &self.failure {
-            self.terminal.tell(error.exit_status());
-        }
         drop(self.pidfile);
         match self.failure {
-            Some(error) => Err(error),
+            Some(error) => Ok(self.terminal.fail(&error)),
             None => {
                 log::info!("stopped");
-                Ok(())
+                Ok(0)
             }
         }
     }

@@ -44,7 +44,7 @@ pub(crate) fn run(config: Config) -> Result<u8, Error> {
         logging::leave_terminal()?;
         return match inherited.connection.take() {
             Some(connection) => one_connection(&config, connection).map(|()| 0),
-            None => guard(config, inherited, Terminal::none()).map(|()| 0),
+            None => guard(config, inherited, Terminal::none()),
         };
     }
     let facility = (!process.foreground).then_some(process.facility);
@@ -53,24 +53,22 @@ pub(crate) fn run(config: Config) -> Result<u8, Error> {
         if config.needs_no_guardian() {
             return alone(config, inherited).map(|()| 0);
         }
-        return guard(config, inherited, Terminal::foreground()).map(|()| 0);
+        return guard(config, inherited, Terminal::foreground());
     }
     match process::detach().map_err(|error| Error::sys("leaving the terminal", error))? {
         Detached::Shell(report) => Ok(terminal::wait_for_daemon(&report)),
         Detached::Daemon(report) => {
             logging::start("tproxy", facility, process.verbose);
-            guard(config, inherited, Terminal::shell(report)).map(|()| 0)
+            guard(config, inherited, Terminal::shell(report))
         }
     }
 }
 
-fn guard(config: Config, inherited: Inherited, mut terminal: Terminal) -> Result<(), Error> {
+/// Returns the exit status.
+fn guard(config: Config, inherited: Inherited, mut terminal: Terminal) -> Result<u8, Error> {
     let pidfile = match config.process.pidfile.as_deref().map(PidFile::write).transpose() {
         Ok(pidfile) => pidfile,
-        Err(error) => {
-            terminal.tell(error.exit_status());
-            return Err(error);
-        }
+        Err(error) => return Ok(terminal.fail(&error)),
     };
     let mut guardian = Guardian::new(inherited, terminal, pidfile)?;
     guardian.begin(Kind::Start, config);
@@ -79,7 +77,7 @@ fn guard(config: Config, inherited: Inherited, mut terminal: Terminal) -> Result
 
 /// Goes on with what the former program of this process served, and begins to change to the configuration that the command
 /// line says now.
-pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Result<(), Error> {
+pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Result<u8, Error> {
     let facility = |facility| (!handover.logs_to_stderr).then_some(facility);
     // Until the configuration says better: a failure here must not be silent.
     logging::start("tproxy", facility(syslog::Facility::LOG_DAEMON), false);

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
 use crate::logging;
 use crate::sys::process::{self, Report};
 
@@ -64,8 +65,16 @@ impl Terminal {
         self.tell(0);
     }
 
+    /// The daemon cannot start: reports the error, and then tells the shell, which gives the prompt back. Returns the exit
+    /// status.
+    pub(crate) fn fail(&mut self, error: &Error) -> u8 {
+        logging::report(error);
+        self.tell(error.exit_status());
+        error.exit_status()
+    }
+
     /// Tells the shell the exit status, once.
-    pub(crate) fn tell(&mut self, status: u8) {
+    fn tell(&mut self, status: u8) {
         if let Some(report) = self.report.take() {
             // The shell may have stopped waiting, or be gone.
             let _ = nix::unistd::write(&report, &[status]);
