@@ -49,7 +49,12 @@ impl Runner<'_> {
         let rounds = if is_footprint { self.effort.rounds.min(FOOTPRINT_ROUNDS) } else { self.effort.rounds };
         for round in 1..=rounds {
             eprintln!("  {}: round {round} of {rounds}", work.name);
-            for (entry, record) in work.entries.iter().zip(&mut records) {
+            let mut turns: Vec<_> = work.entries.iter().zip(&mut records).collect();
+            // Back and forth: the second of two may profit from what the first has warmed up, or suffer from it.
+            if round % 2 == 0 {
+                turns.reverse();
+            }
+            for (entry, record) in turns {
                 match self.turn(work, entry) {
                     Ok((figures, failure)) => {
                         record.turns.push(figures);
