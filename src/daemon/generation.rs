@@ -2,7 +2,7 @@
 //! beside the one that serves.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
@@ -175,11 +175,7 @@ impl Generation {
 
     /// What a worker has to know of the redirections.
     pub(crate) fn active_redirections(&self, names: &Names) -> Vec<ActiveRedirection> {
-        let active = |(id, _, service): (RedirectionId, _, &Service)| {
-            let hosts: Vec<_> = service.destination.hosts().iter().map(|host| addresses(host, names)).collect();
-            ActiveRedirection::new(id, service.clone(), &hosts)
-        };
-        self.config.relayed().map(active).collect()
+        active_redirections(&self.config, |name| names.addresses(name).to_vec())
     }
 
     /// The rules, with the addresses that are known now; `None` when there are none to own.
@@ -193,6 +189,15 @@ impl Generation {
 fn retire(worker: Pid, children: &mut Children) {
     children.signal(worker, Signal::SIGHUP);
     children.drain(worker);
+}
+
+/// What a worker that serves `config` has to know of its redirections. `lookup` gives the addresses of a name.
+pub(crate) fn active_redirections(config: &Config, lookup: impl Fn(&str) -> Vec<IpAddr>) -> Vec<ActiveRedirection> {
+    let active = |(id, _, service): (RedirectionId, _, &Service)| {
+        let hosts: Vec<_> = service.destination.hosts().iter().map(|host| host.addresses(&lookup)).collect();
+        ActiveRedirection::new(id, service.clone(), &hosts)
+    };
+    config.relayed().map(active).collect()
 }
 
 /// The addresses of an upstream that are known now.

@@ -176,7 +176,7 @@ impl Guardian {
             }
             Change::Rehearsal(rehearsal) => rehearsal.limit(&self.instance.children),
             Change::Execution => {
-                if !self.instance.rules.as_ref().is_some_and(|rules| rules.is_busy()) {
+                if !self.instance.works_on_rules() {
                     self.execute();
                 }
             }

@@ -95,8 +95,8 @@ pub(crate) struct Written {
 }
 
 /// Writes down what serves.
-pub(crate) fn write(upgrade: &HandoverSource<'_>) -> Result<Written, Error> {
-    let HandoverSource { serving, instance, pidfile, logs_to_stderr } = *upgrade;
+pub(crate) fn write(source: &HandoverSource<'_>) -> Result<Written, Error> {
+    let HandoverSource { serving, instance, pidfile, logs_to_stderr } = *source;
     let failed = |error| Error::sys("handing over", error);
     let mut copies = Vec::new();
     let mut copy = |descriptor: &dyn AsFd| -> Result<String, Error> {

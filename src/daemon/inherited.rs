@@ -17,8 +17,6 @@ pub(crate) struct PassedSocket {
     pub listener: TcpListener,
 }
 
-impl PassedSocket {}
-
 /// What was found.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {

@@ -166,6 +166,11 @@ impl Instance {
         true
     }
 
+    /// Whether a child works on the rules now.
+    pub(crate) fn works_on_rules(&self) -> bool {
+        self.rules.as_ref().is_some_and(Reconciler::is_busy)
+    }
+
     /// Plans the rules anew, and has them installed if they have changed.
     pub(crate) fn refresh_rules(&mut self) {
         let (Some(rules), Some(serving)) = (&mut self.rules, &self.serving) else { return };

@@ -81,13 +81,13 @@ impl Listeners {
     /// already. Without `-b` a family that this host does not have is left out.
     pub(crate) fn open(config: &Config, before: &Listeners, inherited: &Inherited) -> Result<Listeners, Error> {
         let mut listeners = Listeners::default();
-        let mut open_already = OpenAlready { before, inherited, workers: config.process.workers };
+        let open_already = OpenAlready { before, inherited, workers: config.process.workers };
         for (id, redirection, _) in config.relayed() {
             match &redirection.listen {
                 Listen::Port { bind, .. } => {
                     let count = listeners.all.len();
                     for address in redirection.addresses() {
-                        match listeners.listen(id, address, &mut open_already) {
+                        match listeners.listen(id, address, &open_already) {
                             Err(Error::Sys { source, .. }) if bind.is_none() && lacks_family(&source) => {
                                 log::info!("not listening on {address}: {source}");
                             }
@@ -98,14 +98,14 @@ impl Listeners {
                         return Err(Error::Failed("this host has neither IPv4 nor IPv6".into()));
                     }
                 }
-                Listen::Passed(name) => listeners.take_passed(id, name.as_deref(), &mut open_already)?,
+                Listen::Passed(name) => listeners.take_passed(id, name.as_deref(), &open_already)?,
             }
         }
         listeners.owners = None;
         Ok(listeners)
     }
 
-    fn listen(&mut self, id: RedirectionId, address: SocketAddr, already: &mut OpenAlready<'_>) -> Result<(), Error> {
+    fn listen(&mut self, id: RedirectionId, address: SocketAddr, already: &OpenAlready<'_>) -> Result<(), Error> {
         let failed = |error| Error::sys(format!("listening on {address}"), error);
         let mut listeners: Vec<Option<TcpListener>> =
             match already.before.all.iter().find(|other| other.address == address) {
@@ -149,13 +149,8 @@ impl Listeners {
         Ok(())
     }
 
-    fn take_passed(
-        &mut self,
-        id: RedirectionId,
-        name: Option<&str>,
-        already: &mut OpenAlready<'_>,
-    ) -> Result<(), Error> {
-        let OpenAlready { before, inherited, workers } = already;
+    fn take_passed(&mut self, id: RedirectionId, name: Option<&str>, already: &OpenAlready<'_>) -> Result<(), Error> {
+        let OpenAlready { before, inherited, workers } = *already;
         let before = before.all.iter().filter_map(|socket| match &socket.origin {
             Origin::Passed(own) => Some((own, socket.address, socket.listeners.first()?.as_ref()?)),
             Origin::Opened => None,
@@ -164,7 +159,7 @@ impl Listeners {
         for (own, address, listener) in before.chain(fresh) {
             let is_meant = name.is_none() || own.as_deref() == name;
             if is_meant && !self.all.iter().any(|other| other.address == address) {
-                let listeners = for_each(copy(Some(listener))?, *workers)?;
+                let listeners = for_each(copy(Some(listener))?, workers)?;
                 self.all.push(ListenSocket {
                     redirection: id,
                     address,

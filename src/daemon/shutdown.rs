@@ -80,12 +80,12 @@ impl Shutdown {
     pub(crate) fn advance(&mut self, instance: &mut Instance) {
         loop {
             let next = match self.phase {
-                Phase::Waiting if is_busy(instance) => return,
+                Phase::Waiting if instance.works_on_rules() => return,
                 Phase::Waiting => {
                     let begun = start_rules_work(instance, "unhooked", Reconciler::unhook);
                     Phase::Unhooking(if begun { 0 } else { ATTEMPTS })
                 }
-                Phase::Unhooking(_) if is_busy(instance) => return,
+                Phase::Unhooking(_) if instance.works_on_rules() => return,
                 Phase::Unhooking(attempts) => {
                     let failed = report_failure(instance, "unhooked");
                     if failed && attempts + 1 < ATTEMPTS && start_rules_work(instance, "unhooked", Reconciler::unhook) {
@@ -104,12 +104,12 @@ impl Shutdown {
                     self.phase = Phase::Draining(now + GRACE);
                     return;
                 }
-                Phase::Draining(_) if is_busy(instance) => return,
+                Phase::Draining(_) if instance.works_on_rules() => return,
                 Phase::Draining(_) => {
                     remove_rules(instance);
                     Phase::Removing
                 }
-                Phase::Removing if is_busy(instance) => return,
+                Phase::Removing if instance.works_on_rules() => return,
                 Phase::Removing => {
                     let _ = report_failure(instance, "removed");
                     Phase::Done
@@ -135,10 +135,6 @@ impl Shutdown {
         }
         Phase::Draining(Instant::now() + time + GRACE)
     }
-}
-
-fn is_busy(instance: &Instance) -> bool {
-    instance.rules.as_ref().is_some_and(|rules| rules.is_busy())
 }
 
 /// Returns whether the work has begun, or there is none.

@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use crate::cli::CommandLine;
 use crate::config::{self, Config, Listen};
 use crate::daemon::children::GenerationId;
-use crate::daemon::generation::Generation;
+use crate::daemon::generation::{self, Generation};
 use crate::daemon::guardian::Guardian;
 use crate::daemon::handover::{self, Handover};
 use crate::daemon::inherited::Inherited;
@@ -28,10 +28,7 @@ use crate::daemon::worker::{self, WorkerArgs};
 use crate::daemon::{confine, ready, resolver, upgrade};
 use crate::error::Error;
 use crate::logging;
-use crate::redirection::RedirectionId;
 use crate::sys::process::{self, Detached};
-use crate::traffic::redirections::ActiveRedirection;
-use crate::traffic::service::Service;
 
 /// Runs the daemon. Returns in the process that the shell waits for, with the status for it.
 pub(crate) fn run(config: Config) -> Result<u8, Error> {
@@ -152,13 +149,7 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
         return Err(Error::Usage(sentence.into()));
     }
     let known = resolver::look_up_all(config.names_to_follow())?;
-    let active = |id: RedirectionId, service: &Service| {
-        let hosts = service.destination.hosts().iter();
-        let hosts: Vec<_> =
-            hosts.map(|host| host.addresses(|name| known.get(name).cloned().unwrap_or_default())).collect();
-        ActiveRedirection::new(id, service.clone(), &hosts)
-    };
-    let redirections = config.relayed().map(|(id, _, service)| active(id, service)).collect();
+    let redirections = generation::active_redirections(config, |name| known.get(name).cloned().unwrap_or_default());
     let without = Config { redirections: Vec::new(), ..config.clone() };
     let generation = Generation::prepare(GenerationId(0), without, &Listeners::default(), &Inherited::default())?;
     let args = WorkerArgs {

@@ -8,7 +8,7 @@ use crate::logging;
 use crate::sys::process::{self, Report};
 
 /// How long the shell waits for a daemon whose names do not resolve yet.
-pub(crate) const SHELL_WAITS: Duration = Duration::from_secs(30);
+const SHELL_WAITS: Duration = Duration::from_secs(30);
 
 /// The exit status of a shell that did not wait any longer: EX_TEMPFAIL of sysexits(3).
 const NOT_YET: u8 = 75;

@@ -38,9 +38,36 @@ pub struct Counters {
 
 impl Counters {
     /// All numbers, in the order of the fields.
-    pub fn numbers(&self) -> [u64; COUNT] {
-        let Counters { accepted, finished, reset, timed_out, unreachable, refused, no_resources, stopped, .. } = *self;
-        let Counters { up, down, pauses, open, pipes, .. } = *self;
+    pub fn numbers(mut self) -> [u64; COUNT] {
+        self.fields().map(|number| *number)
+    }
+
+    /// From the numbers, in the order of the fields.
+    pub fn from_numbers(numbers: [u64; COUNT]) -> Counters {
+        let mut counters = Counters::default();
+        for (field, number) in counters.fields().into_iter().zip(numbers) {
+            *field = number;
+        }
+        counters
+    }
+
+    /// All fields, in their order. A field that is not named here does not compile.
+    fn fields(&mut self) -> [&mut u64; COUNT] {
+        let Counters {
+            accepted,
+            finished,
+            reset,
+            timed_out,
+            unreachable,
+            refused,
+            no_resources,
+            stopped,
+            up,
+            down,
+            pauses,
+            open,
+            pipes,
+        } = self;
         [
             accepted,
             finished,
@@ -58,40 +85,6 @@ impl Counters {
         ]
     }
 
-    /// From the numbers, in the order of the fields.
-    pub fn from_numbers(numbers: [u64; COUNT]) -> Counters {
-        let [
-            accepted,
-            finished,
-            reset,
-            timed_out,
-            unreachable,
-            refused,
-            no_resources,
-            stopped,
-            up,
-            down,
-            pauses,
-            open,
-            pipes,
-        ] = numbers;
-        Counters {
-            accepted,
-            finished,
-            reset,
-            timed_out,
-            unreachable,
-            refused,
-            no_resources,
-            stopped,
-            up,
-            down,
-            pauses,
-            open,
-            pipes,
-        }
-    }
-
     /// What remains of them when the worker has ended.
     pub fn of_the_past(self) -> Counters {
         Counters { open: 0, pipes: 0, ..self }
@@ -100,12 +93,10 @@ impl Counters {
 
 impl AddAssign for Counters {
     fn add_assign(&mut self, other: Counters) {
-        let mut numbers = self.numbers();
-        for (sum, number) in numbers.iter_mut().zip(other.numbers()) {
+        for (sum, number) in self.fields().into_iter().zip(other.numbers()) {
             // What a worker says of itself may be anything.
             *sum = sum.saturating_add(number);
         }
-        *self = Counters::from_numbers(numbers);
     }
 }
 
