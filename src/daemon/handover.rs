@@ -26,7 +26,7 @@ use crate::sys::inherited;
 use crate::traffic::counters::{COUNT, Counters};
 
 /// The first line: change a number whenever what follows, or a message of `message.rs`, changes its meaning.
-const HEADER: &str = "tproxy-handover 1 messages 1";
+const HEADER: &str = "tproxy-handover 1 messages 2";
 
 /// What an upgrade hands over.
 #[derive(Debug)]

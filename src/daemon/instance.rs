@@ -23,6 +23,7 @@ use crate::daemon::stats::Stats;
 use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::rules::rule::Gate;
+use crate::traffic::upstreams::ADDRESSES;
 
 /// Missing pool resolvers are replaced once in this time: a worker that was taken over could make them end at once.
 const POOL_PAUSE: Duration = Duration::from_secs(1);
@@ -160,8 +161,10 @@ impl Instance {
     pub(crate) fn heard_from_resolver(&mut self) -> bool {
         let Some(name) = self.names.answer(&mut self.children) else { return false };
         let addresses = self.names.addresses(&name).to_vec();
-        let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        log::info!("'{name}' is now {}", list.join(", "));
+        let list: Vec<String> = addresses.iter().take(ADDRESSES).map(ToString::to_string).collect();
+        let more = addresses.len() - list.len();
+        let others = if more > 0 { format!(" and {more} others") } else { String::new() };
+        log::info!("'{name}' is now {}{others}", list.join(", "));
         self.children.tell_workers(&ToWorker::Addresses { name, addresses }, None);
         true
     }

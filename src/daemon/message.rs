@@ -22,6 +22,11 @@ pub const SIZE: usize = 640;
 /// Bytes of an address with its port ([`CompactAddr`]).
 const ADDRESS: usize = 18;
 
+/// The most addresses in one message of an answer, and in a whole answer. An answer of the DNS that fits into one
+/// datagram has fewer than a hundred.
+pub const PART: usize = (SIZE - 2) / ADDRESS;
+pub const ANSWER: usize = 1024;
+
 /// The place of a redirection's number.
 const ID: usize = 2;
 
@@ -76,11 +81,13 @@ pub struct Question {
     pub name: String,
 }
 
-/// From the resolver to the guardian.
+/// From a resolver to whoever has asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The name has these addresses, at least one.
     Addresses(Vec<IpAddr>),
+    /// It has these addresses, at least one, and those in the next message.
+    Part(Vec<IpAddr>),
     /// It could not be resolved, with the reason in words.
     Failed(String),
 }
@@ -89,7 +96,7 @@ impl ToWorker {
     pub fn encode(&self) -> Bytes {
         match self {
             ToWorker::Addresses { name, addresses } => {
-                let mut bytes = put_addresses(1, addresses);
+                let mut bytes = put_addresses(1, start_of(addresses, ADDRESSES));
                 let name = start(name, NAME);
                 bytes[NAMED] = name.len() as u8;
                 bytes[NAMED + 1..].iter_mut().zip(name).for_each(|(place, byte)| *place = *byte);
@@ -107,7 +114,7 @@ impl ToWorker {
         let bytes: &Bytes = bytes.try_into().ok()?;
         match bytes[0] {
             1 => {
-                let addresses = take_addresses(bytes)?;
+                let addresses = take_addresses(bytes, ADDRESSES)?;
                 let name = bytes[NAMED + 1..].get(..bytes[NAMED].into())?;
                 Some(ToWorker::Addresses { name: str::from_utf8(name).ok()?.to_owned(), addresses })
             }
@@ -178,7 +185,8 @@ impl Question {
 impl Answer {
     pub fn encode(&self) -> Bytes {
         match self {
-            Answer::Addresses(list) => put_addresses(1, list),
+            Answer::Addresses(list) => put_addresses(1, start_of(list, PART)),
+            Answer::Part(list) => put_addresses(3, start_of(list, PART)),
             Answer::Failed(why) => put_text(2, why, 200),
         }
     }
@@ -187,13 +195,45 @@ impl Answer {
     pub fn decode(bytes: &[u8]) -> Option<Answer> {
         let bytes: &Bytes = bytes.try_into().ok()?;
         match bytes[0] {
-            1 => {
-                let list = take_addresses(bytes)?;
-                (!list.is_empty()).then_some(Answer::Addresses(list))
-            }
+            1 => take_addresses(bytes, PART).filter(|list| !list.is_empty()).map(Answer::Addresses),
             2 => take_text(bytes).map(Answer::Failed),
+            3 => take_addresses(bytes, PART).filter(|list| !list.is_empty()).map(Answer::Part),
             _ => None,
         }
+    }
+
+    /// The messages with these addresses.
+    pub fn messages(addresses: &[IpAddr]) -> impl Iterator<Item = Bytes> {
+        let parts = addresses.chunks(PART);
+        let last = parts.len().saturating_sub(1);
+        parts.enumerate().map(move |(number, part)| {
+            let part = part.to_vec();
+            if number == last { Answer::Addresses(part) } else { Answer::Part(part) }.encode()
+        })
+    }
+}
+
+/// Puts the messages of one answer together.
+#[derive(Debug, Default)]
+pub struct AnswerParts(Vec<IpAddr>);
+
+impl AnswerParts {
+    /// Takes the next message. Returns the addresses with the last one, or why there are none.
+    pub fn add(&mut self, message: Answer) -> Option<Result<Vec<IpAddr>, String>> {
+        let (list, last) = match message {
+            Answer::Part(list) => (list, false),
+            Answer::Addresses(list) => (list, true),
+            Answer::Failed(why) => {
+                self.0.clear();
+                return Some(Err(why));
+            }
+        };
+        self.0.extend(list);
+        if self.0.len() > ANSWER {
+            self.0.clear();
+            return Some(Err("the resolver's answer does not end".into()));
+        }
+        last.then(|| Ok(std::mem::take(&mut self.0)))
     }
 }
 
@@ -205,16 +245,20 @@ fn put(kind: u8, count: u8, content: &[u8]) -> Bytes {
 }
 
 fn put_addresses(kind: u8, list: &[IpAddr]) -> Bytes {
-    let mut content = Vec::with_capacity(ADDRESSES * ADDRESS);
-    for ip in list.iter().take(ADDRESSES) {
+    let mut content = Vec::with_capacity(list.len() * ADDRESS);
+    for ip in list {
         content.extend_from_slice(&CompactAddr::from(SocketAddr::new(*ip, 1)).to_bytes());
     }
-    put(kind, (content.len() / ADDRESS) as u8, &content)
+    put(kind, list.len() as u8, &content)
 }
 
-fn take_addresses(bytes: &Bytes) -> Option<Vec<IpAddr>> {
+fn start_of(list: &[IpAddr], most: usize) -> &[IpAddr] {
+    list.get(..most).unwrap_or(list)
+}
+
+fn take_addresses(bytes: &Bytes, most: usize) -> Option<Vec<IpAddr>> {
     let count = usize::from(bytes[1]);
-    if count > ADDRESSES {
+    if count > most {
         return None;
     }
     let list = bytes[2..].chunks_exact(ADDRESS).take(count);
@@ -262,9 +306,35 @@ mod tests {
         }
         let question = Question { name: "a".repeat(NAME) };
         assert_eq!(Question::decode(&question.encode()), Some(question));
-        for answer in [Answer::Addresses(list), Answer::Failed("no such name".into())] {
+        for answer in [Answer::Addresses(list.clone()), Answer::Part(list), Answer::Failed("no such name".into())] {
             assert_eq!(Answer::decode(&answer.encode()), Some(answer));
         }
+    }
+
+    #[test]
+    fn an_answer_of_any_length_arrives_whole() {
+        for count in [1, PART - 1, PART, PART + 1, 2 * PART, ANSWER] {
+            let list: Vec<IpAddr> = (0..count as u32).map(|number| IpAddr::from(number.to_be_bytes())).collect();
+            let (mut parts, mut whole) = (AnswerParts::default(), None);
+            for message in Answer::messages(&list) {
+                assert_eq!(whole, None, "{count}");
+                whole = parts.add(Answer::decode(&message).unwrap());
+            }
+            assert_eq!(whole, Some(Ok(list)));
+        }
+    }
+
+    #[test]
+    fn an_answer_without_end_is_none_and_the_next_one_begins_anew() {
+        let one = || vec![IpAddr::from([10, 0, 0, 1])];
+        let mut parts = AnswerParts::default();
+        let full = ANSWER / PART;
+        let many = || vec![IpAddr::from([10, 0, 0, 1]); PART];
+        assert!((0..full).all(|_| parts.add(Answer::Part(many())).is_none()));
+        assert!(matches!(parts.add(Answer::Part(many())), Some(Err(_))));
+        assert_eq!(parts.add(Answer::Part(one())), None);
+        assert!(matches!(parts.add(Answer::Failed("gone".into())), Some(Err(_))));
+        assert_eq!(parts.add(Answer::Addresses(one())), Some(Ok(one())));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::config::Config;
 use crate::daemon::children::{Children, Role};
-use crate::daemon::message::{Answer, Question};
+use crate::daemon::message::{AnswerParts, Question};
 use crate::daemon::resolver;
 use crate::error::Error;
 use crate::logging::Limiter;
@@ -27,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Names {
     resolver: Option<Pid>,
     asked: Option<(String, Instant)>,
+    parts: AnswerParts,
     entries: BTreeMap<String, Entry>,
     limiter: Limiter,
 }
@@ -43,7 +44,13 @@ struct Entry {
 impl Names {
     /// No names yet. The first question starts the resolver.
     pub(crate) fn new() -> Names {
-        Names { resolver: None, asked: None, entries: BTreeMap::new(), limiter: Limiter::new() }
+        Names {
+            resolver: None,
+            asked: None,
+            parts: AnswerParts::default(),
+            entries: BTreeMap::new(),
+            limiter: Limiter::new(),
+        }
     }
 
     /// Looks up the names in `wanted` once, and those that are in `followed` as well again and again. Known addresses are
@@ -130,6 +137,7 @@ impl Names {
             None => resolver::start(Role::Resolver, config, children)?,
         };
         self.resolver = Some(resolver);
+        self.parts = AnswerParts::default();
         let question = Question { name: name.to_owned() }.encode();
         let sent = children.channel(resolver).map_or(Ok(()), |channel| channel.send(&question, None));
         sent.map_err(|error| Error::sys("asking the resolver", error))
@@ -154,16 +162,18 @@ impl Names {
             self.lost();
             return None;
         };
-        let answer = answer?;
-        let Some((name, _)) = self.asked.take() else {
+        let message = answer?;
+        if self.asked.is_none() {
             log::error!("the resolver has sent an answer without a question, and is replaced");
             children.kill(resolver);
             self.lost();
             return None;
-        };
-        match answer {
-            Answer::Addresses(addresses) => self.learn(name, addresses),
-            Answer::Failed(why) => {
+        }
+        let whole = self.parts.add(message)?;
+        let (name, _) = self.asked.take()?;
+        match whole {
+            Ok(addresses) => self.learn(name, addresses),
+            Err(why) => {
                 self.failed(&name, &why);
                 None
             }

@@ -1,6 +1,7 @@
 //! The resolver process: looks up one name after the other. It may block for as long as the name servers do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 
@@ -11,24 +12,24 @@ use nix::unistd::Pid;
 use crate::config::Config;
 use crate::daemon::children::{Children, RESOLVER, Role};
 use crate::daemon::confine;
-use crate::daemon::message::{Answer, Question, SIZE};
+use crate::daemon::message::{ANSWER, Answer, Question, SIZE};
 use crate::error::Error;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::process;
-use crate::traffic::upstreams::ADDRESSES;
 
 /// Looks a name up as the host is set up for it (getaddrinfo(3)). Returns each address once, in the order of preference.
 ///
 /// Errors: the text of the resolver library.
 pub(crate) fn look_up(name: &str) -> Result<Vec<IpAddr>, String> {
     let found = (name, 0).to_socket_addrs().map_err(|error| error.to_string())?;
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for ip in found.map(|address| address.ip()) {
-        if !addresses.contains(&ip) && addresses.len() < ADDRESSES {
-            addresses.push(ip);
-        }
+    let mut seen = HashSet::new();
+    let addresses: Vec<IpAddr> = found.map(|address| address.ip()).filter(|ip| seen.insert(*ip)).collect();
+    match addresses.len() {
+        0 => Err("the name has no address".into()),
+        // Half of them would be a wrong answer to "is this one of them".
+        count if count > ANSWER => Err(format!("the name has {count} addresses, and at most {ANSWER} are supported")),
+        _ => Ok(addresses),
     }
-    if addresses.is_empty() { Err("the name has no address".into()) } else { Ok(addresses) }
 }
 
 /// The addresses of each name. The first name that does not resolve is an error.
@@ -58,20 +59,31 @@ fn run(channel: &Channel) {
         match channel.receive(&mut buffer) {
             Ok(Received::Message(count)) => {
                 let Some(Question { name }) = Question::decode(&buffer[..count]) else { continue };
-                let answer = match look_up(&name) {
-                    Ok(addresses) => Answer::Addresses(addresses),
-                    Err(why) => Answer::Failed(why),
+                let sent = match look_up(&name) {
+                    Ok(addresses) => Answer::messages(&addresses).try_for_each(|part| say(channel, &part)),
+                    Err(why) => say(channel, &Answer::Failed(why).encode()),
                 };
-                if channel.send(&answer.encode(), None).is_err() {
+                if sent.is_err() {
                     return;
                 }
             }
-            Ok(Received::Nothing) => {
-                let mut wait = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-                // An interrupted wait is followed by another look, like a finished one.
-                let _ = poll(&mut wait, PollTimeout::NONE);
-            }
+            Ok(Received::Nothing) => wait_for(channel, PollFlags::POLLIN),
             Ok(Received::Closed) | Err(_) => return,
         }
     }
+}
+
+/// Sends a message when there is room for it: a long answer has many.
+fn say(channel: &Channel, message: &[u8]) -> io::Result<()> {
+    loop {
+        match channel.send(message, None) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => wait_for(channel, PollFlags::POLLOUT),
+            sent => return sent,
+        }
+    }
+}
+
+fn wait_for(channel: &Channel, what: PollFlags) {
+    // An interrupted wait is followed by another look, like a finished one.
+    let _ = poll(&mut [PollFd::new(channel.as_fd(), what)], PollTimeout::NONE);
 }

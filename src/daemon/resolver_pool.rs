@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use crate::daemon::message::{Answer, Question, SIZE};
+use crate::daemon::message::{Answer, AnswerParts, Question, SIZE};
 use crate::sys::channel::{Channel, Received};
 use crate::traffic::token::EventToken;
 
@@ -25,6 +25,7 @@ pub(crate) struct ResolverPool {
 struct PooledResolver {
     line: Channel,
     asked: Option<Box<str>>,
+    parts: AnswerParts,
 }
 
 impl ResolverPool {
@@ -33,7 +34,7 @@ impl ResolverPool {
         let place = self.all.iter().position(Option::is_none).unwrap_or(self.all.len());
         let token = Token::from(EventToken::Channel(place as u32 + 1));
         registry.register(&mut SourceFd(&line.as_raw_fd()), token, Interest::READABLE)?;
-        let resolver = Some(PooledResolver { line, asked: None });
+        let resolver = Some(PooledResolver { line, asked: None, parts: AnswerParts::default() });
         match self.all.get_mut(place) {
             Some(free) => *free = resolver,
             None => self.all.push(resolver),
@@ -64,24 +65,25 @@ impl ResolverPool {
         let place = self.all.get_mut((line as usize).checked_sub(1)?)?;
         let resolver = place.as_mut()?;
         let mut buffer = [0; SIZE];
-        match resolver.line.receive(&mut buffer) {
-            Ok(Received::Message(count)) => {
-                let addresses = match Answer::decode(&buffer[..count]) {
-                    Some(Answer::Addresses(addresses)) => addresses,
-                    _ => Vec::new(),
-                };
-                let asked = resolver.asked.take();
-                if asked.is_none() {
-                    // An answer without a question: the resolver was taken over, and could send without end.
+        // Its events are edge-triggered: all messages of an answer are taken at once.
+        loop {
+            let message = match resolver.line.receive(&mut buffer) {
+                Ok(Received::Message(count)) => Answer::decode(&buffer[..count]),
+                Ok(Received::Nothing) => return None,
+                Ok(Received::Closed) | Err(_) => {
+                    let asked = resolver.asked.take();
                     *place = None;
+                    return Some((asked?, Vec::new()));
                 }
-                Some((asked?, addresses))
-            }
-            Ok(Received::Nothing) => None,
-            Ok(Received::Closed) | Err(_) => {
-                let asked = resolver.asked.take();
+            };
+            if resolver.asked.is_none() {
+                // An answer without a question: the resolver was taken over, and could send without end.
                 *place = None;
-                Some((asked?, Vec::new()))
+                return None;
+            }
+            let message = message.unwrap_or_else(|| Answer::Failed(String::new()));
+            if let Some(whole) = resolver.parts.add(message) {
+                return Some((resolver.asked.take()?, whole.unwrap_or_default()));
             }
         }
     }

@@ -51,6 +51,13 @@ const ONLY_A_MATCH: &str = "a match, which is what iptables(8) takes between the
 /// Keeps a rule within a line of iptables-restore, which reads at most 10240 characters.
 const LONGEST: usize = 4096;
 
+/// Addresses in one list. iptables-restore takes words of at most 1,023 letters, and an IPv6 address with its mask has up
+/// to 79.
+const LIST: usize = 12;
+
+/// The most rules of one MATCH in one family. iptables-nft takes seconds for so many.
+const RULES: usize = 8192;
+
 /// A valid MATCH whose host names are still to be resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
@@ -62,7 +69,7 @@ pub struct Match {
     rest: Vec<String>,
 }
 
-/// A MATCH for one address family, with its host names replaced by addresses.
+/// A MATCH for one address family, with its host names replaced by addresses. When they are many, it is a part of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedMatch {
     pub family: Family,
@@ -131,33 +138,41 @@ impl Match {
         self.source.iter().chain(&self.destination)
     }
 
-    fn resolve_for(
-        &self,
-        family: Family,
-        lookup: &dyn Fn(&str) -> Vec<IpAddr>,
-    ) -> Result<Option<ResolvedMatch>, String> {
+    fn resolve_for(&self, family: Family, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Result<Vec<ResolvedMatch>, String> {
         let protocol = self.protocol.clone();
         let words = vec!["-p".into(), protocol.clone()];
-        let mut found = ResolvedMatch { family, protocol, words, expands_to: 1 };
+        let mut found = vec![ResolvedMatch { family, protocol, words, expands_to: 1 }];
         for (flag, peers) in [("-s", &self.source), ("-d", &self.destination)] {
             let Some(peers) = peers else { continue };
             let addresses = peers.addresses(family, lookup);
-            if addresses.is_empty() {
-                return Ok(None);
+            if peers.negated && addresses.len() > 1 {
+                let names = peers.names().collect::<Vec<_>>().join(",");
+                let all = addresses.join(", ");
+                return Err(format!("'! {flag} {names}' cannot be one rule, for it has several addresses: {all}"));
             }
-            if peers.negated {
-                if addresses.len() > 1 {
-                    let names = peers.names().collect::<Vec<_>>().join(",");
-                    let all = addresses.join(", ");
-                    return Err(format!("'! {flag} {names}' cannot be one rule, for it has several addresses: {all}"));
-                }
-                found.words.push("!".into());
-            }
-            found.expands_to *= addresses.len();
-            found.words.extend([flag.to_string(), addresses.join(",")]);
+            // Without any address nothing is left of it.
+            let lists: Vec<&[String]> = addresses.chunks(LIST).collect();
+            found = found.iter().flat_map(|former| lists.iter().map(|list| former.with(flag, peers, list))).collect();
         }
-        found.words.extend(self.rest.iter().cloned());
-        Ok(Some(found))
+        for one in &mut found {
+            one.words.extend(self.rest.iter().cloned());
+        }
+        let count: usize = found.iter().map(|one| one.expands_to).sum();
+        match count {
+            0..=RULES => Ok(found),
+            _ => Err(format!("source and destination combine to {count} rules, and at most {RULES} are supported")),
+        }
+    }
+}
+
+impl ResolvedMatch {
+    /// The same with a source or a destination behind it.
+    fn with(&self, flag: &str, peers: &MatchAddresses, list: &[String]) -> ResolvedMatch {
+        let mut longer = self.clone();
+        longer.words.extend(peers.negated.then(|| "!".to_owned()));
+        longer.words.extend([flag.to_owned(), list.join(",")]);
+        longer.expands_to *= list.len();
+        longer
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::sys::clock::Tick;
 use crate::traffic::service::Balance;
 
-/// The most addresses of one name that are kept.
+/// The most addresses of one upstream.
 pub const ADDRESSES: usize = 16;
 
 /// The most upstreams of one redirection.

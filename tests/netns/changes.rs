@@ -245,7 +245,7 @@ fn an_upgrade_that_cannot_be_changes_nothing() {
 }
 
 /// What stands at the beginning of a handover, with another version of the messages.
-const OTHER_VERSION: (&[u8], &[u8]) = (b"tproxy-handover 1 messages 1", b"tproxy-handover 1 messages 9");
+const OTHER_VERSION: (&[u8], &[u8]) = (b"tproxy-handover 1 messages 2", b"tproxy-handover 1 messages 9");
 
 /// The program with some bytes in it replaced by others.
 fn patched(program: &[u8], (from, to): (&[u8], &[u8])) -> Vec<u8> {

@@ -97,3 +97,33 @@ fn a_stop_while_waiting_for_the_name_is_heeded() {
     daemon.family.wait_gone();
     assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
 }
+
+/// A name with this many IPv4 addresses in front of moose's, as lines of hosts(5).
+fn herd(count: u32) -> String {
+    let line = |number: u32| format!("10.9.{}.{} herd\n", number / 200, number % 200 + 1);
+    (0..count).map(line).collect::<String>() + "10.2.0.5 moose herd\n10.3.0.3 cow\n"
+}
+
+#[test]
+fn every_address_of_a_name_in_a_match_is_redirected() {
+    let Some(scene) = Scene::new() else { return };
+    scene.lab.gateway.hosts(&herd(300));
+    let _daemon = scene.relay(&["-d", "-s", "12970", "-r", "nobody", "-R", "-d herd --dport 80", "cow", "80"]);
+    assert_eq!(scene.page(MOOSE), "cow", "the last of 301 addresses");
+    let saved = rules::saved(&scene.lab.gateway);
+    let redirects = |address: &str| saved.matches(&format!(" -d {address}/32 ")).count();
+    assert!((0..300).all(|number| redirects(&format!("10.9.{}.{}", number / 200, number % 200 + 1)) == 1), "{saved}");
+}
+
+#[test]
+fn a_name_with_more_addresses_than_are_supported_is_said_and_not_cut() {
+    let Some(scene) = Scene::new() else { return };
+    scene.lab.gateway.hosts(&herd(1024));
+    let launch = || scene.launch(&["-d", "-s", "12970", "-r", "nobody", "-R", "-d herd --dport 80", "cow", "80"]);
+    let checked = launch().arg("--check").run();
+    let sentence = "cannot resolve 'herd': the name has 1025 addresses, and at most 1024 are supported";
+    assert!(checked.stderr.contains(sentence), "{checked:?}");
+    let daemon = launch().spawn();
+    daemon.journal.wait_for("the name has 1025 addresses, and at most 1024 are supported");
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}

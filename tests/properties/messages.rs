@@ -4,7 +4,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tproxy::testing::ADDRESSES;
-use tproxy::testing::message::{Answer, NAME, Question, SIZE, ToGuardian, ToWorker};
+use tproxy::testing::message::{Answer, NAME, PART, Question, SIZE, ToGuardian, ToWorker};
 
 use super::cases::cases;
 
@@ -33,7 +33,7 @@ fn any_bytes_mean_one_of_the_messages_or_nothing() {
         if let Some(answer) = Answer::decode(&bytes) {
             prop_assert!(whole);
             match &answer {
-                Answer::Addresses(list) => prop_assert!((1..=ADDRESSES).contains(&list.len())),
+                Answer::Addresses(list) | Answer::Part(list) => prop_assert!((1..=PART).contains(&list.len())),
                 Answer::Failed(why) => {
                     prop_assert!(why.len() <= 255 && !why.chars().any(char::is_control), "{:?}", why);
                 }
