@@ -205,7 +205,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         goes_with: &[Relation::Needs(&[VIA_CONNECT, VIA_SOCKS5, Term::Given(Id::ViaFallback)], "")],
         help: "Ask the proxy for the name in the client's TLS ClientHello or Host header, not for the address.",
-        more: "Without such a name it is asked for the address. This waits at most 0.2 seconds for the client's first bytes.",
+        more: "Without such a name it is asked for the address. This waits at most 0.2 seconds for the client's first byte, and as long as --handshake-timeout for the rest of a ClientHello or head.",
         ..relay(Id::Sni, "", "sni", Group::Proxies)
     },
     Opt {

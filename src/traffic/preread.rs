@@ -16,8 +16,8 @@ use crate::sys::clock::Tick;
 use crate::traffic::service::Service;
 use crate::traffic::session::Session;
 
-/// Ticks for which a name is waited for. With a protocol in which the server speaks first, this is all that a client
-/// loses.
+/// Ticks for which the first byte of a name is waited for. With a protocol in which the server speaks first, this is all
+/// that a client loses.
 const NAME: Tick = 2;
 
 /// A connection that is not relayed yet.
@@ -35,6 +35,8 @@ pub(crate) struct Preread {
 enum Awaits {
     Header,
     Name,
+    /// The rest of a ClientHello or of a head that has begun.
+    Rest,
     Nothing,
 }
 
@@ -85,10 +87,16 @@ impl Preread {
         };
         // All bytes of a short head may have come before the FIN, and there is no further event for that.
         let over = peeked.is_empty() || self.side.hung_up;
-        if self.awaits == Awaits::Name {
+        if matches!(self.awaits, Awaits::Name | Awaits::Rest) {
             return match sniff::name(peeked) {
                 Sniff::Name(name) => PrereadStep::Ready(Some(name.into())),
-                Sniff::More if !over => PrereadStep::Waiting,
+                Sniff::More if !over => {
+                    if self.awaits == Awaits::Name && sniff::has_begun(peeked) {
+                        self.awaits = Awaits::Rest;
+                        self.due = now.saturating_add(service.timeouts.handshake);
+                    }
+                    PrereadStep::Waiting
+                }
                 Sniff::More | Sniff::None => PrereadStep::Ready(None),
             };
         }
@@ -122,7 +130,7 @@ impl Preread {
     /// It has waited for long enough.
     pub(crate) fn timed_out(&self) -> PrereadStep {
         match self.awaits {
-            Awaits::Header => PrereadStep::Close(CloseReason::HandshakeTimeout),
+            Awaits::Header | Awaits::Rest => PrereadStep::Close(CloseReason::HandshakeTimeout),
             Awaits::Name | Awaits::Nothing => PrereadStep::Ready(None),
         }
     }

@@ -188,23 +188,85 @@ fn a_name_is_waited_for_a_moment_and_no_longer() {
         .collect();
     let fastest = times.iter().min().expect("times");
     assert!(*fastest < Duration::from_millis(260), "{times:?}");
-    // A hello that drips is not waited for any longer, and not lost.
+    // Bytes that begin neither a hello nor a head are a whole message, as far as we know.
+    for words in [&b"user moose"[..], b"Hello", b"GET moose", b"A-METHOD-THAT-IS-TOO-LONG"] {
+        let start = Instant::now();
+        let mut client = stage.client();
+        client.write_all(words).expect("write");
+        let mut proxy = stage.proxy();
+        assert_eq!(Tongue::Connect.hear_request(&mut proxy), ORIGINAL);
+        assert!(start.elapsed() < Duration::from_millis(800), "took {:?}", start.elapsed());
+    }
+}
+
+/// The same hello in records of this many bytes each (RFC 8446, 5.1).
+fn in_records(size: usize) -> Vec<u8> {
+    let record = |piece: &[u8]| [&HELLO[..3], &(piece.len() as u16).to_be_bytes(), piece].concat();
+    HELLO[5..].chunks(size).flat_map(record).collect()
+}
+
+#[test]
+fn a_name_whose_beginning_has_come_is_waited_for() {
+    const REQUEST: &[u8] = b"PROPFIND /a?b HTTP/1.1\r\nAccept: */*\r\nHost: cow.example.com\r\n\r\n";
+    let stage = Stage::new("--sni --via connect");
+    let (records, tiny) = (in_records(100), in_records(1));
+    // In the type, in the header of a record, behind it, in the message, and in the header of the second record.
+    let cuts = [(HELLO, &[1, 3, 5, 6, 60][..]), (&records, &[105, 107, 110, 150]), (&tiny, &[1, 7, 70])];
+    let requests = (REQUEST, &[1, 3, 8, 9, 10, 22, 40, REQUEST.len() - 1][..]);
+    for (hello, cuts) in cuts.into_iter().chain([requests]) {
+        let parts = cuts.iter().map(|cut| hello.split_at(*cut));
+        let mut clients: Vec<_> = parts.map(|(first, rest)| (stage.client(), first, rest)).collect();
+        clients.iter_mut().for_each(|(client, first, _)| client.write_all(first).expect("the beginning"));
+        // Longer than a client is waited for that says nothing: the second segment was lost and is sent again.
+        assert!(stage.asks_nothing_for(Duration::from_millis(900)));
+        for (mut client, first, rest) in clients {
+            client.write_all(rest).expect("the rest");
+            let mut proxy = stage.proxy();
+            let head = hear_head(&mut proxy);
+            assert!(head.starts_with("CONNECT cow.example.com:443 "), "{} bytes first: {head}", first.len());
+            proxy.write_all(Tongue::Connect.consent()).expect("consent");
+            client.shutdown(Shutdown::Write).expect("half-close");
+            assert_eq!(read_all(&mut proxy), (hello.to_vec(), None));
+        }
+    }
+    // One byte at a time, which takes longer than the first moment.
+    for hello in [HELLO, REQUEST] {
+        let client = stage.client();
+        client.set_nodelay(true).expect("no delay");
+        let writer = client.try_clone().expect("clone");
+        let sending = std::thread::spawn(move || {
+            drip(&writer, &hello[..60], Duration::from_millis(15));
+            (&writer).write_all(&hello[60..]).expect("the rest");
+        });
+        let mut proxy = stage.proxy();
+        assert!(hear_head(&mut proxy).starts_with("CONNECT cow.example.com:443 "));
+        proxy.write_all(Tongue::Connect.consent()).expect("consent");
+        sending.join().expect("client");
+        client.shutdown(Shutdown::Write).expect("half-close");
+        assert_eq!(read_all(&mut proxy), (hello.to_vec(), None));
+    }
+}
+
+#[test]
+fn a_name_that_does_not_come_to_its_end_is_waited_for_as_long_as_any_head() {
+    let stage = Stage::new("--sni --handshake-timeout 1 --via connect");
     let start = Instant::now();
-    let mut client = stage.client();
-    let writer = client.try_clone().expect("clone");
-    let sending = std::thread::spawn(move || {
-        drip(&writer, &HELLO[..20], Duration::from_millis(50));
-        (&writer).write_all(&HELLO[20..]).expect("the rest");
+    let mut clients = [&HELLO[..1], &HELLO[..100], b"GET / HTTP/1.1\r\nHost: cow"].map(|words| {
+        let mut client = stage.client();
+        client.write_all(words).expect("write");
+        client
     });
-    let mut proxy = stage.proxy();
-    assert!(start.elapsed() < Duration::from_millis(800), "took {:?}", start.elapsed());
-    assert_eq!(Tongue::Connect.hear_request(&mut proxy), ORIGINAL);
-    proxy.write_all(Tongue::Connect.consent()).expect("consent");
+    let dripping = stage.client();
+    let writer = dripping.try_clone().expect("clone");
+    let sending = std::thread::spawn(move || drip(&writer, HELLO, Duration::from_millis(60)));
+    for client in clients.iter_mut().chain([&mut { dripping }]) {
+        assert_eq!(read_all(client).0, b"");
+        let took = start.elapsed();
+        assert!(took > Duration::from_millis(700) && took < Duration::from_secs(2), "took {took:?}");
+        assert_eq!(stage.line(client).ending, "handshake timed out");
+    }
     sending.join().expect("client");
-    client.shutdown(Shutdown::Write).expect("half-close");
-    assert_eq!(read_all(&mut proxy), (HELLO.to_vec(), None));
-    drop(proxy);
-    assert_eq!(read_all(&mut client), (Vec::new(), None));
+    assert!(stage.asks_nothing_for(Duration::ZERO));
 }
 
 #[test]

@@ -7,6 +7,9 @@ use super::stop::Stop;
 /// The most fields of a head that is parsed.
 const LINES: usize = 100;
 
+/// Letters of the longest method; `UPDATEREDIRECTREF` has seventeen.
+const LONGEST_METHOD: usize = 20;
+
 /// The host of the first request, without the port.
 pub(super) fn host(bytes: &[u8]) -> Result<&[u8], Stop> {
     // httparse skips empty lines. A client that begins with one may speak any protocol.
@@ -28,6 +31,17 @@ pub(super) fn host(bytes: &[u8]) -> Result<&[u8], Stop> {
         (Some(line), None) => without_port(line.value).ok_or(Stop::Never),
         _ => Err(Stop::Never),
     }
+}
+
+/// Whether an incomplete head is one: a method, as all that are registered (RFC 9110, 18.2) are written, and the
+/// beginning of a path.
+pub(super) fn has_begun(bytes: &[u8]) -> bool {
+    let mut parts = bytes.splitn(2, |byte| *byte == b' ');
+    let method = parts.next().unwrap_or_default();
+    let is_method = method.iter().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'));
+    (1..=LONGEST_METHOD).contains(&method.len())
+        && is_method
+        && parts.next().and_then(|target| target.first()).is_none_or(|byte| matches!(byte, b'/' | b'*'))
 }
 
 fn without_port(value: &[u8]) -> Option<&[u8]> {

@@ -38,6 +38,12 @@ pub fn name(bytes: &[u8]) -> Sniff<'_> {
     }
 }
 
+/// Whether bytes that are too few for a name are the beginning of a ClientHello or of a request. Others may be a whole
+/// message of another protocol, which the client has sent and waits for the answer to.
+pub fn has_begun(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&hello::HANDSHAKE) || head::has_begun(bytes)
+}
+
 fn text(name: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
     let text = match name {
         Cow::Borrowed(bytes) => Cow::Borrowed(std::str::from_utf8(bytes).ok()?),

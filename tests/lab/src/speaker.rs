@@ -7,6 +7,7 @@ use crate::servers::Server;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 /// Where the clients say that they were going. Nobody is there.
 pub const ORIGINAL: &str = "192.0.2.7:443";
@@ -75,6 +76,11 @@ impl Stage {
     /// The next connection as the proxy sees it.
     pub fn proxy(&self) -> TcpStream {
         self.proxies.recv_timeout(IO_PATIENCE).expect("a connection to the proxy")
+    }
+
+    /// Whether no connection comes to the proxy in this time.
+    pub fn asks_nothing_for(&self, time: Duration) -> bool {
+        self.proxies.recv_timeout(time).is_err()
     }
 
     /// A client and its connection to the proxy.
