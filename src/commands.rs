@@ -64,7 +64,8 @@ fn flush(name: Option<&str>) -> Result<(), Error> {
         },
     }
     for (other, holder) in instance_lock::living().iter().filter(|(other, _)| name.is_none_or(|name| name == other)) {
-        eprintln!("tproxy: the rules '{other}' belong to {holder}, which will put them back; stop it first");
+        let sentence = format!("the rules '{other}' belong to {holder}, which will put them back; stop it first");
+        eprintln!("tproxy: {}", logging::escaped(sentence));
     }
     Ok(())
 }

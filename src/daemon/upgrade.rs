@@ -77,7 +77,7 @@ impl Rehearsal {
         if how.is_well() && last == ACCEPTED {
             return Ok(());
         }
-        let said: String = last.trim_start_matches("tproxy: ").chars().filter(|c| !c.is_control()).take(300).collect();
+        let said: String = last.trim_start_matches("tproxy: ").chars().take(300).collect();
         Err(Error::Failed(match (how.is_well(), said.is_empty()) {
             (true, _) => "the new program cannot take over".into(),
             (false, true) => format!("the new program {how}"),

@@ -1,4 +1,4 @@
-//! Where log lines go: to standard error in the foreground, otherwise to syslog.
+//! Where log lines go: to standard error in the foreground, otherwise to syslog. Each record is one line, whatever is in it.
 
 use std::fmt;
 use std::fs::File;
@@ -13,10 +13,12 @@ use crate::logging::stderr::{Identity, Stderr};
 use crate::logging::syslog::Syslog;
 use crate::sys::process;
 
+mod escape;
 mod limited;
 mod stderr;
 mod syslog;
 
+pub(crate) use crate::logging::escape::{Escaping, escaped};
 pub(crate) use crate::logging::limited::Limiter;
 pub(crate) use crate::logging::stderr::report;
 pub(crate) use crate::logging::syslog::{connect, is_cut_off};
@@ -46,7 +48,8 @@ pub(crate) fn start(process: &'static str, facility: Option<::syslog::Facility>,
     // Fails the second time in a process, when the logger is already set.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(if verbose { LevelFilter::Debug } else { LevelFilter::Info });
-    std::panic::set_hook(Box::new(|panic| log::error!("internal error: {panic}")));
+    // It says where, and on a second line what.
+    std::panic::set_hook(Box::new(|panic| log::error!("internal error: {}", panic.to_string().replace('\n', " "))));
 }
 
 /// Closes the connection to syslog that a child has inherited: it is the parent's.

@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use log::Level;
 
 use crate::error::Error;
+use crate::logging::escape::{Escaping, escaped};
 use crate::logging::syslog::severity;
 
 /// Names the stream to the journal as `DEVICE:INODE` (systemd.exec(5)). A service may redirect standard error and leave
@@ -41,13 +42,10 @@ impl Stderr {
         buffer.clear();
         // Writing to a String cannot fail.
         let _ = match self {
-            Stderr::Journal => write!(buffer, "<{}>{text}", severity(level) as u8),
-            Stderr::Other => write!(buffer, "{name}[{pid}]: {text}"),
+            Stderr::Journal => write!(buffer, "<{}>", severity(level) as u8),
+            Stderr::Other => write!(buffer, "{name}[{pid}]: "),
         };
-        // The journal takes each line for a message of its own. Only a panic has more than one.
-        if self == Stderr::Journal && buffer.contains('\n') {
-            *buffer = buffer.replace('\n', &format!("\n<{}>", severity(level) as u8));
-        }
+        let _ = Escaping(buffer).write_fmt(text);
         buffer.push('\n');
     }
 }
@@ -65,7 +63,7 @@ pub(crate) fn report(error: &Error) {
         Stderr::Journal => format!("<{}>", severity(Level::Error) as u8),
         Stderr::Other => "tproxy: ".to_owned(),
     };
-    let _ = writeln!(io::stderr(), "{prefix}{error}");
+    let _ = writeln!(io::stderr(), "{prefix}{}", escaped(error));
 }
 
 fn is_named(name: &OsStr, stream: impl AsFd) -> bool {
@@ -103,7 +101,7 @@ mod tests {
         assert_eq!(line(Stderr::Journal, Level::Error, "moose is down"), "<3>moose is down\n");
         assert_eq!(line(Stderr::Journal, Level::Warn, "moose is down"), "<4>moose is down\n");
         assert_eq!(line(Stderr::Journal, Level::Info, "ready"), "<6>ready\n");
-        assert_eq!(line(Stderr::Journal, Level::Debug, "a\nb"), "<7>a\n<7>b\n");
-        assert_eq!(line(Stderr::Other, Level::Error, "a\nb"), "tproxy-worker[70]: a\nb\n");
+        assert_eq!(line(Stderr::Journal, Level::Debug, "a\nb"), "<7>a\\x0ab\n");
+        assert_eq!(line(Stderr::Other, Level::Error, "a\x1b"), "tproxy-worker[70]: a\\x1b\n");
     }
 }

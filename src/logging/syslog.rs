@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use log::Level;
 use syslog::{Facility, Severity};
 
+use crate::logging::escape::Escaping;
+
 /// The socket of the local syslog daemon (syslog(3)).
 const PATH: &str = "/dev/log";
 
@@ -88,7 +90,7 @@ impl Syslog {
             }
         }
         self.head(buffer, pid, severity(level));
-        let _ = buffer.write_fmt(text);
+        let _ = Escaping(buffer).write_fmt(text);
         if !self.send(buffer) {
             self.lost += 1;
         }

@@ -54,8 +54,8 @@ pub(crate) fn pids() -> impl Iterator<Item = Pid> {
 
 /// The name of a process; `None` if there is no such process.
 pub(crate) fn name(pid: Pid) -> Option<String> {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(name.trim_end().to_owned())
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
 /// Name and state of a process; `None` if there is no such process.
@@ -70,8 +70,9 @@ pub(crate) fn socket_inodes(pid: Pid) -> Vec<u64> {
     targets.filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
 }
 
+/// Names of processes may be any bytes.
 fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default()
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
 fn inet_sockets(protocol: &str, state: &str) -> Vec<InetSocket> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use time::OffsetDateTime;
 
 use crate::error::Error;
-use crate::logging::Limiter;
+use crate::logging::{Escaping, Limiter};
 use crate::traffic::session::{ConnectionId, Route, Session};
 
 /// Bytes gathered before they are written; a turn of the loop writes what there is anyway.
@@ -78,8 +78,8 @@ impl AccessLog {
         let now = OffsetDateTime::now_utc();
         let (date, time) = (now.date(), now.time());
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            self.lines,
+        let _ = write!(
+            Escaping(&mut self.lines),
             "{}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z {entry}",
             date.year(),
             u8::from(date.month()),
@@ -89,6 +89,7 @@ impl AccessLog {
             time.second(),
             time.millisecond(),
         );
+        self.lines.push('\n');
         if self.lines.len() >= GATHER {
             self.flush();
         }

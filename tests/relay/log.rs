@@ -101,3 +101,34 @@ fn a_start_that_fails_is_an_error_in_the_journal() {
     assert!(finished.status != 0 && finished.stderr.starts_with("<3>"), "{finished:?}");
     assert!(!finished.stderr.contains("tproxy: "), "{finished:?}");
 }
+
+#[test]
+fn a_name_that_another_process_chose_cannot_reach_the_terminal() {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::process::CommandExt;
+    let directory = TempDir::new();
+    for (name, shown) in [
+        (&b"\x1b[2J\x1b]0;x\x07"[..], "\\x1b[2J\\x1b]0;x\\x07"),
+        (b"a\ntproxy: b", "a\\x0atproxy: b"),
+        ("\u{9b}31m\u{202e}".as_bytes(), "\\x9b31m\\u{202e}"),
+        (b"\xff\x9b1m", "\u{fffd}\u{fffd}1m"),
+    ] {
+        let path = directory.path.join(std::ffi::OsStr::from_bytes(name));
+        std::fs::copy("/bin/sleep", &path).expect("copy");
+        let listener = std::net::TcpListener::bind(LOCAL).expect("listen");
+        let port = listener.local_addr().expect("address").port();
+        let holder = |mut command: std::process::Command| {
+            command.arg0("sleep").arg("60").stdin(std::os::fd::OwnedFd::from(listener)).spawn().expect("spawn")
+        };
+        let mut holder = holder(std::process::Command::new(&path));
+        for options in [&["-d"][..], &[]] {
+            let port = port.to_string();
+            let words = [options, &["-b", "127.0.0.1", "-s", &port, "127.0.0.1", "9"]].concat();
+            let refused = Launch::new(&words).run();
+            let expected = format!("{shown} (process {})", holder.id());
+            assert!(refused.stderr.contains(&expected), "{words:?}: {:?}", refused.stderr);
+            assert!(!refused.stderr.trim_end().contains(char::is_control), "{words:?}: {:?}", refused.stderr);
+        }
+        holder.kill().and_then(|()| holder.wait()).expect("end");
+    }
+}
