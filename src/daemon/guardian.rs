@@ -137,29 +137,29 @@ impl Guardian {
             self.hear(pid);
         }
         self.terminal.leave_if_due(now);
-        if let Some(shutdown) = &mut self.shutdown {
-            shutdown.advance(&mut self.instance);
-        } else {
+        if self.shutdown.is_none() {
             self.advance();
-            self.begin_deferred();
-            // While the rules of the next generation are installed, the gates of the serving one do not apply to them.
-            if !self.change.installs_rules() {
-                self.instance.set_gates();
-            }
-            self.instance.work(now);
-            self.report_rules();
+        }
+        match &mut self.shutdown {
+            // A start that has just failed may have nothing to wait for.
+            Some(shutdown) => shutdown.advance(&mut self.instance),
+            None => self.guard(now),
         }
         if let Some(counters) = self.instance.stats.answer(now) {
             log::info!("counters: {counters}");
         }
     }
 
-    /// A failure of the rules is a transition's while one installs them.
-    fn report_rules(&mut self) {
-        if let (Change::Nothing, Some(rules)) = (&self.change, &mut self.instance.rules)
-            && let Some(error) = rules.take_failure()
-        {
-            log::error!("{error}");
+    fn guard(&mut self, now: Instant) {
+        self.begin_deferred();
+        // While the rules of the next generation are installed, the gates of the serving one do not apply to them.
+        if !self.change.installs_rules() {
+            self.instance.set_gates();
+        }
+        self.instance.work(now);
+        // A failure of the rules is a transition's while one installs them.
+        if self.change.is_nothing() {
+            self.instance.report_rules();
         }
     }
 

@@ -112,6 +112,13 @@ impl Instance {
         }
     }
 
+    /// Logs why the last work on the rules failed.
+    pub(crate) fn report_rules(&mut self) {
+        if let Some(error) = self.rules.as_mut().and_then(Reconciler::take_failure) {
+            log::error!("{error}");
+        }
+    }
+
     /// Acts on what a worker of the serving generation has sent, unless another one has its slot by now.
     pub(crate) fn heard_from_slot(&mut self, pid: Pid, slot: usize, message: ToGuardian) {
         let in_slot = self.serving.as_ref().and_then(|serving| serving.slots.get(slot)?.worker);
