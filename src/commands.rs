@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::rules::firewall::Firewall;
-use crate::rules::ruleset;
+use crate::rules::ruleset::{self, RuleSet};
 use crate::sys::account;
 use crate::traffic::service::Destination;
 
@@ -43,7 +43,10 @@ fn run(command_line: CommandLine) -> Result<u8, Error> {
         Command::Help => print!("{}", document::help()),
         Command::Version => println!("tproxy {}", env!("CARGO_PKG_VERSION")),
         Command::Flush(name) => flush(name.as_deref())?,
-        Command::PrintRules(config) => print!("{}", rules(&config, &resolver::look_up_all(config.names_in_rules())?)?),
+        Command::PrintRules(config) => {
+            let set = rules(&config, &resolver::look_up_all(config.names_in_rules())?)?;
+            print!("{}", set.as_ref().map(ruleset::print_rules).unwrap_or_default());
+        }
         Command::Check(config) => check(&config)?,
         Command::Run(config) => return start::run(config),
     }
@@ -72,17 +75,19 @@ fn flush(name: Option<&str>) -> Result<(), Error> {
 
 type Addresses = HashMap<String, Vec<IpAddr>>;
 
-/// The rules as text, with the addresses that the names have now.
-fn rules(config: &Config, known: &Addresses) -> Result<String, Error> {
+/// The rules, with the addresses that the names have now.
+fn rules(config: &Config, known: &Addresses) -> Result<Option<RuleSet>, Error> {
     let addresses = |name: &str| known.get(name).cloned().unwrap_or_default();
     let listening = |id: RedirectionId| config.redirections[id.index()].addresses();
-    let set = config.rules(&Known { addresses: &addresses, listening: &listening })?;
-    Ok(set.as_ref().map(ruleset::print_rules).unwrap_or_default())
+    config.rules(&Known { addresses: &addresses, listening: &listening })
 }
 
 fn check(config: &Config) -> Result<(), Error> {
     let known = resolver::look_up_all(config.names())?;
     let rules = rules(config, &known)?;
+    if let Some(set) = rules.as_ref().filter(|_| account::is_root()) {
+        Firewall::find()?.check_shown(set)?;
+    }
     for redirection in &config.redirections {
         for address in redirection.addresses() {
             println!("listen on {address}");
@@ -112,6 +117,6 @@ fn check(config: &Config) -> Result<(), Error> {
             }
         }
     }
-    print!("{rules}");
+    print!("{}", rules.as_ref().map(ruleset::print_rules).unwrap_or_default());
     Ok(())
 }

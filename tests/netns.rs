@@ -11,6 +11,8 @@ mod confinement;
 mod endurance;
 #[path = "netns/examples.rs"]
 mod examples;
+#[path = "netns/hidden_tables.rs"]
+mod hidden_tables;
 #[path = "netns/hostile.rs"]
 mod hostile;
 #[path = "netns/integrity.rs"]

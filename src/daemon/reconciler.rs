@@ -233,7 +233,9 @@ fn run(task: &Task, instance: &str, snapshot: &str) -> Result<String, Error> {
             log::debug!("rules installed with {}", firewall.description());
         }
         Task::Verify(target) => {
-            let changed = firewall.check()?;
+            let hidden_before = firewall.hidden();
+            let changed = firewall.verify()?;
+            report_hidden(&hidden_before, &firewall.hidden());
             if !changed.is_empty() {
                 log::warn!("rules were changed by another program and are put back: {}", changed.join(", "));
                 firewall.install(target)?;
@@ -243,4 +245,16 @@ fn run(task: &Task, instance: &str, snapshot: &str) -> Result<String, Error> {
         Task::Remove => firewall.remove(instance)?,
     }
     Ok(firewall.snapshot().to_text())
+}
+
+/// Tells, once, that rules can no longer be verified, or can be again.
+fn report_hidden(before: &str, now: &str) {
+    if before != now && now.is_empty() {
+        log::info!("{before}: iptables-save shows it again, and its rules are verified");
+    } else if before != now {
+        log::error!(
+            "{now}: iptables-save cannot show it any more, because rules were added with nft for which iptables has no \
+             words; our rules in it stay and are not verified"
+        );
+    }
 }

@@ -11,7 +11,7 @@ use crate::rules::drift::differences;
 use crate::rules::ruleset::RuleSet;
 use crate::rules::save::Owner;
 use crate::rules::snapshot::Snapshot;
-use crate::rules::tools::{DIRECTORIES, Tools, is_missing, tool};
+use crate::rules::tools::{DIRECTORIES, Found, Tools, is_missing, tool};
 
 /// The firewall of this host, as one instance uses it.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ struct FamilyTables {
     tools: Option<Tools>,
     /// Our part as it was read back after the installation.
     reference: Vec<Table>,
+    /// The tables that the tools could not show the last time; what `reference` says about them is what was planned.
+    hidden: Vec<&'static str>,
 }
 
 impl Firewall {
@@ -40,7 +42,7 @@ impl Firewall {
     pub fn find_in(directories: &[&str]) -> Result<Firewall, Error> {
         let tables = |family| {
             let tools = Tools::find(directories, family)?;
-            Ok(FamilyTables { family, tools, reference: Vec::new() })
+            Ok(FamilyTables { family, tools, reference: Vec::new(), hidden: Vec::new() })
         };
         Ok(Firewall { families: Family::BOTH.into_iter().map(tables).collect::<Result<_, Error>>()?, installed: None })
     }
@@ -61,11 +63,19 @@ impl Firewall {
         let owner = Owner::Instance(set.name.clone());
         let reinstalls = self.installed.as_ref() == Some(&set.name);
         // Also read when it is not to be restored: tables that cannot be read are better found before any is touched.
-        let found = self.read(&owner)?;
-        let before = if reinstalls { found } else { vec![Vec::new(); self.families.len()] };
+        let found = self.families.iter().map(|tables| tables.read(&owner)).collect::<Result<Vec<_>, _>>()?;
+        let mut before = Vec::new();
+        for (tables, found) in self.families.iter().zip(found) {
+            if reinstalls {
+                before.push(as_far_as_known(found, &tables.reference).tables);
+            } else {
+                tables.check_shown(&set.plan(tables.family), &found.hidden)?;
+                before.push(Vec::new());
+            }
+        }
         match self.families.iter().map(|tables| tables.install(set, &owner)).collect::<Result<Vec<_>, _>>() {
-            Ok(references) => {
-                self.watch(&set.name, references);
+            Ok(installed) => {
+                self.watch(&set.name, installed);
                 Ok(())
             }
             Err(error) => {
@@ -83,15 +93,17 @@ impl Firewall {
     pub fn snapshot(&self) -> Snapshot {
         let mut tables = self.families.iter().map(|side| side.reference.clone());
         let tables = std::array::from_fn(|_| tables.next().unwrap_or_default());
-        Snapshot { instance: self.installed.clone(), tables }
+        let mut hidden = self.families.iter().map(|side| side.hidden.clone());
+        let hidden = std::array::from_fn(|_| hidden.next().unwrap_or_default());
+        Snapshot { instance: self.installed.clone(), tables, hidden }
     }
 
     /// Goes on from what another process has installed: [`Firewall::check`] watches over it, and it is put back if the
     /// next installation fails.
     pub fn resume(&mut self, snapshot: Snapshot) {
         self.installed = snapshot.instance;
-        for (side, reference) in self.families.iter_mut().zip(snapshot.tables) {
-            side.reference = reference;
+        for ((side, reference), hidden) in self.families.iter_mut().zip(snapshot.tables).zip(snapshot.hidden) {
+            (side.reference, side.hidden) = (reference, hidden);
         }
     }
 
@@ -120,36 +132,65 @@ impl Firewall {
     }
 
     /// Compares the tables with their state after the installation. Returns a short sentence for each rule that is gone,
-    /// changed or out of place; [`Firewall::install`] of the same set repairs them.
+    /// changed or out of place; [`Firewall::install`] of the same set repairs them. What cannot be shown is taken to be
+    /// there still.
     pub fn check(&self) -> Result<Vec<String>, Error> {
-        let Some(name) = &self.installed else { return Ok(Vec::new()) };
-        let owner = Owner::Instance(name.clone());
+        Ok(self.compare()?.into_iter().flat_map(|compared| compared.differences).collect())
+    }
+
+    /// The same, and remembers which tables could not be shown, for [`Firewall::hidden`].
+    pub(crate) fn verify(&mut self) -> Result<Vec<String>, Error> {
+        let compared = self.compare()?;
         let mut all = Vec::new();
-        for tables in self.families.iter().filter(|tables| !tables.reference.is_empty()) {
-            let found = tables.read(&owner)?;
-            all.extend(differences(&tables.reference, &found).iter().map(|what| format!("{} {what}", tables.family)));
+        for (tables, compared) in self.families.iter_mut().zip(compared) {
+            if compared.differences.is_empty() {
+                (tables.reference, tables.hidden) = (compared.found.tables, compared.found.hidden);
+            }
+            all.extend(compared.differences);
         }
         Ok(all)
     }
 
-    fn watch(&mut self, name: &str, references: Vec<Vec<Table>>) {
-        for (tables, reference) in self.families.iter_mut().zip(references) {
-            tables.reference = reference;
+    fn compare(&self) -> Result<Vec<Compared>, Error> {
+        let Some(name) = &self.installed else { return Ok(Vec::new()) };
+        let owner = Owner::Instance(name.clone());
+        self.families.iter().map(|tables| tables.compare(&owner)).collect()
+    }
+
+    /// The tables with rules of ours that could not be shown the last time, by name; empty if all could.
+    pub(crate) fn hidden(&self) -> String {
+        let name = |side: &FamilyTables, table: &str| format!("the {table} table of {}", side.family);
+        let all = self.families.iter().flat_map(|side| side.hidden.iter().map(move |table| name(side, table)));
+        all.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether rules of this set go into a table that cannot be shown, which [`Firewall::install`] refuses. Where the
+    /// tables cannot be read at all nothing is refused.
+    pub(crate) fn check_shown(&self, set: &RuleSet) -> Result<(), Error> {
+        let owner = Owner::Instance(set.name.clone());
+        self.families.iter().try_for_each(|tables| {
+            let found = tables.read(&owner).unwrap_or_default();
+            tables.check_shown(&set.plan(tables.family), &found.hidden)
+        })
+    }
+
+    fn watch(&mut self, name: &str, installed: Vec<Found>) {
+        for (tables, Found { tables: reference, hidden }) in self.families.iter_mut().zip(installed) {
+            (tables.reference, tables.hidden) = (reference, hidden);
         }
         self.installed = Some(name.to_string());
     }
 
     fn forget(&mut self) {
         self.installed = None;
-        self.families.iter_mut().for_each(|tables| tables.reference.clear());
+        for tables in &mut self.families {
+            tables.reference.clear();
+            tables.hidden.clear();
+        }
     }
 
     fn tools(&self) -> impl Iterator<Item = &Tools> {
         self.families.iter().filter_map(|tables| tables.tools.as_ref())
-    }
-
-    fn read(&self, owner: &Owner) -> Result<Vec<Vec<Table>>, Error> {
-        self.families.iter().map(|tables| tables.read(owner)).collect()
     }
 
     /// Both families, even if the first fails: half removed is better than not removed.
@@ -184,29 +225,61 @@ impl Firewall {
     }
 }
 
+/// The tables of a family, compared with their state after the installation.
+struct Compared {
+    found: Found,
+    differences: Vec<String>,
+}
+
 impl FamilyTables {
-    fn read(&self, owner: &Owner) -> Result<Vec<Table>, Error> {
+    fn read(&self, owner: &Owner) -> Result<Found, Error> {
         match &self.tools {
             Some(tools) => {
-                tools.read(owner).or_else(|error| if is_missing(&error) { Ok(Vec::new()) } else { Err(error) })
+                tools.read(owner).or_else(|error| if is_missing(&error) { Ok(Found::default()) } else { Err(error) })
             }
-            None => Ok(Vec::new()),
+            None => Ok(Found::default()),
         }
     }
 
+    /// Refuses a plan for tables that cannot be shown: nobody could see what was installed. Only for the first rules of an
+    /// instance: those that are there must still follow their gates.
+    fn check_shown(&self, planned: &[Table], hidden: &[&'static str]) -> Result<(), Error> {
+        let refused: Vec<&'static str> = hidden.iter().copied().filter(|name| table(planned, name).is_some()).collect();
+        match &self.tools {
+            Some(tools) if !refused.is_empty() => Err(tools.hides(&refused)),
+            _ => Ok(()),
+        }
+    }
+
+    fn compare(&self, owner: &Owner) -> Result<Compared, Error> {
+        if self.reference.is_empty() {
+            return Ok(Compared { found: Found::default(), differences: Vec::new() });
+        }
+        let found = as_far_as_known(self.read(owner)?, &self.reference);
+        let was_hidden = |table: &&Table| self.hidden.contains(&table.name);
+        let not_hidden =
+            |tables: &[Table]| tables.iter().filter(|table| !was_hidden(table)).cloned().collect::<Vec<_>>();
+        let mut differences = differences(&not_hidden(&self.reference), &not_hidden(&found.tables));
+        let shown_again = self.reference.iter().filter(was_hidden).filter(|table| !found.hidden.contains(&table.name));
+        differences.extend(missing(shown_again, &found.tables));
+        differences.iter_mut().for_each(|what| *what = format!("{} {what}", self.family));
+        Ok(Compared { found, differences })
+    }
+
     /// Installs, reads back, and returns what was read.
-    fn install(&self, set: &RuleSet, owner: &Owner) -> Result<Vec<Table>, Error> {
+    fn install(&self, set: &RuleSet, owner: &Owner) -> Result<Found, Error> {
         let target = set.plan(self.family);
         let Some(tools) = &self.tools else {
-            return if target.is_empty() { Ok(target) } else { Err(self.no_tool()) };
+            return if target.is_empty() { Ok(Found::default()) } else { Err(self.no_tool()) };
         };
         if target.is_empty() {
-            return tools.remove(owner).map(|_| target);
+            return tools.remove(owner).map(|_| Found::default());
         }
         tools.purge_other(owner)?;
         tools.replace(owner, &target).map_err(|error| self.with_advice(error))?;
-        let found = tools.read(owner)?;
-        match missing(&target, &found) {
+        let found = as_far_as_known(tools.read(owner)?, &target);
+        let shown = target.iter().filter(|table| !found.hidden.contains(&table.name));
+        match missing(shown, &found.tables) {
             None => Ok(found),
             Some(what) => Err(Error::Failed(format!("{} {what} after the installation", self.family))),
         }
@@ -241,8 +314,16 @@ impl FamilyTables {
     }
 }
 
+/// What was found, and for tables that cannot be shown what is known to have been installed.
+fn as_far_as_known(found: Found, installed: &[Table]) -> Found {
+    let Found { mut tables, mut hidden } = found;
+    hidden.retain(|name| table(installed, name).is_some());
+    tables.extend(installed.iter().filter(|table| hidden.contains(&table.name)).cloned());
+    Found { tables, hidden }
+}
+
 /// What the tables lack of the plan. Texts cannot be compared: iptables-save words them differently.
-fn missing(planned: &[Table], found: &[Table]) -> Option<String> {
+fn missing<'a>(planned: impl IntoIterator<Item = &'a Table>, found: &[Table]) -> Option<String> {
     for wanted in planned {
         let nothing = Table::new(wanted.name);
         let found = table(found, wanted.name).unwrap_or(&nothing);

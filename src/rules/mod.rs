@@ -10,6 +10,7 @@ pub(crate) mod conntrack_match;
 pub(crate) mod drift;
 pub(crate) mod firewall;
 pub(crate) mod matching;
+pub(crate) mod native;
 pub(crate) mod plan;
 pub(crate) mod rule;
 pub(crate) mod ruleset;

@@ -23,11 +23,71 @@ impl Owner {
     }
 }
 
+/// The lines of a text in which a quoted word may contain line breaks, as a comment of a rule may.
+pub(crate) struct Lines<'a> {
+    rest: &'a str,
+    /// Whether a backslash before a quote makes it part of the word.
+    escapes: bool,
+}
+
+impl<'a> Lines<'a> {
+    /// Those of iptables-save.
+    pub(crate) fn new(text: &'a str) -> Lines<'a> {
+        Lines { rest: text, escapes: true }
+    }
+
+    /// Those of nft(8), which has no escapes.
+    pub(crate) fn without_escapes(text: &'a str) -> Lines<'a> {
+        Lines { rest: text, escapes: false }
+    }
+
+    /// Where the first line ends. A quote that nothing closes counts as a letter.
+    fn end(&self) -> usize {
+        let first = self.rest.find('\n').unwrap_or(self.rest.len());
+        if self.rest.starts_with('#') {
+            return first;
+        }
+        let (mut quoted, mut escaped) = (false, false);
+        for (at, letter) in self.rest.bytes().enumerate() {
+            match letter {
+                b'\n' if !quoted => return at,
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = self.escapes,
+                b'"' => quoted = !quoted,
+                _ => {}
+            }
+        }
+        if quoted { first } else { self.rest.len() }
+    }
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (line, rest) = self.rest.split_at_checked(self.end())?;
+        self.rest = rest.strip_prefix('\n').unwrap_or(rest);
+        Some(line)
+    }
+}
+
+/// The tables of ours that iptables-save says it cannot show. It does so in a comment, and ends with status 0.
+pub(crate) fn not_shown(save: &str) -> Vec<&'static str> {
+    let named = |line: &str| {
+        let (name, rest) = line.strip_prefix("# Table `")?.split_once('\'')?;
+        TABLES.into_iter().find(|table| *table == name && rest.starts_with(" is incompatible"))
+    };
+    Lines::new(save).filter_map(named).collect()
+}
+
 /// The owner's part of an iptables-save text. Tables without one are left out.
 pub(crate) fn read(save: &str, owner: &Owner) -> Vec<Table> {
     let mut found = Vec::new();
     let mut current: Option<TableReader> = None;
-    for line in save.lines() {
+    for line in Lines::new(save) {
         if let Some(name) = line.strip_prefix('*') {
             current = TABLES.iter().find(|table| **table == name).map(|table| TableReader::new(table, owner));
         } else if line == "COMMIT" {
@@ -145,6 +205,39 @@ COMMIT
             ],
         };
         assert_eq!(found, [nat]);
+    }
+
+    #[test]
+    fn a_line_break_within_quotes_is_part_of_the_line() {
+        let table: &[(&str, &[&str])] = &[
+            ("a\nb\n\nc", &["a", "b", "", "c"]),
+            ("-A x --comment \"a\nCOMMIT\" -j y\nz\n", &["-A x --comment \"a\nCOMMIT\" -j y", "z"]),
+            ("\"a\\\"\nb\" \\\nc", &["\"a\\\"\nb\" \\", "c"]),
+            ("\"a\\\\\"\nb", &["\"a\\\\\"", "b"]),
+            ("# isn't \"it\nb", &["# isn't \"it", "b"]),
+            ("open \"\nb\nc \"d\" e", &["open \"", "b", "c \"d\" e"]),
+        ];
+        for (text, lines) in table {
+            assert_eq!(Lines::new(text).collect::<Vec<_>>(), *lines, "{text}");
+        }
+        assert_eq!(Lines::without_escapes("\"a\\\"\nb").count(), 2);
+    }
+
+    #[test]
+    fn a_comment_is_never_taken_for_a_rule() {
+        let before = SAVE.replace("see -j", "see\n-A PREROUTING -j");
+        let before = before
+            .replace("x -j tproxy.1 \\\"", "x\nCOMMIT\n*filter\n:tproxy.1 - [0:0]\n# Table `nat' is incompatible \\\"");
+        let found = read(&before, &Owner::Instance("1".into()));
+        assert_eq!((found.len(), found[0].chains.len(), found[0].jumps.len()), (1, 2, 4));
+        assert_eq!(not_shown(&before), [""; 0]);
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_shown_is_known_by_its_notice() {
+        let notice = "# Table `nat' is incompatible, use 'nft' tool.\n# Table `mangle' is incompatible, use 'nft' tool.\n\
+                      # Table `filter' contains incompatible base-chains, use 'nft' tool to list them.\n";
+        assert_eq!(not_shown(&format!("{SAVE}{notice}")), ["nat"]);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct Snapshot {
     pub instance: Option<String>,
     /// The tables of IPv4 and of IPv6.
     pub tables: [Vec<Table>; 2],
+    /// Those of them that could not be shown.
+    pub hidden: [Vec<&'static str>; 2],
 }
 
 impl Snapshot {
@@ -23,9 +25,10 @@ impl Snapshot {
         if let Some(instance) = &self.instance {
             writer.line(["instance", instance]);
         }
-        for (family, tables) in Family::BOTH.iter().zip(&self.tables) {
+        for ((family, tables), hidden) in Family::BOTH.iter().zip(&self.tables).zip(&self.hidden) {
             writer.line(["family", &family.to_string()]);
             tables.iter().for_each(|table| write_table(table, &mut writer));
+            hidden.iter().for_each(|table| writer.line(["hidden", table]));
         }
         writer.into_text()
     }
@@ -33,8 +36,8 @@ impl Snapshot {
     /// Reads the text. `None` if it was not made by [`Snapshot::to_text`].
     pub fn from_text(text: &str) -> Option<Snapshot> {
         let mut snapshot = Snapshot::default();
-        let mut families = snapshot.tables.iter_mut();
-        let mut current: Option<&mut Vec<Table>> = None;
+        let mut families = snapshot.tables.iter_mut().zip(&mut snapshot.hidden);
+        let mut current: Option<(&mut Vec<Table>, &mut Vec<&'static str>)> = None;
         for line in text.lines() {
             let words: Vec<String> =
                 words(line)?.into_iter().map(OsString::into_string).collect::<Result<_, _>>().ok()?;
@@ -42,7 +45,8 @@ impl Snapshot {
             match (&mut current, &words[..]) {
                 (None, ["instance", name]) => snapshot.instance = Some((*name).to_owned()),
                 (_, ["family", _]) => current = Some(families.next()?),
-                (Some(tables), words) => read_into(tables, words)?,
+                (Some((_, hidden)), ["hidden", name]) => hidden.push(known_table(name)?),
+                (Some((tables, _)), words) => read_into(tables, words)?,
                 (None, _) => return None,
             }
         }
@@ -61,9 +65,13 @@ fn write_table(table: &Table, writer: &mut Writer) {
     }
 }
 
+fn known_table(name: &str) -> Option<&'static str> {
+    TABLES.into_iter().find(|table| *table == name)
+}
+
 fn read_into(tables: &mut Vec<Table>, words: &[&str]) -> Option<()> {
     match words {
-        ["table", name] => tables.push(Table::new(TABLES.iter().find(|table| *table == name)?)),
+        ["table", name] => tables.push(Table::new(known_table(name)?)),
         ["chain", name] => tables.last_mut()?.chains.push(Chain { name: (*name).to_owned(), rules: Vec::new() }),
         ["rule", expands_to, text] => {
             let rule = Rule { text: (*text).to_owned(), expands_to: expands_to.parse().ok()? };
@@ -91,7 +99,11 @@ mod tests {
         let chain = |rules| Chain { name: "tproxy.1".into(), rules };
         let nat = Table { name: "nat", chains: vec![chain(vec![rule])], jumps: vec![jump] };
         let filter = Table { name: "filter", chains: vec![chain(Vec::new())], jumps: Vec::new() };
-        let snapshot = Snapshot { instance: Some("1".into()), tables: [vec![filter, nat.clone()], vec![nat]] };
+        let snapshot = Snapshot {
+            instance: Some("1".into()),
+            tables: [vec![filter, nat.clone()], vec![nat]],
+            hidden: [vec!["nat"], vec![]],
+        };
         assert_eq!(Snapshot::from_text(&snapshot.to_text()).unwrap(), snapshot);
         let nothing = Snapshot::default();
         assert_eq!(Snapshot::from_text(&nothing.to_text()).unwrap(), nothing);
@@ -99,9 +111,13 @@ mod tests {
 
     #[test]
     fn a_text_that_is_none_is_refused() {
-        for text in
-            ["chain x\n", "family v4\nrule 1 x\n", "family v4\ntable mangle\n", "family v4\nfamily v6\nfamily x\n"]
-        {
+        for text in [
+            "chain x\n",
+            "family v4\nrule 1 x\n",
+            "family v4\ntable mangle\n",
+            "family v4\nhidden mangle\n",
+            "family v4\nfamily v6\nfamily x\n",
+        ] {
             assert_eq!(Snapshot::from_text(text), None, "{text}");
         }
     }

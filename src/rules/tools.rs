@@ -10,9 +10,10 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::rules::address::Family;
 use crate::rules::blame;
-use crate::rules::chains::{Table, restore_text, unhook_text};
+use crate::rules::chains::{TABLES, Table, restore_text, unhook_text};
 use crate::rules::command::run;
-use crate::rules::save::{Owner, read};
+use crate::rules::native::{Native, NativePart, family_name};
+use crate::rules::save::{Owner, not_shown, read};
 
 /// The directories that are searched, in this order. They are fixed, since PATH must not decide what root runs.
 pub(crate) const DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
@@ -26,8 +27,20 @@ const TRIES: usize = 3;
 /// The pair of tools of one kind.
 #[derive(Clone, Debug)]
 struct Backend {
+    family: Family,
     restore: PathBuf,
     save: PathBuf,
+    /// nft(8), for tables of the kind `nft` that the pair cannot show.
+    native: Option<Native>,
+}
+
+/// What the tools of a family show.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The owner's part.
+    pub tables: Vec<Table>,
+    /// The tables that the tools cannot show: rules were added with nft(8) that iptables has no words for.
+    pub hidden: Vec<&'static str>,
 }
 
 /// The tools of one family.
@@ -54,10 +67,13 @@ pub(crate) fn tool(family: Family, kind: &str, verb: &str) -> String {
 impl Tools {
     /// Finds the tools of a family and chooses between the kinds. `None` if there are none.
     pub(crate) fn find(directories: &[&str], family: Family) -> Result<Option<Tools>, Error> {
-        let Some(default) = Backend::find(directories, family, "") else { return Ok(None) };
+        let Some(mut default) = Backend::find(directories, family, "") else { return Ok(None) };
         let version = default.version()?;
         let is_nft = version.contains("nf_tables");
-        let other = Backend::find(directories, family, if is_nft { "-legacy" } else { "-nft" });
+        let mut other = Backend::find(directories, family, if is_nft { "-legacy" } else { "-nft" });
+        if let Some(nft) = if is_nft { Some(&mut default) } else { other.as_mut() } {
+            nft.native = Native::find(directories, family);
+        }
         if is_nft
             && let Some(legacy) = &other
             && legacy_holds(family, "nat")
@@ -81,11 +97,12 @@ impl Tools {
     }
 
     /// Reads the owner's part of the tables.
-    pub(crate) fn read(&self, owner: &Owner) -> Result<Vec<Table>, Error> {
-        Ok(read(&self.chosen.save()?, owner))
+    pub(crate) fn read(&self, owner: &Owner) -> Result<Found, Error> {
+        self.chosen.read(owner)
     }
 
-    /// Makes the owner's part of the tables equal to `target`, in one transaction.
+    /// Makes the owner's part of the tables equal to `target`, in one transaction; in tables that cannot be shown, what
+    /// is new is added before what was there is deleted.
     pub(crate) fn replace(&self, owner: &Owner, target: &[Table]) -> Result<(), Error> {
         self.chosen.replace(owner, target).map(drop)
     }
@@ -96,8 +113,18 @@ impl Tools {
             Err(error) if is_missing(&error) => return Ok(()),
             found => found?,
         };
-        let text = unhook_text(&found);
-        if text.is_empty() { Ok(()) } else { self.chosen.feed(&text) }
+        let text = unhook_text(&found.tables);
+        let shown = if text.is_empty() { Ok(()) } else { self.chosen.feed(&text) };
+        let hidden = match self.chosen.hidden_parts(owner, &found.hidden)? {
+            Some((native, parts)) => native.delete(&parts, |_| true, LIMIT),
+            None => Ok(()),
+        };
+        shown.and(hidden)
+    }
+
+    /// Why nothing can be installed in tables that cannot be shown.
+    pub(crate) fn hides(&self, tables: &[&'static str]) -> Error {
+        self.chosen.hides(tables, "")
     }
 
     /// Removes the owner's part, also from the tables of the other kind. Returns how many chains were removed.
@@ -124,7 +151,7 @@ impl Backend {
             let name = tool(family, kind, verb);
             directories.iter().map(|directory| Path::new(directory).join(&name)).find(|path| path.exists())
         };
-        Some(Backend { restore: path("restore")?, save: path("save")? })
+        Some(Backend { family, restore: path("restore")?, save: path("save")?, native: None })
     }
 
     /// The version, for example `v1.8.9 (nf_tables)`.
@@ -134,14 +161,40 @@ impl Backend {
     }
 
     fn has_nat_rules(&self) -> Result<bool, Error> {
-        let save = self.save()?;
+        let (save, _) = self.save()?;
         let nat = save.lines().skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT");
         Ok(nat.into_iter().any(|line| line.starts_with("-A ")))
     }
 
-    /// Reads all tables. iptables-save has no `-w`: it reads without the lock.
-    fn save(&self) -> Result<String, Error> {
-        run(&self.save, &[], "", LIMIT)
+    fn read(&self, owner: &Owner) -> Result<Found, Error> {
+        let (text, hidden) = self.save()?;
+        Ok(Found { tables: read(&text, owner), hidden })
+    }
+
+    /// Reads all tables, and says which of ours cannot be shown. iptables-save has no `-w`: it reads without the lock.
+    fn save(&self) -> Result<(String, Vec<&'static str>), Error> {
+        match run(&self.save, &[], "", LIMIT) {
+            Ok(text) => {
+                let hidden = not_shown(&text);
+                Ok((text, hidden))
+            }
+            // It has stopped at a rule that it cannot parse, perhaps in a table that is none of ours.
+            Err(error) if cannot_parse(&error) => self.save_each(),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn save_each(&self) -> Result<(String, Vec<&'static str>), Error> {
+        let (mut all, mut hidden) = (String::new(), Vec::new());
+        for table in TABLES {
+            match run(&self.save, &["-t", table], "", LIMIT) {
+                Ok(text) => all.push_str(&text),
+                Err(error) if cannot_parse(&error) => hidden.push(table),
+                Err(error) => return Err(error),
+            }
+        }
+        hidden.extend(not_shown(&all));
+        Ok((all, hidden))
     }
 
     fn feed(&self, text: &str) -> Result<(), Error> {
@@ -149,11 +202,24 @@ impl Backend {
         done.map(drop).map_err(|error| blame::name_rule(error, text))
     }
 
-    /// Reads the tables, and feeds the difference to the tool. Rules are deleted by their text, never by their number. So
-    /// a change that others make in between can make it fail, and it is tried again; but it can never delete a rule of
-    /// theirs. Returns how many chains there were before.
     fn replace(&self, owner: &Owner, target: &[Table]) -> Result<usize, Error> {
-        let mut current = read(&self.save()?, owner);
+        let found = self.read(owner)?;
+        let (hidden, shown): (Vec<Table>, Vec<Table>) =
+            target.iter().cloned().partition(|table| found.hidden.contains(&table.name));
+        // Both, even if the first fails: half removed is better than not removed.
+        let chains = self.replace_shown(owner, found.tables, &shown);
+        // Without nft, what an earlier run may have left there does not stop an installation elsewhere.
+        let more = match &self.native {
+            None if hidden.is_empty() && !shown.is_empty() => Ok(0),
+            _ => self.replace_hidden(owner, &found.hidden, &hidden),
+        };
+        Ok(chains? + more?)
+    }
+
+    /// Feeds the difference to the tool. Rules are deleted by their text, never by their number. So a change that others
+    /// make in between can make it fail, and it is tried again; but it can never delete a rule of theirs. Returns how
+    /// many chains there were before.
+    fn replace_shown(&self, owner: &Owner, mut current: Vec<Table>, target: &[Table]) -> Result<usize, Error> {
         let chains = current.iter().map(|table| table.chains.len()).sum();
         for tried in 1.. {
             let text = restore_text(&current, target);
@@ -161,13 +227,52 @@ impl Backend {
                 break;
             }
             let Err(error) = self.feed(&text) else { break };
-            let found = read(&self.save()?, owner);
+            let found = self.read(owner)?.tables;
             if tried == TRIES || found == current {
                 return Err(error);
             }
             current = found;
         }
         Ok(chains)
+    }
+
+    /// The same in tables that cannot be shown. Returns how many chains there were before.
+    fn replace_hidden(&self, owner: &Owner, tables: &[&'static str], target: &[Table]) -> Result<usize, Error> {
+        let Some((native, former)) = self.hidden_parts(owner, tables)? else { return Ok(0) };
+        if !target.is_empty() {
+            self.feed(&restore_text(&[], target))?;
+        }
+        let wanted = |name: &str| target.iter().flat_map(|table| &table.chains).any(|chain| chain.name == name);
+        native.delete(&former, wanted, LIMIT)?;
+        Ok(former.iter().map(|part| part.chains.len()).sum())
+    }
+
+    /// The owner's part of tables that cannot be shown; `None` if all can.
+    fn hidden_parts(
+        &self,
+        owner: &Owner,
+        tables: &[&'static str],
+    ) -> Result<Option<(&Native, Vec<NativePart>)>, Error> {
+        if tables.is_empty() {
+            return Ok(None);
+        }
+        let lacking = || self.hides(tables, "; if rules of tproxy are in it, they stay, because nft is not installed");
+        let native = self.native.as_ref().ok_or_else(lacking)?;
+        // A removal starts with the nat table, as in `restore_text`.
+        let parts = tables.iter().rev().map(|table| native.read(table, owner, LIMIT)).collect::<Result<_, _>>()?;
+        Ok(Some((native, parts)))
+    }
+
+    fn hides(&self, tables: &[&'static str], what_follows: &str) -> Error {
+        let list = |table: &&str| format!("`nft list table {} {table}`", family_name(self.family));
+        let lists = tables.iter().map(list).collect::<Vec<_>>().join(", ");
+        Error::Firewall {
+            command: self.save.display().to_string(),
+            status: format!("it cannot show the {} table of {}", tables.join(" and the "), self.family),
+            said: format!(
+                "it holds rules for which iptables has no words ({lists}); they belong in a table of their own{what_follows}"
+            ),
+        }
     }
 }
 
@@ -184,6 +289,11 @@ fn legacy_holds(family: Family, table: &str) -> bool {
 /// If the kernel lacks the tables, there is nothing to remove.
 fn if_missing(error: Error) -> Result<usize, Error> {
     if is_missing(&error) { Ok(0) } else { Err(error) }
+}
+
+/// Whether a tool has met a rule that was added with nft(8) and that it cannot parse.
+fn cannot_parse(error: &Error) -> bool {
+    matches!(error, Error::Firewall { said, .. } if said.contains("Parsing nftables rule failed"))
 }
 
 /// Whether an error means that the kernel lacks the tables of the family.
