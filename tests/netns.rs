@@ -37,6 +37,8 @@ mod rule_ownership;
 mod scenarios;
 #[path = "netns/starting.rs"]
 mod starting;
+#[path = "netns/stuck_log.rs"]
+mod stuck_log;
 #[path = "netns/system_log.rs"]
 mod system_log;
 #[path = "netns/table.rs"]

@@ -18,6 +18,8 @@ mod resources;
 mod stopping;
 #[path = "relay/streams.rs"]
 mod streams;
+#[path = "relay/stuck_log.rs"]
+mod stuck_log;
 #[path = "relay/via.rs"]
 mod via;
 #[path = "relay/via_guests.rs"]

@@ -131,6 +131,7 @@ impl Children {
             },
             Forked::Child => {
                 process::set_name(name);
+                logging::begin_child();
                 keep.push(theirs.as_raw_fd());
                 logging::disconnect();
                 let closed = process::close_others(&keep).map_err(|error| Error::sys("close_range", error));
@@ -155,6 +156,7 @@ impl Children {
             }
             Forked::Child => {
                 process::set_name(name);
+                logging::begin_child();
                 let (status, text) = match task() {
                     Ok(text) => (0, text),
                     Err(error) => (error.exit_status(), error.to_string()),

@@ -120,8 +120,8 @@ impl Guardian {
         let instance = if self.shutdown.is_some() { None } else { self.instance.due(self.change.resolves()) };
         let shutdown = self.shutdown.as_ref().and_then(Shutdown::due);
         let (children, stats) = (self.instance.children.due(), self.instance.stats.due());
-        let due =
-            [self.change.due(), instance, shutdown, children, stats, self.terminal.due()].into_iter().flatten().min();
+        let (terminal, log) = (self.terminal.due(), logging::behind().map(|after| Instant::now() + after));
+        let due = [self.change.due(), instance, shutdown, children, stats, terminal, log].into_iter().flatten().min();
         // mio rounds to whole milliseconds; a little late is better than a busy loop until it is time.
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
         match self.poll.poll(events, timeout) {
@@ -137,6 +137,7 @@ impl Guardian {
             self.hear(pid);
         }
         self.terminal.leave_if_due(now);
+        logging::catch_up();
         if self.shutdown.is_none() {
             self.advance();
         }

@@ -213,7 +213,8 @@ impl<'a> Worker<'a> {
         let pause = self.acceptor.pause_ends().map(|until| until.saturating_sub(now));
         let probe = self.config.process.upstream_grace.and_then(|_| self.connections.dialer().redirections.probe_due());
         let probe = probe.map(|due| due.saturating_sub(now));
-        let wait = [self.connections.wait(), lifecycle, pause, probe].into_iter().flatten().min()?;
+        let log = logging::behind().map(ticks);
+        let wait = [self.connections.wait(), lifecycle, pause, probe, log].into_iter().flatten().min()?;
         Some(TICK * wait.max(1))
     }
 
@@ -237,6 +238,7 @@ impl<'a> Worker<'a> {
         {
             self.resolvers.ask(name);
         }
+        logging::catch_up();
         if logging::is_cut_off() {
             self.say(ToGuardian::Unheard);
         }

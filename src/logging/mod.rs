@@ -4,7 +4,9 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, TryLockError};
+use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -15,6 +17,7 @@ use crate::sys::process;
 
 mod escape;
 mod limited;
+mod losses;
 mod stderr;
 mod syslog;
 
@@ -22,6 +25,12 @@ pub(crate) use crate::logging::escape::{Escaping, escaped};
 pub(crate) use crate::logging::limited::Limiter;
 pub(crate) use crate::logging::stderr::report;
 pub(crate) use crate::logging::syslog::{connect, is_cut_off};
+
+/// The least time between two attempts to tell how many lines were lost, when no line comes.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// A sink was full, and has not been told how many lines it has lost.
+static BEHIND: AtomicBool = AtomicBool::new(false);
 
 static LOGGER: Logger = Logger(Mutex::new(None));
 
@@ -32,6 +41,8 @@ struct Sinks {
     stderr: Option<Stderr>,
     syslog: Option<Syslog>,
     buffer: String,
+    /// When it was last tried to tell how many lines were lost.
+    tried: Option<Instant>,
 }
 
 /// Starts logging: to standard error, and to syslog as well when a facility is given.
@@ -41,6 +52,7 @@ pub(crate) fn start(process: &'static str, facility: Option<::syslog::Facility>,
         stderr: Some(Stderr::find()),
         syslog: facility.map(Syslog::new),
         buffer: String::with_capacity(512),
+        tried: None,
     };
     if let Ok(mut guard) = LOGGER.0.lock() {
         *guard = Some(sinks);
@@ -50,6 +62,15 @@ pub(crate) fn start(process: &'static str, facility: Option<::syslog::Facility>,
     log::set_max_level(if verbose { LevelFilter::Debug } else { LevelFilter::Info });
     // It says where, and on a second line what.
     std::panic::set_hook(Box::new(|panic| log::error!("internal error: {}", panic.to_string().replace('\n', " "))));
+}
+
+/// The first of a new child: what the parent has lost is the parent's to tell.
+pub(crate) fn begin_child() {
+    with_sinks(|sinks| {
+        sinks.stderr.iter_mut().for_each(Stderr::begin_child);
+        sinks.syslog.iter_mut().for_each(Syslog::begin_child);
+        sinks.note_losses();
+    });
 }
 
 /// Closes the connection to syslog that a child has inherited: it is the parent's.
@@ -89,6 +110,18 @@ pub(crate) fn reopen() {
     with_syslog(Syslog::reconnect);
 }
 
+/// When to call [`catch_up`]: a sink is full, and whoever reads it may have made room then.
+pub(crate) fn behind() -> Option<Duration> {
+    BEHIND.load(Ordering::Relaxed).then_some(CATCH_UP)
+}
+
+/// Tells how many lines were lost, if a sink takes lines again. Not more often than is good.
+pub(crate) fn catch_up() {
+    if behind().is_some() {
+        with_sinks(Sinks::catch_up);
+    }
+}
+
 fn with_syslog(change: impl FnOnce(&mut Syslog)) {
     with_sinks(|sinks| {
         sinks.syslog.as_mut().map(change);
@@ -122,7 +155,7 @@ impl Log for Logger {
 
 impl Sinks {
     fn write(&mut self, level: Level, text: fmt::Arguments<'_>) {
-        let Sinks { identity, stderr, syslog, buffer } = self;
+        let Sinks { identity, stderr, syslog, buffer, .. } = self;
         // With syslog, standard error is the terminal of a shell that waits for the daemon: only trouble belongs there.
         if let Some(stderr) = stderr
             && (syslog.is_none() || level <= Level::Warn)
@@ -132,5 +165,27 @@ impl Sinks {
         if let Some(syslog) = syslog {
             syslog.write(buffer, identity.pid, level, text);
         }
+        self.note_losses();
+    }
+
+    fn catch_up(&mut self) {
+        if self.tried.is_some_and(|tried| tried.elapsed() < CATCH_UP) {
+            return;
+        }
+        self.tried = Some(Instant::now());
+        let Sinks { identity, stderr, syslog, buffer, .. } = self;
+        if let Some(stderr) = stderr.as_mut().filter(|stderr| stderr.is_behind()) {
+            // Tried again later.
+            let _ = stderr.catch_up(buffer, *identity);
+        }
+        if let Some(syslog) = syslog.as_mut().filter(|syslog| syslog.is_behind()) {
+            syslog.catch_up(buffer, identity.pid);
+        }
+        self.note_losses();
+    }
+
+    fn note_losses(&self) {
+        let behind = self.stderr.as_ref().is_some_and(Stderr::is_behind);
+        BEHIND.store(behind || self.syslog.as_ref().is_some_and(Syslog::is_behind), Ordering::Relaxed);
     }
 }

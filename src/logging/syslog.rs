@@ -11,6 +11,7 @@ use log::Level;
 use syslog::{Facility, Severity};
 
 use crate::logging::escape::Escaping;
+use crate::logging::losses::{Losses, is_full};
 
 /// The socket of the local syslog daemon (syslog(3)).
 const PATH: &str = "/dev/log";
@@ -28,7 +29,7 @@ pub(super) struct Syslog {
     tried: Option<Instant>,
     /// Whether another process has to make the connections.
     confined: bool,
-    lost: u64,
+    losses: Losses,
 }
 
 /// Opens a connection, for this process or one that cannot.
@@ -55,7 +56,12 @@ pub(super) fn severity(level: Level) -> Severity {
 
 impl Syslog {
     pub(super) fn new(facility: Facility) -> Syslog {
-        Syslog { facility, socket: None, tried: None, confined: false, lost: 0 }
+        Syslog { facility, socket: None, tried: None, confined: false, losses: Losses::default() }
+    }
+
+    /// Leaves it to the parent to tell what the parent has lost.
+    pub(super) fn begin_child(&mut self) {
+        self.losses.told();
     }
 
     pub(super) fn disconnect(&mut self) {
@@ -81,19 +87,28 @@ impl Syslog {
 
     /// Sends a message, and before it the number of those that were lost. `buffer` is overwritten.
     pub(super) fn write(&mut self, buffer: &mut String, pid: u32, level: Level, text: fmt::Arguments<'_>) {
-        if self.lost > 0 {
-            let lost = self.lost;
-            self.head(buffer, pid, Severity::LOG_WARNING);
-            let _ = write!(buffer, "{lost} lines were lost, because syslog did not take them");
-            if self.send(buffer) {
-                self.lost = 0;
-            }
+        if self.losses.any() {
+            self.catch_up(buffer, pid);
         }
         self.head(buffer, pid, severity(level));
         let _ = Escaping(buffer).write_fmt(text);
-        if !self.send(buffer) {
-            self.lost += 1;
+        if let Err(error) = self.send(buffer) {
+            self.losses.add(is_full(&error));
         }
+    }
+
+    /// Tells how many messages were lost, if that works.
+    pub(super) fn catch_up(&mut self, buffer: &mut String, pid: u32) {
+        self.head(buffer, pid, Severity::LOG_WARNING);
+        let _ = write!(buffer, "{}: syslog did not take them", self.losses);
+        if self.send(buffer).is_ok() {
+            self.losses.told();
+        }
+    }
+
+    /// There is something to tell, and it may work before the next message.
+    pub(super) fn is_behind(&self) -> bool {
+        self.losses.can_be_told_soon()
     }
 
     /// Begins a message as RFC 3164 has it, without time and host: the local daemon adds its own.
@@ -103,21 +118,22 @@ impl Syslog {
         let _ = write!(buffer, "<{}>tproxy[{pid}]: ", self.facility as u8 | severity as u8);
     }
 
-    fn send(&mut self, message: &str) -> bool {
+    fn send(&mut self, message: &str) -> io::Result<()> {
         if let Some(socket) = &self.socket {
             match socket.send(message.as_bytes()) {
-                Ok(_) => return true,
+                Ok(_) => return Ok(()),
                 // Full: the daemon is slow.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if is_full(&error) => return Err(error),
                 // Closed: the daemon has stopped, or another one has a new socket.
                 Err(_) => self.socket = None,
             }
         }
         if self.tried.is_some_and(|tried| tried.elapsed() < RETRY) {
-            return false;
+            return Err(io::ErrorKind::NotConnected.into());
         }
         self.reconnect();
-        self.socket.as_ref().is_some_and(|socket| socket.send(message.as_bytes()).is_ok())
+        let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        socket.send(message.as_bytes()).map(drop)
     }
 }
 
@@ -134,15 +150,15 @@ mod tests {
         for number in 0..10_000 {
             syslog.write(&mut buffer, 1, Level::Info, format_args!("{number}"));
         }
-        let lost = syslog.lost;
-        assert!(lost > 0);
+        let lost = syslog.losses.to_string();
+        assert!(syslog.is_behind());
         let mut received = [0; 256];
         theirs.set_nonblocking(true).unwrap();
         while theirs.recv(&mut received).is_ok() {}
         syslog.write(&mut buffer, 1, Level::Info, format_args!("again"));
         let count = theirs.recv(&mut received).unwrap();
         let said = std::str::from_utf8(&received[..count]).unwrap();
-        assert_eq!(said, format!("<28>tproxy[1]: {lost} lines were lost, because syslog did not take them"));
-        assert_eq!(syslog.lost, 0);
+        assert_eq!(said, format!("<28>tproxy[1]: {lost}: syslog did not take them"));
+        assert!(!syslog.is_behind());
     }
 }

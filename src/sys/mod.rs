@@ -14,4 +14,5 @@ pub(crate) mod shared_memory;
 pub(crate) mod shortage;
 pub(crate) mod sockopt;
 pub(crate) mod splice;
+pub(crate) mod stderr;
 pub(crate) mod wait;

@@ -22,6 +22,8 @@ pub(crate) struct AccessLog {
     lines: String,
     /// The last line in the file is a torn one.
     torn: bool,
+    /// Lines that could not be written, until that has been told.
+    lost: usize,
     limiter: Limiter,
 }
 
@@ -45,17 +47,18 @@ impl fmt::Display for LogRecord<'_> {
     }
 }
 
-/// Opens the file of `-l` for appending, readable by its owner's group only.
+/// Opens the file of `-l` for appending, readable by its owner's group only. Writing to it never waits.
 pub(crate) fn open(path: &Path) -> Result<File, Error> {
     use std::os::unix::fs::OpenOptionsExt;
-    let file = File::options().append(true).create(true).mode(0o640).open(path);
+    let file = File::options().append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK).open(path);
     file.map_err(|error| Error::file(path.display().to_string(), error))
 }
 
 impl AccessLog {
     /// That of the worker with this number. Writes to `file`, or to the log when there is none.
     pub(crate) fn new(worker: u32, file: Option<File>) -> AccessLog {
-        AccessLog { worker, file, lines: String::with_capacity(GATHER + 512), torn: false, limiter: Limiter::new() }
+        let lines = String::with_capacity(GATHER + 512);
+        AccessLog { worker, file, lines, torn: false, lost: 0, limiter: Limiter::new() }
     }
 
     /// The number of the worker's first connection.
@@ -105,15 +108,28 @@ impl AccessLog {
             self.lines.insert(0, '\n');
         }
         let (written, result) = write_all(file, self.lines.as_bytes());
-        if let Some(last) = self.lines.as_bytes()[..written].last() {
+        let (done, left) = self.lines.as_bytes().split_at(written);
+        if let Some(last) = done.last() {
             self.torn = *last != b'\n';
         }
-        if let Err(error) = result
-            && let Some(more) = self.limiter.pass()
-        {
-            log::warn!("access log: {error}; lines are lost{more}");
-        }
+        self.lost += left.iter().filter(|byte| **byte == b'\n').count();
         self.lines.clear();
+        self.tell_losses(result.err());
+    }
+
+    /// Tells how many lines were lost: once in a while as long as writing fails, and when it works again.
+    fn tell_losses(&mut self, error: Option<io::Error>) {
+        let lost = match self.lost {
+            0 => return,
+            1 => "1 line was lost".to_owned(),
+            count => format!("{count} lines were lost"),
+        };
+        match error {
+            Some(_) if self.limiter.pass().is_none() => return,
+            Some(error) => log::warn!("access log: {error}: {lost}"),
+            None => log::warn!("access log: {lost}; it can be written again"),
+        }
+        self.lost = 0;
     }
 }
 

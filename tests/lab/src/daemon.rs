@@ -92,6 +92,13 @@ impl Launch {
         self
     }
 
+    /// Limits the size of the files that it writes, in blocks of 512 bytes.
+    pub fn file_size(mut self, limit: u32) -> Launch {
+        let script = format!("ulimit -f {limit}; exec \"$0\" \"$@\"");
+        self.wrapper.extend(["sh", "-c", &script].map(String::from));
+        self
+    }
+
     /// Starts it with the descriptors 0, 1 and 2 closed, as some init programs do.
     pub fn without_standard_streams(mut self) -> Launch {
         self.wrapper.extend(["sh", "-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"].map(String::from));
@@ -165,6 +172,13 @@ impl Launch {
         journal.follow(child.stderr.take().expect("stderr"));
         journal.follow(child.stdout.take().expect("stdout"));
         Daemon { child, family, journal }
+    }
+
+    /// Starts it with this standard error, which the test reads itself, or does not.
+    pub fn spawn_into(self, stderr: impl Into<Stdio>) -> Daemon {
+        let family = Family::new();
+        let child = self.command(&family).stdout(Stdio::null()).stderr(stderr).spawn().expect("spawn");
+        Daemon { child, family, journal: Journal::default() }
     }
 
     /// Starts it in the foreground (`-d` is among the arguments) and waits until it says that it is ready.

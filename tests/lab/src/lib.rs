@@ -18,6 +18,7 @@ pub mod peers;
 pub mod process;
 pub mod rules;
 pub mod servers;
+pub mod sink;
 pub mod speaker;
 #[cfg(target_arch = "x86_64")]
 pub mod takeover;

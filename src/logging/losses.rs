@@ -1,0 +1,49 @@
+//! Lines that a sink did not take: they are counted, and the count is told when it takes lines again.
+
+use std::fmt;
+use std::io;
+
+/// The lines that one sink has lost.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    count: u64,
+    /// The sink was full: whoever reads it may make room at any time.
+    full: bool,
+}
+
+impl Losses {
+    /// A line could not be written.
+    pub(super) fn add(&mut self, full: bool) {
+        self.count += 1;
+        self.full = full;
+    }
+
+    /// There is something to tell.
+    pub(super) fn any(&self) -> bool {
+        self.count > 0
+    }
+
+    /// Telling it may work a little later, without another line.
+    pub(super) fn can_be_told_soon(&self) -> bool {
+        self.count > 0 && self.full
+    }
+
+    /// It has been told.
+    pub(super) fn told(&mut self) {
+        self.count = 0;
+    }
+}
+
+impl fmt::Display for Losses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            1 => f.write_str("1 log line was lost"),
+            count => write!(f, "{count} log lines were lost"),
+        }
+    }
+}
+
+/// Whether an error says that a sink is full, and not that it is broken.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
