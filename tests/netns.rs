@@ -7,6 +7,8 @@
 mod changes;
 #[path = "netns/confinement.rs"]
 mod confinement;
+#[path = "netns/destinations.rs"]
+mod destinations;
 #[path = "netns/endurance.rs"]
 mod endurance;
 #[path = "netns/examples.rs"]

@@ -22,6 +22,7 @@ use crate::redirection::RedirectionId;
 use crate::relay::pipe::Pool;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::clock::{TICK, Tick, ticks};
+use crate::sys::routing_table::RoutingTable;
 use crate::sys::{process, wait};
 use crate::traffic::acceptor::Acceptor;
 use crate::traffic::access_log::{self, AccessLog};
@@ -88,14 +89,15 @@ struct Worker<'a> {
 ///
 /// Errors: the set-up failed, or the event loop cannot go on.
 pub(crate) fn run(start: WorkerArgs<'_>, confinement: Confinement) -> Result<(), Error> {
-    let mut worker = Worker::new(start).map_err(|error| Error::sys("setting up the event loop", error))?;
+    let routes = RoutingTable::open().map_err(|error| Error::sys("a netlink socket for the routing table", error))?;
+    let mut worker = Worker::new(start, routes).map_err(|error| Error::sys("setting up the event loop", error))?;
     confinement.seal()?;
     worker.say(ToGuardian::Ready);
     worker.serve().map_err(|error| Error::sys("waiting for events", error))
 }
 
 impl<'a> Worker<'a> {
-    fn new(start: WorkerArgs<'a>) -> io::Result<Worker<'a>> {
+    fn new(start: WorkerArgs<'a>, routes: RoutingTable) -> io::Result<Worker<'a>> {
         let WorkerArgs {
             number,
             config,
@@ -126,7 +128,7 @@ impl<'a> Worker<'a> {
         }
         acceptor.register(registry)?;
         let mut connections = Connections::new(
-            Dialer::new(redirections, doors, capacity.places, source_limit),
+            Dialer::new(redirections, doors, capacity.places, routes, source_limit),
             capacity.places,
             Pool::new(capacity.pipes),
             AccessLog::new(number, access_log),

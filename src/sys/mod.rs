@@ -8,6 +8,7 @@ pub(crate) mod inherited;
 pub(crate) mod message;
 pub(crate) mod process;
 pub(crate) mod procfs;
+pub(crate) mod routing_table;
 pub(crate) mod seccomp;
 pub(crate) mod services;
 pub(crate) mod shared_memory;

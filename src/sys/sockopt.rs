@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 use nix::{setsockopt_impl, sockopt_impl};
 
-use crate::sys::shortage::{self, ConnectError, Resource};
+use crate::sys::shortage::{self, ConnectError};
 
 /// The original destination of a redirected connection: netfilter's `SO_ORIGINAL_DST`, which has an option
 /// of its own for IPv6 (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
@@ -119,23 +119,6 @@ fn datagram_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::bind(SocketAddr::new(if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) }, 0))
 }
 
-/// Whether this is an address of this host: then the kernel would send from that very address (ip-route(8), table
-/// local). A datagram socket asks without sending anything.
-///
-/// Errors: this host is short of what it takes to ask.
-pub(crate) fn is_local(address: SocketAddr) -> io::Result<bool> {
-    if address.ip().is_loopback() {
-        return Ok(true);
-    }
-    let probe = datagram_socket(address)?;
-    match probe.connect(address) {
-        Ok(()) => Ok(probe.local_addr()?.ip() == address.ip()),
-        Err(error) if shortage::missing(&error) == Some(Resource::KernelMemory) => Err(error),
-        // There is no way to it, as there would be to an address of this host.
-        Err(_) => Ok(false),
-    }
-}
-
 /// Makes the coming close send RST and throw away what is unsent (`SO_LINGER` of zero seconds, socket(7)).
 pub(crate) fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
@@ -172,16 +155,4 @@ pub(crate) fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
     Errno::result(result)?;
     Ok(usize::try_from(count).unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_addresses_are_told_from_others() {
-        assert!(is_local("127.0.0.1:80".parse().unwrap()).unwrap());
-        assert!(is_local("127.9.9.9:80".parse().unwrap()).unwrap());
-        assert!(!is_local("192.0.2.1:80".parse().unwrap()).unwrap());
-    }
 }

@@ -12,11 +12,11 @@ use mio::net::TcpStream;
 use crate::logging::Limiter;
 use crate::protocol::addr_pair::AddrPair;
 use crate::relay::close::{CloseReason, DenyReason};
-use crate::sys::clock::Tick;
+use crate::sys::routing_table::{AddressOwner, RoutingTable};
 use crate::sys::shortage::{self, Resource};
 use crate::sys::sockopt;
 use crate::traffic::compact_addr::CompactAddr;
-use crate::traffic::destinations::{self, Foreign};
+use crate::traffic::destinations;
 use crate::traffic::service::Service;
 use crate::traffic::session::{Route, Session};
 use crate::traffic::source_limit::SourceLimit;
@@ -27,7 +27,7 @@ pub(crate) struct Admission {
     /// The connections of each source, if they are limited.
     source_limit: Option<SourceLimit>,
     outgoing: Outgoing,
-    foreign: Foreign,
+    routes: RoutingTable,
     warnings: Warnings,
 }
 
@@ -58,9 +58,9 @@ impl Outgoing {
 
 impl Admission {
     /// For `capacity` connections at once.
-    pub(crate) fn new(capacity: usize, source_limit: Option<SourceLimit>) -> Admission {
+    pub(crate) fn new(capacity: usize, routes: RoutingTable, source_limit: Option<SourceLimit>) -> Admission {
         let outgoing = Outgoing { pairs: HashSet::with_capacity(capacity), hasher: RandomState::new() };
-        Admission { source_limit, outgoing, foreign: Foreign::new(), warnings: Warnings::default() }
+        Admission { source_limit, outgoing, routes, warnings: Warnings::default() }
     }
 
     /// Checks an accepted connection, and finds its original destination. Unless a PROXY header is yet to come, it is
@@ -70,7 +70,6 @@ impl Admission {
         service: &Service,
         session: &mut Session,
         client: &TcpStream,
-        now: Tick,
     ) -> Result<(), CloseReason> {
         let ip = session.route.client.ip();
         if !service.allow.is_empty() && !service.allow.iter().any(|network| network.contains(&ip)) {
@@ -79,18 +78,13 @@ impl Admission {
         if service.accept_proxy {
             return Ok(());
         }
-        self.locate(service, &mut session.route, client, now)?;
+        self.locate(service, session, client)?;
         self.count(session)
     }
 
     /// Finds the original destination of a connection, and whether it may go on.
-    fn locate(
-        &mut self,
-        service: &Service,
-        route: &mut Route,
-        client: &TcpStream,
-        now: Tick,
-    ) -> Result<(), CloseReason> {
+    fn locate(&mut self, service: &Service, session: &mut Session, client: &TcpStream) -> Result<(), CloseReason> {
+        let route = &mut session.route;
         let (transparent, only_redirected) = (service.needs_original(), service.only_redirected);
         // A socket for both families has IPv4 clients too.
         match sockopt::original_destination(client, route.client.ip()) {
@@ -119,7 +113,7 @@ impl Admission {
         if known && self.is_ours(route.client, route.original) {
             return Err(CloseReason::Loop);
         }
-        if transparent { self.permit(service, route, &[route.client], now) } else { Ok(()) }
+        if transparent { self.permit(service, session) } else { Ok(()) }
     }
 
     /// Takes over the addresses of a PROXY header; `None` when the balancer speaks for itself. From here on the
@@ -129,72 +123,77 @@ impl Admission {
         service: &Service,
         session: &mut Session,
         addresses: Option<AddrPair>,
-        now: Tick,
     ) -> Result<(), CloseReason> {
         let route = &mut session.route;
         let balancer = route.client;
         if let Some(addresses) = addresses {
             (route.client, route.original) = (addresses.client.into(), addresses.original.into());
         }
+        let (client, original) = (route.client, route.original);
         let transparent = service.needs_original();
-        if transparent && !route.original.is_known() {
-            self.warn_loop(route.client, "has no destination in its PROXY header: there is nowhere to relay to");
+        if transparent && !original.is_known() {
+            self.warn_loop(client, "has no destination in its PROXY header: there is nowhere to relay to");
             return Err(CloseReason::Loop);
         }
-        if self.is_ours(route.client, route.original) {
+        if self.is_ours(client, original) {
             return Err(CloseReason::Loop);
+        }
+        if transparent || service.fallback {
+            let own = self.is_own(balancer.socket_addr());
+            session.from_elsewhere = !own.map_err(|error| self.shortage(error, client, None))?;
         }
         if transparent {
-            self.permit(service, route, &[balancer, route.client], now)?;
+            self.permit(service, session)?;
         }
         self.count(session)
     }
 
-    /// Whether a connection may go to its original destination. `sources` are the addresses that it comes from.
-    pub(crate) fn permit(
-        &mut self,
-        service: &Service,
-        route: &Route,
-        sources: &[CompactAddr],
-        now: Tick,
-    ) -> Result<(), CloseReason> {
-        let denied = self.deny_reason(service, route.original.socket_addr(), sources, now);
-        let Some(reason) = denied.map_err(|error| self.shortage(error, route.client, None))? else { return Ok(()) };
+    /// Whether a connection may go to its original destination.
+    pub(crate) fn permit(&mut self, service: &Service, session: &Session) -> Result<(), CloseReason> {
+        let Route { client, original, .. } = session.route;
+        let denied = self.deny_reason(service, session, original.socket_addr());
+        let Some(reason) = denied.map_err(|error| self.shortage(error, client, None))? else { return Ok(()) };
         if let Some(more) = self.warnings.forbidden.pass() {
-            let Route { client, original, .. } = route;
             log::warn!("forbidden: {client} wanted to go to {original}, {reason}{more}");
         }
         Err(CloseReason::Forbidden(reason))
     }
 
-    fn deny_reason(
+    /// Why a connection may not go to an address that its client has named; `None` if it may.
+    ///
+    /// Errors: this host is short of what it takes to find out.
+    pub(crate) fn deny_reason(
         &mut self,
         service: &Service,
+        session: &Session,
         to: SocketAddr,
-        sources: &[CompactAddr],
-        now: Tick,
     ) -> io::Result<Option<DenyReason>> {
         let reason = match destinations::deny_reason(to.ip(), &service.deny) {
-            None if self.is_own(to, now)? => DenyReason::Own,
-            None => return Ok(None),
-            Some(reason) => reason,
+            None => self.deny_reason_of_owner(to)?,
+            reason => reason,
         };
-        let mut spared = destinations::spares_local_clients(reason);
-        for source in sources {
-            spared = spared && sockopt::is_local(source.socket_addr())?;
-        }
+        let Some(reason) = reason else { return Ok(None) };
+        let spared = destinations::spares_local_clients(reason)
+            && !session.from_elsewhere
+            && self.is_own(session.route.client.socket_addr())?;
         Ok((!spared).then_some(reason))
     }
 
-    fn is_own(&mut self, address: SocketAddr, now: Tick) -> io::Result<bool> {
-        if self.foreign.holds(address.ip(), now) {
-            return Ok(false);
+    /// What the routing table has against an address.
+    fn deny_reason_of_owner(&mut self, to: SocketAddr) -> io::Result<Option<DenyReason>> {
+        for form in destinations::forms(to.ip()) {
+            match self.routes.owner(SocketAddr::new(form, to.port()))? {
+                AddressOwner::ThisHost => return Ok(Some(DenyReason::Own)),
+                AddressOwner::NoHost => return Ok(Some(DenyReason::NoHost)),
+                AddressOwner::Elsewhere => {}
+            }
         }
-        let own = sockopt::is_local(address)?;
-        if !own {
-            self.foreign.learn(address.ip(), now);
-        }
-        Ok(own)
+        Ok(None)
+    }
+
+    /// Whether this is an address of this host.
+    pub(crate) fn is_own(&mut self, address: SocketAddr) -> io::Result<bool> {
+        Ok(self.routes.owner(address)? == AddressOwner::ThisHost)
     }
 
     /// Counts a connection for its source.

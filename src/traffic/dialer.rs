@@ -10,6 +10,7 @@ use crate::redirection::RedirectionId;
 use crate::relay::close::CloseReason;
 use crate::relay::timeouts::Timeouts;
 use crate::sys::clock::Tick;
+use crate::sys::routing_table::RoutingTable;
 use crate::sys::shortage::{self, ConnectError, Resource};
 use crate::sys::sockopt;
 use crate::traffic::admission::Admission;
@@ -46,9 +47,10 @@ impl Dialer {
         redirections: Vec<ActiveRedirection>,
         listeners: Vec<SocketAddr>,
         capacity: usize,
+        routes: RoutingTable,
         source_limit: Option<SourceLimit>,
     ) -> Dialer {
-        let admission = Admission::new(capacity, source_limit);
+        let admission = Admission::new(capacity, routes, source_limit);
         Dialer { redirections: Redirections::new(redirections), admission, listeners }
     }
 
@@ -61,8 +63,8 @@ impl Dialer {
     }
 
     /// [`Admission::check`] with the service of the redirection.
-    pub(crate) fn admit(&mut self, session: &mut Session, client: &TcpStream, now: Tick) -> Result<(), CloseReason> {
-        self.admission.check(self.redirections.service(session.redirection), session, client, now)
+    pub(crate) fn admit(&mut self, session: &mut Session, client: &TcpStream) -> Result<(), CloseReason> {
+        self.admission.check(self.redirections.service(session.redirection), session, client)
     }
 
     /// [`Admission::apply_header`] with the service of the redirection.
@@ -70,9 +72,8 @@ impl Dialer {
         &mut self,
         session: &mut Session,
         addresses: Option<AddrPair>,
-        now: Tick,
     ) -> Result<(), CloseReason> {
-        self.admission.apply_header(self.redirections.service(session.redirection), session, addresses, now)
+        self.admission.apply_header(self.redirections.service(session.redirection), session, addresses)
     }
 
     /// The first attempt of a connection.
@@ -140,18 +141,19 @@ impl Dialer {
             return None;
         }
         // Where the original destination is needed, it was checked at the beginning.
-        let may = service.needs_original() || self.admission.permit(service, route, &[route.client], now).is_ok();
+        let may = service.needs_original() || self.admission.permit(service, session).is_ok();
         may.then(|| route.original.socket_addr())
     }
 
     /// Whether connecting there would reach our own listening socket. Asked before connecting: a connection that is
     /// closed again has reached our backlog already. Only for our own ports the routing table is asked.
-    fn is_ourselves(&self, address: SocketAddr) -> io::Result<bool> {
+    fn is_ourselves(&mut self, address: SocketAddr) -> io::Result<bool> {
+        let to = address.ip().to_canonical();
         let reaches = |listener: &SocketAddr| {
-            let family = listener.is_ipv4() == address.is_ipv4();
             let ip = listener.ip();
-            family && listener.port() == address.port() && (ip.is_unspecified() || ip == address.ip())
+            let family = ip.is_ipv4() == to.is_ipv4();
+            family && listener.port() == address.port() && (ip.is_unspecified() || to.is_unspecified() || ip == to)
         };
-        if self.listeners.iter().any(reaches) { sockopt::is_local(address) } else { Ok(false) }
+        if self.listeners.iter().any(reaches) { self.admission.is_own(address) } else { Ok(false) }
     }
 }

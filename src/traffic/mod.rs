@@ -9,6 +9,7 @@ pub(crate) mod connections;
 pub mod counters;
 pub(crate) mod destinations;
 pub(crate) mod dialer;
+pub(crate) mod embedded;
 pub(crate) mod host_check;
 pub(crate) mod layer;
 pub(crate) mod preread;

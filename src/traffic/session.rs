@@ -15,6 +15,9 @@ pub(crate) struct Session {
     pub redirection: RedirectionId,
     /// Whether it is counted for `--max-per-source`.
     pub counted: bool,
+    /// Whether a balancer on another host has brought it (`--accept-proxy`): its client is not on this host, whatever
+    /// address the header names.
+    pub from_elsewhere: bool,
     pub route: Route,
 }
 

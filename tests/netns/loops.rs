@@ -46,3 +46,18 @@ fn an_upstream_name_that_is_ourselves_is_refused() {
     let daemon = daemon.ready();
     ends_at_once(&daemon, || scene.lab.client.connect(MOOSE));
 }
+
+#[test]
+fn an_upstream_that_is_ours_by_the_routing_table_alone_is_refused() {
+    let Some(scene) = Scene::new() else { return };
+    scene.lab.gateway.run(&["ip", "route", "add", "local", "10.71.0.0/16", "dev", "lo"]);
+    scene.lab.gateway.run(&["ip", "-6", "route", "add", "local", "fd00:71::/64", "dev", "lo"]);
+    for host in ["10.71.0.9", "fd00:71::9", "::ffff:10.1.0.1", "0.0.0.0"] {
+        let args = ["-d", "-s", "12970", "-r", "nobody", "-R", "-d moose --dport 80", host, "12970"];
+        let mut daemon = scene.relay(&args);
+        ends_at_once(&daemon, || scene.lab.client.connect(MOOSE));
+        let lines = daemon.journal.connections();
+        assert!(lines.len() == 5 && lines.iter().all(|line| line.upstream == "-"), "{host}: {lines:?}");
+        assert_eq!(daemon.stop(), 0);
+    }
+}

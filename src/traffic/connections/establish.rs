@@ -29,9 +29,10 @@ impl Connections {
         let now = self.time();
         self.records.counters.accepted += 1;
         let (id, route) = (self.next_id.take(), Route::from(from));
-        let session = Session { id, started: self.milliseconds, redirection, counted: false, route };
+        let session =
+            Session { id, started: self.milliseconds, redirection, counted: false, from_elsewhere: false, route };
         let mut preread = Preread::new(client, session);
-        if let Err(reason) = self.dialer.admit(&mut preread.session, &preread.side.socket, now) {
+        if let Err(reason) = self.dialer.admit(&mut preread.session, &preread.side.socket) {
             return self.refuse(&preread, &reason);
         }
         preread.begin(self.dialer.service(redirection), now);
@@ -177,7 +178,7 @@ fn read_ahead(preread: &mut Preread, dialer: &mut Dialer, buffer: &mut [u8], now
     loop {
         match preread.read(dialer.service(preread.session.redirection), buffer, now) {
             PrereadStep::Header(addresses) => {
-                if let Err(reason) = dialer.apply_header(&mut preread.session, addresses, now) {
+                if let Err(reason) = dialer.apply_header(&mut preread.session, addresses) {
                     return PrereadStep::Close(reason);
                 }
             }

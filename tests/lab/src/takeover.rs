@@ -4,12 +4,12 @@ use crate::wait;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::uio::{RemoteIoVec, process_vm_writev};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -73,6 +73,14 @@ impl Puppet {
         let written = process_vm_writev(self.pid, &[IoSlice::new(bytes)], &[there]);
         assert_eq!(written, Ok(bytes.len()));
         address
+    }
+
+    /// What its memory holds there.
+    pub fn get(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let there = RemoteIoVec { base: address as usize, len: length };
+        assert_eq!(process_vm_readv(self.pid, &mut [IoSliceMut::new(&mut bytes)], &[there]), Ok(length));
+        bytes
     }
 
     /// Makes it go on at an address where there is no program.
