@@ -2,6 +2,8 @@
 //!
 //! Needs root and network namespaces. Without them the tests say so and pass, unless TPROXY_MUST_NETNS=1.
 
+#[path = "firewall/comments.rs"]
+mod comments;
 #[path = "firewall/common.rs"]
 mod common;
 #[path = "firewall/drift.rs"]

@@ -53,6 +53,13 @@ impl Table {
     }
 }
 
+impl Jump {
+    /// Whether it is one line, as iptables-restore needs it. A comment of others may have several.
+    pub fn is_line(&self) -> bool {
+        !self.text.contains('\n')
+    }
+}
+
 impl Rule {
     /// A rule from words that are not quoted yet.
     pub fn new<W: AsRef<str>>(words: impl IntoIterator<Item = W>, expands_to: usize) -> Rule {
@@ -65,7 +72,7 @@ pub(crate) fn table<'a>(tables: &'a [Table], name: &str) -> Option<&'a Table> {
 }
 
 /// The exact input for `iptables-restore --noflush` that changes `from` into `to` and leaves the rest of the tables
-/// alone. From nothing it is a clean installation, to nothing a removal.
+/// alone. From nothing it is a clean installation, to nothing a removal. Jumps that are not one line must be gone before.
 ///
 /// In each table, chains are filled before a jump leads to them, and lose their jumps before they are deleted. A
 /// removal starts with the nat table: a redirect to a port that nobody serves does the most harm.
@@ -90,9 +97,12 @@ pub(crate) fn restore_text(from: &[Table], to: &[Table]) -> String {
 /// net/netfilter/nf_conntrack_proto.c).
 pub(crate) fn unhook_text(from: &[Table]) -> String {
     let mut text = String::new();
-    for table in from.iter().filter(|table| !table.jumps.is_empty()) {
-        let deleted: String = table.jumps.iter().map(|jump| format!("-D {} {}\n", jump.from, jump.text)).collect();
-        text.push_str(&format!("*{}\n{deleted}COMMIT\n", table.name));
+    for table in from {
+        let jumps = table.jumps.iter().filter(|jump| jump.is_line());
+        let deleted: String = jumps.map(|jump| format!("-D {} {}\n", jump.from, jump.text)).collect();
+        if !deleted.is_empty() {
+            text.push_str(&format!("*{}\n{deleted}COMMIT\n", table.name));
+        }
     }
     text
 }
@@ -107,7 +117,7 @@ fn change_table(text: &mut String, old: &Table, new: &Table) {
     for chain in &new.chains {
         write(format!(":{} - [0:0]", chain.name));
     }
-    for jump in &old.jumps {
+    for jump in old.jumps.iter().filter(|jump| jump.is_line()) {
         write(format!("-D {} {}", jump.from, jump.text));
     }
     let unwanted = || old.chains.iter().filter(|chain| !new.chains.iter().any(|kept| kept.name == chain.name));

@@ -1,8 +1,10 @@
 //! Runs a short command within a time limit. It writes the input and reads the output at the same time: otherwise a child
 //! with much output would block, and iptables would hold the lock of the tables meanwhile.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,7 +23,14 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The same after the end of its output: it ends right after that.
 const LOOK_AT_END: Duration = Duration::from_millis(1);
 
-/// Runs a program in a clean environment and with the standard descriptors only, and returns its standard output.
+/// Stands in for the byte of this number minus [`LEAST`] where a text is not UTF-8: the last private characters of Unicode.
+const STAND_INS: std::ops::RangeInclusive<u32> = 0x10_ff80..=0x10_ffff;
+
+/// What the stand-in for byte 0 would be. Only bytes from 0x80 have one.
+const LEAST: u32 = 0x10_ff00;
+
+/// Runs a program in a clean environment and with the standard descriptors only, and returns its standard output. Its
+/// bytes come back unchanged when the text is an argument or the input of another run, also those that are not UTF-8.
 ///
 /// Errors: any end but exit status 0 within `limit`; the error holds its standard error.
 pub(crate) fn run(program: &Path, arguments: &[&str], input: &str, limit: Duration) -> Result<String, Error> {
@@ -29,7 +38,7 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str, limit: Durati
     let command = command.collect::<Vec<_>>().join(" ");
     process::keep_descriptors().map_err(|error| Error::sys("close_range", error))?;
     let mut child = Command::new(program)
-        .args(arguments)
+        .args(arguments.iter().map(|argument| OsString::from_vec(to_bytes(argument))))
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")
@@ -41,7 +50,7 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str, limit: Durati
         .spawn()
         .map_err(|error| Error::sys(format!("starting {command}"), error))?;
     let mut output = Output::default();
-    let ended = converse(&mut child, input.as_bytes(), &mut output, Instant::now() + limit);
+    let ended = converse(&mut child, &to_bytes(input), &mut output, Instant::now() + limit);
     if !matches!(ended, Ok(Some(_))) {
         // It has run out of time, or its pipes failed. If these calls fail, it has already ended.
         let _ = child.kill();
@@ -53,11 +62,35 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str, limit: Durati
         said: String::from_utf8_lossy(&output.stderr).into_owned(),
     };
     match ended {
-        Ok(Some(status)) if status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(Some(status)) if status.success() => Ok(to_text(&output.stdout)),
         Ok(Some(status)) => Err(failed(status.to_string())),
         Ok(None) => Err(failed(format!("not done after {limit:?}, killed"))),
         Err(error) => Err(Error::sys(format!("talking to {command}"), error)),
     }
+}
+
+/// A text that holds any bytes.
+fn to_text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().filter_map(|byte| char::from_u32(LEAST + u32::from(*byte))));
+    }
+    text
+}
+
+/// The bytes that a text of [`to_text`] holds.
+fn to_bytes(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((at, stand_in)) = rest.char_indices().find(|(_, letter)| STAND_INS.contains(&u32::from(*letter))) {
+        let (before, after) = rest.split_at_checked(at).unwrap_or((rest, ""));
+        bytes.extend_from_slice(before.as_bytes());
+        bytes.extend(u8::try_from(u32::from(stand_in) - LEAST));
+        rest = after.get(stand_in.len_utf8()..).unwrap_or_default();
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
 }
 
 #[derive(Default)]
@@ -182,6 +215,16 @@ mod tests {
         let began = Instant::now();
         assert_eq!(shell("sleep 3 & echo done", "", LIMIT).unwrap(), "done\n");
         assert!(began.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_pass_through_unchanged() {
+        let all: Vec<u8> = (0..=255).chain("é\u{10fffd}".bytes().take(2)).chain(0..=255).collect();
+        assert_eq!(to_bytes(&to_text(&all)), all);
+        let said = shell("printf 'caf\\351 \\303\\251'", "", LIMIT).unwrap();
+        assert_eq!(to_bytes(&said), b"caf\xe9 \xc3\xa9");
+        assert_eq!(run(Path::new("/bin/cat"), &[], &said, LIMIT).unwrap(), said);
+        assert_eq!(run(Path::new("/bin/echo"), &["-n", &said], "", LIMIT).unwrap(), said);
     }
 
     #[test]

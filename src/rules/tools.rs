@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::rules::address::Family;
 use crate::rules::blame;
-use crate::rules::chains::{TABLES, Table, restore_text, unhook_text};
+use crate::rules::chains::{TABLES, Table, restore_text, unhook_text, unquote};
 use crate::rules::command::run;
 use crate::rules::native::{Native, NativePart, family_name};
 use crate::rules::save::{Owner, not_shown, read};
@@ -30,6 +30,8 @@ struct Backend {
     family: Family,
     restore: PathBuf,
     save: PathBuf,
+    /// The tool that takes one rule as its arguments.
+    single: Option<PathBuf>,
     /// nft(8), for tables of the kind `nft` that the pair cannot show.
     native: Option<Native>,
 }
@@ -55,13 +57,13 @@ pub(crate) struct Tools {
     version: String,
 }
 
-/// The name of a tool, for example `ip6tables-legacy-restore`.
+/// The name of a tool, for example `ip6tables-legacy-restore`; without a verb `ip6tables-legacy`.
 pub(crate) fn tool(family: Family, kind: &str, verb: &str) -> String {
     let program = match family {
         Family::V4 => "iptables",
         Family::V6 => "ip6tables",
     };
-    format!("{program}{kind}-{verb}")
+    format!("{program}{kind}{}{verb}", if verb.is_empty() { "" } else { "-" })
 }
 
 impl Tools {
@@ -114,7 +116,8 @@ impl Tools {
             found => found?,
         };
         let text = unhook_text(&found.tables);
-        let shown = if text.is_empty() { Ok(()) } else { self.chosen.feed(&text) };
+        let lines = if text.is_empty() { Ok(()) } else { self.chosen.feed(&text) };
+        let shown = lines.and(self.chosen.delete_other_than_lines(&found.tables));
         let hidden = match self.chosen.hidden_parts(owner, &found.hidden)? {
             Some((native, parts)) => native.delete(&parts, |_| true, LIMIT),
             None => Ok(()),
@@ -151,7 +154,7 @@ impl Backend {
             let name = tool(family, kind, verb);
             directories.iter().map(|directory| Path::new(directory).join(&name)).find(|path| path.exists())
         };
-        Some(Backend { family, restore: path("restore")?, save: path("save")?, native: None })
+        Some(Backend { family, restore: path("restore")?, save: path("save")?, single: path(""), native: None })
     }
 
     /// The version, for example `v1.8.9 (nf_tables)`.
@@ -202,6 +205,27 @@ impl Backend {
         done.map(drop).map_err(|error| blame::name_rule(error, text))
     }
 
+    /// Deletes the jumps that iptables-restore cannot, each by itself: it reads lines, and their comments have several.
+    fn delete_other_than_lines(&self, tables: &[Table]) -> Result<(), Error> {
+        for (table, jump) in tables.iter().flat_map(|table| table.jumps.iter().map(move |jump| (table, jump))) {
+            if !jump.is_line() {
+                let single = self.single.as_ref().ok_or_else(|| {
+                    let tool = tool(self.family, "", "");
+                    let text = jump.text.escape_debug();
+                    Error::Failed(format!(
+                        "only {tool}, which is not installed, can delete '{text}' from {}",
+                        jump.from
+                    ))
+                })?;
+                let words = unquote(&jump.text);
+                let mut arguments = vec!["-w", "10", "-t", table.name, "-D", &jump.from];
+                arguments.extend(words.iter().map(String::as_str));
+                run(single, &arguments, "", LIMIT)?;
+            }
+        }
+        Ok(())
+    }
+
     fn replace(&self, owner: &Owner, target: &[Table]) -> Result<usize, Error> {
         let found = self.read(owner)?;
         let (hidden, shown): (Vec<Table>, Vec<Table>) =
@@ -226,7 +250,7 @@ impl Backend {
             if text.is_empty() || current == target {
                 break;
             }
-            let Err(error) = self.feed(&text) else { break };
+            let Err(error) = self.delete_other_than_lines(&current).and_then(|()| self.feed(&text)) else { break };
             let found = self.read(owner)?.tables;
             if tried == TRIES || found == current {
                 return Err(error);
