@@ -13,6 +13,8 @@ mod destinations;
 mod endurance;
 #[path = "netns/examples.rs"]
 mod examples;
+#[path = "netns/filter.rs"]
+mod filter;
 #[path = "netns/hidden_tables.rs"]
 mod hidden_tables;
 #[path = "netns/hostile.rs"]

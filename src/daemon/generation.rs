@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -24,6 +24,7 @@ use crate::daemon::{confine, resolver};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::ruleset::RuleSet;
+use crate::sys::channel::Channel;
 use crate::sys::{process, sockopt};
 use crate::traffic::access_log;
 use crate::traffic::redirections::ActiveRedirection;
@@ -105,8 +106,8 @@ impl Generation {
         let sockets = listeners.iter().filter_map(|(socket, _)| Some(socket.as_ref()?.as_raw_fd()));
         let keep = sockets.chain(access_log.iter().map(AsRawFd::as_raw_fd)).collect();
         // The child moves its copies out; the guardian keeps its own.
-        let run = |guardian| {
-            let confinement = confine::worker(config)?;
+        let run = |guardian: Channel| {
+            let confinement = confine::worker(config, guardian.as_fd())?;
             let listeners = listeners.drain(..).filter_map(|(socket, id)| Some((socket.take()?, id))).collect();
             let (access_log, guardian) = (access_log.take(), Some(guardian));
             let args = WorkerArgs {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv, recvmsg, sendmsg,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv, recvmsg, send, sendmsg,
     socketpair,
 };
 
@@ -37,11 +37,16 @@ impl Channel {
     ///
     /// Errors: `WouldBlock` if the other end does not read, `BrokenPipe` if it is closed.
     pub(crate) fn send(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let raw: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let control = if raw.is_empty() { &[][..] } else { &rights[..] };
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(message)], control, flags, None)?;
+        match descriptor {
+            Some(descriptor) => {
+                let rights = [descriptor.as_raw_fd()];
+                let rights = [ControlMessage::ScmRights(&rights)];
+                sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(message)], &rights, flags, None)?;
+            }
+            // Confined processes have no sendmsg(2).
+            None => drop(send(self.0.as_raw_fd(), message, flags)?),
+        }
         Ok(())
     }
 

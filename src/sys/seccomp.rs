@@ -39,6 +39,8 @@ pub(crate) struct Condition {
     at: u32,
     mask: u32,
     among: Vec<u32>,
+    /// It holds if the argument is none of these.
+    inverted: bool,
 }
 
 impl Condition {
@@ -47,20 +49,26 @@ impl Condition {
         Condition::masked(argument, -1, among)
     }
 
+    /// The argument is none of these.
+    pub(crate) fn is_not(argument: u32, among: &[i32]) -> Condition {
+        Condition { inverted: true, ..Condition::is(argument, among) }
+    }
+
     /// The bits of `mask` in the argument are one of these.
     pub(crate) fn masked(argument: u32, mask: i32, among: &[i32]) -> Condition {
         let among = among.iter().map(|value| value.cast_unsigned()).collect();
-        Condition { at: ARGUMENTS + 8 * argument, mask: mask.cast_unsigned(), among }
+        Condition { at: ARGUMENTS + 8 * argument, mask: mask.cast_unsigned(), among, inverted: false }
     }
 
     /// The argument is a null pointer: both its halves are zero.
     pub(crate) fn is_null(argument: u32) -> [Condition; 2] {
-        let half = |at| Condition { at, mask: u32::MAX, among: vec![0] };
+        let half = |at| Condition { at, mask: u32::MAX, among: vec![0], inverted: false };
         [half(ARGUMENTS + 8 * argument), half(ARGUMENTS + 8 * argument + 4)]
     }
 }
 
-/// A filter, which has no effect until it is installed. Calls that are added first are found first.
+/// A filter, which has no effect until it is installed. Calls with conditions are found first, in the order in which they
+/// were added: the kernel remembers the answer for all others.
 #[derive(Debug, Default)]
 pub(crate) struct SyscallFilter {
     always: Vec<c_long>,
@@ -71,8 +79,7 @@ pub(crate) struct SyscallFilter {
 impl SyscallFilter {
     /// Allows these calls with any arguments.
     ///
-    /// The kernel (since 5.11) runs the filter for them once, when it is installed, and remembers the answer. Calls that
-    /// move payload belong here.
+    /// The kernel (since 5.11) runs the filter for them once, when it is installed, and remembers the answer.
     pub(crate) fn allow(mut self, calls: &[c_long]) -> SyscallFilter {
         self.always.extend(calls);
         self
@@ -118,15 +125,15 @@ impl SyscallFilter {
 
     fn program(&self, architecture: u32) -> Vec<sock_filter> {
         let mut program = vec![load(ARCH), jump_if(architecture, 1, 0), answer(SECCOMP_RET_KILL_PROCESS), load(NUMBER)];
-        for call in &self.always {
-            // On x86_64, the numbers of x32 have an extra bit, so they are none of these.
-            program.extend([jump_if(*call as u32, 0, 1), answer(SECCOMP_RET_ALLOW)]);
-        }
+        // On x86_64, the numbers of x32 have an extra bit, so they are none of these.
         for (call, ways) in &self.sometimes {
             let mut block: Vec<sock_filter> = ways.iter().flat_map(|conditions| way(conditions)).collect();
             block.push(answer(REFUSED));
             program.extend([jump_if(*call as u32, 1, 0), jump(block.len())]);
             program.extend(block);
+        }
+        for call in &self.always {
+            program.extend([jump_if(*call as u32, 0, 1), answer(SECCOMP_RET_ALLOW)]);
         }
         program.push(answer(UNKNOWN));
         program
@@ -140,8 +147,11 @@ fn way(conditions: &[Condition]) -> Vec<sock_filter> {
         let otherwise = jump(block.len());
         let count = condition.among.len();
         let mut test = vec![load(condition.at), statement(BPF_ALU | BPF_AND | BPF_K, condition.mask)];
-        // A value that matches skips the rest of the values and `otherwise`.
+        // A value that matches skips the rest of the values and the instruction behind them.
         test.extend(condition.among.iter().enumerate().map(|(at, value)| jump_if(*value, (count - at) as u8, 0)));
+        if condition.inverted {
+            test.push(jump(1));
+        }
         test.push(otherwise);
         test.append(&mut block);
         block = test;
@@ -205,6 +215,7 @@ mod tests {
             .allow_if(2, [Condition::is(0, &[10, 11, 12]), Condition::masked(1, 0xf, &[1, 2])])
             .allow_if(3, Condition::is_null(2))
             .allow_if(2, [Condition::is(0, &[-1])])
+            .allow_if(4, [Condition::is_not(0, &[1, 2]), Condition::is(1, &[5])])
             .program(HERE)
     }
 
@@ -215,7 +226,7 @@ mod tests {
         for number in 0..1000 {
             let wanted = match number {
                 1 | 7 => SECCOMP_RET_ALLOW,
-                2 => REFUSED,
+                2 | 4 => REFUSED,
                 3 => SECCOMP_RET_ALLOW,
                 _ => UNKNOWN,
             };
@@ -237,6 +248,11 @@ mod tests {
             }
         }
         assert_eq!(ask(u64::from(u32::MAX), 9), SECCOMP_RET_ALLOW);
+        for (first, second) in (0..4).flat_map(|first| [4, 5].map(|second| (first, second))) {
+            let met = ![1, 2].contains(&first) && second == 5;
+            let verdict = verdict(&program, 4, HERE, [first, second, 0, 0, 0, 0]);
+            assert_eq!(verdict == SECCOMP_RET_ALLOW, met, "{first} {second}");
+        }
         for (pointer, wanted) in [(0, SECCOMP_RET_ALLOW), (1, REFUSED), (1 << 32, REFUSED)] {
             assert_eq!(verdict(&program, 3, HERE, [9, 9, pointer, 9, 9, 9]), wanted, "{pointer:#x}");
         }

@@ -16,6 +16,15 @@ use nix::{setsockopt_impl, sockopt_impl};
 
 use crate::sys::shortage::{self, ConnectError};
 
+/// The options, each with its level, that a relay sets once it serves. Its system call filter allows no others.
+pub(crate) const WHILE_SERVING: &[(libc::c_int, libc::c_int)] = &[
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+];
+
 /// The original destination of a redirected connection: netfilter's `SO_ORIGINAL_DST`, which has an option
 /// of its own for IPv6 (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
 ///
@@ -82,7 +91,12 @@ pub(crate) fn keep_listening(listener: &TcpListener) -> io::Result<()> {
 /// net/ipv4/tcp_input.c).
 pub(crate) fn connecting(address: SocketAddr) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let socket = unconnected(address).map_err(ConnectError::Shortage)?;
-    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+    // With the length of its own kind of address: the filter looks at that.
+    let connected = match address {
+        SocketAddr::V4(v4) => connect(socket.as_raw_fd(), &SockaddrIn::from(v4)),
+        SocketAddr::V6(v6) => connect(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
+    };
+    match connected {
         Ok(()) | Err(Errno::EINPROGRESS) => {
             let socket = TcpStream::from(socket);
             let local = socket.local_addr().map_err(ConnectError::Shortage)?;
@@ -115,8 +129,10 @@ fn has_source(address: SocketAddr) -> bool {
     error != Some(libc::EADDRNOTAVAIL)
 }
 
+/// Without bind(2), which a confined process does not have: connect(2) gives it a port.
 fn datagram_socket(address: SocketAddr) -> io::Result<UdpSocket> {
-    UdpSocket::bind(SocketAddr::new(if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) }, 0))
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    Ok(UdpSocket::from(socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?))
 }
 
 /// Makes the coming close send RST and throw away what is unsent (`SO_LINGER` of zero seconds, socket(7)).

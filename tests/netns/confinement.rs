@@ -128,13 +128,16 @@ fn no_directory_of_a_worker_is_left_on_the_disk() {
 }
 
 /// What an attacker would want to do: how it is called, with which arguments, and what must become of it.
-type Attempt = (&'static str, libc::c_long, Vec<u64>, Errno);
+pub(super) type Attempt = (&'static str, libc::c_long, Vec<u64>, Errno);
 
-fn expect_refused(puppet: &Puppet, attempts: Vec<Attempt>) -> usize {
+pub(super) fn expect_refused(puppet: &Puppet, attempts: Vec<Attempt>) -> usize {
     let count = attempts.len();
-    for (what, number, arguments, wanted) in attempts {
-        assert_eq!(puppet.call(number, &arguments), Err(wanted), "{what}");
-    }
+    let outcome = |(what, number, arguments, wanted): Attempt| {
+        let answer = puppet.call(number, &arguments);
+        (answer != Err(wanted)).then(|| format!("{what}: {answer:?}"))
+    };
+    let not_refused: Vec<String> = attempts.into_iter().filter_map(outcome).collect();
+    assert!(not_refused.is_empty(), "{not_refused:#?}");
     count
 }
 
