@@ -19,6 +19,8 @@ mod filter;
 mod hidden_tables;
 #[path = "netns/hostile.rs"]
 mod hostile;
+#[path = "netns/instance_lock.rs"]
+mod instance_lock;
 #[path = "netns/integrity.rs"]
 mod integrity;
 #[path = "netns/loops.rs"]

@@ -109,10 +109,7 @@ impl Guardian {
         drop(self.pidfile);
         match self.failure {
             Some(error) => Ok(self.terminal.fail(&error)),
-            None => {
-                log::info!("stopped");
-                Ok(0)
-            }
+            None => Ok(self.shutdown.map_or(0, |shutdown| shutdown.conclude())),
         }
     }
 

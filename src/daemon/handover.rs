@@ -26,7 +26,7 @@ use crate::sys::inherited;
 use crate::traffic::counters::{COUNT, Counters};
 
 /// The first line: change a number whenever what follows, or a message of `message.rs`, changes its meaning.
-const HEADER: &str = "tproxy-handover 1 messages 2";
+const HEADER: &str = "tproxy-handover 2 messages 2";
 
 /// What an upgrade hands over.
 #[derive(Debug)]
@@ -306,11 +306,11 @@ mod tests {
     #[test]
     fn another_version_and_odd_lines_are_refused_with_a_sentence() {
         let refused = |text: &str| decode(text).unwrap_err().to_string();
-        let other = refused("tproxy-handover 2 messages 1\npid 7\n");
+        let other = refused("tproxy-handover 1 messages 1\npid 7\n");
         assert_eq!(
             other,
             format!(
-                "the running program hands over as 'tproxy-handover 2 messages 1', this one expects '{HEADER}': restart it"
+                "the running program hands over as 'tproxy-handover 1 messages 1', this one expects '{HEADER}': restart it"
             )
         );
         for line in ["pid x", "cow", "listener 1 2 3", "worker 1", "past 1", "file %zz"] {

@@ -1,52 +1,201 @@
 //! The lock on the name of an instance. Its chains have that name, so two daemons of one name would remove each other's
 //! rules.
 //!
-//! The lock is an abstract address of unix(7). A network namespace has each address once, and rules reach just as far. The
-//! kernel frees the address with the last process that has it, however that process ends.
+//! The lock is that of a file (flock(2)) in a directory which only root can enter, so nobody else can take it. Rules reach as
+//! far as their network namespace, and so does the name: the file is called after both. The kernel frees the lock with the
+//! last process that has it, however that process ends; the file is removed at the next chance.
 
-use std::io::ErrorKind;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
 
 use crate::daemon::children::RULES;
-use crate::daemon::socket_owners::{SocketOwner, SocketOwners};
+use crate::daemon::socket_owners::SocketOwner;
 use crate::error::Error;
-use crate::rules::chains::PREFIX;
-use crate::sys::procfs;
+use crate::sys::procfs::{self, FileId};
+
+/// Where the files are, on every system with a /run of its own for each boot (hier(7)).
+const DIRECTORY: &str = "/run/tproxy";
+
+/// How often a file is locked that its former holder removes at the same time.
+const TRIES: usize = 100;
+
+/// How long a daemon of the same name may take to end: one that has just been told to stop gives its name back when its
+/// rules are unhooked.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the last process of a killed daemon that works on its rules may take: it waits for the lock of the tables.
+const LIMIT_FOR_RULES: Duration = Duration::from_secs(15);
+
+/// Between two attempts to lock the name.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The lock on a name.
 #[derive(Debug)]
 pub(crate) struct InstanceLock {
-    socket: UnixDatagram,
+    file: Flock<File>,
+    path: PathBuf,
 }
 
 impl InstanceLock {
     /// Locks the name, unless another daemon has it.
     pub(crate) fn try_lock(name: &str) -> Result<Option<InstanceLock>, Error> {
-        let failed = |error| Error::sys(format!("locking the name '{name}'"), error);
-        let address = SocketAddr::from_abstract_name(format!("{PREFIX}{name}")).map_err(failed)?;
-        match UnixDatagram::bind_addr(&address) {
-            Ok(socket) => Ok(Some(InstanceLock { socket })),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
-            Err(error) => Err(failed(error)),
-        }
+        let directory = Path::new(DIRECTORY);
+        prepare(directory).and_then(|()| try_lock_in(directory, name)).map_err(|error| failed(name, error))
     }
 
-    /// A lock that the former program of this process has handed over.
-    pub(crate) fn handed_over(descriptor: OwnedFd) -> InstanceLock {
-        InstanceLock { socket: UnixDatagram::from(descriptor) }
+    /// The lock on the name that the former program of this process has handed over. If an administrator has removed its
+    /// file, it is locked anew.
+    pub(crate) fn handed_over(descriptor: OwnedFd, name: &str) -> Result<Option<InstanceLock>, Error> {
+        let path = path(Path::new(DIRECTORY), name).map_err(|error| failed(name, error))?;
+        let file = File::from(descriptor);
+        if is_at(&file, &path)
+            && let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        {
+            return Ok(Some(InstanceLock { file, path }));
+        }
+        InstanceLock::try_lock(name)
+    }
+}
+
+/// Attempts to lock a name, until it is clear that another daemon keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LockAttempt {
+    since: Instant,
+    waits_for_rules: bool,
+}
+
+impl LockAttempt {
+    pub(crate) fn begin() -> LockAttempt {
+        LockAttempt { since: Instant::now(), waits_for_rules: false }
+    }
+
+    /// When to try again.
+    pub(crate) fn due() -> Instant {
+        Instant::now() + PAUSE
+    }
+
+    /// Tries once. `None` is to be tried again.
+    ///
+    /// Errors: another daemon has the name, or nobody can lock it.
+    pub(crate) fn again(&mut self, name: &str) -> Result<Option<InstanceLock>, Error> {
+        let lock = InstanceLock::try_lock(name)?;
+        let limit = if self.waits_for_rules { LIMIT_FOR_RULES } else { LIMIT };
+        if lock.is_some() || self.since.elapsed() < limit {
+            return Ok(lock);
+        }
+        let holders = holders(name);
+        // Who had it may have gone while we looked who it is.
+        let lock = InstanceLock::try_lock(name)?;
+        let are_rules_only = holders.iter().all(|holder| holder.name == RULES);
+        if lock.is_none() && (self.waits_for_rules || !are_rules_only) {
+            return Err(taken(name, &holders));
+        }
+        self.waits_for_rules = true;
+        Ok(lock)
     }
 }
 
 impl AsFd for InstanceLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.file.as_fd()
     }
 }
 
+impl Drop for InstanceLock {
+    /// The file goes first: who locks it in between sees that it is not there any more.
+    fn drop(&mut self) {
+        if is_at(&self.file, &self.path)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            log::warn!("{}: {error}", self.path.display());
+        }
+    }
+}
+
+fn failed(name: &str, error: io::Error) -> Error {
+    Error::file(format!("the lock on the name '{name}': {DIRECTORY}"), error)
+}
+
+/// Makes the directory, or sees that nobody but root can have put anything into it.
+fn prepare(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        // /run may be read-only, and the directory there.
+        Err(error) if fs::symlink_metadata(directory).is_err() => return Err(error),
+        _ => {}
+    }
+    let about = fs::symlink_metadata(directory)?;
+    if !about.is_dir() || about.uid() != Uid::effective().as_raw() || about.mode() & 0o077 != 0 {
+        return Err(io::Error::other("expected a directory of root that nobody else may enter (chmod 700)"));
+    }
+    Ok(())
+}
+
+fn try_lock_in(directory: &Path, name: &str) -> io::Result<Option<InstanceLock>> {
+    let path = path(directory, name)?;
+    for _ in 0..TRIES {
+        let file = options().create(true).mode(0o600).open(&path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) if is_at(&file, &path) => {
+                sweep(directory, &path);
+                return Ok(Some(InstanceLock { file, path }));
+            }
+            // Its former holder has removed it in between.
+            Ok(_) => {}
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(errno.into()),
+        }
+    }
+    Ok(None)
+}
+
+fn options() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options
+}
+
+/// The file of a name in the network namespace of this process.
+fn path(directory: &Path, name: &str) -> io::Result<PathBuf> {
+    Ok(directory.join(format!("{}.{name}", namespace()?)))
+}
+
+/// The kernel has each network namespace as an inode (namespaces(7)).
+fn namespace() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let at_path = fs::symlink_metadata(path).map(|about| FileId::of(&about));
+    matches!((file.metadata(), at_path), (Ok(about), Ok(id)) if FileId::of(&about) == id)
+}
+
+/// Removes the files of daemons that were killed: their namespace may be gone, and the name would never come again.
+fn sweep(directory: &Path, own: &Path) {
+    for path in files(directory).filter(|path| path != own) {
+        if let Ok(file) = options().open(&path)
+            && let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        {
+            drop(InstanceLock { file, path });
+        }
+    }
+}
+
+fn files(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
 /// The error for a name that these processes have.
-pub(crate) fn taken(name: &str, holders: &[SocketOwner]) -> Error {
+fn taken(name: &str, holders: &[SocketOwner]) -> Error {
     let by = list(holders);
     Error::Taken(format!(
         "the name '{name}' of the rules is in use by {by}; rules are called after the port, or after the file of -c"
@@ -54,22 +203,25 @@ pub(crate) fn taken(name: &str, holders: &[SocketOwner]) -> Error {
 }
 
 /// The processes that have the name. None at all: it has become free in between.
-pub(crate) fn holders(name: &str) -> Vec<SocketOwner> {
-    let names = procfs::abstract_sockets(PREFIX);
-    let inodes: Vec<u64> = names.into_iter().filter(|(other, _)| other == name).map(|(_, inode)| inode).collect();
-    SocketOwners::take().holders_of(&inodes)
+fn holders(name: &str) -> Vec<SocketOwner> {
+    path(Path::new(DIRECTORY), name).map(|path| holders_of(&path)).unwrap_or_default()
 }
 
-/// Whether a process with the lock only works on the rules. Its guardian was killed, and it ends soon.
-pub(crate) fn works_on_rules(holder: &SocketOwner) -> bool {
-    holder.name == RULES
+fn holders_of(path: &Path) -> Vec<SocketOwner> {
+    let Ok(id) = fs::symlink_metadata(path).map(|about| FileId::of(&about)) else { return Vec::new() };
+    procfs::pids().filter(|pid| procfs::has_file(*pid, id)).filter_map(SocketOwner::of).collect()
 }
 
 /// The names that are in use in this network namespace, each with the processes that have it, as text.
 pub(crate) fn living() -> Vec<(String, String)> {
-    let owners = SocketOwners::take();
-    let names = procfs::abstract_sockets(PREFIX);
-    names.into_iter().map(|(name, inode)| (name, list(&owners.holders_of(&[inode])))).collect()
+    let Ok(namespace) = namespace() else { return Vec::new() };
+    let living = |path: PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str)?.strip_prefix(&format!("{namespace}."))?.to_owned();
+        let file = options().open(&path).ok()?;
+        let is_free = Flock::lock(file, FlockArg::LockSharedNonblock).is_ok();
+        (!is_free).then(|| (name, list(&holders_of(&path))))
+    };
+    files(Path::new(DIRECTORY)).filter_map(living).collect()
 }
 
 fn list(holders: &[SocketOwner]) -> String {
@@ -80,25 +232,96 @@ fn list(holders: &[SocketOwner]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lab::tempdir::TempDir;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn lock(directory: &Path, name: &str) -> Option<InstanceLock> {
+        try_lock_in(directory, name).unwrap()
+    }
+
+    /// Not at the first attempt, perhaps: a child that another test forks has a copy until its exec.
+    fn lock_soon(directory: &Path, name: &str) -> InstanceLock {
+        let limit = Instant::now() + Duration::from_secs(5);
+        loop {
+            if let Some(lock) = lock(directory, name) {
+                return lock;
+            }
+            assert!(Instant::now() < limit, "still locked");
+        }
+    }
 
     #[test]
     fn a_name_is_given_once_until_its_last_holder_is_gone() {
-        let name = lab::process::unique("test");
-        let first = InstanceLock::try_lock(&name).unwrap().expect("free");
-        assert!(InstanceLock::try_lock(&name).unwrap().is_none());
-        let error = taken(&name, &holders(&name));
+        let directory = TempDir::new();
+        let first = lock(&directory.path, "80").expect("free");
+        assert!(lock(&directory.path, "80").is_none());
+        assert!(lock(&directory.path, "8080").is_some());
+        let error = taken("80", &holders_of(&first.path));
         assert_eq!(error.exit_status(), 69);
         let sentence = error.to_string();
-        assert!(sentence.contains(&format!("'{name}'")), "{sentence}");
+        assert!(sentence.contains("'80'"), "{sentence}");
         assert!(sentence.contains(&format!("(process {})", std::process::id())), "{sentence}");
-        let second = InstanceLock::handed_over(first.as_fd().try_clone_to_owned().unwrap());
-        drop(first);
-        assert!(InstanceLock::try_lock(&name).unwrap().is_none());
-        drop(second);
-        // Not at the first attempt, perhaps: a child that another test forks has a copy until its exec.
-        let limit = std::time::Instant::now() + std::time::Duration::from_secs(5);
-        while InstanceLock::try_lock(&name).unwrap().is_none() {
-            assert!(std::time::Instant::now() < limit, "still locked");
+        // A process that has a copy, and has not taken the lock itself.
+        let copy = first.as_fd().try_clone_to_owned().unwrap();
+        std::mem::forget(first);
+        assert!(lock(&directory.path, "80").is_none());
+        let path = path(&directory.path, "80").unwrap();
+        drop(InstanceLock { file: Flock::lock(File::from(copy), FlockArg::LockExclusiveNonblock).unwrap(), path });
+        drop(lock_soon(&directory.path, "80"));
+    }
+
+    #[test]
+    fn no_file_stays_when_its_daemon_is_gone() {
+        let directory = TempDir::new();
+        for left in ["1.80", "4026531840.cow"] {
+            directory.write(left, "");
         }
+        let alive = lock(&directory.path, "alive").expect("free");
+        let lock = lock_soon(&directory.path, "80");
+        let mut found: Vec<_> = files(&directory.path).collect();
+        found.sort();
+        let mut expected = [alive.path.clone(), lock.path.clone()];
+        expected.sort();
+        assert_eq!(found, expected);
+        drop((alive, lock));
+        assert_eq!(files(&directory.path).count(), 0);
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_replaced_is_not_removed_with_it() {
+        let directory = TempDir::new();
+        let first = lock(&directory.path, "80").expect("free");
+        fs::remove_file(&first.path).unwrap();
+        let second = lock_soon(&directory.path, "80");
+        drop(first);
+        assert!(second.path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_can_enter_is_refused() {
+        let parent = TempDir::new();
+        let directory = parent.path.join("tproxy");
+        prepare(&directory).unwrap();
+        assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o7777, 0o700);
+        prepare(&directory).unwrap();
+        for mode in [0o777, 0o755, 0o710, 0o701, 0o1777] {
+            fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(prepare(&directory).unwrap_err().to_string().contains("chmod 700"), "{mode:o}");
+        }
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+        let (link, file) = (parent.path.join("link"), parent.path.join("file"));
+        symlink(&directory, &link).unwrap();
+        fs::write(&file, "").unwrap();
+        assert!(prepare(&link).is_err() && prepare(&file).is_err());
+        assert_eq!(prepare(Path::new("/nonexistent/tproxy")).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_file_is_not_followed() {
+        let directory = TempDir::new();
+        let target = directory.path.join("target");
+        symlink(&target, path(&directory.path, "80").unwrap()).unwrap();
+        assert!(try_lock_in(&directory.path, "80").is_err());
+        assert!(!target.exists());
     }
 }

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::daemon::children::Children;
 use crate::daemon::instance::Instance;
-use crate::daemon::instance_lock::InstanceLock;
+use crate::daemon::instance_lock::LockAttempt;
 use crate::daemon::message::ToWorker;
 use crate::daemon::reconciler::Reconciler;
 use crate::error::Error;
@@ -20,10 +20,15 @@ const GRACE: Duration = Duration::from_secs(5);
 /// While the jumps stand, connections go to sockets that are about to close: deleting them is tried this often.
 const ATTEMPTS: u8 = 3;
 
+/// The exit status when rules are left behind: EX_OSERR of sysexits(3), as for every firewall command that fails.
+const LEFT_BEHIND: u8 = 71;
+
 /// A stop under way.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
     phase: Phase,
+    /// The rules of this instance stay.
+    leaves_rules: bool,
     /// The signal came again: connections are reset.
     reset: bool,
 }
@@ -36,6 +41,8 @@ enum Phase {
     Unhooking(u8),
     /// The workers end, or are killed at this time.
     Draining(Instant),
+    /// The name of the rules is locked again, which was free meanwhile.
+    Locking(LockAttempt),
     /// The rules are removed.
     Removing,
     Done,
@@ -46,13 +53,13 @@ impl Shutdown {
     pub(crate) fn begin(instance: &Instance) -> Shutdown {
         log::info!("stopping");
         instance.notifier.tell("STOPPING=1");
-        Shutdown { phase: Phase::Waiting, reset: false }
+        Shutdown { phase: Phase::Waiting, leaves_rules: false, reset: false }
     }
 
     /// Ends a start that has failed. No client is served yet, and nothing is left behind.
     pub(crate) fn abandon(instance: &Instance) -> Shutdown {
         instance.children.signal_workers(Signal::SIGKILL);
-        Shutdown { phase: Phase::Draining(Instant::now() + GRACE), reset: false }
+        Shutdown { phase: Phase::Draining(Instant::now() + GRACE), leaves_rules: false, reset: false }
     }
 
     /// The signal to stop has come again.
@@ -63,12 +70,23 @@ impl Shutdown {
         }
     }
 
-    /// When workers are killed that have not ended.
+    /// When to call [`Shutdown::advance`] at the latest: workers are killed that have not ended.
     pub(crate) fn due(&self) -> Option<Instant> {
         match self.phase {
             Phase::Draining(until) => Some(until),
+            Phase::Locking(_) => Some(LockAttempt::due()),
             _ => None,
         }
+    }
+
+    /// Says how it ended. Returns the exit status.
+    pub(crate) fn conclude(&self) -> u8 {
+        if self.leaves_rules {
+            log::error!("ended, but the rules are left behind: `tproxy --flush` removes them");
+            return LEFT_BEHIND;
+        }
+        log::info!("stopped");
+        0
     }
 
     /// Everything has ended.
@@ -105,19 +123,44 @@ impl Shutdown {
                     return;
                 }
                 Phase::Draining(_) if instance.works_on_rules() => return,
-                Phase::Draining(_) => {
-                    remove_rules(instance);
+                Phase::Draining(_) => Phase::Locking(LockAttempt::begin()),
+                Phase::Locking(mut attempt) => {
+                    let locked = self.lock(instance, &mut attempt);
+                    if !locked {
+                        self.phase = Phase::Locking(attempt);
+                        return;
+                    }
+                    self.leaves_rules |= !start_rules_work(instance, "removed", Reconciler::remove);
                     Phase::Removing
                 }
                 Phase::Removing if instance.works_on_rules() => return,
                 Phase::Removing => {
-                    let _ = report_failure(instance, "removed");
+                    self.leaves_rules |= report_failure(instance, "removed");
                     Phase::Done
                 }
                 Phase::Done => return,
             };
             self.phase = next;
         }
+    }
+
+    /// Locks the name of the rules, unless they are not ours any more. Returns `false` if that must be tried again.
+    fn lock(&mut self, instance: &mut Instance, attempt: &mut LockAttempt) -> bool {
+        let Some(rules) = instance.rules.as_ref().filter(|_| instance.lock.is_none()) else { return true };
+        match attempt.again(&rules.configured().name) {
+            Ok(lock) => {
+                instance.lock = lock;
+                return instance.lock.is_some();
+            }
+            // Since the rules were unhooked another daemon has begun to use the name, and with it the rules.
+            Err(error @ Error::Taken(_)) => log::info!("{error}"),
+            Err(error) => {
+                log::error!("the rules could not be removed: {error}");
+                self.leaves_rules = true;
+            }
+        }
+        instance.rules = None;
+        true
     }
 
     fn drain(&self, instance: &mut Instance) -> Phase {
@@ -156,22 +199,6 @@ fn start_rules_work(
 /// Returns whether the last work on the rules has failed.
 fn report_failure(instance: &mut Instance, what: &str) -> bool {
     let Some(error) = instance.rules.as_mut().and_then(Reconciler::take_failure) else { return false };
-    log::error!("the rules could not be {what}: {error}; `tproxy --flush` removes them");
+    log::error!("the rules could not be {what}: {error}");
     true
-}
-
-fn remove_rules(instance: &mut Instance) {
-    let Some(rules) = &instance.rules else { return };
-    if instance.lock.is_none() {
-        match InstanceLock::try_lock(&rules.configured().name) {
-            // Another daemon has locked the name since the rules were unhooked, and the rules are its own.
-            Ok(None) => {
-                instance.rules = None;
-                return;
-            }
-            Ok(lock) => instance.lock = lock,
-            Err(error) => log::warn!("{error}"),
-        }
-    }
-    let _ = start_rules_work(instance, "removed", Reconciler::remove);
 }

@@ -90,7 +90,11 @@ pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Resu
     let pidfile = handover.pidfile.take().map(PidFile::adopt);
     let mut guardian = Guardian::new(handover.take_unused_sockets()?, terminal, pidfile)?;
     let instance = &mut guardian.instance;
-    instance.lock = handover.lock.take().map(handover::descriptor).transpose()?.map(InstanceLock::handed_over);
+    if let Some(descriptor) = handover.lock.take().map(handover::descriptor).transpose()? {
+        instance.lock = InstanceLock::handed_over(descriptor, &config.name)
+            .inspect_err(|error| log::error!("upgrade: {error}; it is tried again at the next reload"))
+            .unwrap_or_default();
+    }
     instance.names.want(&config.names(), &config.names_to_follow());
     handover.names.drain(..).for_each(|(name, addresses)| instance.names.adopt(&name, addresses));
     instance.stats.inherit(handover.past);

@@ -17,7 +17,7 @@ use crate::config::rules::Known;
 use crate::daemon::children::GenerationId;
 use crate::daemon::generation::Generation;
 use crate::daemon::instance::Instance;
-use crate::daemon::instance_lock::{self, InstanceLock};
+use crate::daemon::instance_lock::LockAttempt;
 use crate::daemon::listeners::Listeners;
 use crate::daemon::message::ToWorker;
 use crate::daemon::reconciler::{Reconciler, RulesState};
@@ -30,16 +30,6 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long the first workers may take to say that they are ready.
 const WORKERS_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long a daemon of the same name may take to end: one that has just been told to stop gives its name back when its
-/// rules are unhooked.
-const LOCK_LIMIT: Duration = Duration::from_secs(1);
-
-/// How long the last process of a killed daemon that works on its rules may take: it waits for the lock of the tables.
-const LOCK_LIMIT_FOR_RULES: Duration = Duration::from_secs(15);
-
-/// Between two attempts to lock the name.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a change is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +67,7 @@ pub(crate) struct Transition {
 #[derive(Debug)]
 enum Step {
     /// The name of the rules is locked.
-    Locking { config: Box<Config>, since: Instant },
+    Locking { config: Box<Config>, attempt: LockAttempt },
     /// The names get addresses.
     Resolving(Box<Config>),
     /// The new workers get ready.
@@ -119,7 +109,7 @@ impl Transition {
             instance.names.refresh();
             instance.notifier.tell_reloading();
         }
-        let step = Step::Locking { config: Box::new(config), since: Instant::now() };
+        let step = Step::Locking { config: Box::new(config), attempt: LockAttempt::begin() };
         let limit = (kind != Kind::Start).then(|| Instant::now() + CHANGE_LIMIT);
         Transition { kind, step, limit, before: None }
     }
@@ -150,7 +140,7 @@ impl Transition {
     /// When to call [`Transition::advance`] at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
         match self.step {
-            Step::Locking { .. } => Some(Instant::now() + LOCK_PAUSE),
+            Step::Locking { .. } => Some(LockAttempt::due()),
             Step::InstallingRules(_) | Step::Over => None,
             Step::Resolving(_) | Step::StartingWorkers(_) => self.limit,
         }
@@ -161,7 +151,7 @@ impl Transition {
         loop {
             let step = std::mem::replace(&mut self.step, Step::Over);
             let next = match step {
-                Step::Locking { config, since } => lock(config, since, instance),
+                Step::Locking { config, attempt } => lock(config, attempt, instance),
                 Step::Resolving(config) => self.resolve(config, instance),
                 Step::StartingWorkers(generation) => self.wait_for_workers(generation, instance),
                 Step::InstallingRules(generation) => self.wait_for_rules(generation, instance),
@@ -349,23 +339,11 @@ fn none_of(set: &RuleSet) -> RuleSet {
 }
 
 /// Locks the name of the rules, if there are any and this process has not done so before.
-fn lock(config: Box<Config>, since: Instant, instance: &mut Instance) -> Result<Next, Error> {
+fn lock(config: Box<Config>, mut attempt: LockAttempt, instance: &mut Instance) -> Result<Next, Error> {
     if instance.lock.is_none() && config.has_rules() {
-        instance.lock = InstanceLock::try_lock(&config.name)?;
+        instance.lock = attempt.again(&config.name)?;
         if instance.lock.is_none() {
-            if since.elapsed() < LOCK_LIMIT {
-                return Ok(Next::Wait(Step::Locking { config, since }));
-            }
-            let holders = instance_lock::holders(&config.name);
-            let are_rules_only = holders.iter().all(instance_lock::works_on_rules);
-            if are_rules_only && since.elapsed() < LOCK_LIMIT_FOR_RULES {
-                return Ok(Next::Wait(Step::Locking { config, since }));
-            }
-            // Who had it may have gone while we looked who it is.
-            instance.lock = InstanceLock::try_lock(&config.name)?;
-            if instance.lock.is_none() {
-                return Err(instance_lock::taken(&config.name, &holders));
-            }
+            return Ok(Next::Wait(Step::Locking { config, attempt }));
         }
     }
     Ok(Next::GoOn(Step::Resolving(config)))

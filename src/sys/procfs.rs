@@ -3,6 +3,7 @@
 //! A file that cannot be read counts as empty: the process has just ended, or the kernel has no IPv6.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::Pid;
 
@@ -30,6 +31,19 @@ pub(crate) struct Status {
     pub state: char,
 }
 
+/// What tells a file from all others (inode(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(crate) fn of(about: &fs::Metadata) -> FileId {
+        FileId { device: about.dev(), inode: about.ino() }
+    }
+}
+
 /// The TCP sockets that listen.
 pub(crate) fn tcp_listeners() -> Vec<InetSocket> {
     inet_sockets("tcp", LISTEN)
@@ -38,12 +52,6 @@ pub(crate) fn tcp_listeners() -> Vec<InetSocket> {
 /// The UDP sockets that receive from anybody.
 pub(crate) fn udp_receivers() -> Vec<InetSocket> {
     inet_sockets("udp", UNCONNECTED)
-}
-
-/// The abstract addresses (unix(7)) in use in this network namespace that begin with `prefix`: each without it, with
-/// the inode of its socket.
-pub(crate) fn abstract_sockets(prefix: &str) -> Vec<(String, u64)> {
-    abstract_rows(&read("/proc/net/unix"), prefix)
 }
 
 /// The ids of all processes.
@@ -70,6 +78,15 @@ pub(crate) fn socket_inodes(pid: Pid) -> Vec<u64> {
     targets.filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
 }
 
+/// Whether a process has this file open. Only root sees the descriptors of other users' processes.
+pub(crate) fn has_file(pid: Pid, id: FileId) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    // A process with many sockets: what is not a file by its name need not be looked at.
+    let mut files =
+        descriptors.map(|entry| entry.path()).filter(|path| fs::read_link(path).is_ok_and(|to| to.is_absolute()));
+    files.any(|path| fs::metadata(path).is_ok_and(|about| FileId::of(&about) == id))
+}
+
 /// Names of processes may be any bytes.
 fn read(path: &str) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
@@ -93,17 +110,6 @@ fn inet_rows(table: &str, state: &str, is_ipv4: bool) -> Vec<InetSocket> {
     table.lines().skip(1).filter_map(row).collect()
 }
 
-/// The columns: number, references, protocol, flags, type, state, inode, and the address if there is one. An abstract
-/// one begins with `@`.
-fn abstract_rows(table: &str, prefix: &str) -> Vec<(String, u64)> {
-    let row = |line: &str| {
-        let mut fields = line.split_ascii_whitespace().skip(6);
-        let inode = fields.next()?.parse().ok()?;
-        Some((fields.next()?.strip_prefix('@')?.strip_prefix(prefix)?.to_owned(), inode))
-    };
-    table.lines().filter_map(row).collect()
-}
-
 /// `PID (NAME) STATE ...`. The name may hold parentheses and spaces, what follows it may not.
 fn parse_stat(text: &str) -> Option<Status> {
     let (_, rest) = text.split_once(" (")?;
@@ -115,8 +121,6 @@ fn parse_stat(text: &str) -> Option<Status> {
 mod tests {
     use super::*;
     use std::net::{TcpListener, UdpSocket};
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
 
     const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000 100 0 0 10 0
@@ -138,17 +142,6 @@ mod tests {
     }
 
     #[test]
-    fn abstract_addresses_are_listed_by_their_beginning() {
-        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
-                     00000000: 00000002 00000000 00000000 0002 01 4711 @tproxy.80\n\
-                     00000000: 00000002 00000000 00000000 0002 01 4712 @tproxy.8080\n\
-                     00000000: 00000002 00000000 00000000 0002 01 4713\n\
-                     00000000: 00000002 00000000 00010000 0001 01 4714 /run/tproxy.80\n\
-                     00000000: 00000002 00000000 00000000 0002 01 4715 @other.80\n";
-        assert_eq!(abstract_rows(table, "tproxy."), [("80".to_owned(), 4711), ("8080".to_owned(), 4712)]);
-    }
-
-    #[test]
     fn a_name_may_look_like_what_follows_it() {
         let status = |name: &str, state| Some(Status { name: name.into(), state });
         assert_eq!(parse_stat("7 (tproxy) S 1 7 7 0\n"), status("tproxy", 'S'));
@@ -165,15 +158,16 @@ mod tests {
         assert!(pids().any(|pid| pid == this));
         assert_eq!(name(this), status(this).map(|status| status.name));
         let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        let unix = format!("test-procfs.{this}");
-        let _unix = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&unix).unwrap()).unwrap();
         let mine = socket_inodes(this);
         let found = |all: Vec<InetSocket>, port| {
             all.iter().any(|socket| socket.is_ipv4 && socket.port == port && mine.contains(&socket.inode))
         };
         assert!(found(tcp_listeners(), tcp.local_addr().unwrap().port()));
         assert!(found(udp_receivers(), udp.local_addr().unwrap().port()));
-        let names = abstract_sockets("test-procfs.");
-        assert!(names.iter().any(|(name, inode)| *name == this.to_string() && mine.contains(inode)), "{names:?}");
+        let program = fs::File::open("/proc/self/exe").unwrap();
+        let id = FileId::of(&program.metadata().unwrap());
+        assert!(has_file(this, id));
+        drop(program);
+        assert!(!has_file(this, FileId { inode: id.inode + 1, ..id }));
     }
 }

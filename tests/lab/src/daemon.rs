@@ -105,6 +105,12 @@ impl Launch {
         self
     }
 
+    /// Starts it from a shell that has run this script, with what the script leaves it.
+    pub fn after(mut self, script: &str) -> Launch {
+        self.wrapper.extend(["sh", "-ec", &format!("{script}; exec \"$0\" \"$@\"")].map(String::from));
+        self
+    }
+
     /// Tells it that its standard error is the journal of systemd, as a unit's is (systemd.exec(5)).
     pub fn with_journal(mut self) -> Launch {
         let script = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); exec \"$0\" \"$@\"";
