@@ -205,7 +205,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         goes_with: &[Relation::Needs(&[VIA_CONNECT, VIA_SOCKS5, Term::Given(Id::ViaFallback)], "")],
         help: "Ask the proxy for the name in the client's TLS ClientHello or Host header, not for the address.",
-        more: "Without such a name it is asked for the address. This waits at most 0.2 seconds for the client's first byte, and as long as --handshake-timeout for the rest of a ClientHello or head.",
+        more: "Without such a name it is asked for the address. This waits at most 0.2 seconds for the client's first byte.",
         ..relay(Id::Sni, "", "sni", Group::Proxies)
     },
     Opt {
@@ -224,7 +224,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         goes_with: NEEDS_HTTP,
         help: "Use the name in a Host header only if it resolves to the original destination.",
-        more: "Otherwise the URL gets the address.",
+        more: "No address of the name may be a forbidden one. Otherwise the URL gets the address.",
         ..relay(Id::HostCheck, "", "host-check", Group::Proxies)
     },
     Opt {

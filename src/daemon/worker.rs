@@ -290,7 +290,7 @@ impl<'a> Worker<'a> {
 
     fn take_answer(&mut self, number: u32) {
         if let Some((name, addresses)) = self.resolvers.hear(number) {
-            self.connections.resolved(&name, addresses);
+            self.connections.resolved(&name, &addresses);
         }
     }
 

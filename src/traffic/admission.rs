@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mio::net::TcpStream;
 
@@ -16,7 +16,8 @@ use crate::sys::routing_table::{AddressOwner, RoutingTable};
 use crate::sys::shortage::{self, Resource};
 use crate::sys::sockopt;
 use crate::traffic::compact_addr::CompactAddr;
-use crate::traffic::destinations;
+use crate::traffic::destinations::{self, Forbidden};
+use crate::traffic::host_check::KnownName;
 use crate::traffic::service::Service;
 use crate::traffic::session::{Route, Session};
 use crate::traffic::source_limit::SourceLimit;
@@ -173,10 +174,35 @@ impl Admission {
             reason => reason,
         };
         let Some(reason) = reason else { return Ok(None) };
-        let spared = destinations::spares_local_clients(reason)
-            && !session.from_elsewhere
-            && self.is_own(session.route.client.socket_addr())?;
+        let spared = destinations::spares_local_clients(reason) && self.is_from_here(session)?;
         Ok((!spared).then_some(reason))
+    }
+
+    /// Whether the client is on this host, so that it reaches by itself what is forbidden to others.
+    fn is_from_here(&mut self, session: &Session) -> io::Result<bool> {
+        Ok(!session.from_elsewhere && self.is_own(session.route.client.socket_addr())?)
+    }
+
+    /// To whom the addresses of a name are forbidden, without those of `--deny`. What cannot be found out is forbidden.
+    pub(crate) fn forbidden(&mut self, addresses: &mut dyn Iterator<Item = IpAddr>) -> Forbidden {
+        let mut forbidden = Forbidden::default();
+        for ip in addresses {
+            let reason = match destinations::deny_reason(ip, &[]) {
+                None => self.deny_reason_of_owner(SocketAddr::new(ip, 0)),
+                reason => Ok(reason),
+            };
+            match reason {
+                Ok(reason) => reason.into_iter().for_each(|reason| forbidden.add(reason)),
+                Err(_) => forbidden.to_all = true,
+            }
+        }
+        forbidden
+    }
+
+    /// Whether a proxy may be asked for a name, which leads it to any of the addresses of the name.
+    pub(crate) fn permits_name(&mut self, service: &Service, session: &Session, name: &KnownName) -> bool {
+        let Forbidden { to_all, to_others } = name.forbidden();
+        !to_all && !name.is_denied(&service.deny) && (!to_others || self.is_from_here(session).unwrap_or(false))
     }
 
     /// What the routing table has against an address.

@@ -298,13 +298,7 @@ impl Connections {
                 Progress::Waiting | Progress::Again => self.set_deadline(key),
             }
         }
-        loop {
-            let waiting = self.host_check.expire(now);
-            if waiting.is_empty() {
-                return;
-            }
-            self.answer(&waiting, &[]);
-        }
+        self.expire_questions();
     }
 
     fn close(&mut self, key: Key, reason: &CloseReason) {

@@ -24,10 +24,32 @@ pub(crate) fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     iter::once(address).chain(v4.into_iter().flatten().map(IpAddr::V4))
 }
 
+/// To whom a set of destinations is forbidden, in which each may be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Forbidden {
+    pub to_all: bool,
+    /// To clients that are not on this host.
+    pub to_others: bool,
+}
+
+impl Forbidden {
+    /// One of the destinations is forbidden for this reason.
+    pub(crate) fn add(&mut self, reason: DenyReason) {
+        match spares_local_clients(reason) {
+            true => self.to_others = true,
+            false => self.to_all = true,
+        }
+    }
+}
+
+/// Whether an address, or one that it stands for, is in one of these networks.
+pub(crate) fn is_denied(to: IpAddr, deny: &[IpNet]) -> bool {
+    forms(to).any(|form| deny.iter().any(|network| network.contains(&form)))
+}
+
 /// Why a destination is forbidden, as far as the address alone decides that.
 pub(crate) fn deny_reason(to: IpAddr, deny: &[IpNet]) -> Option<DenyReason> {
-    let is_denied = |form: IpAddr| deny.iter().any(|network| network.contains(&form));
-    if forms(to).any(is_denied) {
+    if is_denied(to, deny) {
         return Some(DenyReason::Denied);
     }
     forms(to).find_map(deny_reason_of_kind)

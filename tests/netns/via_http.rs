@@ -293,6 +293,55 @@ fn a_host_is_believed_when_it_leads_to_where_the_client_was_going() {
     daemon.journal.wait_connections(7);
 }
 
+/// What stands in hosts(5) beside the usual: a name for each line, with these addresses and moose's.
+fn hosts_beside_moose(lines: &[(&str, &str)]) -> String {
+    let usual = "10.2.0.5 moose moose.example\nfd00:2::5 moose6\n10.3.0.3 cow\nfd00:3::3 cow6\n".to_owned();
+    let line = |(name, addresses): &(&str, &str)| {
+        addresses.split(' ').chain(["10.2.0.5"]).map(|address| format!("{address} {name}\n")).collect::<String>()
+    };
+    lines.iter().map(line).fold(usual, |text, line| text + &line)
+}
+
+/// Addresses that no client is relayed to, each as a name has it beside its true one.
+const FORBIDDEN_BESIDE: &[(&str, &str)] = &[
+    ("loopback.beside", "127.0.0.1"),
+    ("loopback-elsewhere.beside", "127.9.9.9"),
+    ("loopback6.beside", "::1"),
+    ("mapped.beside", "::ffff:127.0.0.1"),
+    ("translated.beside", "64:ff9b::7f00:1"),
+    ("own.beside", "10.3.0.1"),
+    ("own-mapped.beside", "::ffff:10.1.0.1"),
+    ("own6.beside", "fd00:3::1"),
+    ("link.beside", "169.254.169.254"),
+    ("link6.beside", "fe80::1"),
+    ("nobody.beside", "0.0.0.0"),
+    ("multicast.beside", "224.0.0.1"),
+    ("denied.beside", "10.77.0.1"),
+    ("denied-translated.beside", "64:ff9b::10.77.0.1"),
+    ("both-families.beside", "fd00:2::5 192.0.2.7 ::1"),
+];
+
+#[test]
+fn a_name_is_believed_only_if_every_one_of_its_addresses_is_permitted() {
+    let Some((office, origin)) = Office::with_origin() else { return };
+    let crowd: Vec<String> = (1..60).map(|last| format!("10.9.1.{last}")).collect();
+    let honest = [("crowd.beside", &*crowd.join(" ")), ("dual.beside", "fd00:2::5 2001:db8::1")];
+    office.lab.gateway.hosts(&hosts_beside_moose(&[FORBIDDEN_BESIDE, &honest].concat()));
+    office.lab.cow.hosts("10.2.0.5 moose crowd.beside dual.beside\n");
+    let squid = Peer::squid(&office.lab.cow);
+    let _daemon = office.relay("80", &format!("--host-check --deny 10.77.0.0/16 {SQUID}"));
+    for (host, _) in FORBIDDEN_BESIDE {
+        let page = office.curl(&["-H", &format!("Host: {host}"), &format!("http://moose/{host}")]);
+        assert!(page.starts_with(&format!("GET /{host} ")), "{page}");
+        squid.wait_for(&format!("GET http://10.2.0.5/{host} 200"));
+        assert_eq!(origin.last().header("Host"), Some("10.2.0.5"), "{host}");
+    }
+    for (host, _) in honest {
+        office.curl(&["-H", &format!("Host: {host}"), &format!("http://moose/{host}")]);
+        squid.wait_for(&format!("GET http://{host}/{host} 200"));
+    }
+}
+
 #[test]
 fn a_refusal_of_the_proxy_is_the_clients_to_read() {
     let Some((office, origin)) = Office::with_origin() else { return };

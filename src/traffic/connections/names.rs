@@ -4,20 +4,33 @@ use std::net::IpAddr;
 
 use super::Connections;
 use crate::traffic::connection::{Connection, Relayed};
+use crate::traffic::host_check::Lead;
 use crate::traffic::token::Key;
 
 impl Connections {
     /// Answers the question of a relay, unless the name has to be looked up.
     pub(super) fn is_answered(&mut self, key: Key, name: Box<str>) -> bool {
         let now = self.time();
-        let Some(Connection::Relayed(Relayed { session, relay, .. })) = self.table.get_mut(key) else { return false };
-        let genuine = match self.host_check.leads_to(&name, session.route.original.ip(), now) {
-            Some(genuine) => genuine,
-            None if self.host_check.ask(name, key, now) => return false,
-            None => false,
+        let Some(believed) = self.believes_name_of(key, &name) else {
+            return !self.host_check.ask(name, key, now) && self.answer(key, false);
         };
-        relay.answer(genuine);
-        true
+        self.answer(key, believed)
+    }
+
+    fn answer(&mut self, key: Key, believed: bool) -> bool {
+        let relayed = self.relayed(key);
+        relayed.map(|Relayed { relay, .. }| relay.answer(believed)).is_some()
+    }
+
+    /// Whether the proxy may be asked for a name; `None` if it has to be looked up.
+    fn believes_name_of(&mut self, key: Key, name: &str) -> Option<bool> {
+        let now = self.time();
+        let Some(Connection::Relayed(Relayed { session, .. })) = self.table.get_mut(key) else { return Some(false) };
+        match self.host_check.lead(name, session.route.original.ip(), now) {
+            Lead::Unknown => None,
+            Lead::Elsewhere => Some(false),
+            Lead::There(known) => Some(self.dialer.permits_name(session, known)),
+        }
     }
 
     /// The next name that has to be looked up.
@@ -26,16 +39,26 @@ impl Connections {
     }
 
     /// A name has these addresses; none if it could not be resolved.
-    pub(crate) fn resolved(&mut self, name: &str, addresses: Vec<IpAddr>) {
+    pub(crate) fn resolved(&mut self, name: &str, addresses: &[IpAddr]) {
         let now = self.time();
-        let waiting = self.host_check.resolved(name, addresses.clone(), now);
-        self.answer(&waiting, &addresses);
+        let admission = &mut self.dialer.admission;
+        let waiting = self.host_check.resolved(name, addresses, now, |all| admission.forbidden(all));
+        self.go_on(&waiting, name);
     }
 
-    pub(super) fn answer(&mut self, waiting: &[Key], addresses: &[IpAddr]) {
+    /// Names have had their time to be looked up.
+    pub(super) fn expire_questions(&mut self) {
+        let now = self.time();
+        while let Some((name, waiting)) = self.host_check.expire(now) {
+            self.go_on(&waiting, &name);
+        }
+    }
+
+    /// The connections that waited for a name go on.
+    fn go_on(&mut self, waiting: &[Key], name: &str) {
         for key in waiting {
-            if let Some(Relayed { session, relay, .. }) = self.relayed(*key) {
-                relay.answer(addresses.contains(&session.route.original.ip()));
+            let believed = self.believes_name_of(*key, name).unwrap_or(false);
+            if self.answer(*key, believed) {
                 self.advance(*key);
             }
         }
