@@ -57,6 +57,8 @@ mod via;
 mod via_http;
 #[path = "netns/via_tunnel.rs"]
 mod via_tunnel;
+#[path = "netns/warnings.rs"]
+mod warnings;
 
 use lab::daemon::{Daemon, Launch};
 use lab::netns::Lab;

@@ -2,12 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use nix::sys::socket::AddressFamily;
+
 use crate::config::{Config, Redirection, RuleKind, Target};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
 use crate::rules::rule::{Action, RuleSpec};
 use crate::rules::ruleset::RuleSet;
+use crate::sys::ipset;
 use crate::traffic::service::HostPort;
 
 /// What is known when the rules are made.
@@ -38,7 +41,15 @@ impl Config {
             let id = RedirectionId::from(index);
             let listening = (known.listening)(id);
             for (kind, written) in &redirection.rules {
-                for matching in written.resolve(known.addresses)? {
+                let mut resolved = written.resolve(known.addresses)?;
+                resolved.retain(|matching| written.sets().all(|set| may_hold(set, matching.family)));
+                if resolved.is_empty() {
+                    return Err(Error::Failed(format!(
+                        "'{}': its sets and its other conditions have no address family in common",
+                        written.text()
+                    )));
+                }
+                for matching in resolved {
                     let action = action(redirection, *kind, matching.family, &listening, known);
                     let spec = |action| RuleSpec { action, matching, redirection: id, output: redirection.output };
                     specs.extend(action.map(spec));
@@ -57,6 +68,15 @@ impl Config {
         let mut families: Vec<Family> = upstreams.map(|address| Family::of(&address.ip())).collect();
         families.dedup();
         families
+    }
+}
+
+/// Whether a set may hold addresses of a family. What is not known of it is iptables's to say.
+fn may_hold(set: &str, family: Family) -> bool {
+    match ipset::family(set) {
+        Ok(Some(AddressFamily::Inet)) => family == Family::V4,
+        Ok(Some(_)) => family == Family::V6,
+        Ok(None) | Err(_) => true,
     }
 }
 

@@ -11,6 +11,7 @@
 //! out, and the match is not exact.
 
 use crate::rules::chains::Rule;
+use crate::rules::groups::{OptionWords, groups};
 use crate::rules::matching::ResolvedMatch;
 
 /// A MATCH after the translation.
@@ -43,7 +44,7 @@ impl ConntrackMatch {
         translated
     }
 
-    fn add(&mut self, group: &Group) {
+    fn add(&mut self, group: &OptionWords) {
         let not = |rest: &[&str]| -> Vec<String> {
             group.negated.then_some("!").into_iter().chain(rest.iter().copied()).map(String::from).collect()
         };
@@ -83,33 +84,6 @@ impl ConntrackMatch {
         }
         rules
     }
-}
-
-/// An option of a MATCH with its values.
-struct Group<'a> {
-    negated: bool,
-    option: &'a str,
-    values: Vec<&'a str>,
-}
-
-/// A MATCH in normal form: no value in it begins with a dash.
-fn groups(words: &[String]) -> Vec<Group<'_>> {
-    let mut groups: Vec<Group> = Vec::new();
-    let mut negated = false;
-    for word in words {
-        if word == "!" {
-            negated = true;
-        } else if word.starts_with('-') {
-            let (option, value) = match word.split_once('=') {
-                Some((option, value)) => (option, Some(value)),
-                None => (word.as_str(), None),
-            };
-            groups.push(Group { negated: std::mem::take(&mut negated), option, values: value.into_iter().collect() });
-        } else if let Some(last) = groups.last_mut() {
-            last.values.push(word);
-        }
-    }
-    groups
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use crate::error::Error;
 use crate::rules::address::{Family, MatchAddresses};
+use crate::rules::one_family;
 
 /// The protocols that a relay can take, for [`Match::parse`].
 pub(crate) const RELAYED: &[&str] = &["tcp"];
@@ -96,6 +97,9 @@ impl Match {
         if !Family::BOTH.iter().any(|family| found.peers().all(|peers| peers.may_be(*family))) {
             return Err(Error::value(option, text, "source and destination of one address family"));
         }
+        if !found.families().any(|family| found.peers().all(|peers| peers.may_be(family))) {
+            return Err(Error::value(option, text, "conditions of one address family"));
+        }
         Ok(found)
     }
 
@@ -125,13 +129,24 @@ impl Match {
             return Err(failed(format!("{name} has no address")));
         }
         let mut resolved = Vec::new();
-        for family in Family::BOTH {
+        for family in self.families() {
             resolved.extend(self.resolve_for(family, lookup).map_err(failed)?);
         }
         if resolved.is_empty() {
-            return Err(failed("source and destination have no address family in common".to_string()));
+            let what = if self.families().count() == 2 { "source and destination" } else { "its conditions" };
+            return Err(failed(format!("{what} have no address family in common")));
         }
         Ok(resolved)
+    }
+
+    /// The sets of ipset(8) that it names.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = &str> {
+        one_family::sets(&self.rest)
+    }
+
+    /// The families that know all of its conditions but source and destination.
+    fn families(&self) -> impl Iterator<Item = Family> {
+        one_family::families(&self.rest).into_iter()
     }
 
     fn peers(&self) -> impl Iterator<Item = &MatchAddresses> {

@@ -5,6 +5,7 @@ pub(crate) mod account;
 pub(crate) mod channel;
 pub(crate) mod clock;
 pub(crate) mod inherited;
+pub(crate) mod ipset;
 pub(crate) mod message;
 pub(crate) mod process;
 pub(crate) mod procfs;

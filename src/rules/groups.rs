@@ -1,0 +1,33 @@
+//! The words of a rule, taken together: each option with its values.
+
+/// An option with its values.
+pub(crate) struct OptionWords<'a> {
+    pub negated: bool,
+    pub option: &'a str,
+    pub values: Vec<&'a str>,
+}
+
+/// Groups words in normal form: no value in them begins with a dash.
+pub(crate) fn groups<W: AsRef<str>>(words: &[W]) -> Vec<OptionWords<'_>> {
+    let mut groups: Vec<OptionWords> = Vec::new();
+    let mut negated = false;
+    for word in words {
+        let word = word.as_ref();
+        if word == "!" {
+            negated = true;
+        } else if word.starts_with('-') {
+            let (option, value) = match word.split_once('=') {
+                Some((option, value)) => (option, Some(value)),
+                None => (word, None),
+            };
+            groups.push(OptionWords {
+                negated: std::mem::take(&mut negated),
+                option,
+                values: value.into_iter().collect(),
+            });
+        } else if let Some(last) = groups.last_mut() {
+            last.values.push(word);
+        }
+    }
+    groups
+}
