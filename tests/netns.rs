@@ -23,6 +23,8 @@ mod hostile;
 mod instance_lock;
 #[path = "netns/integrity.rs"]
 mod integrity;
+#[path = "netns/listeners.rs"]
+mod listeners;
 #[path = "netns/loops.rs"]
 mod loops;
 #[path = "netns/measures.rs"]

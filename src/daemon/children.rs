@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -165,6 +165,11 @@ impl Children {
                 process::leave(if written.is_ok() { status } else { 71 })
             }
         }
+    }
+
+    /// Has the guardian told of events of the watch over listening sockets.
+    pub(crate) fn listen_for(&self, watch: RawFd) -> io::Result<()> {
+        self.registry.register(&mut SourceFd(&watch), Token::from(EventToken::Listener(0)), Interest::READABLE)
     }
 
     /// Enters a child: one that was forked just now, or one that the former program of this process has left.

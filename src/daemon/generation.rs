@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::ruleset::RuleSet;
 use crate::sys::channel::Channel;
-use crate::sys::{process, sockopt};
+use crate::sys::process;
 use crate::traffic::access_log;
 use crate::traffic::redirections::ActiveRedirection;
 use crate::traffic::service::{HostPort, Service};
@@ -96,13 +96,10 @@ impl Generation {
         let (number, workers) = (children.next_worker(), self.slots.len());
         let redirections = self.active_redirections(names);
         let source_limit = self.source_limit.as_ref().map(|source_limit| source_limit.of(slot));
+        self.listeners.renew(slot, workers)?;
         let (config, access_log, capacity) = (&self.config, &mut self.access_log, self.capacity);
         let mut listeners: Vec<(&mut Option<TcpListener>, RedirectionId)> =
             self.listeners.all.iter_mut().flat_map(|listener| listener.of(slot, workers)).collect();
-        for socket in listeners.iter().filter_map(|(socket, _)| socket.as_ref()) {
-            // The last worker may have made it stop listening.
-            sockopt::keep_listening(socket).map_err(|error| Error::sys("listen", error))?;
-        }
         let sockets = listeners.iter().filter_map(|(socket, _)| Some(socket.as_ref()?.as_raw_fd()));
         let keep = sockets.chain(access_log.iter().map(AsRawFd::as_raw_fd)).collect();
         // The child moves its copies out; the guardian keeps its own.
@@ -147,6 +144,11 @@ impl Generation {
         Ok(())
     }
 
+    /// Slots whose worker has a listening socket that does not listen.
+    pub(crate) fn deaf_slots(&self) -> Vec<usize> {
+        (0..self.slots.len()).filter(|slot| !self.listeners.are_sound(*slot, self.slots.len())).collect()
+    }
+
     /// The workers.
     pub(crate) fn workers(&self) -> impl Iterator<Item = Pid> {
         self.slots.iter().filter_map(|slot| slot.worker)
@@ -187,7 +189,8 @@ impl Generation {
     }
 }
 
-fn retire(worker: Pid, children: &mut Children) {
+/// The worker takes nothing new and serves what it has to its end.
+pub(crate) fn retire(worker: Pid, children: &mut Children) {
     children.signal(worker, Signal::SIGHUP);
     children.drain(worker);
 }

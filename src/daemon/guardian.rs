@@ -99,7 +99,8 @@ impl Guardian {
                 match EventToken::from(event.token()) {
                     EventToken::Signals => self.take_signals()?,
                     EventToken::Channel(pid) => self.hear(Pid::from_raw(pid.cast_signed())),
-                    EventToken::Listener(_) | EventToken::Probe(_) | EventToken::Connection(..) => {}
+                    EventToken::Listener(_) => self.instance.listeners_have_changed(),
+                    EventToken::Probe(_) | EventToken::Connection(..) => {}
                 }
             }
         }

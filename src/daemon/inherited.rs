@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{IntoRawFd, RawFd};
 
 use crate::error::Error;
-use crate::sys::inherited;
+use crate::sys::{inherited, sockopt};
 
 /// A listening socket that was passed to this process.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Inherited {
             let original = std::mem::replace(&mut socket, copy);
             let _ = original.into_raw_fd();
         }
-        if inherited::listens(&socket)? {
+        if sockopt::listens(&socket)? {
             let listener = TcpListener::from(socket);
             self.listeners.push(PassedSocket { name, address: listener.local_addr()?, listener });
         } else {

@@ -1,7 +1,7 @@
 //! One running table: its generation, its children, its rules and its names. What happens to it while nothing is being
 //! changed: workers die and are replaced, names move, upstreams fall silent, others touch the rules.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -9,9 +9,10 @@ use nix::unistd::Pid;
 
 use crate::config::FailMode;
 use crate::daemon::children::{Children, Ended, GenerationId, Role};
-use crate::daemon::generation::Generation;
+use crate::daemon::generation::{self, Generation};
 use crate::daemon::inherited::Inherited;
 use crate::daemon::instance_lock::InstanceLock;
+use crate::daemon::listener_watch::ListenerWatch;
 use crate::daemon::local_ports::LocalPorts;
 use crate::daemon::message::{ToGuardian, ToWorker};
 use crate::daemon::names::Names;
@@ -47,6 +48,8 @@ pub(crate) struct Instance {
     pub notifier: Notifier,
     /// Sockets that this process was started with, until a generation takes them.
     pub inherited: Inherited,
+    /// Tells when a socket of the serving generation stops listening.
+    listener_watch: Option<ListenerWatch>,
     last_generation: GenerationId,
     /// When missing pool resolvers are replaced.
     pool_due: Option<Instant>,
@@ -66,6 +69,7 @@ impl Instance {
             stats: Stats::default(),
             notifier: Notifier::from_environment(),
             inherited,
+            listener_watch: None,
             last_generation: GenerationId(0),
             pool_due: None,
         }
@@ -101,6 +105,9 @@ impl Instance {
                 self.local_ports.look(&serving.config);
             }
             self.names.ask(&mut self.children, &serving.config);
+        }
+        if self.serving.is_some() && self.listener_watch.is_none() {
+            self.watch_listeners();
         }
         self.work_on_rules();
     }
@@ -247,7 +254,35 @@ impl Instance {
             log::error!("starting a worker: {error}");
             return self.worker_died(slot, "could not be started");
         }
+        self.listeners_have_changed();
         self.fill_pools_soon();
+    }
+
+    /// Looks at the listening sockets of the serving generation, and asks to be told when one stops listening.
+    fn watch_listeners(&mut self) {
+        self.replace_deaf_workers();
+        let Some(serving) = &self.serving else { return };
+        let watch = ListenerWatch::new(serving.listeners.sockets())
+            .and_then(|watch| self.children.listen_for(watch.as_raw_fd()).map(|()| watch));
+        self.listener_watch = watch.inspect_err(|error| log::error!("watching the listening sockets: {error}")).ok();
+    }
+
+    /// A listening socket may have stopped listening, or there are others now.
+    pub(crate) fn listeners_have_changed(&mut self) {
+        self.listener_watch = None;
+    }
+
+    /// A socket that no longer listens was made so by a process that shares it, and that is the worker: it drains, and its
+    /// successor gets another socket.
+    fn replace_deaf_workers(&mut self) {
+        for slot in self.serving.as_ref().map_or(Vec::new(), Generation::deaf_slots) {
+            let worker = self.serving.as_mut().and_then(|serving| serving.slots[slot].worker.take());
+            if let Some(worker) = worker {
+                log::error!("worker {worker} has stopped a socket from listening: another one is started");
+                generation::retire(worker, &mut self.children);
+                self.start_worker(slot);
+            }
+        }
     }
 
     /// Has missing pool resolvers started.

@@ -44,6 +44,26 @@ impl ListenSocket {
         let redirection = self.redirection;
         self.listeners.iter_mut().skip(worker).step_by(workers).map(move |listener| (listener, redirection))
     }
+
+    /// Makes the listeners of one of so many workers fit for a new one: the last one may have been taken over. One that no
+    /// longer listens gets a successor, and the options of the others are set again.
+    pub(crate) fn renew(&mut self, worker: usize, workers: usize) -> io::Result<()> {
+        for listener in self.listeners.iter_mut().skip(worker).step_by(workers).flatten() {
+            if sockopt::listens(&*listener)? {
+                sockopt::restore_options(listener)?;
+            } else {
+                log::warn!("a socket at {} no longer listens, another one takes its place", self.address);
+                *listener = sockopt::listener_instead_of(listener, self.address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all listeners of one of so many workers listen.
+    fn is_sound(&self, worker: usize, workers: usize) -> bool {
+        let mut own = self.listeners.iter().skip(worker).step_by(workers).flatten();
+        own.all(|listener| sockopt::listens(listener).is_ok_and(|listens| listens))
+    }
 }
 
 /// All sockets of a configuration.
@@ -175,6 +195,25 @@ impl Listeners {
             Some(name) => format!("-s: fd:{name}: no socket of that name was passed"),
             None => "-s: not given, and no socket was passed by inetd or systemd".to_owned(),
         }))
+    }
+
+    /// All of them.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = &TcpListener> {
+        self.all.iter().flat_map(|socket| socket.listeners.iter().flatten())
+    }
+
+    /// Makes the listeners of one of so many workers fit for a new one.
+    pub(crate) fn renew(&mut self, worker: usize, workers: usize) -> Result<(), Error> {
+        let renew = |socket: &mut ListenSocket| {
+            let address = socket.address;
+            socket.renew(worker, workers).map_err(|error| Error::sys(format!("listening on {address} again"), error))
+        };
+        self.all.iter_mut().try_for_each(renew)
+    }
+
+    /// Whether all listeners of one of so many workers listen.
+    pub(crate) fn are_sound(&self, worker: usize, workers: usize) -> bool {
+        self.all.iter().all(|socket| socket.is_sound(worker, workers))
     }
 
     /// Where a redirection listens.

@@ -10,6 +10,7 @@ pub(crate) mod handover;
 pub(crate) mod inherited;
 pub(crate) mod instance;
 pub(crate) mod instance_lock;
+pub(crate) mod listener_watch;
 pub(crate) mod listeners;
 pub(crate) mod local_ports;
 pub mod message;

@@ -277,6 +277,7 @@ impl Transition {
         }
         instance.inherited.forget(&serving.listeners.addresses_of_all());
         instance.local_ports.look(&serving.config);
+        instance.listeners_have_changed();
         instance.fill_pools_soon();
         // Names may have got other addresses while the rules were being installed.
         instance.refresh_rules();

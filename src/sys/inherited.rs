@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 
 /// Takes ownership of a descriptor that was open when the program began, and makes it close-on-exec and non-blocking.
 /// The caller must do this at most once for a number, and before anything else can open a descriptor of that number.
@@ -34,9 +33,4 @@ pub(crate) fn survivor(descriptor: impl AsFd) -> io::Result<OwnedFd> {
 /// An empty file in memory, closed on exec (memfd_create(2)).
 pub(crate) fn memory_file() -> io::Result<File> {
     Ok(File::from(memfd_create(c"tproxy", MFdFlags::MFD_CLOEXEC)?))
-}
-
-/// Whether a socket listens (`SO_ACCEPTCONN`, socket(7)).
-pub(crate) fn listens(socket: impl AsFd) -> io::Result<bool> {
-    Ok(getsockopt(&socket, AcceptConn)?)
 }

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
-    Ip6tOriginalDst, Ipv6V6Only, KeepAlive, Linger, OobInline, OriginalDst, ReuseAddr, ReusePort, TcpNoDelay,
+    AcceptConn, BindToDevice, Ip6tOriginalDst, Ipv6V6Only, KeepAlive, Linger, OobInline, OriginalDst, ReuseAddr,
+    ReusePort, TcpNoDelay,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, connect, getsockopt,
@@ -64,10 +65,14 @@ fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
 /// stream sockets have set is set here once: accepted sockets inherit it.
 pub(crate) fn listener(address: SocketAddr, beside: PortSharing) -> io::Result<TcpListener> {
     let socket = stream_socket(address)?;
-    setsockopt(&socket, ReuseAddr, &true)?;
     if address.is_ipv6() {
         setsockopt(&socket, Ipv6V6Only, &true)?;
     }
+    start_listening(socket, address, beside)
+}
+
+fn start_listening(socket: OwnedFd, address: SocketAddr, beside: PortSharing) -> io::Result<TcpListener> {
+    setsockopt(&socket, ReuseAddr, &true)?;
     if beside == PortSharing::Shared {
         setsockopt(&socket, ReusePort, &true)?;
     }
@@ -78,10 +83,46 @@ pub(crate) fn listener(address: SocketAddr, beside: PortSharing) -> io::Result<T
     Ok(TcpListener::from(socket))
 }
 
-/// Makes a socket listen again if a process that shares it has stopped it: connect(2) to no address (`AF_UNSPEC`)
-/// disconnects a listening socket as well (`tcp_disconnect`, net/ipv4/tcp.c), for all processes that have it.
-pub(crate) fn keep_listening(listener: &TcpListener) -> io::Result<()> {
-    Ok(listen(listener, Backlog::MAXCONN)?)
+/// A listener in the place of one that no longer listens: at the same address, for the same families, on the same device.
+/// Another process may have the former one open, which then keeps the port, but no longer listens there.
+pub(crate) fn listener_instead_of(former: &TcpListener, address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = stream_socket(address)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, Ipv6V6Only, &getsockopt(former, Ipv6V6Only)?)?;
+    }
+    let device = getsockopt(former, BindToDevice)?;
+    if !device.is_empty() {
+        setsockopt(&socket, BindToDevice, &device)?;
+    }
+    setsockopt(former, ReusePort, &true)?;
+    start_listening(socket, address, PortSharing::Shared)
+}
+
+/// Whether a socket listens (`SO_ACCEPTCONN`, socket(7)). A process that shares a listening socket can end that for all of
+/// them: connect(2) to no address (`AF_UNSPEC`) disconnects it (`tcp_disconnect`, net/ipv4/tcp.c).
+pub(crate) fn listens(socket: impl AsFd) -> io::Result<bool> {
+    Ok(getsockopt(&socket, AcceptConn)?)
+}
+
+/// Does that to a socket.
+#[cfg(test)]
+pub(crate) fn disconnect(socket: impl AsFd) -> io::Result<()> {
+    let none = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the kernel reads the address, which lives through the call, and the descriptor is borrowed and so open.
+    Errno::result(unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const none, length) })?;
+    Ok(())
+}
+
+/// Sets the options of a listener again that a process which shares it can have changed: accepted sockets inherit them.
+/// They are those of [`WHILE_SERVING`].
+pub(crate) fn restore_options(listener: &TcpListener) -> io::Result<()> {
+    setsockopt(listener, TcpNoDelay, &true)?;
+    setsockopt(listener, KeepAlive, &true)?;
+    setsockopt(listener, Linger, &libc::linger { l_onoff: 0, l_linger: 0 })?;
+    setsockopt(listener, OobInline, &false)?;
+    setsockopt(listener, QuickAck, &true)?;
+    Ok(())
 }
 
 /// A non-blocking socket that is being connected, and its own address. The kernel chooses that in connect(2) already.
