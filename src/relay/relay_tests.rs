@@ -1,6 +1,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::rc::Rc;
 
 use super::*;
@@ -9,6 +9,7 @@ use crate::protocol::request::Rewriting;
 use crate::protocol::tunnel::Dialect;
 use crate::relay::http_filter::HttpFilter;
 use crate::relay::io::{Fill, PipeIo, PipePool, PipeSize};
+use crate::relay::timeouts::Timeouts;
 use crate::relay::tunnel::{Tunnel, TunnelHandshake};
 
 /// A socket that does as the test tells.
