@@ -57,6 +57,8 @@ mod tools;
 mod via;
 #[path = "netns/via_http.rs"]
 mod via_http;
+#[path = "netns/via_switch.rs"]
+mod via_switch;
 #[path = "netns/via_tunnel.rs"]
 mod via_tunnel;
 #[path = "netns/warnings.rs"]

@@ -28,6 +28,8 @@ mod via_guests;
 mod via_http;
 #[path = "relay/via_limits.rs"]
 mod via_limits;
+#[path = "relay/via_switch.rs"]
+mod via_switch;
 
 use lab::clients::{self, expect_reset, read_all, reset, round_trip, wait_acknowledged};
 use lab::daemon::{Launch, LoopbackRelay, free_port};

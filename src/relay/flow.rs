@@ -19,7 +19,7 @@
 
 use std::io::{self, ErrorKind};
 
-use crate::relay::filter::{Filter, FilterRefusal, Readiness};
+use crate::relay::filter::{Filter, FilterRefusal, Readiness, SeenRefusal, Sight};
 use crate::relay::held::{Held, unless_blocked};
 use crate::relay::io::{Fill, Io, PipeIo, PipePool, PipeSize, Socket};
 use crate::relay::pipe::LARGE_SIZE;
@@ -179,6 +179,8 @@ impl<I: Io> Flow<I> {
             let ready = match filter.readiness() {
                 Readiness::Bytes => link.source.can_read,
                 Readiness::Answer => false,
+                Readiness::AnswerOrEnd if self.has_ended(link)? => continue,
+                Readiness::AnswerOrEnd => false,
                 Readiness::Nothing => true,
             };
             if !ready || !link.sink.can_write {
@@ -211,13 +213,15 @@ impl<I: Io> Flow<I> {
 
     /// Takes more from the source, one way or the other; `turn` bytes have been moved in this turn already.
     fn take(&mut self, link: &mut Link<'_, I>, filter: &mut impl Filter, turn: u64) -> Result<(), Fault> {
-        let opaque = usize::try_from(filter.opaque()).unwrap_or(usize::MAX);
-        if opaque == 0 {
-            return self.rewrite(link, filter);
-        }
+        let (opaque, unseen) = match filter.sight() {
+            Sight::Replaced => return self.rewrite(link, filter),
+            Sight::Unseen(count) => (usize::try_from(count).unwrap_or(usize::MAX), true),
+            Sight::Seen => (usize::MAX, false),
+        };
         let Link { source, sink, shared } = link;
         let scarce = shared.pool.is_scarce();
-        if self.stream
+        if unseen
+            && self.stream
             && shared.splice_works
             && !source.urgent
             && !(scarce && self.overtaken)
@@ -230,12 +234,14 @@ impl<I: Io> Flow<I> {
         let room = opaque.min(shared.buffer.len());
         if scarce {
             let sent = self.offer(source, sink, &mut shared.buffer[..room])?;
-            filter.passed(sent as u64);
-            return Ok(());
+            return filter.seen(&shared.buffer[..sent]).map_err(|_| Fault::Refused);
         }
         let Shared { buffer, pool, .. } = &mut **shared;
         let count = self.receive(source, &mut buffer[..room])?;
-        filter.passed(count as u64);
+        if let Err(SeenRefusal { good }) = filter.seen(&buffer[..count]) {
+            self.send(&buffer[..good], I::Socket::send, sink, pool)?;
+            return Err(Fault::Refused);
+        }
         // After a short read there is only the end left, if that has been announced.
         let is_last = source.hung_up && !source.urgent && count > 0 && count < room;
         let write = if is_last { I::Socket::send_before_end } else { I::Socket::send };
@@ -306,6 +312,20 @@ impl<I: Io> Flow<I> {
         let Shared { rewritten, pool, .. } = &mut **shared;
         self.send(rewritten, I::Socket::send, sink, pool)?;
         verdict.map_err(|FilterRefusal| Fault::Refused)
+    }
+
+    /// Whether the source has ended. A byte that has come stays there.
+    fn has_ended(&mut self, link: &mut Link<'_, I>) -> Result<bool, Fault> {
+        if !link.source.can_read {
+            return Ok(false);
+        }
+        let peeked = link.source.socket.peek(&mut link.shared.buffer[..1]);
+        match unless_blocked(peeked).map_err(|_| Fault::Source)? {
+            None => link.source.can_read = false,
+            Some(0) => self.stage = Stage::Eof,
+            Some(_) => {}
+        }
+        Ok(self.stage == Stage::Eof)
     }
 
     fn receive(&mut self, source: &mut Side<I>, buffer: &mut [u8]) -> Result<usize, Fault> {

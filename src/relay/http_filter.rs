@@ -1,12 +1,14 @@
-//! Rewrites the requests of a client on their way to an HTTP proxy, and keeps what is incomplete between two reads.
+//! Rewrites the requests of a client on their way to an HTTP proxy, keeps what is incomplete between two reads, and reads
+//! the answers.
 
 use std::mem;
 use std::rc::Rc;
 
 use crate::protocol::addr_pair::AddrPair;
-use crate::protocol::request::{Refusal, Requests, Rewriting, head};
+use crate::protocol::request::{BadAnswer, Refusal, Requests, Rewriting, head};
 use crate::protocol::sniff::{self, Sniff};
-use crate::relay::filter::{Filter, FilterRefusal, Readiness};
+use crate::relay::filter::{Filter, FilterRefusal, Readiness, SeenRefusal, Sight};
+use crate::relay::side::SMALL;
 use crate::relay::tunnel::{Tunnel, TunnelHandshake};
 
 /// Bytes that are rewritten at once, and bytes of output after which the filter stops: credentials and URLs make a request
@@ -22,7 +24,7 @@ pub struct HttpFilter {
     rewriting: Rc<Rewriting>,
     tunnel: Option<Rc<Tunnel>>,
     /// Bytes that were read and not used: mostly the beginning of a head.
-    kept: Vec<u8>,
+    kept: Box<[u8]>,
     /// The host name of a request, until it is known whether it leads to the original destination.
     question: Option<Box<str>>,
     readiness: Readiness,
@@ -38,7 +40,7 @@ impl HttpFilter {
             addrs,
             rewriting,
             tunnel,
-            kept: Vec::new(),
+            kept: Box::default(),
             question: None,
             readiness: Readiness::Bytes,
             refusal: None,
@@ -48,7 +50,25 @@ impl HttpFilter {
 
     /// Whether a head has begun and not ended, and the filter waits for the client only.
     pub fn is_reading(&self) -> bool {
-        !self.kept.is_empty() && self.refusal.is_none() && self.readiness == Readiness::Bytes
+        !self.kept.is_empty() && self.refusal.is_none() && self.readiness() == Readiness::Bytes
+    }
+
+    /// Whether what the client sends waits for an answer of the proxy.
+    pub fn awaits_proxy(&self) -> bool {
+        self.requests.is_waiting()
+    }
+
+    /// The proxy will send nothing more.
+    pub fn proxy_ended(&mut self) {
+        self.requests.answers.end();
+        self.go_on();
+    }
+
+    /// What was kept may be looked at, unless it still waits for an answer of the proxy.
+    fn go_on(&mut self) {
+        if !self.kept.is_empty() && self.readiness == Readiness::Bytes && !self.awaits_proxy() {
+            self.readiness = Readiness::Nothing;
+        }
     }
 
     /// The name that has to be looked up; once.
@@ -69,10 +89,10 @@ impl HttpFilter {
         self.refusal
     }
 
-    /// The response to a refused request; once.
+    /// The response to a refused request; once. In the middle of an answer it would be taken for a part of that.
     pub fn error_response(&mut self) -> Option<&'static [u8]> {
-        let refusal = self.refusal?;
-        (!mem::replace(&mut self.answered, true)).then(|| refusal.response())
+        let response = self.refusal?.response()?;
+        (!mem::replace(&mut self.answered, true) && !self.requests.answers.is_inside()).then_some(response)
     }
 
     /// The bytes that were refused because they are not HTTP, and the handshake for a tunnel that they go through.
@@ -83,7 +103,7 @@ impl HttpFilter {
             _ => None,
         };
         let handshake = TunnelHandshake::new(&tunnel, self.addrs.original, name.as_deref());
-        Some((mem::take(&mut self.kept), handshake))
+        Some((mem::take(&mut self.kept).into_vec(), handshake))
     }
 
     /// Whether bytes that are not HTTP may still contain the name for the tunnel.
@@ -92,7 +112,7 @@ impl HttpFilter {
     }
 
     fn keep(&mut self, rest: &[u8], readiness: Readiness) {
-        self.kept = rest.to_vec();
+        self.kept = rest.into();
         self.readiness = readiness;
     }
 
@@ -103,8 +123,12 @@ impl HttpFilter {
 }
 
 impl Filter for HttpFilter {
-    fn opaque(&self) -> u64 {
-        self.requests.opaque()
+    fn sight(&self) -> Sight {
+        match self.requests.opaque() {
+            // What was kept comes first.
+            count if count > 0 && self.kept.is_empty() => Sight::Unseen(count),
+            _ => Sight::Replaced,
+        }
     }
 
     fn passed(&mut self, count: u64) {
@@ -139,6 +163,9 @@ impl Filter for HttpFilter {
                 self.keep(&input[used..], Readiness::Answer);
                 return Ok(());
             }
+            if self.awaits_proxy() {
+                break;
+            }
         }
         self.keep(&input[used..], Readiness::Bytes);
         Ok(())
@@ -155,7 +182,41 @@ impl Filter for HttpFilter {
     }
 
     fn readiness(&self) -> Readiness {
-        self.readiness
+        match self.readiness {
+            Readiness::Bytes if self.awaits_proxy() && self.kept.is_empty() => Readiness::AnswerOrEnd,
+            Readiness::Bytes if self.awaits_proxy() => Readiness::Answer,
+            readiness => readiness,
+        }
+    }
+}
+
+/// Reads the answers to the requests of a filter.
+#[derive(Debug)]
+pub(crate) struct AnswerFilter<'a>(pub &'a mut HttpFilter);
+
+impl Filter for AnswerFilter<'_> {
+    fn sight(&self) -> Sight {
+        match self.0.requests.answers.opaque() {
+            // A read brings as much, and what comes behind it as well.
+            count if count < SMALL as u64 => Sight::Seen,
+            count => Sight::Unseen(count),
+        }
+    }
+
+    fn passed(&mut self, count: u64) {
+        self.0.requests.answers.passed(count);
+    }
+
+    fn seen(&mut self, bytes: &[u8]) -> Result<(), SeenRefusal> {
+        let waited = self.0.awaits_proxy();
+        let heard = self.0.requests.answers.hear(bytes);
+        if waited {
+            self.0.go_on();
+        }
+        heard.map_err(|BadAnswer { good }| {
+            self.0.refusal = Some(Refusal::Answer);
+            SeenRefusal { good }
+        })
     }
 }
 

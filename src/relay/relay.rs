@@ -6,6 +6,7 @@ use crate::protocol::request::Refusal;
 use crate::relay::close::CloseReason;
 use crate::relay::filter::Plain;
 use crate::relay::flow::{Fault, Flow, OnEof, Pumped};
+use crate::relay::http_filter::AnswerFilter;
 use crate::relay::io::{Io, Socket};
 use crate::relay::proxy_layer::ProxyLayer;
 use crate::relay::side::{Link, Peer, Shared, Side};
@@ -172,7 +173,12 @@ impl<I: Io> Relay<I> {
         let before = self.moved();
         let reading = self.is_reading();
         let up = self.pump(Peer::Client, shared, now);
-        let down = self.pump(Peer::Upstream, shared, now);
+        let waited = self.awaits_proxy();
+        let mut down = self.pump(Peer::Upstream, shared, now);
+        if waited && self.is_decided() {
+            // What the client has sent meanwhile can go on.
+            down = Pumped::Again;
+        }
         let moved = (self.up.moved() - before.0, self.down.moved() - before.1);
         self.up.note(moved.0, moved.1);
         self.down.note(moved.1, moved.0);
@@ -241,10 +247,29 @@ impl<I: Io> Relay<I> {
         http_filter.is_some_and(|http_filter| http_filter.is_reading()) && self.up.is_empty()
     }
 
-    /// The reason when one side has failed, or a request was refused.
+    /// Whether what the client sends waits for an answer of the proxy.
+    fn awaits_proxy(&self) -> bool {
+        let http_filter = self.layer.as_ref().and_then(|layer| layer.http_filter());
+        http_filter.is_some_and(|http_filter| http_filter.awaits_proxy())
+    }
+
+    /// Whether the client need not wait for the proxy any more: it has answered, or its answers have ended.
+    fn is_decided(&mut self) -> bool {
+        if self.down.is_closed()
+            && let Some(ProxyLayer::HttpFilter(http_filter)) = self.layer.as_deref_mut()
+        {
+            http_filter.proxy_ended();
+        }
+        !self.awaits_proxy()
+    }
+
+    /// The reason when one side has failed, or a request or an answer was refused.
     fn reset_reason(&self, by: Peer) -> CloseReason {
-        let refusal = self.refusal().filter(|_| by == Peer::Upstream);
-        refusal.map_or(CloseReason::Reset(by), CloseReason::BadRequest)
+        match self.refusal().filter(|_| by == Peer::Upstream) {
+            None => CloseReason::Reset(by),
+            Some(refusal @ Refusal::Answer) => CloseReason::ProxyRefused(refusal.to_string()),
+            Some(refusal) => CloseReason::BadRequest(refusal),
+        }
     }
 
     fn flow_from(&self, peer: Peer) -> &Flow<I> {
@@ -267,6 +292,9 @@ impl<I: Io> Relay<I> {
         let mut link = Link { source, sink, shared };
         let pumped = match (from, self.layer.as_deref_mut()) {
             (Peer::Client, Some(ProxyLayer::HttpFilter(http_filter))) => flow.pump(&mut link, http_filter, on_eof),
+            (Peer::Upstream, Some(ProxyLayer::HttpFilter(http_filter))) => {
+                flow.pump(&mut link, &mut AnswerFilter(http_filter), on_eof)
+            }
             _ => flow.pump(&mut link, &mut Plain, on_eof),
         };
         pumped.unwrap_or_else(|fault| {
@@ -278,6 +306,7 @@ impl<I: Io> Relay<I> {
     /// Handles what stopped the flow that comes from `from`.
     fn fault(&mut self, from: Peer, fault: &Fault, shared: &mut Shared<I>, now: Tick) {
         let lost = match fault {
+            Fault::Refused if from == Peer::Upstream => return self.refuse_answer(shared, now),
             Fault::Refused => return self.refuse(shared, now),
             Fault::Source => from,
             Fault::Sink => from.other(),
@@ -310,6 +339,17 @@ impl<I: Io> Relay<I> {
         }
         self.up.abandon(&mut shared.pool);
         self.down.abandon(&mut shared.pool);
+    }
+
+    /// An answer of the proxy is not understood, so nobody knows what it takes the client's bytes for. The client gets the
+    /// answers before that one, and then a reset.
+    fn refuse_answer(&mut self, shared: &mut Shared<I>, now: Tick) {
+        self.up.abandon(&mut shared.pool);
+        self.down.stop_reading();
+        if self.phase == Phase::Flowing {
+            self.phase = Phase::Failed(Peer::Upstream);
+        }
+        self.touched = now;
     }
 
     fn flush(&self, by: Peer) -> Progress {

@@ -57,9 +57,38 @@ struct Outcome {
     kept: Vec<u8>,
 }
 
-/// Relays what a client sends, with a buffer of the usual size. Names of an even length are taken for genuine.
+/// What the proxy says to a request that asks for another protocol or for a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    Upgrade,
+    Tunnel,
+    Refusal,
+}
+
+impl Decision {
+    fn answer(self) -> &'static [u8] {
+        match self {
+            Decision::Upgrade => b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            Decision::Tunnel => b"HTTP/1.1 200 Connection established\r\n\r\n",
+            Decision::Refusal => b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+        }
+    }
+}
+
+fn decision() -> impl Strategy<Value = Decision> {
+    select(vec![Decision::Upgrade, Decision::Tunnel, Decision::Refusal])
+}
+
+/// Relays what a client sends, with a buffer of the usual size. Names of an even length are taken for genuine. The proxy
+/// refuses what it is asked for.
 fn relayed(bytes: &[u8], cuts: &Cuts, addrs: &AddrPair, rewriting: &Rewriting) -> Outcome {
+    relayed_by(Decision::Refusal, bytes, cuts, addrs, rewriting)
+}
+
+/// The same by a proxy that decides otherwise.
+fn relayed_by(decision: Decision, bytes: &[u8], cuts: &Cuts, addrs: &AddrPair, rewriting: &Rewriting) -> Outcome {
     let mut requests = Requests::new();
+    let mut answered = 0;
     let (mut out, mut kept) = (Vec::new(), Vec::new());
     let mut outside = cuts.outside.iter().cycle();
     let mut end = Ok(());
@@ -81,6 +110,14 @@ fn relayed(bytes: &[u8], cuts: &Cuts, addrs: &AddrPair, rewriting: &Rewriting) -
                     kept.drain(..used);
                     match genuine {
                         Some(genuine) => requests.host_is(genuine),
+                        None if requests.is_waiting() => {
+                            let before = b"HTTP/1.1 204 No Content\r\n\r\n"
+                                .repeat((requests.requests() - 1 - answered) as usize);
+                            answered = requests.requests();
+                            let heard = requests.answers.hear(&[&before, decision.answer()].concat());
+                            end = heard.map_err(|_| Refusal::Answer);
+                            assert!(end.is_err() || !requests.is_waiting());
+                        }
                         None if used + skipped == 0 => break,
                         None => {}
                     }
@@ -121,10 +158,13 @@ fn all_as_read(requests: &[Request], addrs: &AddrPair) -> Vec<AsRead> {
     requests.iter().map(|request| request.as_read(addrs)).collect()
 }
 
-/// The last requests that a connection can have.
-const LAST: [&[u8]; 2] = [
-    b"CONNECT cow:443 HTTP/1.1\r\nHost: cow:443\r\n\r\n",
-    b"GET http://cow/ HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+/// Requests that ask for a switch, and what grants it.
+const SWITCHES: [(Decision, &[u8]); 2] = [
+    (Decision::Tunnel, b"CONNECT cow:443 HTTP/1.1\r\nHost: cow:443\r\n\r\n"),
+    (
+        Decision::Upgrade,
+        b"GET http://cow/ HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
 ];
 
 /// Bytes that are inserted, or put in place of others.
@@ -196,14 +236,20 @@ fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
 }
 
 /// No panic, no more bytes than there is reason for, and the same whether it comes in pieces or as a whole.
-fn does_no_harm(bytes: &[u8], cuts: &Cuts, addrs: &AddrPair, rewriting: &Rewriting) -> Result<(), TestCaseError> {
-    let outcome = relayed(bytes, cuts, addrs, rewriting);
+fn does_no_harm(
+    bytes: &[u8],
+    cuts: &Cuts,
+    addrs: &AddrPair,
+    rewriting: &Rewriting,
+    decision: Decision,
+) -> Result<(), TestCaseError> {
+    let outcome = relayed_by(decision, bytes, cuts, addrs, rewriting);
     prop_assert!(outcome.out.len() <= bytes.len() + outcome.requests as usize * ADDED);
     if outcome.end == Err(Refusal::NotHttp) {
         prop_assert_eq!((outcome.out.len(), outcome.requests), (0, 0));
         prop_assert!(bytes.starts_with(&outcome.kept));
     }
-    let whole = relayed(bytes, &Cuts::none(), addrs, rewriting);
+    let whole = relayed_by(decision, bytes, &Cuts::none(), addrs, rewriting);
     prop_assert_eq!(&outcome.out, &whole.out);
     prop_assert_eq!(outcome.end, whole.end);
     prop_assert_eq!(outcome.requests, whole.requests);
@@ -230,19 +276,38 @@ proptest! {
     }
 
     #[test]
-    fn what_follows_connect_or_an_upgrade_arrives_as_it_is(
+    fn what_follows_a_switch_that_is_granted_arrives_as_it_is(
         requests in vec(request(), 0..3),
-        last in select(&LAST[..]),
+        (decision, last) in select(&SWITCHES[..]),
         behind in vec(any::<u8>(), 0..100),
         cuts in cuts(),
         addrs in addrs(),
     ) {
         let sent = [&bytes_of(&requests), last, &behind].concat();
-        let outcome = relayed(&sent, &cuts, &addrs, &Rewriting::default());
+        let outcome = relayed_by(decision, &sent, &cuts, &addrs, &Rewriting::default());
         prop_assert_eq!(outcome.end, Ok(()));
         prop_assert!(outcome.kept.is_empty() && !outcome.is_between);
         let rest = outcome.out.strip_suffix(&behind[..]).and_then(|out| out.strip_suffix(last));
         prop_assert_eq!(rest.map(read), Some(all_as_read(&requests, &addrs)));
+    }
+
+    #[test]
+    fn what_follows_a_switch_that_is_refused_is_read_as_if_nobody_had_asked_for_it(
+        requests in vec(request(), 0..3),
+        (_, switch) in select(&SWITCHES[..]),
+        behind in vec(request(), 1..3),
+        damages in vec(damage(), 0..2),
+        cuts in cuts(),
+        addrs in addrs(),
+    ) {
+        let behind = damaged(bytes_of(&behind), &damages);
+        let plain = b"GET http://cow/ HTTP/1.1\r\n\r\n";
+        let outcome = relayed(&[&bytes_of(&requests), switch, &behind].concat(), &cuts, &addrs, &Rewriting::default());
+        let wanted = relayed(&[&plain[..], &behind].concat(), &Cuts::none(), &addrs, &Rewriting::default());
+        prop_assert_eq!(outcome.end, wanted.end);
+        let before = relayed(&[&bytes_of(&requests), switch].concat(), &Cuts::none(), &addrs, &Rewriting::default());
+        let rest = outcome.out.strip_prefix(&before.out[..]).map(<[u8]>::escape_ascii);
+        prop_assert_eq!(rest.map(|rest| rest.to_string()), Some(wanted.out[plain.len()..].escape_ascii().to_string()));
     }
 
     #[test]
@@ -279,8 +344,9 @@ proptest! {
         cuts in cuts(),
         addrs in addrs(),
         rewriting in rewriting(),
+        decision in decision(),
     ) {
-        does_no_harm(&damaged(bytes_of(&requests), &damages), &cuts, &addrs, &rewriting)?;
+        does_no_harm(&damaged(bytes_of(&requests), &damages), &cuts, &addrs, &rewriting, decision)?;
     }
 
     #[test]
@@ -290,8 +356,9 @@ proptest! {
         cuts in cuts(),
         addrs in addrs(),
         rewriting in rewriting(),
+        decision in decision(),
     ) {
         let bytes = [behind.map_or(Vec::new(), |request| request.bytes()), bytes].concat();
-        does_no_harm(&bytes, &cuts, &addrs, &rewriting)?;
+        does_no_harm(&bytes, &cuts, &addrs, &rewriting, decision)?;
     }
 }

@@ -300,6 +300,25 @@ fn a_large_body_waits_for_a_proxy_that_stalls_and_the_next_request_is_rewritten(
 }
 
 #[test]
+fn a_body_behind_many_requests_that_grow_stays_in_order() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = TempDir::new();
+    let file = directory.file("auth");
+    std::fs::write(&file, format!("{0}:{0}\n", "x".repeat(250))).expect("auth file");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("mode");
+    let (origin, relay) = with_origin(&format!("--auth-file {file}"));
+    let body = Pattern { seed: 65, bytes: 60_000 };
+    let mut client = introduced(&relay, web());
+    let mut all = get("/small").repeat(40).into_bytes();
+    all.extend(format!("POST /body HTTP/1.1\r\nHost: moose\r\nContent-Length: {}\r\n\r\n", body.bytes).bytes());
+    body.send(&mut all, Cut::Bulk).expect("a vector takes all");
+    client.write_all(&all).expect("write");
+    client.shutdown(Shutdown::Write).expect("half-close");
+    assert_eq!(read_all(&mut client).1, None);
+    assert_eq!((origin.seen().len(), origin.last().body), (41, body.sum()));
+}
+
+#[test]
 fn chunks_of_every_size_pass_as_they_are() {
     let (origin, relay) = with_origin("");
     let pattern = Pattern { seed: 62, bytes: 4 * MIB };

@@ -1,4 +1,4 @@
-//! Where the body of a request ends (RFC 9112, 6). A head that says it in two ways is refused.
+//! Where the body of a request or an answer ends (RFC 9112, 6). A head that says it in two ways is refused.
 
 use crate::protocol::request::refusal::Refusal;
 
@@ -59,6 +59,46 @@ impl Framing {
             (_, None) if minor == 0 => Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0")),
             (Codings::Endless, None) => Err(Refusal::Malformed("Transfer-Encoding")),
             (Codings::Chunked, None) => Ok(Body::Chunked),
+        }
+    }
+}
+
+/// The body that follows the head of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerBody {
+    Length(u64),
+    Chunked,
+    /// It ends with the connection.
+    UntilClose,
+}
+
+/// The fields about the body of an answer that were read so far.
+#[derive(Debug, Default)]
+pub struct AnswerFraming(Framing);
+
+impl AnswerFraming {
+    /// Adds a `Content-Length`. It may be repeated, with the same number. `None` if it is not understood.
+    pub fn length(&mut self, value: &[u8]) -> Option<()> {
+        let length = number(value, 10)?;
+        let before = self.0.length.replace(length);
+        before.is_none_or(|before| before == length).then_some(())
+    }
+
+    /// Adds a `Transfer-Encoding`. `None` if it is not understood.
+    pub fn codings(&mut self, value: &[u8]) -> Option<()> {
+        self.0.codings(value).ok()
+    }
+
+    /// The body of an answer of HTTP/1.`minor`; `None` if two fields contradict each other.
+    pub fn body(&self, minor: u8) -> Option<AnswerBody> {
+        match (&self.0.codings, self.0.length) {
+            (Codings::None, None) => Some(AnswerBody::UntilClose),
+            (Codings::None, Some(length)) => Some(AnswerBody::Length(length)),
+            (_, Some(_)) => None,
+            // Who speaks HTTP/1.0 does not know of codings, and has passed on what it does not understand.
+            (_, None) if minor == 0 => Some(AnswerBody::UntilClose),
+            (Codings::Endless, None) => Some(AnswerBody::UntilClose),
+            (Codings::Chunked, None) => Some(AnswerBody::Chunked),
         }
     }
 }

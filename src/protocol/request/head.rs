@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use httparse::Status;
 
+use crate::protocol::request::answers::Switch;
 use crate::protocol::request::framing::{Body, Framing, is_token, trim};
 use crate::protocol::request::lines::MOST;
 use crate::protocol::request::refusal::Refusal;
@@ -24,16 +25,8 @@ pub struct Head<'a> {
     pub referer: Option<&'a [u8]>,
     /// The place in `rest` of the line with `Proxy-Authorization`.
     pub authorization: Option<Range<usize>>,
-    /// The protocol that the client would rather use.
-    pub upgrade: Option<HttpUpgrade>,
-}
-
-/// The protocol that a client wants to switch to (RFC 9110, 7.8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HttpUpgrade {
-    /// HTTP/2 (`h2c`). Some clients ask for it with the first request of each connection, and go on without it.
-    Http2,
-    Other,
+    /// What the client asks the proxy to make of the connection.
+    pub switch: Option<Switch>,
 }
 
 /// The fields of a head that were read so far.
@@ -43,7 +36,7 @@ struct Fields<'a> {
     host: Option<&'a [u8]>,
     referer: Option<&'a [u8]>,
     authorization: Option<&'a [u8]>,
-    upgrade: Option<HttpUpgrade>,
+    has_upgrade: bool,
     may_upgrade: bool,
 }
 
@@ -64,16 +57,23 @@ impl<'a> Head<'a> {
         let end = text.len().checked_sub(2);
         let rest = end.and_then(|end| text.get(method.len() + 1 + target.len()..end));
         let rest = rest.ok_or(Refusal::Malformed("the request line"))?;
+        let body = fields.framing.body(minor)?;
+        let switch = match method {
+            // Proxies disagree about where such a body ends (RFC 9110, 9.3.6).
+            "CONNECT" if body != Body::Length(0) => return Err(Refusal::Malformed("a CONNECT with a body")),
+            "CONNECT" => Some(Switch::Tunnel),
+            // A server ignores Upgrade in HTTP/1.0.
+            _ => (fields.has_upgrade && fields.may_upgrade && minor == 1).then_some(Switch::Upgrade),
+        };
         Ok(Head {
             method,
             target,
             rest,
-            body: fields.framing.body(minor)?,
+            body,
             host: fields.host,
             referer: fields.referer,
             authorization: fields.authorization.map(|value| line_around(rest, value)),
-            // A server ignores Upgrade in HTTP/1.0.
-            upgrade: fields.upgrade.filter(|_| fields.may_upgrade && minor == 1),
+            switch,
         })
     }
 }
@@ -99,8 +99,7 @@ impl<'a> Fields<'a> {
             self.may_upgrade |=
                 value.split(|byte| *byte == b',').any(|name| trim(name).eq_ignore_ascii_case(b"upgrade"));
         } else if is("Upgrade") {
-            let only_http2 = value.eq_ignore_ascii_case(b"h2c") && self.upgrade != Some(HttpUpgrade::Other);
-            self.upgrade = Some(if only_http2 { HttpUpgrade::Http2 } else { HttpUpgrade::Other });
+            self.has_upgrade = true;
         }
         Ok(())
     }

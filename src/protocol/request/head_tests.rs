@@ -12,8 +12,8 @@ fn with(headers: &str) -> String {
     format!("GET /a HTTP/1.1\r\n{headers}\r\n\r\n")
 }
 
-fn upgrade(version: &str, headers: &str) -> Option<HttpUpgrade> {
-    parse(&format!("GET / HTTP/{version}\r\n{headers}\r\n\r\n")).unwrap().upgrade
+fn upgrade(version: &str, headers: &str) -> Option<Switch> {
+    parse(&format!("GET / HTTP/{version}\r\n{headers}\r\n\r\n")).unwrap().switch
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn a_head_is_read_and_keeps_its_bytes() {
     assert_eq!(head.host, Some(&b"moose"[..]));
     assert_eq!(head.referer, Some(&b"http://cow/"[..]));
     assert_eq!(head.authorization, None);
-    assert_eq!(head.upgrade, None);
+    assert_eq!(head.switch, None);
 }
 
 #[test]
@@ -191,9 +191,9 @@ fn all_that_tells_the_length_of_the_body_counts() {
 #[test]
 fn an_upgrade_takes_both_headers_and_http_1_1() {
     let both = "Upgrade: websocket\r\nConnection: Upgrade";
-    assert_eq!(upgrade("1.1", both), Some(HttpUpgrade::Other));
-    assert_eq!(upgrade("1.1", "Connection: keep-alive ,\tupGrade\r\nupgrade: a"), Some(HttpUpgrade::Other));
-    assert_eq!(upgrade("1.1", "Connection: close\r\nConnection: upgrade\r\nUpgrade: a"), Some(HttpUpgrade::Other));
+    assert_eq!(upgrade("1.1", both), Some(Switch::Upgrade));
+    assert_eq!(upgrade("1.1", "Connection: keep-alive ,\tupGrade\r\nupgrade: a"), Some(Switch::Upgrade));
+    assert_eq!(upgrade("1.1", "Connection: close\r\nConnection: upgrade\r\nUpgrade: a"), Some(Switch::Upgrade));
     assert_eq!(upgrade("1.0", both), None);
     assert_eq!(upgrade("1.1", "Upgrade: websocket"), None);
     assert_eq!(upgrade("1.1", "Upgrade: websocket\r\nConnection: keep-alive"), None);
@@ -202,13 +202,16 @@ fn an_upgrade_takes_both_headers_and_http_1_1() {
 }
 
 #[test]
-fn an_upgrade_to_http_2_alone_is_known() {
-    let upgrade = |wanted: &str| upgrade("1.1", &format!("Connection: Upgrade, HTTP2-Settings\r\n{wanted}"));
-    assert_eq!(upgrade("Upgrade: h2c"), Some(HttpUpgrade::Http2));
-    assert_eq!(upgrade("Upgrade: H2C"), Some(HttpUpgrade::Http2));
-    assert_eq!(upgrade("Upgrade: h2c, websocket"), Some(HttpUpgrade::Other));
-    assert_eq!(upgrade("Upgrade: h2c\r\nUpgrade: websocket"), Some(HttpUpgrade::Other));
-    assert_eq!(upgrade("Upgrade: websocket\r\nUpgrade: h2c"), Some(HttpUpgrade::Other));
+fn a_connect_asks_for_a_tunnel_and_has_no_body() {
+    let connect = |version: &str, headers: &str| format!("CONNECT a:1 HTTP/{version}\r\n{headers}\r\n");
+    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
+    for (version, headers) in [("1.1", ""), ("1.0", ""), ("1.1", "Content-Length: 0\r\n"), ("1.1", upgrade)] {
+        assert_eq!(parse(&connect(version, headers)).unwrap().switch, Some(Switch::Tunnel), "{headers}");
+    }
+    for headers in ["Content-Length: 1\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let refusal = refusal(&connect("1.1", headers));
+        assert_eq!(refusal, Some(Refusal::Malformed("a CONNECT with a body")), "{headers}");
+    }
 }
 
 #[test]

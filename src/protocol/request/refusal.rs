@@ -11,12 +11,14 @@ pub enum Refusal {
     Malformed(&'static str),
     /// A head is longer than [`HEAD`](crate::protocol::request::HEAD), or has too many fields.
     TooLong,
+    /// The proxy's answers are not understood, and the client has asked for something that depends on them.
+    Answer,
 }
 
 impl Refusal {
-    /// The complete answer to the client.
-    pub fn response(&self) -> &'static [u8] {
-        match self {
+    /// The complete answer to the client; `None` if it would not be recognised as one.
+    pub fn response(&self) -> Option<&'static [u8]> {
+        Some(match self {
             Refusal::NotHttp => {
                 b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
                 Content-Length: 28\r\n\r\nOnly HTTP/1 is spoken here.\n"
@@ -29,7 +31,8 @@ impl Refusal {
                 b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Type: text/plain\r\n\
                 Content-Length: 35\r\n\r\nThe head of a request is too long.\n"
             }
-        }
+            Refusal::Answer => return None,
+        })
     }
 }
 
@@ -39,6 +42,7 @@ impl fmt::Display for Refusal {
             Refusal::NotHttp => f.write_str("not HTTP"),
             Refusal::Malformed(what) => f.write_str(what),
             Refusal::TooLong => f.write_str("a head that is too long"),
+            Refusal::Answer => f.write_str("an answer that is not understood"),
         }
     }
 }
@@ -64,7 +68,7 @@ mod tests {
     #[test]
     fn an_answer_is_complete_ends_the_connection_and_has_one_line_of_text() {
         for refusal in ALL {
-            let answer = str::from_utf8(refusal.response()).unwrap();
+            let answer = str::from_utf8(refusal.response().unwrap()).unwrap();
             let (head, body) = answer.split_once("\r\n\r\n").unwrap();
             let lines: Vec<&str> = head.split("\r\n").collect();
             assert!(lines.contains(&"Connection: close"), "{answer}");
@@ -76,7 +80,7 @@ mod tests {
 
     #[test]
     fn too_long_has_a_status_of_its_own() {
-        let statuses = ALL.map(|refusal| str::from_utf8(&refusal.response()[..12]).unwrap());
+        let statuses = ALL.map(|refusal| str::from_utf8(&refusal.response().unwrap()[..12]).unwrap());
         assert_eq!(statuses, ["HTTP/1.1 400", "HTTP/1.1 400", "HTTP/1.1 431"]);
     }
 

@@ -3,23 +3,22 @@
 use std::mem;
 
 use crate::protocol::addr_pair::AddrPair;
+use crate::protocol::request::answers::Answers;
 use crate::protocol::request::authority::{Authority, HostClaim};
 use crate::protocol::request::chunked;
 use crate::protocol::request::framing::Body;
-use crate::protocol::request::head::{self, Head, HttpUpgrade};
+use crate::protocol::request::head::{self, Head};
 use crate::protocol::request::lines;
 use crate::protocol::request::refusal::Refusal;
 use crate::protocol::request::rewriting::{RequestTarget, Rewriting};
 use crate::protocol::request::target::{self, Form};
 
-/// The first bytes of a client whose upgrade to HTTP/2 was granted (RFC 9113, 3.4). No request begins so.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
-
 /// Parses the requests of one connection and rewrites them for a proxy. Of bodies it only finds the end.
 #[derive(Debug)]
 pub struct Requests {
     stage: Stage,
-    next: Next,
+    /// The answers to these requests.
+    pub answers: Answers,
     host: Belief,
     /// Complete heads so far.
     count: u32,
@@ -38,16 +37,6 @@ enum Stage {
     Chunk(u64),
     ChunkEnd,
     Trailer,
-    Opaque,
-}
-
-/// What follows the current request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Request,
-    /// A request, or HTTP/2 if the proxy has granted it. The first bytes tell which.
-    Http2OrRequest,
-    Opaque,
 }
 
 /// Whether the host that the next head names is believed.
@@ -77,7 +66,14 @@ enum Advance<'a> {
 
 impl Requests {
     pub fn new() -> Requests {
-        Requests { stage: Stage::Head, next: Next::Request, host: Belief::Unasked, count: 0, seen: 0, blank: false }
+        Requests {
+            stage: Stage::Head,
+            answers: Answers::default(),
+            host: Belief::Unasked,
+            count: 0,
+            seen: 0,
+            blank: false,
+        }
     }
 
     /// How many of the next bytes pass unchanged; `u64::MAX` means all that will ever come. These need not be shown
@@ -85,7 +81,7 @@ impl Requests {
     pub fn opaque(&self) -> u64 {
         match self.stage {
             Stage::Body(left) | Stage::Chunk(left) => left,
-            Stage::Opaque => u64::MAX,
+            Stage::Head if self.answers.has_switched() => u64::MAX,
             Stage::Head | Stage::Size | Stage::ChunkEnd | Stage::Trailer => 0,
         }
     }
@@ -94,7 +90,7 @@ impl Requests {
     pub fn passed(&mut self, count: u64) {
         match self.stage {
             Stage::Body(left) if left > count => self.stage = Stage::Body(left - count),
-            Stage::Body(_) => self.finish(),
+            Stage::Body(_) => self.stage = Stage::Head,
             Stage::Chunk(left) if left > count => self.stage = Stage::Chunk(left - count),
             Stage::Chunk(_) => self.stage = Stage::ChunkEnd,
             _ => {}
@@ -103,7 +99,12 @@ impl Requests {
 
     /// Whether no request has begun: here a client may be idle, or close the connection.
     pub fn is_between(&self) -> bool {
-        self.stage == Stage::Head && self.seen == 0
+        self.stage == Stage::Head && self.seen == 0 && !self.is_waiting() && !self.answers.has_switched()
+    }
+
+    /// Whether what comes next waits for the answer of the proxy.
+    pub fn is_waiting(&self) -> bool {
+        self.stage == Stage::Head && self.answers.is_undecided()
     }
 
     /// The number of requests, with the one whose body has not ended.
@@ -129,8 +130,10 @@ impl Requests {
         let mut used = 0;
         while let Some(rest) = input.get(used..).filter(|rest| !rest.is_empty()) {
             let advance = match self.stage {
+                Stage::Head if self.answers.is_undecided() => break,
+                Stage::Head if self.answers.has_switched() => self.pass(rest, out),
                 Stage::Head => self.head(rest, addrs, rewriting, out)?,
-                Stage::Body(_) | Stage::Chunk(_) | Stage::Opaque => self.pass(rest, out),
+                Stage::Body(_) | Stage::Chunk(_) => self.pass(rest, out),
                 Stage::Size | Stage::ChunkEnd | Stage::Trailer => self.between_chunks(rest, out)?,
             };
             match advance {
@@ -149,10 +152,6 @@ impl Requests {
         rewriting: &Rewriting,
         out: &mut Vec<u8>,
     ) -> Result<Advance<'a>, Refusal> {
-        if self.next == Next::Http2OrRequest && input.starts_with(PREFACE) {
-            self.stage = Stage::Opaque;
-            return Ok(self.pass(input, out));
-        }
         let blank = match input {
             [b'\r', b'\n', ..] if !self.blank => 2,
             [b'\r'] if !self.blank => return Ok(self.incomplete(input)),
@@ -172,6 +171,9 @@ impl Requests {
         };
         let head = Head::parse(input.get(blank..end).unwrap_or_default())?;
         let form = Form::of(head.method, head.target)?;
+        if head.switch.is_some() && self.answers.is_lost() {
+            return Err(Refusal::Answer);
+        }
         match self.target(&head, form, addrs, rewriting) {
             Ok(target) => {
                 rewriting.write(&head, target, addrs, out);
@@ -228,22 +230,12 @@ impl Requests {
         self.seen = 0;
         self.blank = false;
         self.host = Belief::Unasked;
-        self.next = match head.upgrade {
-            None => Next::Request,
-            Some(HttpUpgrade::Http2) => Next::Http2OrRequest,
-            Some(HttpUpgrade::Other) => Next::Opaque,
-        };
+        self.answers.expect(head.method == "HEAD", head.switch);
         match head.body {
-            _ if head.method == "CONNECT" => self.stage = Stage::Opaque,
-            Body::Length(0) => self.finish(),
+            Body::Length(0) => self.stage = Stage::Head,
             Body::Length(length) => self.stage = Stage::Body(length),
             Body::Chunked => self.stage = Stage::Size,
         }
-    }
-
-    /// Goes on behind a request.
-    fn finish(&mut self) {
-        self.stage = if self.next == Next::Opaque { Stage::Opaque } else { Stage::Head };
     }
 
     fn pass<'a>(&mut self, input: &[u8], out: &mut Vec<u8>) -> Advance<'a> {
@@ -273,7 +265,7 @@ impl Requests {
             return Ok(None);
         };
         chunked::check_trailer(input.get(..end).unwrap_or(input))?;
-        self.finish();
+        self.stage = Stage::Head;
         Ok(Some(end))
     }
 }

@@ -39,6 +39,11 @@ impl Client {
         Ok(ask)
     }
 
+    /// The proxy sends this.
+    fn hears(&mut self, answer: &str) {
+        assert_eq!(self.requests.answers.hear(answer.as_bytes()), Ok(()), "{answer:?}");
+    }
+
     fn answered(&mut self, genuine: bool) -> Option<String> {
         self.requests.host_is(genuine);
         self.sends("").unwrap()
@@ -67,7 +72,7 @@ fn refusal(bytes: &str) -> Option<Refusal> {
 
 #[test]
 fn a_connection_needs_little_memory() {
-    assert!(size_of::<Requests>() <= 64, "{}", size_of::<Requests>());
+    assert!(size_of::<Requests>() <= 96, "{}", size_of::<Requests>());
 }
 
 #[test]
@@ -199,65 +204,89 @@ fn an_expectation_passes() {
     assert_eq!(client.requests.opaque(), 3);
 }
 
+const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
+
 #[test]
-fn after_connect_all_is_opaque() {
+fn behind_connect_all_waits_and_is_opaque_when_the_proxy_agrees() {
+    let connect = "CONNECT cow:443 HTTP/1.1\r\n\r\n";
     let mut client = Client::new();
-    client.sends("CONNECT cow:443 HTTP/1.1\r\nContent-Length: 1\r\n\r\n\x16\x03\x01").unwrap();
-    assert_eq!(client.out(), "CONNECT cow:443 HTTP/1.1\r\nContent-Length: 1\r\n\r\n\x16\x03\x01");
+    client.sends(format!("{connect}\x16\x03\x01")).unwrap();
+    assert_eq!((client.out().as_str(), client.kept.len()), (connect, 3));
+    assert!(client.requests.is_waiting() && !client.requests.is_between());
+    assert_eq!(client.requests.opaque(), 0);
+    client.hears("HTTP/1.1 200 Connection established\r\n\r\n");
     assert_eq!(client.requests.opaque(), u64::MAX);
+    client.sends("").unwrap();
+    assert_eq!(client.out(), "\x16\x03\x01");
     client.requests.passed(u64::MAX);
     client.sends("GET / HTTP/1.1\n\n").unwrap();
     assert_eq!(client.out(), "GET / HTTP/1.1\n\n");
-    assert_eq!(client.requests.opaque(), u64::MAX);
-    assert!(!client.requests.is_between());
+    assert!(!client.requests.is_between() && !client.requests.is_waiting());
 }
 
 #[test]
-fn after_an_upgrade_and_its_body_all_is_opaque() {
+fn behind_an_upgrade_and_its_body_all_waits_and_is_opaque_when_the_proxy_agrees() {
     for (framing, body) in
         [("", ""), ("Content-Length: 3\r\n", "abc"), ("Transfer-Encoding: chunked\r\n", "1\r\na\r\n0\r\n\r\n")]
     {
-        let head = |url| {
-            format!(
-                "GET {url}/ HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{framing}\r\n{body}"
-            )
-        };
+        let head = |url| format!("GET {url}/ HTTP/1.1\r\nHost: a\r\n{UPGRADE}{framing}\r\n{body}");
+        let behind = "GET /b HTTP/1.1\r\nHost: a\r\n\r\n\0";
         let mut client = Client::new();
-        client.sends(head("") + "GET /b HTTP/1.1\r\nHost: a\r\n\r\n\0").unwrap();
-        assert_eq!(client.out(), head("http://a") + "GET /b HTTP/1.1\r\nHost: a\r\n\r\n\0");
+        client.sends(head("") + behind).unwrap();
+        assert_eq!((client.out(), client.kept.as_slice()), (head("http://a"), behind.as_bytes()));
+        client.hears("HTTP/1.1 101 Switching Protocols\r\n\r\n");
+        client.sends("").unwrap();
+        assert_eq!(client.out(), behind);
         assert_eq!(client.requests.opaque(), u64::MAX);
     }
 }
 
-const TO_HTTP2: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\n\r\n";
-
 #[test]
-fn after_an_upgrade_to_http_2_that_was_granted_all_is_opaque() {
-    let mut client = Client::new();
-    client.sends(TO_HTTP2).unwrap();
-    assert!(client.requests.is_between());
-    client.out();
-    for piece in ["PRI", " * HTTP/2.0\r"] {
-        client.sends(piece).unwrap();
-        assert_eq!(client.out(), "");
-        assert!(!client.requests.is_between());
+fn a_body_goes_on_behind_an_early_answer() {
+    for (answer, opaque) in [("101 Switching Protocols", true), ("404 Not Found\r\nContent-Length: 0", false)] {
+        let mut client = Client::new();
+        client.sends(format!("POST / HTTP/1.1\r\nHost: a\r\n{UPGRADE}Content-Length: 4\r\n\r\nab")).unwrap();
+        client.hears(&format!("HTTP/1.1 {answer}\r\n\r\n"));
+        assert_eq!(client.requests.opaque(), 2);
+        client.out();
+        client.sends("cdGET /b HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let url = if opaque { "" } else { "http://a" };
+        assert_eq!(client.out(), format!("cdGET {url}/b HTTP/1.1\r\nHost: a\r\n\r\n"));
     }
-    client.sends("\n\r\nSM\r\n\r\n\0").unwrap();
-    assert_eq!(client.out(), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0");
-    assert_eq!(client.requests.opaque(), u64::MAX);
 }
 
 #[test]
-fn after_an_upgrade_to_http_2_that_was_not_granted_requests_follow() {
-    let mut client = Client::new();
-    for _ in 0..2 {
-        client.sends(TO_HTTP2).unwrap();
-        assert_eq!(client.out(), TO_HTTP2.replacen('/', "http://a/", 1));
+fn when_the_proxy_does_not_agree_requests_follow() {
+    for head in
+        ["GET http://a/ HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\n\r\n"]
+    {
+        let mut client = Client::new();
+        for _ in 0..3 {
+            client.sends([head, "GET /b HTTP/1.1\r\nHost: a\r\n\r\n"].concat()).unwrap();
+            assert_eq!(client.out(), head);
+            client.hears("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+            client.sends("").unwrap();
+            assert_eq!(client.out(), "GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n");
+            client.hears("HTTP/1.1 204 No Content\r\n\r\n");
+        }
+        let refusal = client.sends("PRI * HTTP/2.0\r\n\r\n");
+        assert_eq!(refusal, Err(Refusal::Malformed("the version")), "nobody agreed to it");
     }
-    client.sends("PRIX /b HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    assert_eq!(client.out(), "PRIX http://a/b HTTP/1.1\r\nHost: a\r\n\r\n");
-    let refusal = client.sends("PRI * HTTP/2.0\r\n\r\n");
-    assert_eq!(refusal, Err(Refusal::Malformed("the version")), "nobody asked for it");
+}
+
+#[test]
+fn nothing_is_asked_for_behind_an_answer_that_was_not_understood() {
+    let get = "GET http://a/ HTTP/1.1\r\n\r\n";
+    for head in ["GET http://a/ HTTP/1.1\r\nUpgrade: a\r\nConnection: Upgrade\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\n\r\n"]
+    {
+        let mut client = Client::new();
+        client.sends(get).unwrap();
+        client.hears("ICY 200 OK\r\n\r\n");
+        client.sends(get).unwrap();
+        assert_eq!(client.out(), get.repeat(2));
+        assert_eq!(client.sends(head), Err(Refusal::Answer));
+        assert_eq!(client.out(), "");
+    }
 }
 
 #[test]

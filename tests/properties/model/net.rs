@@ -11,7 +11,7 @@ use tproxy::testing::request::Refusal;
 
 use super::acts::Act;
 use super::kernel::{Wire, Wires};
-use super::scene::{self, Cast, Parts, Rewritten};
+use super::scene::{self, Cast, Decided, Parts, Rewritten};
 use super::sockets::Load;
 use super::speech::{Hearing, Script};
 
@@ -132,7 +132,13 @@ impl State {
             let refusal = self.has_client_spoken().then_some(Refusal::NotHttp);
             return Some(Rewritten { words: Vec::new(), refusal, is_unfinished: false });
         }
-        Some(scene::rewritten(&words[..self.wires[Peer::Client].arrived as usize], checks))
+        let upstream = &self.wires[Peer::Upstream];
+        let decided = match self.is_through() {
+            true => Decided::Answered,
+            false if upstream.ended && upstream.read == upstream.arrived => Decided::Never,
+            false => Decided::Open,
+        };
+        Some(scene::rewritten(words, self.wires[Peer::Client].arrived as usize, checks, decided))
     }
 
     /// Why the client is not served any further: for what it has said, or for saying no more.
@@ -243,7 +249,9 @@ impl State {
             return self.heard_in_time(end);
         }
         let last_words = if end == Peer::Client { self.may_close() } else { None };
-        if !last_words.is_some_and(|refusal| self.parts.hearings[0].hear_last(bytes, refusal.response())) {
+        if !last_words
+            .is_some_and(|refusal| self.parts.hearings[0].hear_last(bytes, refusal.response().unwrap_or_default()))
+        {
             self.breach(format_args!("the {} hears what was not said, or not yet", end.name()));
         }
     }
@@ -254,7 +262,7 @@ impl State {
         if self.parts.hearings[index(end)].heard_to(&[]).is_some_and(|heard| heard > from.read.max(from.seen)) {
             self.breach(format_args!("the {} hears what was not read", end.name()));
         }
-        if end == Peer::Upstream && !self.is_through() && self.payload(end) > 0 {
+        if end == Peer::Upstream && self.parts.requests.is_none() && !self.is_through() && self.payload(end) > 0 {
             self.breach("the proxy is given payload before it has granted it");
         }
     }

@@ -74,6 +74,32 @@ pub fn is_genuine(name: &str) -> bool {
     name == "moose"
 }
 
+const CONNECT: &str = "CONNECT cow:443 HTTP/1.1\r\nHost: cow:443\r\n\r\n";
+const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: cow\r\nConnection: upgrade\r\nUpgrade: web\r\n\r\n";
+
+/// What the proxy answers to those of [`TALKS`] that ask for more than an answer.
+fn decision(talk: &[u8]) -> &'static [u8] {
+    match str::from_utf8(talk) {
+        Ok(talk) if talk.starts_with(CONNECT) => b"HTTP/1.1 200 Connected\r\n\r\n",
+        Ok(talk) if talk.starts_with(UPGRADE) => b"HTTP/1.1 101 Switching\r\n\r\n",
+        Ok(talk) if talk.contains(UPGRADE) => {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOKHTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n"
+        }
+        _ => b"",
+    }
+}
+
+/// How far the proxy has come to decide about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decided {
+    /// The answer is under way.
+    Open,
+    /// It has answered.
+    Answered,
+    /// It has ended without an answer.
+    Never,
+}
+
 /// What clients say to a server, as far as it is meant as HTTP. Noise comes after it.
 pub static TALKS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let get = |host| format!("GET /a HTTP/1.1\r\nHost: {host}\r\n\r\n");
@@ -93,8 +119,9 @@ pub static TALKS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         get("moose") + bad,
         post(30_000) + bad,
         post(100) + bad,
-        "CONNECT cow:443 HTTP/1.1\r\nHost: cow:443\r\n\r\n".to_owned() + &body(40_000),
-        "GET / HTTP/1.1\r\nHost: cow\r\nConnection: upgrade\r\nUpgrade: web\r\n\r\n".to_owned() + &body(40_000),
+        CONNECT.to_owned() + &body(40_000),
+        UPGRADE.to_owned() + &body(40_000),
+        get("moose") + UPGRADE + &get("moose") + &post(20_000),
         bad.to_owned(),
         String::new(),
         long.clone() + &long,
@@ -123,7 +150,8 @@ pub struct Rewritten {
 
 /// Rewrites in one go, as the relay must do it in any number of pieces. tests/properties/request.rs has the proof that
 /// the pieces do not matter.
-pub fn rewritten(said: &[u8], checks: bool) -> Rewritten {
+pub fn rewritten(talk: &[u8], length: usize, checks: bool, decided: Decided) -> Rewritten {
+    let said = &talk[..length];
     let rewriting = Rewriting { check_host: checks, ..Rewriting::default() };
     let (mut requests, mut words, mut at) = (Requests::new(), Vec::new(), 0);
     loop {
@@ -135,6 +163,11 @@ pub fn rewritten(said: &[u8], checks: bool) -> Rewritten {
                 at += used;
                 match genuine {
                     Some(genuine) => requests.host_is(genuine),
+                    None if requests.is_waiting() => match decided {
+                        Decided::Open => return Rewritten { words, refusal: None, is_unfinished: false },
+                        Decided::Answered => requests.answers.hear(decision(talk)).expect("an answer"),
+                        Decided::Never => requests.answers.end(),
+                    },
                     None if used == 0 => return Rewritten { words, refusal: None, is_unfinished: at < said.len() },
                     None => {}
                 }
@@ -202,9 +235,11 @@ impl Parts {
     }
 
     fn requests(talk: &[u8], checks: bool) -> Parts {
-        let words = rewritten(talk, checks).words;
-        let hearings = [Hearing::new([], Some(0)), Hearing::new(words, None)];
-        Parts { hearings, words_wait: true, requests: Some(checks), ..Parts::new(talk, b"", b"") }
+        let rewritten = |decided| rewritten(talk, talk.len(), checks, decided).words;
+        let hearings = [Hearing::new([], Some(0)), Hearing::new(rewritten(Decided::Answered), None)];
+        let (answer, asked) = (decision(talk), rewritten(Decided::Open).len() as u64);
+        let manners = Manners { turns: vec![(answer.len() as u64, asked)], is_silent_then: false };
+        Parts { hearings, manners, words_wait: true, requests: Some(checks), ..Parts::new(talk, answer, b"") }
     }
 }
 
