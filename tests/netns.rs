@@ -7,6 +7,8 @@
 mod changes;
 #[path = "netns/confinement.rs"]
 mod confinement;
+#[path = "netns/dead_upstream.rs"]
+mod dead_upstream;
 #[path = "netns/destinations.rs"]
 mod destinations;
 #[path = "netns/endurance.rs"]

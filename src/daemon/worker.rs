@@ -14,6 +14,7 @@ use nix::sys::signalfd::SignalFd;
 use crate::config::Config;
 use crate::daemon::capacity::Capacity;
 use crate::daemon::confine::Confinement;
+use crate::daemon::lifecycle::Lifecycle;
 use crate::daemon::message::{SIZE, ToGuardian, ToWorker};
 use crate::daemon::resolver_pool::ResolverPool;
 use crate::error::Error;
@@ -21,7 +22,7 @@ use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::relay::pipe::Pool;
 use crate::sys::channel::{Channel, Received};
-use crate::sys::clock::{TICK, Tick, ticks};
+use crate::sys::clock::{TICK, ticks};
 use crate::sys::routing_table::RoutingTable;
 use crate::sys::{process, wait};
 use crate::traffic::acceptor::Acceptor;
@@ -29,15 +30,12 @@ use crate::traffic::access_log::{self, AccessLog};
 use crate::traffic::connections::Connections;
 use crate::traffic::counters::Counters;
 use crate::traffic::dialer::Dialer;
-use crate::traffic::redirections::{ActiveRedirection, UpstreamChange};
+use crate::traffic::redirections::{ActiveRedirection, Redirections, UpstreamChange};
 use crate::traffic::source_limit::SourceLimit;
 use crate::traffic::token::EventToken;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
-
-/// Ticks for which a worker that stops still accepts: clients that were redirected before the jumps were deleted.
-const LAST_CALL: Tick = 2;
 
 /// What a worker starts with.
 #[derive(Debug)]
@@ -58,16 +56,6 @@ pub(crate) struct WorkerArgs<'a> {
     pub source_limit: Option<SourceLimit>,
     /// The connection that inetd has accepted. The worker serves no other one then.
     pub connection: Option<TcpStream>,
-}
-
-/// How far the worker is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lifecycle {
-    Serving,
-    /// Accepts until the first time, then drains until the second one; `None` is until the last connection ends.
-    LastCall(Tick, Option<Tick>),
-    /// Accepts nothing more; resets what is left at this time.
-    Draining(Option<Tick>),
 }
 
 struct Worker<'a> {
@@ -127,8 +115,9 @@ impl<'a> Worker<'a> {
             )?;
         }
         acceptor.register(registry)?;
+        let grace = config.process.upstream_grace.is_some();
         let mut connections = Connections::new(
-            Dialer::new(redirections, doors, capacity.places, routes, source_limit),
+            Dialer::new(Redirections::new(redirections, grace), doors, capacity.places, routes, source_limit),
             capacity.places,
             Pool::new(capacity.pipes),
             AccessLog::new(number, access_log),
@@ -166,7 +155,7 @@ impl<'a> Worker<'a> {
                 match EventToken::from(event.token()) {
                     EventToken::Connection(key, end) => self.connections.event(key, end, event),
                     EventToken::Listener(number) => self.acceptor.readable(number),
-                    EventToken::Probe(line) => self.connections.dialer().redirections.probed(line, event),
+                    EventToken::Probe(line) => self.connections.probed(line, event),
                     EventToken::Signals => self.take_signals()?,
                     EventToken::Channel(0) => self.take_orders(),
                     EventToken::Channel(number) => self.take_answer(number),
@@ -176,7 +165,7 @@ impl<'a> Worker<'a> {
             self.connections.run_queue();
             self.connections.run_stream(&mut stream_events)?;
             self.connections.expire();
-            if self.config.process.upstream_grace.is_some() {
+            if self.lifecycle == Lifecycle::Serving {
                 self.connections.probe();
             }
             self.notice();
@@ -208,12 +197,10 @@ impl<'a> Worker<'a> {
         if self.connections.has_work() || self.dump_from.is_some() || (room && self.acceptor.has_work(now)) {
             return Some(Duration::ZERO);
         }
-        let lifecycle = match self.lifecycle {
-            Lifecycle::Serving | Lifecycle::Draining(None) => None,
-            Lifecycle::LastCall(until, _) | Lifecycle::Draining(Some(until)) => Some(until.saturating_sub(now)),
-        };
+        let lifecycle = self.lifecycle.due().map(|due| due.saturating_sub(now));
         let pause = self.acceptor.pause_ends().map(|until| until.saturating_sub(now));
-        let probe = self.config.process.upstream_grace.and_then(|_| self.connections.dialer().redirections.probe_due());
+        let probes = self.lifecycle == Lifecycle::Serving;
+        let probe = self.connections.dialer().redirections.probe_due().filter(|_| probes);
         let probe = probe.map(|due| due.saturating_sub(now));
         let log = logging::behind().map(ticks);
         let wait = [self.connections.wait(), lifecycle, pause, probe, log].into_iter().flatten().min()?;
@@ -330,9 +317,7 @@ impl<'a> Worker<'a> {
         let (seconds, open) = (self.config.process.drain.as_secs(), self.connections.len());
         log::info!("stopping: {open} connections have {seconds} seconds to end");
         self.leave();
-        let last_call = now.saturating_add(LAST_CALL);
-        self.lifecycle =
-            Lifecycle::LastCall(last_call, Some(last_call.saturating_add(ticks(self.config.process.drain))));
+        self.lifecycle = Lifecycle::leaving(now, Some(ticks(self.config.process.drain)));
     }
 
     /// Tells the guardian that another worker must take the slot.
@@ -355,7 +340,7 @@ impl<'a> Worker<'a> {
         if self.lifecycle == Lifecycle::Serving {
             self.leave();
             log::info!("retiring: {} connections are served to their end", self.connections.len());
-            self.lifecycle = Lifecycle::LastCall(self.connections.time().saturating_add(LAST_CALL), None);
+            self.lifecycle = Lifecycle::leaving(self.connections.time(), None);
         }
     }
 

@@ -105,9 +105,14 @@ impl Connections {
         &mut self.records.access_log
     }
 
-    /// Starts the probes that are due.
+    /// Starts and ends the probes that are due.
     pub(crate) fn probe(&mut self) {
         self.dialer.redirections.probe(self.time(), &self.registry);
+    }
+
+    /// The probe of the redirection of this number has something to tell.
+    pub(crate) fn probed(&mut self, number: u32, event: &Event) {
+        self.dialer.redirections.probed(number, event, self.time());
     }
 
     /// The sockets of a connection have something to tell.

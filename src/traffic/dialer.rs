@@ -16,9 +16,9 @@ use crate::sys::sockopt;
 use crate::traffic::admission::Admission;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::host_check::KnownName;
-use crate::traffic::redirections::{ActiveRedirection, Redirections};
+use crate::traffic::redirections::Redirections;
 use crate::traffic::service::{Destination, Service};
-use crate::traffic::session::{Route, Session};
+use crate::traffic::session::Session;
 use crate::traffic::source_limit::SourceLimit;
 use crate::traffic::upstreams::Attempt;
 
@@ -45,14 +45,14 @@ pub(crate) struct Dialed {
 impl Dialer {
     /// For these redirections, behind these listening addresses, and `capacity` connections at once.
     pub(crate) fn new(
-        redirections: Vec<ActiveRedirection>,
+        redirections: Redirections,
         listeners: Vec<SocketAddr>,
         capacity: usize,
         routes: RoutingTable,
         source_limit: Option<SourceLimit>,
     ) -> Dialer {
         let admission = Admission::new(capacity, routes, source_limit);
-        Dialer { redirections: Redirections::new(redirections), admission, listeners }
+        Dialer { redirections, admission, listeners }
     }
 
     pub(crate) fn service(&self, redirection: RedirectionId) -> &Service {
@@ -133,22 +133,29 @@ impl Dialer {
 
     /// The next upstream, or as the last resort the original destination.
     fn next(&mut self, session: &Session, attempt: &mut Attempt, now: Tick) -> Option<SocketAddr> {
-        if let Some(address) = self.redirections.upstreams(session.redirection).next(attempt, now) {
-            return Some(address);
-        }
-        let service = self.redirections.service(session.redirection);
-        let route: &Route = &session.route;
-        let last_resort = service.fallback || service.destination == Destination::Original;
-        if !last_resort
-            || attempt.out_of_ports
-            || std::mem::replace(&mut attempt.fell_back, true)
-            || !route.original.is_known()
-        {
+        if attempt.fell_back {
             return None;
         }
+        let (id, route) = (session.redirection, &session.route);
+        let service = self.redirections.service(id);
+        let may_fall_back = |attempt: &Attempt| !attempt.out_of_ports && route.original.is_known();
+        let last_resort = service.fallback && may_fall_back(attempt);
+        if let Some(address) = self.redirections.next(id, attempt, now, last_resort) {
+            return Some(address);
+        }
+        if may_fall_back(attempt) && self.can_fall_back(session) {
+            attempt.fell_back = true;
+            return Some(route.original.socket_addr());
+        }
+        self.redirections.next(id, attempt, now, false)
+    }
+
+    /// Whether connections may go to their original destination.
+    fn can_fall_back(&mut self, session: &Session) -> bool {
+        let service = self.redirections.service(session.redirection);
+        let wanted = service.fallback || service.destination == Destination::Original;
         // Where the original destination is needed, it was checked at the beginning.
-        let may = service.needs_original() || self.admission.permit(service, session).is_ok();
-        may.then(|| route.original.socket_addr())
+        wanted && (service.needs_original() || self.admission.permit(service, session).is_ok())
     }
 
     /// Whether connecting there would reach our own listening socket. Asked before connecting: a connection that is

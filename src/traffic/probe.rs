@@ -1,5 +1,5 @@
-//! Probes of upstreams that could not be reached. When their redirection is withdrawn, no client connects to them, so
-//! nothing else would tell that they answer again.
+//! The worker's own connections to upstreams that did not answer: they find out whether these answer again, so that no
+//! client has to.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,54 +10,86 @@ use mio::{Interest, Registry, Token};
 
 use crate::redirection::RedirectionId;
 use crate::sys::clock::Tick;
+use crate::sys::shortage::ConnectError;
+use crate::sys::sockopt;
 use crate::traffic::token::EventToken;
 
-/// Ticks between two probes.
+/// Ticks between two probes of a redirection, at least.
 const EVERY: Tick = 10;
 
-/// So many probes in a row have to succeed, so that an upstream that comes and goes gets no clients.
-const ENOUGH: u8 = 3;
+/// So many probes in a row have to succeed where no upstream answered at all, so that an upstream that comes and goes gets
+/// no clients.
+pub(crate) const ENOUGH: u8 = 3;
 
-/// The probes of one redirection.
+/// The probes of one redirection, one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
-    socket: Option<(TcpStream, SocketAddr)>,
+    running: Option<Running>,
+    /// How many have succeeded in a row.
     answered: u8,
     next: Tick,
 }
 
+#[derive(Debug)]
+struct Running {
+    socket: TcpStream,
+    address: SocketAddr,
+    /// It has failed then.
+    until: Tick,
+}
+
+/// How a probe has ended.
+#[derive(Debug)]
+pub(crate) enum Probed {
+    /// The upstream has answered, so many times in a row.
+    Answered(u8),
+    Failed(io::Error),
+}
+
 impl Probe {
-    /// When the next probe is due.
+    /// When the next probe may start, or the running one is over.
     pub(crate) fn due(&self) -> Tick {
-        self.next
+        self.running.as_ref().map_or(self.next, |running| running.until)
     }
 
-    /// Starts a probe. The previous one has failed if it is still open.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Starts a probe, which may take `limit` ticks.
     pub(crate) fn start(
         &mut self,
         redirection: RedirectionId,
         address: SocketAddr,
-        now: Tick,
+        (now, limit): (Tick, Tick),
         registry: &Registry,
-    ) -> io::Result<()> {
-        if self.socket.take().is_some() {
-            self.answered = 0;
-        }
+    ) -> Result<(), ConnectError> {
         self.next = now.saturating_add(EVERY);
-        let mut socket = TcpStream::connect(address)?;
-        registry.register(&mut socket, Token::from(EventToken::Probe(redirection.0.into())), Interest::WRITABLE)?;
-        self.socket = Some((socket, address));
+        let mut socket = TcpStream::from_std(sockopt::connecting(address)?.0);
+        let token = Token::from(EventToken::Probe(redirection.0.into()));
+        registry.register(&mut socket, token, Interest::WRITABLE).map_err(ConnectError::Shortage)?;
+        self.running = Some(Running { socket, address, until: now.saturating_add(limit) });
         Ok(())
     }
 
-    /// The probe has ended. Returns the address when enough of them have succeeded.
-    pub(crate) fn event(&mut self, event: &Event) -> Option<SocketAddr> {
-        let (_, address) = self.socket.take()?;
-        if event.is_error() || !event.is_writable() {
-            self.answered = 0;
-            return None;
-        }
-        self.answered += 1;
-        (self.answered >= ENOUGH).then_some(address)
+    /// The probe that has taken too long, if there is one.
+    pub(crate) fn expire(&mut self, now: Tick) -> Option<(SocketAddr, Probed)> {
+        let Running { address, .. } = self.running.take_if(|running| running.until <= now)?;
+        self.answered = 0;
+        Some((address, Probed::Failed(io::ErrorKind::TimedOut.into())))
+    }
+
+    /// The socket of the probe has something to tell: `None` if that is not the end.
+    pub(crate) fn event(&mut self, event: &Event) -> Option<(SocketAddr, Probed)> {
+        let Running { socket, .. } = self.running.as_ref()?;
+        let error = match socket.take_error() {
+            Ok(Some(error)) | Err(error) => Some(error),
+            // The event of a socket that was here before.
+            Ok(None) if !event.is_writable() || socket.peer_addr().is_err() => return None,
+            Ok(None) => None,
+        };
+        let Running { address, .. } = self.running.take()?;
+        self.answered = if error.is_some() { 0 } else { self.answered.saturating_add(1) };
+        Some((address, error.map_or(Probed::Answered(self.answered), Probed::Failed)))
     }
 }

@@ -9,9 +9,10 @@ use mio::event::Event;
 
 use crate::redirection::RedirectionId;
 use crate::sys::clock::Tick;
-use crate::traffic::probe::Probe;
+use crate::sys::shortage::{self, ConnectError};
+use crate::traffic::probe::{ENOUGH, Probe, Probed};
 use crate::traffic::service::Service;
-use crate::traffic::upstreams::{HealthChange, Upstreams};
+use crate::traffic::upstreams::{Attempt, HealthChange, Upstreams};
 
 /// A redirection with the addresses that its upstreams have now.
 #[derive(Debug)]
@@ -22,13 +23,29 @@ pub(crate) struct ActiveRedirection {
     /// Set while no upstream can be reached: when the guardian was last told.
     unreachable: Option<Tick>,
     probe: Probe,
+    /// It is among those that may have something to probe.
+    watched: bool,
 }
 
 impl ActiveRedirection {
     /// A redirection whose upstreams have these addresses.
     pub(crate) fn new(id: RedirectionId, service: Service, hosts: &[Vec<SocketAddr>]) -> ActiveRedirection {
         let upstreams = Upstreams::new(hosts, service.balance);
-        ActiveRedirection { id, service, upstreams, unreachable: None, probe: Probe::default() }
+        ActiveRedirection { id, service, upstreams, unreachable: None, probe: Probe::default(), watched: false }
+    }
+
+    /// Whether all its upstreams are probed until one can be reached (`--upstream-grace`).
+    fn is_withdrawn_soon(&self, grace: bool) -> bool {
+        grace && self.unreachable.is_some()
+    }
+
+    /// When a probe is to be started or given up. An upstream without an alternative needs none: the clients try it.
+    fn probe_due(&self, grace: bool) -> Option<Tick> {
+        if self.probe.is_running() || self.is_withdrawn_soon(grace) {
+            return Some(self.probe.due());
+        }
+        let has_choice = self.upstreams.count() > 1 || self.service.fallback;
+        Some(self.upstreams.probe_due().filter(|_| has_choice)?.max(self.probe.due()))
     }
 }
 
@@ -51,16 +68,23 @@ pub(crate) struct Redirections {
     /// The place in `all` of each number.
     places: Vec<u16>,
     changes: VecDeque<UpstreamChange>,
+    /// Redirections without an upstream are withdrawn (`--upstream-grace`).
+    grace: bool,
+    /// Those that may have something to probe.
+    watched: Vec<RedirectionId>,
+    /// When to look at them.
+    due: Option<Tick>,
 }
 
 impl Redirections {
-    pub(crate) fn new(all: Vec<ActiveRedirection>) -> Redirections {
+    /// `grace` says whether redirections are withdrawn while their upstreams cannot be reached.
+    pub(crate) fn new(all: Vec<ActiveRedirection>, grace: bool) -> Redirections {
         let count = all.iter().map(|redirection| redirection.id.index() + 1).max().unwrap_or(0);
         let mut places = vec![0; count];
         for (place, redirection) in all.iter().enumerate() {
             places[redirection.id.index()] = place as u16;
         }
-        Redirections { all, places, changes: VecDeque::new() }
+        Redirections { all, places, changes: VecDeque::new(), grace, watched: Vec::new(), due: None }
     }
 
     fn get(&self, id: RedirectionId) -> &ActiveRedirection {
@@ -79,11 +103,25 @@ impl Redirections {
         &mut self.get_mut(id).upstreams
     }
 
+    /// The next address for a connection ([`Upstreams::next`]).
+    pub(crate) fn next(
+        &mut self,
+        id: RedirectionId,
+        attempt: &mut Attempt,
+        now: Tick,
+        last_resort: bool,
+    ) -> Option<SocketAddr> {
+        let address = self.upstreams(id).next(attempt, now, last_resort)?;
+        self.watch(id);
+        Some(address)
+    }
+
     /// An address did not answer.
     pub(crate) fn failed(&mut self, id: RedirectionId, address: SocketAddr, error: &io::Error, now: Tick) {
-        if self.upstreams(id).failed(address, now) == HealthChange::Down {
+        if self.upstreams(id).failed(address, error, now) == HealthChange::Down {
             log::warn!("upstream {address} is down: {error}; it is left alone for a while");
         }
+        self.watch(id);
     }
 
     /// No upstream of a redirection could be reached.
@@ -92,6 +130,7 @@ impl Redirections {
         if told.is_none_or(|told| told.saturating_add(TELL_AGAIN) <= now) {
             *told = Some(now);
             self.changes.push_back(UpstreamChange::Unreachable(id));
+            self.watch(id);
         }
     }
 
@@ -110,30 +149,78 @@ impl Redirections {
         self.changes.pop_front()
     }
 
-    /// When the next probe is due of upstreams that could not be reached.
-    pub(crate) fn probe_due(&self) -> Option<Tick> {
-        let unreachable = self.all.iter().filter(|redirection| redirection.unreachable.is_some());
-        unreachable.map(|redirection| redirection.probe.due()).min()
+    /// Notes when there may be something to probe.
+    fn watch(&mut self, id: RedirectionId) {
+        let grace = self.grace;
+        let redirection = self.get_mut(id);
+        let Some(due) = redirection.probe_due(grace) else { return };
+        let is_new = !std::mem::replace(&mut redirection.watched, true);
+        self.watched.extend(is_new.then_some(id));
+        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
-    /// Starts the probes that are due.
+    /// When to call [`Redirections::probe`].
+    pub(crate) fn probe_due(&self) -> Option<Tick> {
+        self.due
+    }
+
+    /// Gives up the probes that take too long, and starts those that are due.
     pub(crate) fn probe(&mut self, now: Tick, registry: &Registry) {
-        let unreachable = self.all.iter_mut().filter(|redirection| redirection.unreachable.is_some());
-        for redirection in unreachable.filter(|redirection| redirection.probe.due() <= now) {
-            let mut attempt = redirection.upstreams.begin(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            if let Some(address) = redirection.upstreams.next(&mut attempt, now)
-                && let Err(error) = redirection.probe.start(redirection.id, address, now, registry)
-            {
-                log::debug!("upstream {address}: {error}");
+        if self.due.take_if(|due| *due <= now).is_none() {
+            return;
+        }
+        for id in std::mem::take(&mut self.watched) {
+            let redirection = self.get_mut(id);
+            redirection.watched = false;
+            if let Some((address, ended)) = redirection.probe.expire(now) {
+                self.probe_ended(id, address, ended, now);
             }
+            self.start_probe(id, now, registry);
+            self.watch(id);
         }
     }
 
-    /// The probe of a redirection has come to an end.
-    pub(crate) fn probed(&mut self, number: u32, event: &Event) {
+    fn start_probe(&mut self, id: RedirectionId, now: Tick, registry: &Registry) {
+        let grace = self.grace;
+        let redirection = self.get_mut(id);
+        if redirection.probe.is_running() || redirection.probe_due(grace).is_none_or(|due| now < due) {
+            return;
+        }
+        let all = redirection.is_withdrawn_soon(grace);
+        let upstreams = &mut redirection.upstreams;
+        let address = if all {
+            let mut attempt = upstreams.begin(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            upstreams.next(&mut attempt, now, false)
+        } else {
+            upstreams.to_probe(now)
+        };
+        let Some(address) = address else { return };
+        let limit = redirection.service.timeouts.connect;
+        match redirection.probe.start(id, address, (now, limit), registry) {
+            Ok(()) => {}
+            Err(ConnectError::Upstream(error)) => self.failed(id, address, &error, now),
+            // It is tried again.
+            Err(ConnectError::Shortage(error)) => log::debug!("probing upstream {address}: {error}"),
+        }
+    }
+
+    /// The probe of a redirection has something to tell.
+    pub(crate) fn probed(&mut self, number: u32, event: &Event, now: Tick) {
         let id = RedirectionId::from(number as usize);
-        if let Some(address) = self.get_mut(id).probe.event(event) {
-            self.worked(id, address);
+        if let Some((address, ended)) = self.get_mut(id).probe.event(event) {
+            self.probe_ended(id, address, ended, now);
+            self.watch(id);
+        }
+    }
+
+    fn probe_ended(&mut self, id: RedirectionId, address: SocketAddr, ended: Probed, now: Tick) {
+        match ended {
+            Probed::Answered(times) if times < ENOUGH && self.get(id).is_withdrawn_soon(self.grace) => {}
+            Probed::Answered(_) => self.worked(id, address),
+            Probed::Failed(error) if shortage::missing(&error).is_some() => {
+                log::debug!("probing upstream {address}: {error}");
+            }
+            Probed::Failed(error) => self.failed(id, address, &error, now),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The addresses of a redirection's upstreams: which to try first, and which failed not long ago.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::sys::clock::Tick;
@@ -15,9 +16,13 @@ pub(crate) const HOSTS: usize = 8;
 /// The most addresses of all upstreams together that are tried for one connection: the bits of [`Attempt`].
 const CANDIDATES: usize = u32::BITS as usize;
 
-/// Ticks for which an address that failed is tried last; doubled with each further failure, up to the longest.
+/// Ticks after which an address that failed is probed; doubled with each probe that fails, up to the longest.
 const FIRST_PAUSE: Tick = 20;
 const LONGEST_PAUSE: Tick = 600;
+
+/// Ticks without an answer after which other clients go elsewhere, and the address is probed. The kernel has sent its
+/// second SYN after one second.
+const SLOW: Tick = 20;
 
 /// All upstreams of one redirection.
 #[derive(Debug)]
@@ -32,13 +37,8 @@ pub(crate) struct Upstreams {
 struct Candidate {
     address: SocketAddr,
     down: Option<Down>,
-}
-
-impl Candidate {
-    /// Whether it has not failed, or is to be tried again.
-    fn is_up(&self, now: Tick) -> bool {
-        self.down.is_none_or(|down| down.at.saturating_add(down.pause) <= now)
-    }
+    /// The first time since its last answer at which a client's connection to it was begun.
+    asked: Option<Tick>,
 }
 
 /// An address that failed.
@@ -46,9 +46,39 @@ impl Candidate {
 struct Down {
     at: Tick,
     pause: Tick,
+    /// It gave no answer at all, so the next connection to it would wait in vain.
+    silent: bool,
 }
 
-/// Which candidates a connection has tried: first those that are up, from its own start on, then the others.
+/// How good a choice an address is. The best come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Up,
+    /// It has failed, and says so at once.
+    Refuses,
+    /// An answer is overdue.
+    Slow,
+    Silent,
+}
+
+impl Candidate {
+    fn rank(&self, now: Tick) -> Rank {
+        match self.down {
+            Some(Down { silent: true, .. }) => Rank::Silent,
+            Some(_) => Rank::Refuses,
+            None if self.asked.is_some_and(|asked| asked.saturating_add(SLOW) <= now) => Rank::Slow,
+            None => Rank::Up,
+        }
+    }
+
+    /// When to probe it.
+    fn probe_due(&self) -> Option<Tick> {
+        let asked = self.asked.map(|asked| asked.saturating_add(SLOW));
+        self.down.map(|down| down.at.saturating_add(down.pause)).or(asked)
+    }
+}
+
+/// Which candidates a connection has tried: from its own start on, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attempt {
     start: u8,
@@ -64,7 +94,7 @@ pub(crate) struct Attempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HealthChange {
     None,
-    /// The address is tried last from now on.
+    /// The address is left alone from now on, as long as others answer.
     Down,
     /// The address is used again.
     Up,
@@ -90,8 +120,9 @@ impl Upstreams {
         {
             addresses[..=at].rotate_right(1);
         }
-        let down = |address| known.iter().find(|candidate| candidate.address == address).and_then(|found| found.down);
-        *known = addresses.into_iter().map(|address| Candidate { address, down: down(address) }).collect();
+        let health = |address| known.iter().find(|candidate| candidate.address == address).copied();
+        let new = |address| Candidate { address, down: None, asked: None };
+        *known = addresses.into_iter().map(|address| health(address).unwrap_or(new(address))).collect();
     }
 
     /// The attempt of a new connection.
@@ -109,16 +140,38 @@ impl Upstreams {
         Attempt { start, tried: 0, fell_back: false, out_of_ports: false }
     }
 
-    /// The next address to try, if any is left.
-    pub(crate) fn next(&self, attempt: &mut Attempt, now: Tick) -> Option<SocketAddr> {
-        let count = self.hosts.iter().map(Vec::len).sum::<usize>().min(CANDIDATES);
+    /// How many addresses can be tried.
+    pub(crate) fn count(&self) -> usize {
+        self.hosts.iter().map(Vec::len).sum::<usize>().min(CANDIDATES)
+    }
+
+    /// The next address to try, if any is left. With a last resort, an address that is known to be silent is not tried.
+    pub(crate) fn next(&mut self, attempt: &mut Attempt, now: Tick, last_resort: bool) -> Option<SocketAddr> {
+        let count = self.count();
         let order = (0..count).map(|step| (usize::from(attempt.start) + step) % count);
         let untried = order.filter(|index| attempt.tried & (1 << index) == 0);
-        let candidate = |index: usize| self.hosts.iter().flatten().nth(index);
-        let up = |index: &usize| candidate(*index).is_some_and(|candidate| candidate.is_up(now));
-        let index = untried.clone().find(up).or_else(|| untried.clone().next())?;
+        let rank = |index: usize| self.hosts.iter().flatten().nth(index).map(|candidate| candidate.rank(now));
+        let ranked = untried.filter_map(|index| Some((rank(index)?, index)));
+        // The first of the best.
+        let (rank, index) = ranked.min_by_key(|(rank, _)| *rank)?;
+        if rank == Rank::Silent && last_resort {
+            return None;
+        }
         attempt.tried |= 1 << index;
-        candidate(index).map(|candidate| candidate.address)
+        let candidate = self.hosts.iter_mut().flatten().nth(index)?;
+        candidate.asked.get_or_insert(now);
+        Some(candidate.address)
+    }
+
+    /// When an address is to be probed that has failed, or whose answer is overdue.
+    pub(crate) fn probe_due(&self) -> Option<Tick> {
+        self.hosts.iter().flatten().filter_map(Candidate::probe_due).min()
+    }
+
+    /// The first address that is to be probed now.
+    pub(crate) fn to_probe(&self, now: Tick) -> Option<SocketAddr> {
+        let is_due = |candidate: &&Candidate| candidate.probe_due().is_some_and(|due| due <= now);
+        self.hosts.iter().flatten().find(is_due).map(|candidate| candidate.address)
     }
 
     fn find(&mut self, address: SocketAddr) -> Option<(&mut Vec<Candidate>, usize)> {
@@ -128,12 +181,18 @@ impl Upstreams {
         })
     }
 
-    /// An address did not answer.
-    pub(crate) fn failed(&mut self, address: SocketAddr, now: Tick) -> HealthChange {
+    /// An address did not answer, or refused. Failures of connections that were begun together count as one.
+    pub(crate) fn failed(&mut self, address: SocketAddr, error: &io::Error, now: Tick) -> HealthChange {
         let Some((host, at)) = self.find(address) else { return HealthChange::None };
-        let before = host[at].down.take();
-        let pause = before.map_or(FIRST_PAUSE, |down| (down.pause * 2).min(LONGEST_PAUSE));
-        host[at].down = Some(Down { at: now, pause });
+        let candidate = &mut host[at];
+        let silent = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable);
+        candidate.asked = None;
+        let before = candidate.down;
+        candidate.down = Some(match before {
+            None => Down { at: now, pause: FIRST_PAUSE, silent },
+            Some(Down { at, pause, .. }) if now < at.saturating_add(pause) => Down { at, pause, silent },
+            Some(Down { pause, .. }) => Down { at: now, pause: (pause * 2).min(LONGEST_PAUSE), silent },
+        });
         if before.is_some() { HealthChange::None } else { HealthChange::Down }
     }
 
@@ -141,6 +200,7 @@ impl Upstreams {
     pub(crate) fn worked(&mut self, address: SocketAddr) -> HealthChange {
         let Some((host, at)) = self.find(address) else { return HealthChange::None };
         let before = host[at].down.take();
+        host[at].asked = None;
         host[..=at].rotate_right(1);
         if before.is_some() { HealthChange::Up } else { HealthChange::None }
     }
@@ -156,7 +216,7 @@ mod tests {
 
     fn tried(upstreams: &mut Upstreams, client: u8, now: Tick) -> Vec<SocketAddr> {
         let mut attempt = upstreams.begin(IpAddr::from([10, 9, 9, client]));
-        std::iter::from_fn(|| upstreams.next(&mut attempt, now)).collect()
+        std::iter::from_fn(|| upstreams.next(&mut attempt, now, false)).collect()
     }
 
     #[test]
@@ -178,17 +238,62 @@ mod tests {
         assert_eq!(tried(&mut upstreams, 1, 0), [list[2]]);
     }
 
+    fn error(number: i32) -> io::Error {
+        io::Error::from_raw_os_error(number)
+    }
+
     #[test]
-    fn one_that_failed_is_left_alone_for_a_while_and_longer_each_time() {
+    fn one_that_failed_is_left_to_the_probe_and_for_longer_each_time() {
         let (a, b) = (addresses(1, 1)[0], addresses(2, 1)[0]);
         let mut upstreams = Upstreams::new(&[vec![a], vec![b]], Balance::First);
-        assert_eq!(upstreams.failed(a, 100), HealthChange::Down);
-        assert_eq!(tried(&mut upstreams, 1, 101), [b, a]);
-        assert_eq!(tried(&mut upstreams, 1, 100 + FIRST_PAUSE), [a, b]);
-        assert_eq!(upstreams.failed(a, 200), HealthChange::None);
-        assert_eq!(tried(&mut upstreams, 1, 200 + FIRST_PAUSE), [b, a]);
+        let silent = error(libc::ETIMEDOUT);
+        assert_eq!(upstreams.failed(a, &silent, 100), HealthChange::Down);
+        let mut due = 100 + FIRST_PAUSE;
+        for pause in [40, 80, 160, 320, 600, 600] {
+            assert_eq!(tried(&mut upstreams, 1, due - 1), [b, a]);
+            assert_eq!(upstreams.to_probe(due - 1), None);
+            assert_eq!((upstreams.to_probe(due), upstreams.probe_due()), (Some(a), Some(due)));
+            assert_eq!(tried(&mut upstreams, 1, due), [b, a], "the probe finds out, not a client");
+            upstreams.worked(b);
+            assert_eq!(upstreams.failed(a, &silent, due), HealthChange::None);
+            due += pause;
+        }
         assert_eq!(upstreams.worked(a), HealthChange::Up);
-        assert_eq!(tried(&mut upstreams, 1, 201), [a, b]);
+        assert_eq!(tried(&mut upstreams, 1, due), [a, b]);
+    }
+
+    #[test]
+    fn failures_of_connections_that_were_begun_together_count_as_one() {
+        let a = addresses(1, 1)[0];
+        let mut upstreams = Upstreams::new(&[vec![a]], Balance::First);
+        (0..20).for_each(|more| _ = upstreams.failed(a, &error(libc::ETIMEDOUT), 100 + more / 2));
+        assert_eq!(upstreams.probe_due(), Some(100 + FIRST_PAUSE));
+    }
+
+    #[test]
+    fn while_an_answer_is_overdue_others_go_elsewhere() {
+        let (a, b) = (addresses(1, 1)[0], addresses(2, 1)[0]);
+        let mut upstreams = Upstreams::new(&[vec![a], vec![b]], Balance::First);
+        let mut attempt = upstreams.begin(IpAddr::from([10, 9, 9, 1]));
+        assert_eq!(upstreams.next(&mut attempt, 50, false), Some(a));
+        assert_eq!(tried(&mut upstreams, 1, 50 + SLOW - 1)[0], a);
+        assert_eq!(upstreams.to_probe(50 + SLOW - 1), None);
+        assert_eq!(tried(&mut upstreams, 1, 50 + SLOW), [b, a]);
+        assert_eq!(upstreams.to_probe(50 + SLOW), Some(a));
+        assert_eq!(upstreams.worked(a), HealthChange::None);
+        assert_eq!(tried(&mut upstreams, 1, 50 + SLOW), [a, b]);
+    }
+
+    #[test]
+    fn what_refuses_at_once_comes_before_what_is_silent_and_the_last_resort_before_that() {
+        let [a, b, c] = [1, 2, 3].map(|net| addresses(net, 1)[0]);
+        let mut upstreams = Upstreams::new(&[vec![a], vec![b], vec![c]], Balance::First);
+        upstreams.failed(a, &error(libc::EHOSTUNREACH), 100);
+        upstreams.failed(b, &error(libc::ECONNREFUSED), 100);
+        assert_eq!(tried(&mut upstreams, 1, 101), [c, b, a]);
+        let mut attempt = upstreams.begin(IpAddr::from([10, 9, 9, 1]));
+        let mut next = || upstreams.next(&mut attempt, 101, true);
+        assert_eq!([next(), next(), next()], [Some(c), Some(b), None]);
     }
 
     #[test]
@@ -196,11 +301,11 @@ mod tests {
         let (a, b) = (addresses(1, 1)[0], addresses(2, 1)[0]);
         let mut upstreams = Upstreams::new(&[vec![a], vec![b]], Balance::First);
         let mut attempt = upstreams.begin(IpAddr::from([10, 9, 9, 1]));
-        assert_eq!(upstreams.next(&mut attempt, 50), Some(a));
-        upstreams.failed(a, 50);
-        assert_eq!(upstreams.next(&mut attempt, 51), Some(b));
-        upstreams.failed(b, 51);
-        assert_eq!(upstreams.next(&mut attempt, 51), None);
+        assert_eq!(upstreams.next(&mut attempt, 50, false), Some(a));
+        upstreams.failed(a, &error(libc::ECONNREFUSED), 50);
+        assert_eq!(upstreams.next(&mut attempt, 51, false), Some(b));
+        upstreams.failed(b, &error(libc::ECONNREFUSED), 50);
+        assert_eq!(upstreams.next(&mut attempt, 51, false), None);
     }
 
     #[test]

@@ -77,6 +77,11 @@ fn a_terminal_that_is_stopped_holds_up_nothing() {
     let (mut sink, server, port) = (Sink::terminal(), Server::page(LOCAL, "page"), free_port());
     let mut daemon = start(port, server.address, sink.stdio());
     sink.reader.write_all(b"\x13").expect("Ctrl-S");
+    // The terminal obeys a little later, and what has been written until then still comes.
+    wait::until_true("a terminal that is stopped", || {
+        assert_eq!(clients::fetch(local(port)).expect("fetch"), "page");
+        wait::try_until(Duration::from_millis(200), || (!sink.lines().is_empty()).then_some(())).is_none()
+    });
     for _ in 0..100 {
         assert_eq!(clients::fetch(local(port)).expect("fetch"), "page");
     }
