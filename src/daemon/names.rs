@@ -158,18 +158,23 @@ impl Names {
     /// Takes an answer, if there is one. Returns the name whose addresses have changed.
     pub(crate) fn answer(&mut self, children: &mut Children) -> Option<String> {
         let resolver = self.resolver?;
-        let Ok(answer) = children.answer(resolver) else {
-            self.lost();
-            return None;
+        // Its events are edge-triggered: all messages of an answer are taken at once.
+        let whole = loop {
+            let Ok(answer) = children.answer(resolver) else {
+                self.lost();
+                return None;
+            };
+            let message = answer?;
+            if self.asked.is_none() {
+                log::error!("the resolver has sent an answer without a question, and is replaced");
+                children.kill(resolver);
+                self.lost();
+                return None;
+            }
+            if let Some(whole) = self.parts.add(message) {
+                break whole;
+            }
         };
-        let message = answer?;
-        if self.asked.is_none() {
-            log::error!("the resolver has sent an answer without a question, and is replaced");
-            children.kill(resolver);
-            self.lost();
-            return None;
-        }
-        let whole = self.parts.add(message)?;
         let (name, _) = self.asked.take()?;
         match whole {
             Ok(addresses) => self.learn(name, addresses),
