@@ -1,7 +1,7 @@
 //! `main`, and the commands that do not run the daemon: `--check`, `--print-rules` and `--flush`.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 
 use crate::cli::{CommandLine, document};
@@ -77,7 +77,9 @@ type Addresses = HashMap<String, Vec<IpAddr>>;
 
 /// The rules, with the addresses that the names have now.
 fn rules(config: &Config, known: &Addresses) -> Result<Option<RuleSet>, Error> {
-    let addresses = |name: &str| known.get(name).cloned().unwrap_or_default();
+    // An upstream that was not looked up is taken to resolve: only whether it has an address matters for the rules.
+    let unknown = || vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+    let addresses = |name: &str| known.get(name).cloned().unwrap_or_else(unknown);
     let listening = |id: RedirectionId| config.redirections[id.index()].addresses();
     config.rules(&Known { addresses: &addresses, listening: &listening })
 }

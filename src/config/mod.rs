@@ -16,6 +16,7 @@ mod redirection;
 pub(crate) mod rules;
 mod values;
 pub(crate) mod via;
+mod waiting;
 
 pub(crate) use global::{FailMode, Process};
 pub(crate) use redirection::{Listen, Redirection, RuleKind, Target};

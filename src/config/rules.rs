@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use nix::sys::socket::AddressFamily;
 
-use crate::config::{Config, Redirection, RuleKind, Target};
+use crate::config::{Config, Redirection, RuleKind, Target, waiting};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
@@ -40,17 +40,21 @@ impl Config {
         for (index, redirection) in self.redirections.iter().enumerate() {
             let id = RedirectionId::from(index);
             let listening = (known.listening)(id);
-            for (kind, written) in &redirection.rules {
+            for ((kind, written), withheld) in
+                redirection.rules.iter().zip(waiting::withheld(redirection, known.addresses))
+            {
                 let mut resolved = written.resolve(known.addresses)?;
+                let has_addresses = !resolved.is_empty();
                 resolved.retain(|matching| written.sets().all(|set| may_hold(set, matching.family)));
-                if resolved.is_empty() {
-                    return Err(Error::Failed(format!(
-                        "'{}': its sets and its other conditions have no address family in common",
-                        written.text()
-                    )));
+                if has_addresses && resolved.is_empty() {
+                    let shown = written.shown();
+                    let why = "its sets and its other conditions have no address family in common";
+                    return Err(Error::Failed(format!("{shown}: {why}")));
                 }
                 for matching in resolved {
                     let action = action(redirection, *kind, matching.family, &listening, known);
+                    // In the place of the rule, so that no later one takes its traffic (`Action::behind`).
+                    let action = action.map(|action| if withheld { Action::Exempt } else { action });
                     let spec = |action| RuleSpec { action, matching, redirection: id, output: redirection.output };
                     specs.extend(action.map(spec));
                 }

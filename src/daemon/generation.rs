@@ -20,7 +20,7 @@ use crate::daemon::names::Names;
 use crate::daemon::resolver_pool::POOL_SIZE;
 use crate::daemon::respawn::Respawn;
 use crate::daemon::worker::{self, WorkerArgs};
-use crate::daemon::{confine, resolver};
+use crate::daemon::{confine, forwarding, resolver};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::ruleset::RuleSet;
@@ -181,8 +181,16 @@ impl Generation {
         active_redirections(&self.config, |name| names.addresses(name).to_vec())
     }
 
+    /// What waits for names that do not resolve, for the log.
+    pub(crate) fn what_waits_for_names(&self, names: &Names) -> Vec<String> {
+        let addresses = |name: &str| names.addresses(name).to_vec();
+        self.config.what_waits_for_names(&addresses)
+    }
+
     /// The rules, with the addresses that are known now; `None` when there are none to own.
     pub(crate) fn rules(&self, names: &Names) -> Result<Option<RuleSet>, Error> {
+        // Also here: the host of a `--kernel` may have got its first address only now.
+        forwarding::check(&self.config, names)?;
         let addresses = |name: &str| names.addresses(name).to_vec();
         let listening = |id: RedirectionId| self.listeners.addresses(id);
         self.config.rules(&Known { addresses: &addresses, listening: &listening })

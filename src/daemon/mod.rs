@@ -4,6 +4,7 @@ pub(crate) mod capacity;
 pub(crate) mod change;
 pub(crate) mod children;
 pub(crate) mod confine;
+pub(crate) mod forwarding;
 pub(crate) mod generation;
 pub(crate) mod guardian;
 pub(crate) mod handover;

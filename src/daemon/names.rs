@@ -39,6 +39,8 @@ struct Entry {
     next: Option<Instant>,
     pause: Duration,
     follow: bool,
+    /// It has been looked up at least once.
+    answered: bool,
 }
 
 impl Names {
@@ -60,7 +62,7 @@ impl Names {
         self.entries.retain(|name, _| wanted.contains(name));
         for name in wanted {
             let follow = followed.contains(name);
-            let new = Entry { addresses: Vec::new(), next: Some(now), pause: FIRST_PAUSE, follow };
+            let new = Entry { addresses: Vec::new(), next: Some(now), pause: FIRST_PAUSE, follow, answered: false };
             self.entries.entry(name.clone()).or_insert(new).follow = follow;
         }
     }
@@ -76,9 +78,15 @@ impl Names {
         self.entries.get(name).map_or(&[], |entry| &entry.addresses)
     }
 
-    /// A name that has no address yet.
-    pub(crate) fn unknown(&self) -> Option<&str> {
-        self.entries.iter().find(|(_, entry)| entry.addresses.is_empty()).map(|(name, _)| name.as_str())
+    /// A name that has no address yet, and is not one of `but`.
+    pub(crate) fn unknown(&self, but: &[String]) -> Option<&str> {
+        let mut unknown = self.entries.iter().filter(|(_, entry)| entry.addresses.is_empty());
+        unknown.find(|(name, _)| !but.contains(name)).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether a name has not been looked up yet.
+    pub(crate) fn has_unanswered(&self) -> bool {
+        self.entries.values().any(|entry| !entry.answered)
     }
 
     /// The resolver process, if one is running.
@@ -194,14 +202,14 @@ impl Names {
     /// Sets the addresses of a name that the former program of this process had looked up.
     pub(crate) fn adopt(&mut self, name: &str, addresses: Vec<IpAddr>) {
         if let Some(entry) = self.entries.get_mut(name) {
-            entry.addresses = addresses;
+            (entry.addresses, entry.answered) = (addresses, true);
         }
     }
 
     fn learn(&mut self, name: String, mut addresses: Vec<IpAddr>) -> Option<String> {
         let entry = self.entries.get_mut(&name)?;
         entry.next = entry.follow.then(|| Instant::now() + INTERVAL);
-        entry.pause = FIRST_PAUSE;
+        (entry.pause, entry.answered) = (FIRST_PAUSE, true);
         // The order of the addresses changes from answer to answer (RFC 1794) and means nothing.
         let same = addresses.len() == entry.addresses.len() && addresses.iter().all(|ip| entry.addresses.contains(ip));
         if same {
@@ -218,7 +226,7 @@ impl Names {
     fn failed(&mut self, name: &str, why: &str) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         entry.next = Some(Instant::now() + entry.pause);
-        entry.pause = (entry.pause * 2).min(INTERVAL);
+        (entry.pause, entry.answered) = ((entry.pause * 2).min(INTERVAL), true);
         if let Some(more) = self.limiter.pass() {
             let still = if entry.addresses.is_empty() { "" } else { "; its last addresses are used" };
             log::warn!("cannot resolve '{name}': {why}{still}; trying again{more}");

@@ -12,8 +12,9 @@ use crate::traffic::service::{Destination, HostPort, Service};
 /// From so many redirections on, only their number is logged.
 const MANY: usize = 16;
 
-/// Logs that a change has succeeded.
+/// Logs that a change has succeeded, and what is not served yet.
 pub(crate) fn log_change(kind: Kind, generation: &Generation, names: &Names) {
+    generation.what_waits_for_names(names).iter().for_each(|sentence| log::warn!("{sentence}"));
     match kind {
         Kind::Start => log_ready(generation, names),
         Kind::Reload => log::info!("reloaded: {}", count(&generation.config)),
@@ -60,5 +61,6 @@ fn relay_text(generation: &Generation, id: RedirectionId, service: &Service, nam
 
 fn host_text(host: &HostPort, names: &Names) -> String {
     let addresses: Vec<String> = generation::addresses(host, names).iter().map(SocketAddr::to_string).collect();
-    format!("{}:{} ({})", host.name, host.port, addresses.join(", "))
+    let addresses = if addresses.is_empty() { "does not resolve yet".to_owned() } else { addresses.join(", ") };
+    format!("{}:{} ({addresses})", host.name, host.port)
 }

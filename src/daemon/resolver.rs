@@ -41,6 +41,18 @@ pub(crate) fn look_up_all(names: Vec<String>) -> Result<HashMap<String, Vec<IpAd
     names.into_iter().map(pair).collect()
 }
 
+/// The addresses of the names that resolve. The others are logged.
+pub(crate) fn look_up_some(names: Vec<String>) -> HashMap<String, Vec<IpAddr>> {
+    let mut found = HashMap::new();
+    for name in names {
+        match look_up_all(vec![name]) {
+            Ok(addresses) => found.extend(addresses),
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+    found
+}
+
 /// Starts a resolver process.
 pub(crate) fn start(role: Role, config: &Config, children: &mut Children) -> Result<Pid, Error> {
     children.spawn(role, RESOLVER, Vec::new(), |channel| {

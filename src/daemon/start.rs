@@ -152,8 +152,12 @@ fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
         let sentence = "--host-check: cannot be used with a connection of inetd (nowait); pass a listening socket (wait) or use -s";
         return Err(Error::Usage(sentence.into()));
     }
-    let known = resolver::look_up_all(config.names_to_follow())?;
-    let redirections = generation::active_redirections(config, |name| known.get(name).cloned().unwrap_or_default());
+    let known = resolver::look_up_some(config.names_to_follow());
+    let addresses = |name: &str| known.get(name).cloned().unwrap_or_default();
+    if !config.can_serve(&addresses) {
+        return Err(Error::Failed("no upstream resolves".into()));
+    }
+    let redirections = generation::active_redirections(config, addresses);
     let without = Config { redirections: Vec::new(), ..config.clone() };
     let generation = Generation::prepare(GenerationId(0), without, &Listeners::default(), &Inherited::default())?;
     let args = WorkerArgs {

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use crate::config::Config;
-use crate::config::rules::Known;
 use crate::daemon::children::GenerationId;
+use crate::daemon::forwarding;
 use crate::daemon::generation::Generation;
 use crate::daemon::instance::Instance;
 use crate::daemon::instance_lock::LockAttempt;
@@ -22,11 +22,14 @@ use crate::daemon::listeners::Listeners;
 use crate::daemon::message::ToWorker;
 use crate::daemon::reconciler::{Reconciler, RulesState};
 use crate::error::Error;
-use crate::rules::address::Family;
 use crate::rules::ruleset::RuleSet;
 
 /// How long a reload or an upgrade may take until its rules are being installed.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a start waits for the names that have not been answered, while others can be served. A name server that is
+/// silent costs 10 seconds for each name (resolv.conf(5)).
+const ANSWERS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long the first workers may take to say that they are ready.
 const WORKERS_LIMIT: Duration = Duration::from_secs(10);
@@ -60,6 +63,8 @@ pub(crate) struct Transition {
     step: Step,
     /// When it has taken too long.
     limit: Option<Instant>,
+    /// Until then a start waits for an answer to each name.
+    answers_by: Instant,
     /// The rules to go back to, once others are being installed; an empty set if there were none.
     before: Option<RuleSet>,
 }
@@ -111,7 +116,7 @@ impl Transition {
         }
         let step = Step::Locking { config: Box::new(config), attempt: LockAttempt::begin() };
         let limit = (kind != Kind::Start).then(|| Instant::now() + CHANGE_LIMIT);
-        Transition { kind, step, limit, before: None }
+        Transition { kind, step, limit, answers_by: Instant::now() + ANSWERS_LIMIT, before: None }
     }
 
     /// What it is for.
@@ -142,8 +147,19 @@ impl Transition {
         match self.step {
             Step::Locking { .. } => Some(LockAttempt::due()),
             Step::InstallingRules(_) | Step::Over => None,
+            Step::Resolving(_) if self.kind == Kind::Start => {
+                Some(self.answers_by).filter(|answers_by| *answers_by > Instant::now())
+            }
             Step::Resolving(_) | Step::StartingWorkers(_) => self.limit,
         }
+    }
+
+    fn is_late(&self) -> bool {
+        let limit = match self.step {
+            Step::Resolving(_) | Step::StartingWorkers(_) => self.limit,
+            Step::Locking { .. } | Step::InstallingRules(_) | Step::Over => None,
+        };
+        limit.is_some_and(|limit| limit <= Instant::now())
     }
 
     /// Takes all steps that need not wait.
@@ -161,8 +177,11 @@ impl Transition {
                 Ok(Next::GoOn(step)) => self.step = step,
                 Ok(Next::Wait(step)) => {
                     self.step = step;
-                    let late = self.due().is_some_and(|due| due <= Instant::now());
-                    return if late { self.fail(self.too_late(instance), instance) } else { Outcome::Pending };
+                    return if self.is_late() {
+                        self.fail(self.too_late(instance), instance)
+                    } else {
+                        Outcome::Pending
+                    };
                 }
                 Ok(Next::Finish(generation)) => {
                     self.finish(*generation, instance);
@@ -174,7 +193,7 @@ impl Transition {
     }
 
     fn too_late(&self, instance: &Instance) -> Error {
-        Error::Failed(match (&self.step, instance.names.unknown()) {
+        Error::Failed(match (&self.step, self.new_name(instance)) {
             (Step::Resolving(_), Some(name)) => format!("'{name}' does not resolve"),
             _ if self.kind == Kind::Start => {
                 format!("the workers are not ready after {} seconds", WORKERS_LIMIT.as_secs())
@@ -184,11 +203,11 @@ impl Transition {
     }
 
     fn resolve(&mut self, config: Box<Config>, instance: &mut Instance) -> Result<Next, Error> {
-        if instance.names.unknown().is_some() {
+        if self.waits_for_names(&config, instance) {
             instance.names.ask(&mut instance.children, &config);
             return Ok(Next::Wait(Step::Resolving(config)));
         }
-        check_forwarding(&config, instance)?;
+        forwarding::check(&config, &instance.names)?;
         let id = instance.next_generation();
         let nothing = Listeners::default();
         let before = instance.serving.as_ref().map_or(&nothing, |serving| &serving.listeners);
@@ -201,6 +220,24 @@ impl Transition {
             self.limit = Some(Instant::now() + WORKERS_LIMIT);
         }
         Ok(Next::GoOn(Step::StartingWorkers(Box::new(generation))))
+    }
+
+    /// A start waits until there is an answer to each name, and something to serve. A reload waits for each name that is
+    /// new: a misspelt one must not take the place of what serves.
+    fn waits_for_names(&self, config: &Config, instance: &Instance) -> bool {
+        if self.kind != Kind::Start {
+            return self.new_name(instance).is_some();
+        }
+        let addresses = |name: &str| instance.names.addresses(name).to_vec();
+        let can_serve = config.can_serve(&addresses);
+        let waits_for_answers = instance.names.has_unanswered() && Instant::now() < self.answers_by;
+        instance.names.unknown(&[]).is_some() && (waits_for_answers || !can_serve)
+    }
+
+    /// A name without an address that what serves does not know.
+    fn new_name<'a>(&self, instance: &'a Instance) -> Option<&'a str> {
+        let former = instance.serving.as_ref().map(|serving| serving.config.names()).unwrap_or_default();
+        instance.names.unknown(&former)
     }
 
     fn wait_for_workers(&mut self, generation: Box<Generation>, instance: &mut Instance) -> Result<Next, Error> {
@@ -348,23 +385,4 @@ fn lock(config: Box<Config>, mut attempt: LockAttempt, instance: &mut Instance) 
         }
     }
     Ok(Next::GoOn(Step::Resolving(config)))
-}
-
-/// The kernel forwards nothing for `--kernel` unless it is told to, and that is for the administrator to decide.
-fn check_forwarding(config: &Config, instance: &Instance) -> Result<(), Error> {
-    let addresses = |name: &str| instance.names.addresses(name).to_vec();
-    let known = Known { addresses: &addresses, listening: &|_| Vec::new() };
-    for family in config.forwards(&known) {
-        let name = match family {
-            Family::V4 => "net.ipv4.ip_forward",
-            Family::V6 => "net.ipv6.conf.all.forwarding",
-        };
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        if std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "0") {
-            return Err(Error::Usage(format!(
-                "--kernel: {name} is 0, but the kernel must forward: `sysctl -w {name}=1`"
-            )));
-        }
-    }
-    Ok(())
 }

@@ -103,9 +103,9 @@ impl Match {
         Ok(found)
     }
 
-    /// As typed.
-    pub fn text(&self) -> &str {
-        &self.text
+    /// The option and the text as typed, for example `-R '-d moose'`.
+    pub(crate) fn shown(&self) -> String {
+        format!("{} '{}'", self.option, self.text)
     }
 
     /// The host names that [`Match::resolve`] will look up.
@@ -121,18 +121,16 @@ impl Match {
 
     /// Replaces the host names by their addresses, and says what is left for each family. Pure: it asks only `lookup`.
     ///
-    /// A family in which a name has no address is left out. Errors: a name without any address, no family left, or a
-    /// negated name with several addresses (iptables cannot express "none of these").
+    /// A family in which a name has no address is left out, and so is a name without any address; nothing may be left
+    /// then. Errors: names that have addresses, but no family in common, or a negated name with several addresses
+    /// (iptables cannot express "none of these").
     pub fn resolve(&self, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> Result<Vec<ResolvedMatch>, Error> {
-        let failed = |why: String| Error::Failed(format!("{} '{}': {why}", self.option, self.text));
-        if let Some(name) = self.names().into_iter().find(|name| lookup(name).is_empty()) {
-            return Err(failed(format!("{name} has no address")));
-        }
+        let failed = |why: String| Error::Failed(format!("{}: {why}", self.shown()));
         let mut resolved = Vec::new();
         for family in self.families() {
             resolved.extend(self.resolve_for(family, lookup).map_err(failed)?);
         }
-        if resolved.is_empty() {
+        if resolved.is_empty() && self.names().into_iter().all(|name| !lookup(name).is_empty()) {
             let what = if self.families().count() == 2 { "source and destination" } else { "its conditions" };
             return Err(failed(format!("{what} have no address family in common")));
         }

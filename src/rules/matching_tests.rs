@@ -226,14 +226,22 @@ fn the_rules_that_iptables_makes_of_lists_are_counted() {
 fn names_are_listed_once_and_keep_their_text() {
     let found = parse("-s moose,herd -d moose,10.0.0.1").unwrap();
     assert_eq!(found.names(), ["moose", "herd"]);
-    assert_eq!(found.text(), "-s moose,herd -d moose,10.0.0.1");
+    assert_eq!(found.shown(), "--redirect '-s moose,herd -d moose,10.0.0.1'");
     assert!(parse("-s 10.0.0.1 --dport 80").unwrap().names().is_empty());
+}
+
+#[test]
+fn a_name_without_an_address_is_left_out() {
+    let resolved = |text: &str| parse(text).unwrap().resolve(&lookup).unwrap();
+    for text in ["-d nobody.example", "! -d nobody.example", "-s nobody.example -d 10.0.0.1"] {
+        assert_eq!(resolved(text), [], "{text}");
+    }
+    assert_eq!(resolved("-d nobody.example,10.0.0.1"), resolved("-d 10.0.0.1"));
 }
 
 #[test]
 fn a_name_that_cannot_be_used_is_said() {
     let table = [
-        ("-d nobody.example", "--redirect '-d nobody.example': nobody.example has no address"),
         (
             "! -d herd",
             "--redirect '! -d herd': '! -d herd' cannot be one rule, for it has several addresses: 10.2.0.6, 10.2.0.7",

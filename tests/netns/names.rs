@@ -1,8 +1,10 @@
 //! Upstream names: followed, survived, waited for.
 
 use super::{MOOSE, STAND_IN, Scene};
+use lab::tempdir::TempDir;
 use lab::{process, rules, wait};
 use nix::sys::signal::Signal;
+use std::fs;
 use std::time::Duration;
 
 #[test]
@@ -84,6 +86,126 @@ fn rules_wait_until_the_name_resolves() {
     gateway.hosts("10.2.0.5 moose\n10.3.0.3 cow\n");
     daemon.journal.wait_within(Duration::from_secs(30), "ready: listening on");
     assert_eq!(scene.page(MOOSE), "cow");
+}
+
+/// moose's second address, at which it has the same page.
+const SECOND: &str = "10.2.0.6:80";
+
+const BOTH_ALIVE: &str = "10.2.0.5 moose\n10.3.0.3 cow\n";
+
+/// The machines, with a second address on moose.
+fn two_addresses() -> Option<Scene> {
+    let scene = Scene::new()?;
+    scene.lab.moose.run(&["ip", "addr", "add", "10.2.0.6/24", "dev", "eth0"]);
+    Some(scene)
+}
+
+/// A file of `-c` for one start.
+fn file(lines: &str) -> (TempDir, String) {
+    let directory = TempDir::new();
+    let path = directory.write("table.conf", &format!("-r nobody\n{lines}\n"));
+    (directory, path)
+}
+
+#[test]
+fn one_dead_name_holds_back_no_other_redirection() {
+    let dead = [
+        "-s 12971 -R '-d 10.2.0.6 --dport 80' goat 80",
+        "-s 12971 -R '-d 10.2.0.6 --dport 80' goat 80 sheep 81",
+        "-s 12971 -R '-d goat --dport 80' cow 80",
+        "-s 12971 -R '-d goat,sheep -s 10.1.0.2 --dport 80' cow 80",
+        "-s 12971 -X '-d sheep' -R '-d 10.2.0.6 --dport 80' cow 80",
+        "--kernel -R '-d 10.2.0.6 --dport 80' goat 80",
+        "--local 1113 -R '-d sheep --dport 113'\n-s 12971 -R '-d 10.2.0.6 --dport 80' goat 80",
+    ];
+    for lines in dead {
+        for dead_first in [true, false] {
+            let Some(scene) = two_addresses() else { return };
+            let living = "-s 12970 -R '-d moose --dport 80' cow 80";
+            let (_directory, path) =
+                file(&if dead_first { format!("{lines}\n{living}") } else { format!("{living}\n{lines}") });
+            let mut daemon = scene.relay(&["-d", "-c", &path]);
+            assert_eq!(scene.page(MOOSE), "cow", "{lines}");
+            assert_eq!(scene.page(SECOND), "moose", "{lines}");
+            daemon.journal.wait_for(" does not resolve: ");
+            // goat is moose when it is a destination, and cow when it is an upstream.
+            let goat = if lines.contains("-d goat") { "10.2.0.6" } else { "10.3.0.3" };
+            scene.lab.gateway.hosts(&format!("{BOTH_ALIVE}{goat} goat\n10.9.9.9 sheep\n"));
+            wait::until_within(Duration::from_secs(60), "the rule is installed when the name resolves", || {
+                (scene.page(SECOND) == "cow").then_some(())
+            });
+            assert_eq!(scene.page(MOOSE), "cow", "{lines}");
+            assert_eq!(daemon.stop(), 0);
+            assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+        }
+    }
+}
+
+#[test]
+fn one_dead_name_holds_back_no_other_host_and_no_other_rule_of_its_redirection() {
+    let Some(scene) = two_addresses() else { return };
+    let table: [&[&str]; 4] = [
+        &["-R", "-d moose --dport 80", "goat", "80", "cow", "80"],
+        &["-R", "-d moose --dport 80", "cow", "80", "goat", "80"],
+        &["-R", "-d goat --dport 80", "-R", "-d moose --dport 80", "cow", "80"],
+        &["-R", "-d goat,moose --dport 80", "-R", "! -d sheep -s 10.9.9.9", "10.3.0.3", "80"],
+    ];
+    for args in table {
+        let mut daemon = scene.relay(&[&["-d", "-s", "12970", "-r", "nobody"], args].concat());
+        assert_eq!(scene.page(MOOSE), "cow", "{args:?}");
+        assert_eq!(scene.page(SECOND), "moose", "{args:?}");
+        assert_eq!(daemon.stop(), 0);
+    }
+}
+
+#[test]
+fn a_rule_that_cannot_be_written_makes_no_other_rule_wider() {
+    let Some(scene) = two_addresses() else { return };
+    let table: [&[&str]; 4] = [
+        &["-R", "! -d goat --dport 80"],
+        &["-X", "-d goat", "-R", "--dport 80"],
+        &["-X", "-d 10.2.0.6,goat", "-R", "--dport 80"],
+        &["--reject", "-d goat", "-R", "--dport 80"],
+    ];
+    for args in table {
+        let before = &["-d", "-s", "12970", "-r", "nobody", "-R", "-d moose --dport 80"];
+        let _daemon = scene.relay(&[&before[..], args, &["cow", "80"]].concat());
+        assert_eq!(scene.page(MOOSE), "cow", "{args:?}");
+        assert_eq!(scene.page(SECOND), "moose", "{args:?}");
+    }
+}
+
+#[test]
+fn a_name_that_was_dead_before_holds_back_no_reload() {
+    let Some(scene) = two_addresses() else { return };
+    let dead = "-s 12971 -R '-d 10.2.0.6 --dport 80' goat 80";
+    let (directory, path) = file(&format!("{dead}\n-s 12970 -R '-d moose --dport 80' moose 80"));
+    let daemon = scene.relay(&["-d", "-c", &path]);
+    assert_eq!(scene.page(MOOSE), "moose");
+    directory.write("table.conf", &format!("-r nobody\n{dead}\n-s 12970 -R '-d moose --dport 80' cow 80\n"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.journal.wait_within(Duration::from_secs(20), "reloaded:");
+    wait::until_true("the former worker drains", || scene.page(MOOSE) == "cow");
+    daemon.signal(Signal::SIGUSR2);
+    daemon.journal.wait_within(Duration::from_secs(20), "upgraded to");
+    wait::until_true("the first worker has ended", || scene.page(MOOSE) == "cow");
+    assert_eq!(scene.page(SECOND), "moose");
+}
+
+#[test]
+fn a_name_server_that_is_silent_holds_back_only_what_needs_it() {
+    let Some(scene) = two_addresses() else { return };
+    let gateway = &scene.lab.gateway;
+    scene.lab.moose.run(&["iptables", "-A", "INPUT", "-p", "udp", "--dport", "53", "-j", "DROP"]);
+    for (file, text) in [("nsswitch.conf", "hosts: files dns\n"), ("resolv.conf", "nameserver 10.2.0.5\n")] {
+        fs::write(format!("/etc/netns/{}/{file}", gateway.name), text).expect("a file in /etc/netns");
+    }
+    let lines =
+        "-s 12970 -R '-d 10.2.0.5 --dport 80' 10.3.0.3 80\n-s 12971 -R '-d 10.2.0.6 --dport 80' goat.example 80";
+    let (_directory, path) = file(lines);
+    let _daemon = scene.relay(&["-d", "-c", &path]);
+    assert_eq!(scene.page(MOOSE), "cow");
+    assert_eq!(scene.page(SECOND), "moose");
 }
 
 #[test]
