@@ -2,6 +2,8 @@
 
 #[path = "relay/failures.rs"]
 mod failures;
+#[path = "relay/files.rs"]
+mod files;
 #[path = "relay/instructions.rs"]
 mod instructions;
 #[path = "relay/integrity.rs"]

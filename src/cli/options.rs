@@ -298,7 +298,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         value: Some(Value::File),
         help: "Append one line per connection to this file instead of the log.",
-        more: "SIGHUP opens it again.",
+        more: "SIGHUP opens it again. It must be a regular file, and no link; /dev/null keeps no lines.",
         ..process(Id::AccessLog, "l", "access-log", Group::Process)
     },
     Opt {

@@ -9,7 +9,9 @@ use crate::cli::parse::{self, Arguments};
 use crate::cli::{options, relations};
 use crate::config::global::{GlobalOptions, Process};
 use crate::config::redirection::{self, Redirection};
+use crate::config::trusted_file;
 use crate::error::Error;
+use crate::sys::files;
 
 /// The most redirections: each has a number of 16 bits.
 const MOST_REDIRECTIONS: usize = 1 << 16;
@@ -23,14 +25,8 @@ struct FileLine {
     words: Vec<OsString>,
 }
 
-/// The text of the file of `-c`.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|error| Error::file(path.display().to_string(), error))
-}
-
-/// Reads the text of the file of `-c`. The options of the whole process that stand beside it count more than those in the
-/// file.
-pub(super) fn parse(beside: &Arguments, path: &Path, text: &[u8]) -> Result<(Process, Vec<Redirection>), Error> {
+/// Checks what stands beside `-c`.
+pub(super) fn check_beside(beside: &Arguments) -> Result<(), Error> {
     if let Some(opt) = beside.first_of(Scope::Redirection).map(options::opt) {
         return Err(Error::Usage(format!(
             "{opt}: cannot be used with -c; put it on the line of its redirection in the file"
@@ -40,6 +36,20 @@ pub(super) fn parse(beside: &Arguments, path: &Path, text: &[u8]) -> Result<(Pro
         let given = beside.operands().join(" ");
         return Err(Error::Usage(format!("'{given}': cannot be used with -c; put it on a line of the file")));
     }
+    Ok(())
+}
+
+/// The text of the file of `-c`. /dev/null is an empty one that everybody may write to.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    if std::fs::metadata(path).is_ok_and(|about| files::is_null(&about)) {
+        return Ok(Vec::new());
+    }
+    trusted_file::read("-c", path, u64::MAX, |_| None)
+}
+
+/// Reads the text of the file of `-c`. The options of the whole process that stand beside it count more than those in the
+/// file.
+pub(super) fn parse(beside: &Arguments, path: &Path, text: &[u8]) -> Result<(Process, Vec<Redirection>), Error> {
     let shown = path.display().to_string();
     let lines = split(text).map_err(|(line, error)| error.in_file(&shown, line))?;
     let directory = path.parent().unwrap_or(Path::new("/"));

@@ -14,6 +14,7 @@ pub(crate) mod file;
 mod global;
 mod redirection;
 pub(crate) mod rules;
+mod trusted_file;
 mod values;
 pub(crate) mod via;
 mod waiting;
@@ -169,6 +170,7 @@ fn config(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>)
     let mut file = None;
     let (process, redirections, name) = match arguments.path(OptionId::Config) {
         Some(path) => {
+            file::check_beside(arguments)?;
             let text = text.map_or_else(|| file::read(path), |text| Ok(text.to_owned()))?;
             let (process, redirections) = file::parse(arguments, path, &text)?;
             file = Some(text);

@@ -1,8 +1,6 @@
 //! `--via`, and the options that go with it.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -10,6 +8,7 @@ use nix::unistd::Uid;
 
 use crate::cli::option::OptionId;
 use crate::cli::parse::Arguments;
+use crate::config::trusted_file;
 use crate::error::Error;
 use crate::protocol::credentials::Credentials;
 use crate::protocol::hostname::HostName;
@@ -84,27 +83,19 @@ const LONGEST: u64 = 4096;
 /// the check.
 fn read_credentials(path: &Path) -> Result<Credentials, Error> {
     let shown = path.display().to_string();
-    let failed = |error| Error::file(shown.clone(), error);
-    // Opening a FIFO would block until another process writes.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-    let about = file.metadata().map_err(failed)?;
-    let expected = if !about.is_file() {
-        Some("a regular file")
-    } else if about.mode() & 0o077 != 0 {
-        Some("a file that nobody but its owner may read or write (chmod 600)")
-    } else if about.uid() != 0 && about.uid() != Uid::effective().as_raw() {
-        Some("a file of root or of the user who starts tproxy")
-    } else if about.len() > LONGEST {
-        Some("a file of one line, USER:PASSWORD")
-    } else {
-        None
-    };
-    if let Some(expected) = expected {
-        return Err(Error::value("--auth-file", shown, expected));
-    }
-    let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text).map_err(failed)?;
-    Credentials::parse(&text).map_err(|why| Error::Usage(format!("--auth-file: {shown}: {why}")))
+    let bytes = trusted_file::read("--auth-file", path, LONGEST, |about| {
+        if about.mode() & 0o077 != 0 {
+            Some("a file that nobody but its owner may read or write (chmod 600)")
+        } else if about.uid() != 0 && about.uid() != Uid::effective().as_raw() {
+            Some("a file of root or of the user who starts tproxy")
+        } else if about.len() > LONGEST {
+            Some("a file of one line, USER:PASSWORD")
+        } else {
+            None
+        }
+    })?;
+    let text = str::from_utf8(&bytes).map_err(|_| Error::value("--auth-file", shown.clone(), "UTF-8 text"))?;
+    Credentials::parse(text).map_err(|why| Error::Usage(format!("--auth-file: {shown}: {why}")))
 }
 
 /// The words about it behind an upstream, in a log line.
@@ -124,7 +115,9 @@ pub(crate) fn text(via: &Via) -> &'static str {
 mod tests {
     use super::*;
     use lab::tempdir::TempDir;
+    use std::fs::File;
     use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
 
     fn parsed(line: &str) -> Result<Via, Error> {
         let words: Vec<_> = shell_words::split(line).unwrap().into_iter().map(std::ffi::OsString::from).collect();

@@ -244,7 +244,7 @@ impl Guardian {
 
     fn hand_over<T>(&self, work: impl FnOnce(&HandoverSource<'_>, &Path) -> Result<T, Error>) -> Result<T, Error> {
         let serving = self.instance.serving.as_ref().ok_or_else(|| Error::Failed("nothing serves yet".into()))?;
-        let pidfile = self.pidfile.as_ref().map(PidFile::path);
+        let pidfile = self.pidfile.as_ref();
         work(
             &HandoverSource { serving, instance: &self.instance, pidfile, logs_to_stderr: self.terminal.is_kept() },
             &self.program,

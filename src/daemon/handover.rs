@@ -10,7 +10,7 @@ use std::io::{Read, Seek, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::unistd::Pid;
 
@@ -19,6 +19,7 @@ use crate::daemon::generation::Generation;
 use crate::daemon::inherited::{Inherited, PassedSocket};
 use crate::daemon::instance::Instance;
 use crate::daemon::listeners::{ListenSocket, Origin};
+use crate::daemon::pidfile::PidFile;
 use crate::error::Error;
 use crate::record::{Writer, words};
 use crate::redirection::RedirectionId;
@@ -33,7 +34,7 @@ const HEADER: &str = "tproxy-handover 2 messages 2";
 pub(crate) struct HandoverSource<'a> {
     pub serving: &'a Generation,
     pub instance: &'a Instance,
-    pub pidfile: Option<&'a Path>,
+    pub pidfile: Option<&'a PidFile>,
     /// The daemon is in the foreground.
     pub logs_to_stderr: bool,
 }
@@ -66,8 +67,8 @@ pub(crate) struct Handover {
     pub logs_to_stderr: bool,
     /// The text of the configuration file that serves, if it was read from one.
     pub file: Option<OsString>,
-    /// The pid file that this process has written.
-    pub pidfile: Option<PathBuf>,
+    /// The pid file that this process has written, with its descriptor.
+    pub pidfile: Option<(PathBuf, RawFd)>,
     /// The descriptor of the instance lock.
     pub lock: Option<RawFd>,
     pub workers_started: u32,
@@ -113,7 +114,9 @@ pub(crate) fn write(source: &HandoverSource<'_>) -> Result<Written, Error> {
     if let Some(file) = &serving.config.file {
         out.line([OsString::from("file"), OsString::from_vec(file.clone())]);
     }
-    pidfile.iter().for_each(|path| out.line(["pidfile".as_ref(), path.as_os_str()]));
+    if let Some(pidfile) = pidfile {
+        out.line(["pidfile".into(), pidfile.path().as_os_str().to_owned(), copy(pidfile)?.into()]);
+    }
     if let Some(lock) = &instance.lock {
         out.line(["lock".into(), copy(lock)?]);
     }
@@ -190,7 +193,10 @@ impl Handover {
             ["pid", pid] => self.pid = pid.parse().ok()?,
             ["stderr"] => self.logs_to_stderr = true,
             ["file", _] => self.file = words.into_iter().nth(1),
-            ["pidfile", _] => self.pidfile = words.into_iter().nth(1).map(PathBuf::from),
+            ["pidfile", _, descriptor] => {
+                let descriptor = descriptor.parse().ok()?;
+                self.pidfile = words.into_iter().nth(1).map(|path| (PathBuf::from(path), descriptor));
+            }
             ["lock", descriptor] => self.lock = Some(descriptor.parse().ok()?),
             ["workers", count] => self.workers_started = count.parse().ok()?,
             ["listener", redirection, address, descriptor, ref origin @ ..] => self.listeners.push(ListenerEntry {
@@ -284,7 +290,7 @@ mod tests {
     #[test]
     fn every_line_is_understood() {
         let text = format!(
-            "{HEADER}\npid 7\nfile -s%2080%0a\npidfile /run/t%ff\nlock 9\nworkers 12\nlistener 3 [::]:80 10\nlistener 4 1.2.3.4:5 13 passed web\nunused 14\naccess-log 15\n\
+            "{HEADER}\npid 7\nfile -s%2080%0a\npidfile /run/t%ff 8\nlock 9\nworkers 12\nlistener 3 [::]:80 10\nlistener 4 1.2.3.4:5 13 passed web\nunused 14\naccess-log 15\n\
              worker 20 11 0\ndraining 21 12\npool 22 0\nname cow 10.0.0.1 fd00::1\nname lost\n\
              past 1 2 3 4 5 6 7 8 9 10 11 12{}\nrules family%20IPv4%0a\n",
             " 13".repeat(COUNT - 12)

@@ -13,14 +13,13 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
 use crate::daemon::children::RULES;
 use crate::daemon::socket_owners::SocketOwner;
 use crate::error::Error;
-use crate::sys::procfs::{self, FileId};
+use crate::sys::files::{self, FileId};
+use crate::sys::procfs;
 
 /// Where the files are, on every system with a /run of its own for each boot (hier(7)).
 const DIRECTORY: &str = "/run/tproxy";
@@ -41,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The lock on a name.
 #[derive(Debug)]
 pub(crate) struct InstanceLock {
-    file: Flock<File>,
+    file: File,
     path: PathBuf,
 }
 
@@ -57,9 +56,7 @@ impl InstanceLock {
     pub(crate) fn handed_over(descriptor: OwnedFd, name: &str) -> Result<Option<InstanceLock>, Error> {
         let path = path(Path::new(DIRECTORY), name).map_err(|error| failed(name, error))?;
         let file = File::from(descriptor);
-        if is_at(&file, &path)
-            && let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        {
+        if files::is_at(&file, &path) {
             return Ok(Some(InstanceLock { file, path }));
         }
         InstanceLock::try_lock(name)
@@ -113,7 +110,7 @@ impl AsFd for InstanceLock {
 impl Drop for InstanceLock {
     /// The file goes first: who locks it in between sees that it is not there any more.
     fn drop(&mut self) {
-        if is_at(&self.file, &self.path)
+        if files::is_at(&self.file, &self.path)
             && let Err(error) = fs::remove_file(&self.path)
         {
             log::warn!("{}: {error}", self.path.display());
@@ -143,25 +140,22 @@ fn prepare(directory: &Path) -> io::Result<()> {
 fn try_lock_in(directory: &Path, name: &str) -> io::Result<Option<InstanceLock>> {
     let path = path(directory, name)?;
     for _ in 0..TRIES {
-        let file = options().create(true).mode(0o600).open(&path)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) if is_at(&file, &path) => {
-                sweep(directory, &path);
-                return Ok(Some(InstanceLock { file, path }));
-            }
-            // Its former holder has removed it in between.
-            Ok(_) => {}
-            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
-            Err((_, errno)) => return Err(errno.into()),
+        let file = open(&path, File::options().create(true).mode(0o600))?;
+        if !files::try_lock(&file)? {
+            return Ok(None);
+        }
+        // Or else its former holder has removed it in between.
+        if files::is_at(&file, &path) {
+            sweep(directory, &path);
+            return Ok(Some(InstanceLock { file, path }));
         }
     }
     Ok(None)
 }
 
-fn options() -> fs::OpenOptions {
-    let mut options = File::options();
-    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    options
+fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<File> {
+    let file = files::open(path, options.read(true).write(true), fs::Metadata::is_file)?;
+    file.ok_or_else(|| io::Error::other(format!("{} is no regular file", path.display())))
 }
 
 /// The file of a name in the network namespace of this process.
@@ -174,16 +168,11 @@ fn namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
-    let at_path = fs::symlink_metadata(path).map(|about| FileId::of(&about));
-    matches!((file.metadata(), at_path), (Ok(about), Ok(id)) if FileId::of(&about) == id)
-}
-
 /// Removes the files of daemons that were killed: their namespace may be gone, and the name would never come again.
 fn sweep(directory: &Path, own: &Path) {
     for path in files(directory).filter(|path| path != own) {
-        if let Ok(file) = options().open(&path)
-            && let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        if let Ok(file) = open(&path, &mut File::options())
+            && files::try_lock(&file).is_ok_and(|locked| locked)
         {
             drop(InstanceLock { file, path });
         }
@@ -217,8 +206,7 @@ pub(crate) fn living() -> Vec<(String, String)> {
     let Ok(namespace) = namespace() else { return Vec::new() };
     let living = |path: PathBuf| {
         let name = path.file_name().and_then(OsStr::to_str)?.strip_prefix(&format!("{namespace}."))?.to_owned();
-        let file = options().open(&path).ok()?;
-        let is_free = Flock::lock(file, FlockArg::LockSharedNonblock).is_ok();
+        let is_free = files::try_lock(&open(&path, &mut File::options()).ok()?).ok()?;
         (!is_free).then(|| (name, list(&holders_of(&path))))
     };
     files(Path::new(DIRECTORY)).filter_map(living).collect()
@@ -266,7 +254,7 @@ mod tests {
         std::mem::forget(first);
         assert!(lock(&directory.path, "80").is_none());
         let path = path(&directory.path, "80").unwrap();
-        drop(InstanceLock { file: Flock::lock(File::from(copy), FlockArg::LockExclusiveNonblock).unwrap(), path });
+        drop(InstanceLock { file: File::from(copy), path });
         drop(lock_soon(&directory.path, "80"));
     }
 

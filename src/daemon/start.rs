@@ -87,7 +87,8 @@ pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Resu
         logging::leave_terminal()?;
         Terminal::none()
     };
-    let pidfile = handover.pidfile.take().map(PidFile::adopt);
+    let pidfile = handover.pidfile.take();
+    let pidfile = pidfile.map(|(path, number)| Ok(PidFile::adopt(path, handover::descriptor(number)?))).transpose()?;
     let mut guardian = Guardian::new(handover.take_unused_sockets()?, terminal, pidfile)?;
     let instance = &mut guardian.instance;
     if let Some(descriptor) = handover.lock.take().map(handover::descriptor).transpose()? {

@@ -4,6 +4,7 @@
 pub(crate) mod account;
 pub(crate) mod channel;
 pub(crate) mod clock;
+pub(crate) mod files;
 pub(crate) mod inherited;
 pub(crate) mod ipset;
 pub(crate) mod message;

@@ -3,9 +3,10 @@
 //! A file that cannot be read counts as empty: the process has just ended, or the kernel has no IPv6.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::Pid;
+
+use crate::sys::files::FileId;
 
 /// `TCP_LISTEN` of net/tcp_states.h, as the tables show it.
 const LISTEN: &str = "0A";
@@ -20,28 +21,6 @@ pub(crate) struct InetSocket {
     pub is_ipv4: bool,
     pub port: u16,
     pub inode: u64,
-}
-
-/// A process, from /proc/PID/stat.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Status {
-    /// At most 15 bytes.
-    pub name: String,
-    /// `Z` and `X` are dead: `Z` waits for its parent to ask for its status.
-    pub state: char,
-}
-
-/// What tells a file from all others (inode(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    pub(crate) fn of(about: &fs::Metadata) -> FileId {
-        FileId { device: about.dev(), inode: about.ino() }
-    }
 }
 
 /// The TCP sockets that listen.
@@ -66,9 +45,11 @@ pub(crate) fn name(pid: Pid) -> Option<String> {
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
-/// Name and state of a process; `None` if there is no such process.
-pub(crate) fn status(pid: Pid) -> Option<Status> {
-    parse_stat(&read(&format!("/proc/{pid}/stat")))
+/// The effective user of a process; `None` if there is no such process. The owner of its directory is another one if the
+/// process hides (`PR_SET_DUMPABLE`).
+pub(crate) fn user(pid: Pid) -> Option<u32> {
+    let status = read(&format!("/proc/{pid}/status"));
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// The inodes of the sockets that a process holds. Only root sees those of other users' processes.
@@ -110,13 +91,6 @@ fn inet_rows(table: &str, state: &str, is_ipv4: bool) -> Vec<InetSocket> {
     table.lines().skip(1).filter_map(row).collect()
 }
 
-/// `PID (NAME) STATE ...`. The name may hold parentheses and spaces, what follows it may not.
-fn parse_stat(text: &str) -> Option<Status> {
-    let (_, rest) = text.split_once(" (")?;
-    let (name, rest) = rest.rsplit_once(") ")?;
-    Some(Status { name: name.to_owned(), state: rest.chars().next()? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,21 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_look_like_what_follows_it() {
-        let status = |name: &str, state| Some(Status { name: name.into(), state });
-        assert_eq!(parse_stat("7 (tproxy) S 1 7 7 0\n"), status("tproxy", 'S'));
-        assert_eq!(parse_stat("7 (a) Z (b) R 1 7 7 0\n"), status("a) Z (b", 'R'));
-        assert_eq!(parse_stat("7 (tproxy) Z 1 7 7 0\n"), status("tproxy", 'Z'));
-        for text in ["", "7", "7 (tproxy", "7 (tproxy) "] {
-            assert_eq!(parse_stat(text), None, "{text:?}");
-        }
-    }
-
-    #[test]
     fn this_process_is_found_with_its_sockets() {
         let this = Pid::this();
         assert!(pids().any(|pid| pid == this));
-        assert_eq!(name(this), status(this).map(|status| status.name));
+        assert!(name(this).is_some());
+        assert_eq!(user(this), Some(nix::unistd::Uid::effective().as_raw()));
         let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         let mine = socket_inodes(this);
         let found = |all: Vec<InetSocket>, port| {

@@ -1,14 +1,16 @@
 //! One line per connection when it is closed: in the file of `-l`, else in the log.
 
 use std::fmt::{self, Write as _};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use time::OffsetDateTime;
 
 use crate::error::Error;
 use crate::logging::{Escaping, Limiter};
+use crate::sys::files;
 use crate::traffic::session::{ConnectionId, Route, Session};
 
 /// Bytes gathered before they are written; a turn of the loop writes what there is anyway.
@@ -47,11 +49,14 @@ impl fmt::Display for LogRecord<'_> {
     }
 }
 
-/// Opens the file of `-l` for appending, readable by its owner's group only. Writing to it never waits.
+/// Opens the file of `-l` for appending, readable by its owner's group only. Neither this nor writing to it ever waits.
 pub(crate) fn open(path: &Path) -> Result<File, Error> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let file = File::options().append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK).open(path);
-    file.map_err(|error| Error::file(path.display().to_string(), error))
+    // A second name of the file could be that of any file of root, given by whoever may write to the directory.
+    let accepts = |about: &Metadata| about.is_file() && about.nlink() <= 1 || files::is_null(about);
+    let file = files::open(path, File::options().append(true).create(true).mode(0o640), accepts);
+    let file = file.map_err(|error| Error::file(path.display().to_string(), error))?;
+    let expected = "a regular file with one name (no link, FIFO, terminal or other device), or /dev/null";
+    file.ok_or_else(|| Error::value("-l", path.display().to_string(), expected))
 }
 
 impl AccessLog {
