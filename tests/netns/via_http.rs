@@ -263,6 +263,28 @@ fn the_clients_address_is_told_when_asked_for() {
 }
 
 #[test]
+fn a_client_cannot_have_the_proxy_take_away_its_address() {
+    let Some((office, origin)) = Office::with_origin() else { return };
+    for proxy in [Peer::squid, Peer::tinyproxy] {
+        let _proxy = proxy(&office.lab.cow);
+        let _daemon = office.relay("80", &format!("--forwarded both {SQUID}"));
+        for options in [
+            &["Connection: X-Forwarded-For, Forwarded"][..],
+            &["Connection: close,x-forwarded-for\t,\tFORWARDED, via,host"],
+            &["Proxy-Connection: Forwarded, X-Forwarded-For"],
+            &["Connection: close", "X: y", "connection: x-forwarded-for", "Proxy-connection: forwarded"],
+        ] {
+            let headers: Vec<&str> = options.iter().flat_map(|line| ["-H", line]).collect();
+            office.curl(&[&headers[..], &["http://moose/"]].concat());
+            let seen = origin.last();
+            let told = seen.header("X-Forwarded-For").is_some_and(|value| value.contains("10.1.0.2"));
+            assert!(told && seen.header("Forwarded") == Some("for=10.1.0.2"), "{options:?}: {seen:?}");
+            assert!(seen.header("Host") == Some("moose") && seen.header("Via").is_some(), "{options:?}: {seen:?}");
+        }
+    }
+}
+
+#[test]
 fn a_host_is_believed_when_it_leads_to_where_the_client_was_going() {
     let Some((office, origin)) = Office::with_origin() else { return };
     let squid = Peer::squid(&office.lab.cow);

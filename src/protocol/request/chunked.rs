@@ -12,9 +12,20 @@ const LINE: usize = 1024;
 /// Digits of the longest size.
 const DIGITS: usize = 16;
 
-/// Fields that would change the meaning of the request for a server that merges the trailer into the head (RFC 9110,
-/// 6.5.1).
-const NOT_IN_A_TRAILER: [&str; 3] = ["Content-Length", "Host", "Transfer-Encoding"];
+/// Fields that would change the meaning of the request, or what we have added to it, for a server that merges the trailer
+/// into the head (RFC 9110, 6.5.1).
+const NOT_IN_A_TRAILER: [&str; 10] = [
+    "Connection",
+    "Content-Length",
+    "Forwarded",
+    "Host",
+    "Proxy-Authorization",
+    "Proxy-Connection",
+    "Transfer-Encoding",
+    "Upgrade",
+    "Via",
+    "X-Forwarded-For",
+];
 
 /// Reads the line with the size of a chunk: the length of the line, and the size. `None` while the line is incomplete.
 pub fn size(input: &[u8]) -> Result<Option<(usize, u64)>, Refusal> {

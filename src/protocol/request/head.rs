@@ -1,12 +1,12 @@
 //! The head of a request. httparse parses it; the checks here are stricter where httparse is lenient.
 
-use std::mem::MaybeUninit;
-use std::ops::Range;
+use std::mem::{self, MaybeUninit};
 
 use httparse::Status;
 
 use crate::protocol::request::answers::Switch;
-use crate::protocol::request::framing::{Body, Framing, is_token, trim};
+use crate::protocol::request::connection_options::ConnectionOptions;
+use crate::protocol::request::framing::{Body, Framing, is_token};
 use crate::protocol::request::lines::MOST;
 use crate::protocol::request::refusal::Refusal;
 
@@ -23,10 +23,19 @@ pub struct Head<'a> {
     pub host: Option<&'a [u8]>,
     /// The value of `Referer`.
     pub referer: Option<&'a [u8]>,
-    /// The place in `rest` of the line with `Proxy-Authorization`.
-    pub authorization: Option<Range<usize>>,
+    /// Lines that may not stay as they are.
+    pub lines: SpecialLines,
     /// What the client asks the proxy to make of the connection.
     pub switch: Option<Switch>,
+}
+
+/// Which lines are there that may not stay as they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpecialLines {
+    /// `Proxy-Authorization`.
+    pub authorization: bool,
+    /// A `Connection` or `Proxy-Connection` that names a field which must stay.
+    pub connection: bool,
 }
 
 /// The fields of a head that were read so far.
@@ -35,7 +44,7 @@ struct Fields<'a> {
     framing: Framing,
     host: Option<&'a [u8]>,
     referer: Option<&'a [u8]>,
-    authorization: Option<&'a [u8]>,
+    lines: SpecialLines,
     has_upgrade: bool,
     may_upgrade: bool,
 }
@@ -65,16 +74,7 @@ impl<'a> Head<'a> {
             // A server ignores Upgrade in HTTP/1.0.
             _ => (fields.has_upgrade && fields.may_upgrade && minor == 1).then_some(Switch::Upgrade),
         };
-        Ok(Head {
-            method,
-            target,
-            rest,
-            body,
-            host: fields.host,
-            referer: fields.referer,
-            authorization: fields.authorization.map(|value| line_around(rest, value)),
-            switch,
-        })
+        Ok(Head { method, target, rest, body, host: fields.host, referer: fields.referer, lines: fields.lines, switch })
     }
 }
 
@@ -92,26 +92,18 @@ impl<'a> Fields<'a> {
         } else if is("Referer") {
             self.referer = Some(value);
         } else if is("Proxy-Authorization") {
-            if self.authorization.replace(value).is_some() {
+            if mem::replace(&mut self.lines.authorization, true) {
                 return Err(Refusal::Malformed("more than one Proxy-Authorization"));
             }
-        } else if is("Connection") {
-            self.may_upgrade |=
-                value.split(|byte| *byte == b',').any(|name| trim(name).eq_ignore_ascii_case(b"upgrade"));
+        } else if is("Connection") || is("Proxy-Connection") {
+            let options = ConnectionOptions::parse(value)?;
+            self.may_upgrade |= options.upgrade && is("Connection");
+            self.lines.connection |= options.has_wrong;
         } else if is("Upgrade") {
             self.has_upgrade = true;
         }
         Ok(())
     }
-}
-
-/// The place in `text` of the line around `value`, which is a part of `text`; with the end of the line.
-fn line_around(text: &[u8], value: &[u8]) -> Range<usize> {
-    let at = value.as_ptr().addr().wrapping_sub(text.as_ptr().addr()).min(text.len());
-    let newline = |byte: &u8| *byte == b'\n';
-    let start = text.iter().take(at).rposition(newline).map_or(0, |before| before + 1);
-    let end = text.iter().skip(at).position(newline).map_or(text.len(), |after| at + after + 1);
-    start..end
 }
 
 /// Whether the first bytes of a connection are meant as HTTP/1, correct or not; `None` while that is open.

@@ -26,7 +26,7 @@ fn a_head_is_read_and_keeps_its_bytes() {
     assert_eq!(head.body, Body::Length(5));
     assert_eq!(head.host, Some(&b"moose"[..]));
     assert_eq!(head.referer, Some(&b"http://cow/"[..]));
-    assert_eq!(head.authorization, None);
+    assert_eq!(head.lines, SpecialLines::default());
     assert_eq!(head.switch, None);
 }
 

@@ -18,6 +18,7 @@ pub mod answer_head;
 pub mod answers;
 pub mod authority;
 pub mod chunked;
+pub mod connection_options;
 pub mod framing;
 pub mod head;
 pub mod lines;

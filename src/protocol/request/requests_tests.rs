@@ -461,6 +461,31 @@ fn what_is_replaced_by_the_page_must_be_correct_all_the_same() {
     assert_eq!(client.sends("GET moose HTTP/1.1\r\n\r\n"), Err(Refusal::Malformed("the target")));
 }
 
+#[test]
+fn connection_cannot_take_away_what_the_proxy_must_see() {
+    let rewriting = Rewriting { forwarded: Forwarded::Both, ..Rewriting::default() };
+    let request = |lines: &str, added: &str| {
+        format!("POST http://a/ HTTP/1.1\r\nHost: a\r\n{lines}Content-Length: 0\r\n{added}\r\n")
+    };
+    let added = "Forwarded: for=10.1.0.2\r\nX-Forwarded-For: 10.1.0.2\r\n";
+    let table = [
+        ("Connection: X-Forwarded-For, Forwarded\r\n", ""),
+        ("Connection: close, x-forwarded-FOR ,Host\r\nX: y\r\n", "Connection: close\r\nX: y\r\n"),
+        ("X: y\r\nProxy-Connection:\tForwarded\t,TE\t\r\n", "X: y\r\nProxy-Connection: TE\r\n"),
+        ("connection: via\r\nCONNECTION: ,,close\r\nConnection: Content-Length\r\n", "CONNECTION: close\r\n"),
+        ("Connection: transfer-encoding,Proxy-Authorization, Upgrade\r\n", "Connection: Upgrade\r\n"),
+        ("Connection: keep-alive, X-Forwarded\r\n", "Connection: keep-alive, X-Forwarded\r\n"),
+    ];
+    for (lines, wanted) in table {
+        let out = sent(usual_addrs(), rewriting.clone(), &request(lines, ""));
+        assert_eq!(out, request(wanted, added), "{lines:?}");
+    }
+    for value in ["\"Forwarded\"", "close;Forwarded", "close Forwarded"] {
+        let refused = refusal(&request(&format!("Connection: {value}\r\n"), ""));
+        assert_eq!(refused, Some(Refusal::Malformed("Connection")), "{value:?}");
+    }
+}
+
 fn checked(original: &str) -> Client {
     let rewriting = Rewriting { check_host: true, ..Rewriting::default() };
     Client::with(addrs("10.1.0.2:40000", original), rewriting)

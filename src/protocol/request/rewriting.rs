@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::credentials::Credentials;
 use crate::protocol::request::authority::{self, Authority};
+use crate::protocol::request::connection_options;
+use crate::protocol::request::framing::trim;
 use crate::protocol::request::head::Head;
 
 /// How the requests of a redirection are rewritten.
@@ -59,9 +61,11 @@ impl Rewriting {
         out.push(b' ');
         self.write_target(head, target, addrs, out);
         // The client does not know about this proxy: its Proxy-Authorization is for another one.
-        let cut = head.authorization.clone().filter(|_| self.credentials.is_some()).unwrap_or_default();
-        for part in [head.rest.get(..cut.start), head.rest.get(cut.end..)] {
-            out.extend_from_slice(part.unwrap_or_default());
+        let cuts_authorization = head.lines.authorization && self.credentials.is_some();
+        if head.lines.connection || cuts_authorization {
+            head.rest.split_inclusive(|byte| *byte == b'\n').for_each(|line| self.write_line(line, out));
+        } else {
+            out.extend_from_slice(head.rest);
         }
         self.write_forwarded(addrs.client.ip().to_canonical(), out);
         if let Some(credentials) = &self.credentials {
@@ -91,6 +95,17 @@ impl Rewriting {
         }
     }
 
+    /// Appends a line of the head as it may stay.
+    fn write_line(&self, line: &[u8], out: &mut Vec<u8>) {
+        let (name, value) = field(line);
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        if is("Connection") || is("Proxy-Connection") {
+            connection_options::write_line(name, value, out);
+        } else if !is("Proxy-Authorization") || self.credentials.is_none() {
+            out.extend_from_slice(line);
+        }
+    }
+
     fn write_forwarded(&self, client: IpAddr, out: &mut Vec<u8>) {
         if matches!(self.forwarded, Forwarded::Standard | Forwarded::Both) {
             // Writing to a Vec cannot fail.
@@ -103,4 +118,11 @@ impl Rewriting {
             let _ = write!(out, "X-Forwarded-For: {client}\r\n");
         }
     }
+}
+
+/// The name and the value of a line.
+fn field(line: &[u8]) -> (&[u8], &[u8]) {
+    let end = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+    let (name, value) = line.split_at_checked(end).unwrap_or_default();
+    (name, trim(value.strip_prefix(b":").unwrap_or_default().trim_ascii_end()))
 }
