@@ -8,7 +8,7 @@ use crate::cli::{CommandLine, document};
 use crate::config::rules::Known;
 use crate::config::{self, Command, Config, Listen, Target, via};
 use crate::daemon::upgrade::{self, Offered};
-use crate::daemon::{instance_lock, resolver, start};
+use crate::daemon::{instance_lock, resolver, start, warnings};
 use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
@@ -87,8 +87,14 @@ fn rules(config: &Config, known: &Addresses) -> Result<Option<RuleSet>, Error> {
 fn check(config: &Config) -> Result<(), Error> {
     let known = resolver::look_up_all(config.names())?;
     let rules = rules(config, &known)?;
-    if let Some(set) = rules.as_ref().filter(|_| account::is_root()) {
-        Firewall::find()?.check_shown(set)?;
+    if let Some(set) = &rules {
+        let mut warnings = warnings::of_rules(config, set, &|id| config.redirections[id.index()].addresses());
+        if account::is_root() {
+            let firewall = Firewall::find()?;
+            firewall.check_shown(set)?;
+            warnings.extend(firewall.lacking(set).unwrap_or_default());
+        }
+        warnings.into_iter().for_each(|what| eprintln!("tproxy: warning: {}", logging::escaped(what)));
     }
     for redirection in &config.redirections {
         for address in redirection.addresses() {

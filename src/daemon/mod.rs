@@ -32,4 +32,5 @@ pub(crate) mod stats;
 pub(crate) mod terminal;
 pub(crate) mod transition;
 pub(crate) mod upgrade;
+pub(crate) mod warnings;
 pub(crate) mod worker;

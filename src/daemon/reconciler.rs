@@ -22,6 +22,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Reconciler {
     /// The rules as configured.
     configured: RuleSet,
+    /// Whether these rules have not been installed yet, and nobody has looked whether connections get through.
+    untried: bool,
     /// For each redirection whether its rules stand.
     gates: Vec<Gate>,
     /// The rules in the tables, as far as is known.
@@ -71,6 +73,7 @@ impl Reconciler {
     pub(crate) fn new(configured: RuleSet, verify: Option<Duration>) -> Reconciler {
         Reconciler {
             configured,
+            untried: true,
             gates: Vec::new(),
             installed: None,
             snapshot: String::new(),
@@ -93,6 +96,7 @@ impl Reconciler {
         self.verify = verify;
         if self.configured != configured {
             self.configured = configured;
+            self.untried = true;
             self.next = Some(Instant::now());
         }
     }
@@ -179,7 +183,8 @@ impl Reconciler {
 
     fn start(&mut self, task: Task, children: &mut Children) -> Result<(), Error> {
         let (instance, snapshot) = (&self.configured.name, &self.snapshot);
-        let work = || run(&task, instance, snapshot);
+        let untried = self.untried;
+        let work = || run(&task, instance, snapshot, untried);
         let (pid, result) = children.spawn_task(Role::Rules, children::RULES, work)?;
         self.job = Some(Job { pid, task, result });
         Ok(())
@@ -215,14 +220,16 @@ impl Reconciler {
             Task::Install(target) | Task::Verify(target) => Some(target),
             Task::Unhook | Task::Remove => None,
         };
-        if self.installed.as_ref() != Some(&self.target()) {
+        if self.installed.as_ref() == Some(&self.target()) {
+            self.untried = false;
+        } else {
             self.next = Some(Instant::now());
         }
     }
 }
 
 /// Does the work, in a process of its own. Returns what is installed then.
-fn run(task: &Task, instance: &str, snapshot: &str) -> Result<String, Error> {
+fn run(task: &Task, instance: &str, snapshot: &str, untried: bool) -> Result<String, Error> {
     let mut firewall = Firewall::find()?;
     let snapshot =
         Snapshot::from_text(snapshot).ok_or_else(|| Error::Failed("the rules' snapshot is broken".into()))?;
@@ -231,6 +238,9 @@ fn run(task: &Task, instance: &str, snapshot: &str) -> Result<String, Error> {
         Task::Install(target) => {
             firewall.install(target)?;
             log::debug!("rules installed with {}", firewall.description());
+            if untried {
+                warn_of_drops(&firewall, target);
+            }
         }
         Task::Verify(target) => {
             let hidden_before = firewall.hidden();
@@ -245,6 +255,14 @@ fn run(task: &Task, instance: &str, snapshot: &str) -> Result<String, Error> {
         Task::Remove => firewall.remove(instance)?,
     }
     Ok(firewall.snapshot().to_text())
+}
+
+/// Tells which rules of the administrator's are missing without which nothing that is redirected arrives.
+fn warn_of_drops(firewall: &Firewall, set: &RuleSet) {
+    match firewall.lacking(set) {
+        Ok(lacking) => lacking.iter().for_each(|what| log::warn!("{what}")),
+        Err(error) => log::debug!("looking for rules that drop: {error}"),
+    }
 }
 
 /// Tells, once, that rules can no longer be verified, or can be again.

@@ -21,6 +21,7 @@ use crate::daemon::instance_lock::LockAttempt;
 use crate::daemon::listeners::Listeners;
 use crate::daemon::message::ToWorker;
 use crate::daemon::reconciler::{Reconciler, RulesState};
+use crate::daemon::warnings;
 use crate::error::Error;
 use crate::rules::ruleset::RuleSet;
 
@@ -261,6 +262,10 @@ impl Transition {
             && set.specs.iter().any(|spec| spec.output)
         {
             log::warn!("-O without -r: connections of tproxy itself cannot be exempted, and are reset when redirected");
+        }
+        if let Some(set) = &wanted {
+            let listening = |id| generation.listeners.addresses(id);
+            warnings::of_rules(&generation.config, set, &listening).iter().for_each(|what| log::warn!("{what}"));
         }
         match (&mut instance.rules, wanted) {
             (Some(rules), wanted) => {

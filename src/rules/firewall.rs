@@ -3,15 +3,20 @@
 //! Each family is one run of iptables-restore, however many rules there are. Nothing stays half installed. Rules of
 //! others are never rewritten: our chains are replaced as a whole, and the jumps to them are deleted one by one.
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::error::Error;
 use crate::rules::address::Family;
 use crate::rules::blame;
 use crate::rules::chains::{Jump, Table, table};
 use crate::rules::drift::differences;
+use crate::rules::passage;
+use crate::rules::rule::RuleSpec;
 use crate::rules::ruleset::RuleSet;
 use crate::rules::save::Owner;
 use crate::rules::snapshot::Snapshot;
 use crate::rules::tools::{DIRECTORIES, Found, Tools, is_missing, tool};
+use crate::sys::routing_table::{AddressOwner, RoutingTable};
 
 /// The firewall of this host, as one instance uses it.
 #[derive(Debug)]
@@ -87,6 +92,23 @@ impl Firewall {
                 })
             }
         }
+    }
+
+    /// What keeps redirected connections from getting where this set leads them, each with the command that mends it.
+    pub(crate) fn lacking(&self, set: &RuleSet) -> Result<Vec<String>, Error> {
+        let mut routes = RoutingTable::open().ok();
+        let mut is_own = |ip: IpAddr| {
+            let owner = routes.as_mut().and_then(|routes| routes.owner(SocketAddr::new(ip, 1)).ok());
+            owner == Some(AddressOwner::ThisHost)
+        };
+        let mut lacking = Vec::new();
+        for tables in &self.families {
+            let specs: Vec<&RuleSpec> = set.specs.iter().filter(|spec| spec.matching.family == tables.family).collect();
+            if let Some(tools) = tables.tools.as_ref().filter(|_| specs.iter().any(|spec| spec.action.translates())) {
+                lacking.extend(passage::lacking(&tools.saved()?, &specs, &mut is_own));
+            }
+        }
+        Ok(lacking)
     }
 
     /// What this value has installed.

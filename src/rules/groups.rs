@@ -1,5 +1,7 @@
 //! The words of a rule, taken together: each option with its values.
 
+use crate::sys::services;
+
 /// An option with its values.
 pub(crate) struct OptionWords<'a> {
     pub negated: bool,
@@ -30,4 +32,18 @@ pub(crate) fn groups<W: AsRef<str>>(words: &[W]) -> Vec<OptionWords<'_>> {
         }
     }
     groups
+}
+
+/// The interfaces that the words name.
+pub(crate) fn interfaces(words: &[String]) -> Vec<&str> {
+    let named = |group: &OptionWords| !group.negated && matches!(group.option, "-i" | "--in-interface");
+    groups(words).iter().filter(|group| named(group)).filter_map(|group| group.values.first().copied()).collect()
+}
+
+/// The port that the words name, if they name one.
+pub(crate) fn only_port(words: &[String]) -> Option<u16> {
+    let groups = groups(words);
+    let group = groups.iter().find(|group| matches!(group.option, "--dport" | "--destination-port"))?;
+    let value = group.values.first().filter(|_| !group.negated)?;
+    value.parse().ok().or_else(|| services::tcp_port(value))
 }

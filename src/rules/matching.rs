@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use crate::error::Error;
 use crate::rules::address::{Family, MatchAddresses};
-use crate::rules::one_family;
+use crate::rules::{groups, one_family};
 
 /// The protocols that a relay can take, for [`Match::parse`].
 pub(crate) const RELAYED: &[&str] = &["tcp"];
@@ -135,6 +135,16 @@ impl Match {
             return Err(failed(format!("{what} have no address family in common")));
         }
         Ok(resolved)
+    }
+
+    /// The protocol that it names or that is meant.
+    pub(crate) fn protocol(&self) -> &str {
+        &self.protocol
+    }
+
+    /// The destination port, if it names a single one.
+    pub(crate) fn port(&self) -> Option<u16> {
+        groups::only_port(&self.rest)
     }
 
     /// The sets of ipset(8) that it names.

@@ -103,6 +103,11 @@ impl Tools {
         self.chosen.read(owner)
     }
 
+    /// All tables, as iptables-save shows them.
+    pub(crate) fn saved(&self) -> Result<String, Error> {
+        Ok(self.chosen.save()?.0)
+    }
+
     /// Makes the owner's part of the tables equal to `target`, in one transaction; in tables that cannot be shown, what
     /// is new is added before what was there is deleted.
     pub(crate) fn replace(&self, owner: &Owner, target: &[Table]) -> Result<(), Error> {

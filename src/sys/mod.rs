@@ -6,6 +6,7 @@ pub(crate) mod channel;
 pub(crate) mod clock;
 pub(crate) mod files;
 pub(crate) mod inherited;
+pub(crate) mod interfaces;
 pub(crate) mod ipset;
 pub(crate) mod message;
 pub(crate) mod process;

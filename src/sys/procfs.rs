@@ -3,6 +3,7 @@
 //! A file that cannot be read counts as empty: the process has just ended, or the kernel has no IPv6.
 
 use std::fs;
+use std::net::IpAddr;
 
 use nix::unistd::Pid;
 
@@ -19,6 +20,7 @@ const UNCONNECTED: &str = "07";
 pub(crate) struct InetSocket {
     /// An IPv6 socket that takes IPv4 too counts as IPv6.
     pub is_ipv4: bool,
+    pub ip: IpAddr,
     pub port: u16,
     pub inode: u64,
 }
@@ -83,12 +85,26 @@ fn inet_sockets(protocol: &str, state: &str) -> Vec<InetSocket> {
 fn inet_rows(table: &str, state: &str, is_ipv4: bool) -> Vec<InetSocket> {
     let row = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
-        let (_, port) = fields.nth(1)?.rsplit_once(':')?;
+        let (ip, port) = fields.nth(1)?.rsplit_once(':')?;
+        let ip = address(ip)?;
         let port = u16::from_str_radix(port, 16).ok()?;
         fields.nth(1).filter(|field| *field == state)?;
-        Some(InetSocket { is_ipv4, port, inode: fields.nth(5)?.parse().ok()? })
+        Some(InetSocket { is_ipv4, ip, port, inode: fields.nth(5)?.parse().ok()? })
     };
     table.lines().skip(1).filter_map(row).collect()
+}
+
+/// An address in groups of eight digits, each of which is a number in the order of this machine.
+fn address(hex: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    match hex.len() {
+        8 => Some(IpAddr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            Some(IpAddr::from(<[u8; 16]>::try_from(words.as_flattened()).ok()?))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -103,15 +119,18 @@ mod tests {
    3: 00000000:32AA 00000000:0000 0A 00000000:00000000 00:00000000 00000000 65534        0 4713 1 0000 100 0 0 10 0
 ";
     const UDP6: &str = "  sl  local_address  remote_address st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
- 9117: 00000000000000000000000000000000:0035 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 815 2 0000 0
+ 9117: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 815 2 0000 0
 ";
 
     #[test]
     fn sockets_in_the_state_are_listed_with_port_and_inode() {
-        let socket = |is_ipv4, port, inode| InetSocket { is_ipv4, port, inode };
-        assert_eq!(inet_rows(TCP, LISTEN, true), [socket(true, 80, 4711), socket(true, 12970, 4713)]);
-        assert_eq!(inet_rows(TCP, "01", true), [socket(true, 81, 4712)]);
-        assert_eq!(inet_rows(UDP6, UNCONNECTED, false), [socket(false, 53, 815)]);
+        let socket = |is_ipv4, ip: &str, port, inode| InetSocket { is_ipv4, ip: ip.parse().unwrap(), port, inode };
+        assert_eq!(
+            inet_rows(TCP, LISTEN, true),
+            [socket(true, "127.0.0.1", 80, 4711), socket(true, "0.0.0.0", 12970, 4713)]
+        );
+        assert_eq!(inet_rows(TCP, "01", true), [socket(true, "127.0.0.1", 81, 4712)]);
+        assert_eq!(inet_rows(UDP6, UNCONNECTED, false), [socket(false, "::1", 53, 815)]);
         assert_eq!(inet_rows("", LISTEN, true), []);
     }
 
