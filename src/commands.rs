@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::cli::{CommandLine, document};
 use crate::config::rules::Known;
-use crate::config::{self, Command, Config, Listen, Target, via};
+use crate::config::{self, Command, Config, Listen, Target, families, via};
 use crate::daemon::upgrade::{self, Offered};
 use crate::daemon::{instance_lock, resolver, start, warnings};
 use crate::error::Error;
@@ -81,7 +81,9 @@ fn rules(config: &Config, known: &Addresses) -> Result<Option<RuleSet>, Error> {
     let unknown = || vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     let addresses = |name: &str| known.get(name).cloned().unwrap_or_else(unknown);
     let listening = |id: RedirectionId| config.redirections[id.index()].addresses();
-    config.rules(&Known { addresses: &addresses, listening: &listening })
+    let known = Known { addresses: &addresses, listening: &listening };
+    families::check(config, &known)?.iter().for_each(|sentence| eprintln!("tproxy: warning: {sentence}"));
+    config.rules(&known)
 }
 
 fn check(config: &Config) -> Result<(), Error> {

@@ -15,6 +15,8 @@ mod destinations;
 mod endurance;
 #[path = "netns/examples.rs"]
 mod examples;
+#[path = "netns/families.rs"]
+mod families;
 #[path = "netns/filter.rs"]
 mod filter;
 #[path = "netns/hidden_tables.rs"]

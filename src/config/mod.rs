@@ -10,6 +10,7 @@ use crate::redirection::RedirectionId;
 use crate::sys::account;
 use crate::traffic::service::{HostPort, Service, Via};
 
+pub(crate) mod families;
 pub(crate) mod file;
 mod global;
 mod redirection;

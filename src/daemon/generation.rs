@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::config::rules::Known;
-use crate::config::{Config, Process};
+use crate::config::{Config, Process, families};
 use crate::daemon::capacity::Capacity;
 use crate::daemon::children::{Children, GenerationId, Role, WORKER};
 use crate::daemon::inherited::Inherited;
@@ -187,12 +187,21 @@ impl Generation {
         self.config.what_waits_for_names(&addresses)
     }
 
+    /// Refuses a redirection that leads to no rule, and logs each redirect that does not.
+    pub(crate) fn check_families(&self, names: &Names) -> Result<(), Error> {
+        let addresses = |name: &str| names.addresses(name).to_vec();
+        let listening = |id: RedirectionId| self.listeners.reached_at(id);
+        let nowhere = families::check(&self.config, &Known { addresses: &addresses, listening: &listening })?;
+        nowhere.iter().for_each(|sentence| log::warn!("{sentence}"));
+        Ok(())
+    }
+
     /// The rules, with the addresses that are known now; `None` when there are none to own.
     pub(crate) fn rules(&self, names: &Names) -> Result<Option<RuleSet>, Error> {
         // Also here: the host of a `--kernel` may have got its first address only now.
         forwarding::check(&self.config, names)?;
         let addresses = |name: &str| names.addresses(name).to_vec();
-        let listening = |id: RedirectionId| self.listeners.addresses(id);
+        let listening = |id: RedirectionId| self.listeners.reached_at(id);
         self.config.rules(&Known { addresses: &addresses, listening: &listening })
     }
 }

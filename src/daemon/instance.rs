@@ -180,6 +180,9 @@ impl Instance {
         let others = if more > 0 { format!(" and {more} others") } else { String::new() };
         log::info!("'{name}' is now {}{others}", list.join(", "));
         self.children.tell_workers(&ToWorker::Addresses { name, addresses }, None);
+        if let Some(Err(error)) = self.serving.as_ref().map(|serving| serving.check_families(&self.names)) {
+            log::warn!("{error}");
+        }
         true
     }
 

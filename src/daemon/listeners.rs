@@ -2,7 +2,7 @@
 //! redirection exists; workers come and go.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use crate::config::{Config, Listen};
 use crate::daemon::inherited::Inherited;
@@ -57,6 +57,15 @@ impl ListenSocket {
             }
         }
         Ok(())
+    }
+
+    /// The addresses at which it takes connections. A socket that was passed may take both families.
+    fn reached_at(&self) -> Vec<SocketAddr> {
+        let address = SocketAddr::new(self.address.ip().to_canonical(), self.address.port());
+        let socket = self.listeners.iter().flatten().next();
+        let both = address.ip() == Ipv6Addr::UNSPECIFIED && socket.is_some_and(takes_both_families);
+        let ipv4 = both.then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
+        ipv4.into_iter().chain([address]).collect()
     }
 
     /// Whether all listeners of one of so many workers listen.
@@ -197,6 +206,12 @@ impl Listeners {
         }))
     }
 
+    /// The addresses at which a redirection takes connections.
+    pub(crate) fn reached_at(&self, redirection: RedirectionId) -> Vec<SocketAddr> {
+        let sockets = self.all.iter().filter(|socket| socket.redirection == redirection);
+        sockets.flat_map(ListenSocket::reached_at).collect()
+    }
+
     /// All of them.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = &TcpListener> {
         self.all.iter().flat_map(|socket| socket.listeners.iter().flatten())
@@ -248,6 +263,10 @@ fn for_each(listener: Option<TcpListener>, workers: usize) -> Result<Vec<Option<
 
 fn copy(listener: Option<&TcpListener>) -> Result<Option<TcpListener>, Error> {
     listener.map(TcpListener::try_clone).transpose().map_err(|error| Error::sys("duplicating a descriptor", error))
+}
+
+fn takes_both_families(socket: &TcpListener) -> bool {
+    sockopt::takes_both_families(socket).unwrap_or(false)
 }
 
 fn lacks_family(error: &io::Error) -> bool {

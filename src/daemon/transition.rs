@@ -213,6 +213,7 @@ impl Transition {
         let nothing = Listeners::default();
         let before = instance.serving.as_ref().map_or(&nothing, |serving| &serving.listeners);
         let mut generation = Generation::prepare(id, *config, before, &instance.inherited)?;
+        generation.check_families(&instance.names)?;
         if let Err(error) = generation.start_workers(&instance.names, &mut instance.children) {
             generation.discard(&mut instance.children);
             return Err(error);

@@ -98,6 +98,11 @@ pub(crate) fn listener_instead_of(former: &TcpListener, address: SocketAddr) -> 
     start_listening(socket, address, PortSharing::Shared)
 }
 
+/// Whether an IPv6 socket takes IPv4 as well (`IPV6_V6ONLY`, ipv6(7)).
+pub(crate) fn takes_both_families(socket: impl AsFd) -> io::Result<bool> {
+    Ok(!getsockopt(&socket, Ipv6V6Only)?)
+}
+
 /// Whether a socket listens (`SO_ACCEPTCONN`, socket(7)). A process that shares a listening socket can end that for all of
 /// them: connect(2) to no address (`AF_UNSPEC`) disconnects it (`tcp_disconnect`, net/ipv4/tcp.c).
 pub(crate) fn listens(socket: impl AsFd) -> io::Result<bool> {

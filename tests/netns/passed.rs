@@ -72,6 +72,40 @@ fn a_service_manager_hands_over_sockets_by_name() {
     drop(manager);
 }
 
+/// systemd-socket-activate on the gateway, with this socket and these arguments.
+fn activated(scene: &Scene, socket: &str, args: &[&str]) -> Running {
+    let program = ["systemd-socket-activate", "-l", socket, TPROXY, "-d", "-r", "nobody"];
+    Running::new(scene, &[&program[..], args].concat())
+}
+
+#[test]
+fn a_passed_socket_is_redirected_to_in_each_family_that_it_takes() {
+    let Some(scene) = Scene::new() else { return };
+    let redirected = ["-R", "--dport 80", "10.3.0.3", "80"];
+    let manager = activated(&scene, "[::]:8085", &redirected);
+    // It starts with the first connection.
+    wait::until_true("a start", || scene.page("10.1.0.1:8085") == "cow");
+    wait::until_true("both families", || scene.page(super::MOOSE) == "cow" && scene.page(super::MOOSE6) == "cow");
+    drop(manager);
+    // It was killed.
+    assert_eq!(scene.launch(&["--flush"]).run().status, 0);
+    let manager = activated(&scene, "0.0.0.0:8086", &redirected);
+    wait::until_true("a start", || scene.page("10.1.0.1:8086") == "cow");
+    wait::until_true("IPv4", || scene.page(super::MOOSE) == "cow");
+    assert_eq!(scene.page(super::MOOSE6), "moose");
+    drop(manager);
+}
+
+#[test]
+fn a_passed_socket_that_redirected_connections_cannot_reach_is_an_error() {
+    let Some(scene) = Scene::new() else { return };
+    let mut manager = activated(&scene, "127.0.0.1:8087", &["-R", "--dport 80", "10.3.0.3", "80"]);
+    wait::until_true("a start", || scene.lab.gateway.connect("127.0.0.1:8087").is_ok());
+    let status = wait::until("the end", || manager.0.try_wait().expect("wait"));
+    assert_eq!(status.code(), Some(64));
+    assert_eq!(lab::rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
 #[test]
 fn a_socket_for_both_families_knows_where_its_ipv4_clients_were_going() {
     let Some(scene) = Scene::new() else { return };
