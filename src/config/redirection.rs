@@ -110,7 +110,12 @@ fn listen(arguments: &Arguments) -> Result<Listen, Error> {
 
 fn target(arguments: &Arguments) -> Result<Target, Error> {
     if arguments.has(OptionId::Kernel) {
-        return Ok(Target::Kernel(values::host(arguments.operands())?));
+        let host = values::host(arguments.operands())?;
+        if host.interface != 0 {
+            let expected = "an address that the kernel forwards to, which a link-local one is not";
+            return Err(Error::value("HOST", host.name.to_string(), expected));
+        }
+        return Ok(Target::Kernel(host));
     }
     match arguments.text(OptionId::Local) {
         Some("same") => Ok(Target::Local(None)),

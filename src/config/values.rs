@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::net::if_::if_nametoindex;
 use syslog::Facility;
 
 use crate::cli::option::OptionId;
@@ -26,10 +27,26 @@ pub(super) fn host(pair: &[String]) -> Result<HostPort, Error> {
             _ => Error::value("HOST PORT", given, "one host and one port"),
         });
     };
-    let expected = "a host name, an IPv4 address or an IPv6 address";
-    let name = HostName::parse(name).ok_or_else(|| Error::value("HOST", name, expected))?;
+    let (name, interface) = host_name(name).map_err(|expected| Error::value("HOST", name, expected))?;
     let port = port(number).map_err(|expected| Error::value("PORT", number, expected))?;
-    Ok(HostPort { name, port })
+    Ok(HostPort { name, port, interface })
+}
+
+/// A host with the number of its interface: a link-local IPv6 address means nothing without one.
+fn host_name(text: &str) -> Result<(HostName, u32), String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let (address, interface) = bare.split_once('%').map_or((text, None), |(address, name)| (address, Some(name)));
+    let host = HostName::parse(address).ok_or("a host name, an IPv4 address or an IPv6 address")?;
+    let is_link_local = matches!(host.literal(), Some(IpAddr::V6(v6)) if v6.is_unicast_link_local());
+    match interface {
+        None if is_link_local => Err(format!("the interface of this link-local address, such as {bare}%eth0")),
+        None => Ok((host, 0)),
+        Some(_) if !is_link_local => Err("an interface only behind a link-local IPv6 address".to_owned()),
+        Some(name) => {
+            let number = if_nametoindex(name).map_err(|_| format!("an interface of this host, which {name} is not"))?;
+            Ok((host, number))
+        }
+    }
 }
 
 /// A number from 1 to 65535, or a name from services(5).

@@ -56,7 +56,10 @@ fn can_serve(redirection: &Redirection, addresses: Addresses<'_>) -> bool {
 
 fn what_waits(redirection: &Redirection, id: RedirectionId, addresses: Addresses<'_>) -> Vec<String> {
     let place = redirection.place.as_ref().map(|(file, line)| format!(" ({file}:{line})")).unwrap_or_default();
-    let sentence = |name: &str, what: String| format!("'{name}' does not resolve: {what} until it does");
+    let sentence = |name: &str, what: String| match addresses(name).is_empty() {
+        true => format!("'{name}' does not resolve: {what} until it does"),
+        false => format!("'{name}' has link-local addresses only, of which nobody knows the interface: {what}"),
+    };
     let mut sentences = Vec::new();
     for host in redirection.hosts().iter().filter(|host| host.addresses(addresses).is_empty()) {
         let what = if has_upstream(redirection, addresses) { "goes without this upstream" } else { "is withheld" };

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -286,7 +286,7 @@ impl<'a> Worker<'a> {
         for (line, redirection, _) in self.config.relayed() {
             for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name.as_str() == name)
             {
-                let addresses = addresses.iter().map(|ip| SocketAddr::new(*ip, host.port)).collect();
+                let addresses = host.addresses(|_| addresses.to_vec());
                 self.connections.dialer().redirections.upstreams(line).replace(number, addresses);
             }
         }

@@ -1,6 +1,6 @@
 //! What a worker has to know of one redirection.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
 
 use ipnet::IpNet;
@@ -79,6 +79,8 @@ pub(crate) struct HostPort {
     pub name: HostName,
     /// The port.
     pub port: u16,
+    /// The number of the interface behind which a link-local address is; 0 for all others.
+    pub interface: u32,
 }
 
 impl HostPort {
@@ -87,9 +89,15 @@ impl HostPort {
         self.name.literal().is_none().then(|| self.name.to_string())
     }
 
-    /// The socket addresses of this upstream. Only a name is looked up.
+    /// The socket addresses of this upstream. Only a name is looked up. Link-local addresses of a name are left out:
+    /// nobody says behind which interface they are, and connect(2) refuses them so.
     pub(crate) fn addresses(&self, look_up: impl FnOnce(&str) -> Vec<IpAddr>) -> Vec<SocketAddr> {
-        self.name.addresses(look_up).into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
+        let address = |ip| match ip {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() && self.interface == 0 => None,
+            IpAddr::V6(v6) => Some(SocketAddrV6::new(v6, self.port, 0, self.interface).into()),
+            IpAddr::V4(v4) => Some(SocketAddr::from((v4, self.port))),
+        };
+        self.name.addresses(look_up).into_iter().filter_map(address).collect()
     }
 }
 

@@ -174,9 +174,13 @@ impl Upstreams {
         self.hosts.iter().flatten().find(is_due).map(|candidate| candidate.address)
     }
 
+    /// A connection does not remember the interface of a link-local address.
     fn find(&mut self, address: SocketAddr) -> Option<(&mut Vec<Candidate>, usize)> {
+        let is = |candidate: &Candidate| {
+            candidate.address.ip() == address.ip() && candidate.address.port() == address.port()
+        };
         self.hosts.iter_mut().find_map(|host| {
-            let at = host.iter().position(|candidate| candidate.address == address)?;
+            let at = host.iter().position(is)?;
             Some((host, at))
         })
     }

@@ -249,3 +249,46 @@ fn a_name_with_more_addresses_than_are_supported_is_said_and_not_cut() {
     daemon.journal.wait_for("the name has 1025 addresses, and at most 1024 are supported");
     assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
 }
+
+#[test]
+fn a_link_local_upstream_is_reached_behind_its_interface_and_refused_without() {
+    let Some(scene) = Scene::new() else { return };
+    let shown = scene.lab.cow.run(&["ip", "-o", "-6", "addr", "show", "dev", "eth0", "scope", "link"]);
+    let words = shown.split_whitespace().nth(3).expect("a link-local address");
+    let cow = words.split('/').next().expect("an address");
+    let start = |host: &str, more: &[&str]| {
+        let args = [&["-d", "-s", "12970", "-r", "nobody", "-R", "--dport 80", host, "80"], more].concat();
+        scene.launch(&args)
+    };
+    for (host, expected) in [
+        (cow.to_owned(), format!("expected the interface of this link-local address, such as {cow}%eth0")),
+        (format!("[{cow}]"), format!("such as {cow}%eth0")),
+        (format!("{cow}%nothing"), "expected an interface of this host, which nothing is not".to_owned()),
+        ("fd00:3::3%eth3".to_owned(), "expected an interface only behind a link-local IPv6 address".to_owned()),
+        ("10.3.0.3%eth3".to_owned(), "expected an interface only behind a link-local IPv6 address".to_owned()),
+    ] {
+        let done = start(&host, &[]).run();
+        assert!(done.status == 64 && done.stderr.contains(&expected), "{host}: {done:?}");
+    }
+    let done = scene.launch(&["--kernel", "-R", "--dport 80", &format!("{cow}%eth3"), "80"]).run();
+    assert!(done.status == 64 && done.stderr.contains("which a link-local one is not"), "{done:?}");
+    for host in [format!("{cow}%eth3"), format!("[{cow}%eth3]")] {
+        let mut daemon = start(&host, &[]).ready();
+        assert_eq!([scene.page(MOOSE), scene.page(super::MOOSE6)], ["cow", "cow"]);
+        assert_eq!(daemon.stop(), 0);
+    }
+    // Its health is followed like that of others.
+    let host = format!("{cow}%eth3");
+    let args = ["-d", "-s", "12970", "-r", "nobody", "-R", "--dport 80", &host, "81", "cow", "80"];
+    let daemon = scene.relay(&args);
+    for _ in 0..3 {
+        assert_eq!(scene.page(MOOSE), "cow");
+    }
+    assert_eq!(daemon.journal.count("is down: Connection refused"), 1);
+    // Of a name, nobody knows the interface.
+    scene.lab.gateway.hosts(&format!("10.2.0.5 moose\n10.3.0.3 cow\n{cow} doe\n"));
+    drop(daemon);
+    let daemon = start("doe", &["cow", "80"]).ready();
+    assert_eq!(scene.page(MOOSE), "cow");
+    daemon.journal.wait_for("'doe' has link-local addresses only");
+}
