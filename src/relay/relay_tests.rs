@@ -161,7 +161,7 @@ fn requests_that_are_held_back_are_delivered_before_a_wrong_one_ends_them() {
     let mut relay = relay(ProxyLayer::HttpFilter(HttpFilter::new(addrs(), Rc::new(Rewriting::default()), None)));
     let mut shared = Shared::new(Nobody);
     relay.upstream.socket.room.set(10);
-    relay.client.socket.says(b"GET /1 HTTP/1.0\r\n\r\nGET /2 HTTP/1.0\r\n\r\n\r\n\r\nwrong");
+    relay.client.socket.says(b"GET /1 HTTP/1.0\r\n\r\nGET /2 HTTP/1.0\r\n\r\n\r\n\rwrong");
     assert!(matches!(run(&mut relay, &mut shared, 0), Progress::Waiting));
     assert_eq!(relay.upstream.socket.heard(), "GET http:/");
     assert!(!relay.upstream.socket.was_told_the_end.get());

@@ -128,6 +128,27 @@ fn every_request_of_a_kept_alive_connection_is_rewritten() {
 }
 
 #[test]
+fn letters_beyond_ascii_and_empty_lines_between_requests_come_through_every_proxy() {
+    let Some((office, origin)) = Office::with_origin() else { return };
+    for (proxy, keeps) in [(Peer::squid as fn(&_) -> _, true), (Peer::tinyproxy, false)] {
+        let proxy = proxy(&office.lab.cow);
+        let _daemon = office.relay("80", SQUID);
+        let mut talk = office.by_hand(MOOSE);
+        for (number, empty) in ["", "\r\n", "\n", "\r\n\r\n", "\n\r\n\n"].into_iter().enumerate() {
+            let target = [b"/", number.to_string().as_bytes(), b"?k\xfcche=\xc3\xbc"].concat();
+            talk.say([empty.as_bytes(), b"GET ", &target, b" HTTP/1.1\r\nHost: moose\r\n\r\n"].concat());
+            assert_eq!(talk.answer().status, "HTTP/1.1 200 OK", "{empty:?}");
+            let seen = origin.last().target;
+            assert!(seen.starts_with(&format!("/{number}?k")) && seen.ends_with("che=ü"), "{seen:?}");
+            if !keeps {
+                talk = office.by_hand(MOOSE);
+            }
+        }
+        drop(proxy);
+    }
+}
+
+#[test]
 fn curl_keeps_its_connection_for_the_next_url() {
     let Some((office, origin)) = Office::with_origin() else { return };
     let _squid = Peer::squid(&office.lab.cow);

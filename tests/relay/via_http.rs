@@ -205,7 +205,7 @@ fn requests_that_wait_for_a_slow_proxy_are_not_lost_when_a_wrong_one_follows() {
     let wanted: String = (0..COUNT).map(|number| long_get("http://moose", number)).collect();
     let mut writer = client.try_clone().expect("clone");
     let sending = std::thread::spawn(move || {
-        writer.write_all([all.as_bytes(), b"\r\n\r\nwrong"].concat().as_slice()).expect("requests");
+        writer.write_all([all.as_bytes(), b"\r\n\rwrong"].concat().as_slice()).expect("requests");
         wait_acknowledged(&writer);
     });
     // The pause is the subject of the test: everything on the way is full.

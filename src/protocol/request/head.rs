@@ -1,8 +1,8 @@
-//! The head of a request. httparse parses it; the checks here are stricter where httparse is lenient.
+//! The head of a request. httparse parses the fields; the checks here are stricter where it is lenient.
 
-use std::mem::{self, MaybeUninit};
+use std::mem;
 
-use httparse::Status;
+use httparse::{EMPTY_HEADER, Status};
 
 use crate::protocol::request::answers::Switch;
 use crate::protocol::request::connection_options::ConnectionOptions;
@@ -14,8 +14,8 @@ use crate::protocol::request::refusal::Refusal;
 #[derive(Debug)]
 pub struct Head<'a> {
     pub method: &'a str,
-    /// As the client wrote it.
-    pub target: &'a str,
+    /// As the client wrote it. Some clients send letters beyond ASCII as they are, in any encoding.
+    pub target: &'a [u8],
     /// Everything behind the target, without the empty line.
     pub rest: &'a [u8],
     pub body: Body,
@@ -52,17 +52,17 @@ struct Fields<'a> {
 impl<'a> Head<'a> {
     /// Parses a head: from the first byte of the request line to the last byte of the empty line.
     pub fn parse(text: &'a [u8]) -> Result<Head<'a>, Refusal> {
-        let mut headers = [const { MaybeUninit::uninit() }; MOST];
-        let mut request = httparse::Request::new(&mut []);
-        let status = request.parse_with_uninit_headers(text, &mut headers)?;
-        let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
-            return Err(Refusal::Malformed("the request line"));
+        let RequestLine { method, target, minor, length } = RequestLine::parse(text)?;
+        let mut headers = [EMPTY_HEADER; MOST];
+        let fields_text = text.get(length..).unwrap_or_default();
+        let Status::Complete((end, headers)) = httparse::parse_headers(fields_text, &mut headers)? else {
+            return Err(Refusal::Malformed("the lines of the head"));
         };
-        if status != Status::Complete(text.len()) {
+        if end != fields_text.len() {
             return Err(Refusal::Malformed("the lines of the head"));
         }
         let mut fields = Fields::default();
-        request.headers.iter().try_for_each(|header| fields.take(header.name, header.value))?;
+        headers.iter().try_for_each(|header| fields.take(header.name, header.value))?;
         let end = text.len().checked_sub(2);
         let rest = end.and_then(|end| text.get(method.len() + 1 + target.len()..end));
         let rest = rest.ok_or(Refusal::Malformed("the request line"))?;
@@ -75,6 +75,40 @@ impl<'a> Head<'a> {
             _ => (fields.has_upgrade && fields.may_upgrade && minor == 1).then_some(Switch::Upgrade),
         };
         Ok(Head { method, target, rest, body, host: fields.host, referer: fields.referer, lines: fields.lines, switch })
+    }
+}
+
+/// The first line of a head.
+struct RequestLine<'a> {
+    method: &'a str,
+    target: &'a [u8],
+    minor: u8,
+    /// With its end.
+    length: usize,
+}
+
+impl<'a> RequestLine<'a> {
+    /// Accepts one space between the parts, and nothing else (RFC 9112, 3).
+    fn parse(text: &'a [u8]) -> Result<RequestLine<'a>, Refusal> {
+        let malformed = Refusal::Malformed("the request line");
+        let end = text.iter().position(|byte| *byte == b'\n').ok_or(malformed)?;
+        let line = text.get(..end).and_then(|line| line.strip_suffix(b"\r")).ok_or(malformed)?;
+        let mut parts = line.splitn(3, |byte| *byte == b' ');
+        let (Some(method), Some(target), Some(version)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(malformed);
+        };
+        let is_method = !method.is_empty() && method.iter().all(|byte| is_token(*byte));
+        let is_target = !target.is_empty() && !target.iter().any(u8::is_ascii_control);
+        let minor = match version {
+            b"HTTP/1.0" => 0,
+            b"HTTP/1.1" => 1,
+            _ if is_method && is_target => return Err(Refusal::Malformed("the version")),
+            _ => return Err(malformed),
+        };
+        match str::from_utf8(method) {
+            Ok(method) if is_method && is_target => Ok(RequestLine { method, target, minor, length: end + 1 }),
+            _ => Err(malformed),
+        }
     }
 }
 

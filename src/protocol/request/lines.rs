@@ -1,4 +1,4 @@
-//! The end of a head or a trailer.
+//! The lines of a head or a trailer.
 
 use crate::protocol::request::refusal::Refusal;
 
@@ -20,6 +20,15 @@ pub fn section(input: &[u8], seen: usize) -> Result<Option<usize>, Refusal> {
         }
     }
     if input.len() == HEAD { Err(Refusal::TooLong) } else { Ok(None) }
+}
+
+/// The length of the empty lines at the beginning of `input`. They need no carriage return.
+pub fn empty_lines(input: &[u8]) -> usize {
+    let mut rest = input;
+    while let [b'\r', b'\n', behind @ ..] | [b'\n', behind @ ..] = rest {
+        rest = behind;
+    }
+    input.len() - rest.len()
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ use crate::protocol::request::refusal::Refusal;
 use crate::protocol::request::rewriting::{RequestTarget, Rewriting};
 use crate::protocol::request::target::{self, Form};
 
+/// Bytes of the empty lines that may stand before a request. Some clients send one behind each body (RFC 9112, 2.2).
+const BLANK: usize = 1024;
+
 /// Parses the requests of one connection and rewrites them for a proxy. Of bodies it only finds the end.
 #[derive(Debug)]
 pub struct Requests {
@@ -24,8 +27,8 @@ pub struct Requests {
     count: u32,
     /// Bytes of an incomplete head or trailer that were already searched.
     seen: usize,
-    /// Whether an empty line was dropped before the next request.
-    blank: bool,
+    /// Bytes of the empty lines that were dropped before the next request.
+    blank: usize,
 }
 
 /// The part of a message that comes next. See the picture at the top of [`crate::protocol::request`].
@@ -66,14 +69,7 @@ enum Advance<'a> {
 
 impl Requests {
     pub fn new() -> Requests {
-        Requests {
-            stage: Stage::Head,
-            answers: Answers::default(),
-            host: Belief::Unasked,
-            count: 0,
-            seen: 0,
-            blank: false,
-        }
+        Requests { stage: Stage::Head, answers: Answers::default(), host: Belief::Unasked, count: 0, seen: 0, blank: 0 }
     }
 
     /// How many of the next bytes pass unchanged; `u64::MAX` means all that will ever come. These need not be shown
@@ -152,19 +148,20 @@ impl Requests {
         rewriting: &Rewriting,
         out: &mut Vec<u8>,
     ) -> Result<Advance<'a>, Refusal> {
-        let blank = match input {
-            [b'\r', b'\n', ..] if !self.blank => 2,
-            [b'\r'] if !self.blank => return Ok(self.incomplete(input)),
-            [b'\r' | b'\n', ..] => return Err(Refusal::Malformed("an empty line before a request")),
-            _ => 0,
-        };
+        let blank = lines::empty_lines(input);
+        if self.blank + blank > BLANK || matches!(input.get(blank..), Some([b'\r', next, ..]) if *next != b'\n') {
+            return Err(Refusal::Malformed("empty lines before a request"));
+        }
         if self.count > 0 && blank > 0 {
-            self.blank = true;
+            self.blank += blank;
             self.seen = 0;
             return Ok(Advance::Used(blank));
         }
-        if self.count == 0 {
-            check_beginning(input.get(blank..).unwrap_or_default())?;
+        if matches!(input.get(blank..), Some([b'\r'])) {
+            return Ok(self.incomplete(input));
+        }
+        if self.count == 0 && head::is_meant(input.get(blank..).unwrap_or_default()) == Some(false) {
+            return Err(Refusal::NotHttp);
         }
         let Some(end) = lines::section(input, self.seen.max(blank))? else {
             return Ok(self.incomplete(input));
@@ -206,9 +203,9 @@ impl Requests {
             (Some(page), _) => return Ok(RequestTarget::Page(page)),
             (None, Form::Absolute | Form::Authority) if !rewriting.check_host => return Ok(RequestTarget::Same),
             (None, Form::Absolute) => target::url(head.target),
-            (None, Form::Authority) => (Authority::parse(head.target.as_bytes()), ""),
+            (None, Form::Authority) => (Authority::parse(head.target), &b""[..]),
             (None, Form::Origin) => (head.host.and_then(Authority::parse), head.target),
-            (None, Form::Asterisk) => (head.host.and_then(Authority::parse), ""),
+            (None, Form::Asterisk) => (head.host.and_then(Authority::parse), &b""[..]),
         };
         let believed = match (claimed.map(|host| (host, host.claim(addrs.original))), self.host) {
             (None | Some((_, HostClaim::False)), _) if rewriting.check_host => None,
@@ -228,7 +225,7 @@ impl Requests {
     fn follow(&mut self, head: &Head<'_>) {
         self.count = self.count.saturating_add(1);
         self.seen = 0;
-        self.blank = false;
+        self.blank = 0;
         self.host = Belief::Unasked;
         self.answers.expect(head.method == "HEAD", head.switch);
         match head.body {
@@ -273,15 +270,6 @@ impl Requests {
 impl Default for Requests {
     fn default() -> Requests {
         Requests::new()
-    }
-}
-
-/// Decides whether the first bytes of a connection are HTTP at all.
-fn check_beginning(input: &[u8]) -> Result<(), Refusal> {
-    match input {
-        [b'\r' | b'\n', ..] => Err(Refusal::Malformed("an empty line before a request")),
-        _ if head::is_meant(input) == Some(false) => Err(Refusal::NotHttp),
-        _ => Ok(()),
     }
 }
 

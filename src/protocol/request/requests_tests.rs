@@ -290,16 +290,22 @@ fn nothing_is_asked_for_behind_an_answer_that_was_not_understood() {
 }
 
 #[test]
-fn one_empty_line_before_a_request_is_dropped() {
+fn empty_lines_before_a_request_are_dropped() {
     let request = |url| format!("POST {url}/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
     let (before, after) = (request(""), request("http://a"));
-    assert_eq!(becomes(&format!("\r\n{before}\r\n{before}\r\n{before}")), after.repeat(3));
+    for blank in ["\r\n", "\n", "\r\n\r\n", "\n\n\r\n\n", &"\r\n".repeat(BLANK / 2)] {
+        let sent = format!("{blank}{before}{blank}{before}{blank}{before}");
+        assert_eq!(becomes(&sent), after.repeat(3), "{blank:?}");
+        let mut client = Client::new();
+        sent.bytes().for_each(|byte| assert_eq!(client.sends([byte]), Ok(None)));
+        assert_eq!(client.out(), after.repeat(3), "{blank:?}");
+    }
 }
 
 #[test]
-fn the_client_may_fall_silent_behind_an_empty_line() {
+fn the_client_may_fall_silent_behind_empty_lines() {
     let mut client = Client::new();
-    client.sends("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx\r").unwrap();
+    client.sends("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx\n\r").unwrap();
     assert!(!client.requests.is_between());
     client.sends("\n").unwrap();
     assert!(client.requests.is_between());
@@ -307,16 +313,29 @@ fn the_client_may_fall_silent_behind_an_empty_line() {
 }
 
 #[test]
-fn more_empty_lines_are_refused() {
-    let wrong = Some(Refusal::Malformed("an empty line before a request"));
+fn a_carriage_return_alone_and_endless_empty_lines_are_refused() {
+    let wrong = Some(Refusal::Malformed("empty lines before a request"));
     let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    for blank in ["\r\n\r\n", "\n", "\r\r\n", "\r\n\n", "\r\n\r", "\rG"] {
+    for blank in ["\r\r\n", "\r\n\r", "\rG", "\n\r\t", &"\n".repeat(BLANK + 1)] {
         assert_eq!(refusal(&format!("{blank}{request}")), wrong, "{blank:?}");
         assert_eq!(refusal(&format!("{request}{blank}{request}")), wrong, "{blank:?}");
     }
     let mut client = Client::new();
-    client.sends(format!("{request}\r\n")).unwrap();
-    assert_eq!(client.sends("\r\n").err(), wrong);
+    client.sends(request).unwrap();
+    let refused = (0..=BLANK).find_map(|count| client.sends("\n").err().map(|refusal| (count, refusal)));
+    assert_eq!(refused, wrong.map(|wrong| (BLANK, wrong)));
+}
+
+#[test]
+fn a_target_may_have_bytes_beyond_ascii() {
+    for target in [&b"/k\xfche?\x80\xff"[..], "/kühe?\u{85}\u{a0}".as_bytes()] {
+        for (before, after) in [("", "http://a"), ("http://b", "http://b")] {
+            let request = |url: &str| [b"GET ", url.as_bytes(), target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+            let mut client = Client::new();
+            client.sends(request(before)).unwrap();
+            assert_eq!(client.out, request(after));
+        }
+    }
 }
 
 #[test]

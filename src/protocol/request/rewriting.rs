@@ -42,9 +42,9 @@ pub enum RequestTarget<'a> {
     /// The URL of `-f`.
     Page(&'a str),
     /// `http://`, this host and this path.
-    At(Authority<'a>, &'a str),
+    At(Authority<'a>, &'a [u8]),
     /// `http://`, the original destination and this path.
-    AtOriginal(&'a str),
+    AtOriginal(&'a [u8]),
     /// The original destination in the form for CONNECT.
     Through,
 }
@@ -76,17 +76,17 @@ impl Rewriting {
 
     fn write_target(&self, head: &Head<'_>, target: RequestTarget<'_>, addrs: &AddrPair, out: &mut Vec<u8>) {
         match target {
-            RequestTarget::Same => out.extend_from_slice(head.target.as_bytes()),
+            RequestTarget::Same => out.extend_from_slice(head.target),
             RequestTarget::Page(url) => out.extend_from_slice(url.as_bytes()),
             RequestTarget::At(host, path) => {
                 out.extend_from_slice(b"http://");
                 host.write(addrs.original, out);
-                out.extend_from_slice(path.as_bytes());
+                out.extend_from_slice(path);
             }
             RequestTarget::AtOriginal(path) => {
                 out.extend_from_slice(b"http://");
                 authority::write_address(addrs.original, out);
-                out.extend_from_slice(path.as_bytes());
+                out.extend_from_slice(path);
             }
             RequestTarget::Through => {
                 let original = addrs.original;

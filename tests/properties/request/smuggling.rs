@@ -37,12 +37,13 @@ const HEADS: &[Twist] = &[
     ("a space behind the version", |head, _| head[0].push(b' ')),
     ("a space before the method", |head, _| head[0].insert(0, b' ')),
     ("a NUL in the target", |head, _| in_the_line(head, " HTTP/", "\0 HTTP/")),
-    ("a letter beyond ASCII in the target", |head, _| in_the_line(head, " HTTP/", "ü HTTP/")),
     ("a fragment", |head, _| in_the_line(head, " HTTP/", "# HTTP/")),
     ("another version", |head, _| in_the_line(head, " HTTP/1.", " HTTP/1.0")),
     ("no target", |head, _| head[0] = b"GET HTTP/1.1".to_vec()),
-    ("two empty lines before", |head, _| head[0] = [b"\r\n\r\n", &head[0][..]].concat()),
-    ("an empty line without a carriage return before", |head, _| head[0] = [b"\n", &head[0][..]].concat()),
+    ("a carriage return alone before", |head, _| head[0] = [b"\r\n\r", &head[0][..]].concat()),
+    ("endless empty lines before", |head, _| head[0] = [&b"\n".repeat(2000), &head[0][..]].concat()),
+    ("an option in quotes", |head, at| insert(head, at, &["Connection: \"Transfer-Encoding\""])),
+    ("an option with a parameter", |head, at| insert(head, at, &["Connection: close", "Proxy-Connection: host;q=1"])),
 ];
 
 /// What stands in place of the chunks of a body.
@@ -55,6 +56,8 @@ const CHUNKS: &[(&str, &[u8])] = &[
     ("a line feed alone behind the data", b"3\r\nabc\n0\r\n\r\n"),
     ("a line feed alone in the trailer", b"0\r\nA: b\n\r\n"),
     ("an end without a carriage return", b"0\r\n\n"),
+    ("an option in the trailer", b"0\r\nConnection: close\r\n\r\n"),
+    ("a client's address in the trailer", b"0\r\nx-forwarded-for: 10.1.0.3\r\n\r\n"),
     ("a trailer folded", b"0\r\nA: b\r\n c\r\n\r\n"),
 ];
 
