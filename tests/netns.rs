@@ -43,6 +43,8 @@ mod passed;
 mod processes;
 #[path = "netns/proxy_protocol.rs"]
 mod proxy_protocol;
+#[path = "netns/retiring.rs"]
+mod retiring;
 #[path = "netns/rule_ownership.rs"]
 mod rule_ownership;
 #[path = "netns/scenarios.rs"]

@@ -49,6 +49,7 @@ pub enum OptionId {
     Verbose,
     PidFile,
     Drain,
+    RetireTimeout,
     Check,
     PrintRules,
     Flush,

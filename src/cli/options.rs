@@ -298,7 +298,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         value: Some(Value::File),
         help: "Append one line per connection to this file instead of the log.",
-        more: "SIGHUP opens it again. It must be a regular file, and no link; /dev/null keeps no lines.",
+        more: "SIGURG opens it again, and so does a reload. It must be a regular file, and no link; /dev/null keeps no lines.",
         ..process(Id::AccessLog, "l", "access-log", Group::Process)
     },
     Opt {
@@ -316,6 +316,12 @@ pub const OPTIONS: &[Opt] = &[
         value: text("SECONDS"),
         help: "On SIGTERM, let connections go on for this long before they are reset. The default is 30.",
         ..process(Id::Drain, "", "drain", Group::Process)
+    },
+    Opt {
+        value: text("SECONDS"),
+        help: "After a reload or an upgrade, let the connections of before go on for this long before they are reset. \
+               0 means to their end. The default is 86400, a day.",
+        ..process(Id::RetireTimeout, "", "retire-timeout", Group::Process)
     },
     Opt {
         help: "Check the command line and the file of -c, resolve the names, print what would be done, and change \

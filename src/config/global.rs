@@ -32,6 +32,8 @@ pub(crate) struct Process {
     pub fail: FailMode,
     /// How long connections may go on after SIGTERM.
     pub drain: Duration,
+    /// How long connections may go on after a reload or an upgrade; `None` is to their end.
+    pub retire_timeout: Option<Duration>,
     pub workers: usize,
     /// How often the rules are compared with what they should be; `None` is never.
     pub verify: Option<Duration>,
@@ -61,6 +63,7 @@ pub(super) struct GlobalOptions {
     facility: Option<Facility>,
     fail: Option<FailMode>,
     drain: Option<Duration>,
+    retire_timeout: Option<Duration>,
     workers: Option<usize>,
     verify: Option<Duration>,
     upstream_grace: Option<Duration>,
@@ -88,6 +91,7 @@ impl GlobalOptions {
         fill(&mut self.facility, arguments.value(OptionId::Syslog, values::facility)?);
         fill(&mut self.fail, arguments.text(OptionId::Fail).map(fail_mode));
         fill(&mut self.drain, seconds(OptionId::Drain)?);
+        fill(&mut self.retire_timeout, seconds(OptionId::RetireTimeout)?);
         fill(&mut self.workers, arguments.value(OptionId::Workers, values::workers)?);
         fill(&mut self.verify, seconds(OptionId::Verify)?);
         fill(&mut self.upstream_grace, seconds(OptionId::UpstreamGrace)?);
@@ -111,6 +115,7 @@ impl GlobalOptions {
             facility: self.facility.unwrap_or(Facility::LOG_DAEMON),
             fail: self.fail.unwrap_or(FailMode::Open),
             drain: self.drain.unwrap_or(Duration::from_secs(30)),
+            retire_timeout: or_never(self.retire_timeout, 86_400),
             workers: self.workers.unwrap_or(1),
             verify: or_never(self.verify, 30),
             upstream_grace: or_never(self.upstream_grace, 0),

@@ -23,6 +23,11 @@ impl Change {
         matches!(self, Change::Nothing)
     }
 
+    /// A request that is to be met again after this change.
+    pub(crate) fn also(&self, request: Request) -> Option<Request> {
+        (!self.is_nothing()).then_some(request)
+    }
+
     /// The names of a configuration are being resolved.
     pub(crate) fn resolves(&self) -> bool {
         matches!(self, Change::Transition(transition) if transition.resolves())
@@ -54,6 +59,8 @@ impl Change {
 /// A change that was asked for while another one was under way. The greater one includes the lesser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Request {
+    /// Opens the log files again, as the other two do as well.
+    ReopenLogs,
     Reload,
     /// Reads the configuration as well.
     Upgrade,

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::daemon::message::{Answer, SIZE, ToGuardian, ToWorker};
+use crate::daemon::retirement::{Overdue, Retirement};
 use crate::error::Error;
 use crate::logging;
 use crate::sys::channel::{Channel, Received};
@@ -74,6 +75,8 @@ struct Child {
     channel: Option<Channel>,
     /// It has sent too much, and is not read before then.
     muted_until: Option<Instant>,
+    /// Since when it drains.
+    retirement: Option<Retirement>,
 }
 
 /// A child that has ended.
@@ -180,7 +183,8 @@ impl Children {
             let registered = self.registry.register(&mut SourceFd(&channel.as_raw_fd()), token, Interest::READABLE);
             registered.map_err(|error| Error::sys("epoll_ctl", error))?;
         }
-        self.all.insert(pid, Child { role, channel, muted_until: None });
+        let retirement = (role == Role::Draining).then(|| Retirement::begin(Instant::now()));
+        self.all.insert(pid, Child { role, channel, muted_until: None, retirement });
         Ok(())
     }
 
@@ -210,6 +214,7 @@ impl Children {
     pub(crate) fn drain(&mut self, pid: Pid) {
         if let Some(child) = self.all.get_mut(&pid) {
             child.role = Role::Draining;
+            child.retirement.get_or_insert_with(|| Retirement::begin(Instant::now()));
         }
     }
 
@@ -247,6 +252,26 @@ impl Children {
     /// The same to all workers.
     pub(crate) fn signal_workers(&self, signal: Signal) {
         self.workers().for_each(|pid| self.signal(pid, signal));
+    }
+
+    /// When a worker that drains has taken longer than `limit`.
+    pub(crate) fn retirement_due(&self, limit: Option<Duration>) -> Option<Instant> {
+        self.all.values().filter_map(|child| child.retirement?.due(limit)).min()
+    }
+
+    /// Sees to it that workers which drain end in time.
+    pub(crate) fn limit_retirement(&mut self, limit: Option<Duration>, now: Instant) {
+        let retired = self.all.iter_mut().filter_map(|(pid, child)| Some((*pid, child.retirement.as_mut()?)));
+        let overdue: Vec<_> = retired.filter_map(|(pid, worker)| Some((pid, worker.overdue(limit, now)?))).collect();
+        for (pid, overdue) in overdue {
+            match overdue {
+                Overdue::Tell => self.tell(pid, &ToWorker::Reset, None),
+                Overdue::Kill => {
+                    log::error!("worker {pid} did not end in time and is killed");
+                    self.kill(pid);
+                }
+            }
+        }
     }
 
     /// What a worker has sent, at most so much that the others get their turn.

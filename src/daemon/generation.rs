@@ -86,6 +86,14 @@ impl Generation {
         Ok(Generation { id, config, listeners, access_log, capacity, source_limit, slots })
     }
 
+    /// Opens the file of `-l` again. If that fails, the former one stays.
+    pub(crate) fn reopen_access_log(&mut self) -> Result<(), Error> {
+        if let Some(path) = self.config.process.access_log.as_deref() {
+            self.access_log = Some(access_log::open(path)?);
+        }
+        Ok(())
+    }
+
     /// Starts a worker in each slot.
     pub(crate) fn start_workers(&mut self, names: &Names, children: &mut Children) -> Result<(), Error> {
         (0..self.slots.len()).try_for_each(|slot| self.start_worker(slot, names, children))

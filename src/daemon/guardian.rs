@@ -54,8 +54,7 @@ impl Guardian {
     /// A guardian of nothing yet.
     pub(crate) fn new(inherited: Inherited, terminal: Terminal, pidfile: Option<PidFile>) -> Result<Guardian, Error> {
         let failed = |error| Error::sys("setting up the guardian", error);
-        let own = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCHLD];
-        let signals = process::signals(&own).map_err(failed)?;
+        let signals = process::signals(&process::BLOCKED).map_err(failed)?;
         let poll = Poll::new().map_err(failed)?;
         let registered = poll.registry().register(
             &mut SourceFd(&signals.as_fd().as_raw_fd()),
@@ -272,7 +271,7 @@ impl Guardian {
         log::info!("upgrade: executing {}", self.program.display());
         if let Err(error) = self.hand_over(upgrade::execute) {
             log::error!("upgrade: {}: {error}; nothing has changed", self.program.display());
-            self.deferred = deferred.filter(|request| *request == Request::Reload);
+            self.deferred = deferred.filter(|request| *request != Request::Upgrade);
         }
     }
 
@@ -285,6 +284,7 @@ impl Guardian {
         match self.deferred.take_if(|_| self.change.is_nothing()) {
             Some(Request::Upgrade) => self.upgrade(),
             Some(Request::Reload) => self.reload(),
+            Some(Request::ReopenLogs) => self.instance.reopen_logs(),
             None => {}
         }
     }
@@ -317,6 +317,11 @@ impl Guardian {
                 Signal::SIGHUP if self.shutdown.is_none() => self.reload(),
                 Signal::SIGUSR2 if self.shutdown.is_none() => self.upgrade(),
                 Signal::SIGUSR1 => self.instance.ask_for_counters(),
+                Signal::SIGURG => {
+                    self.instance.reopen_logs();
+                    // The next generation may have opened its file before.
+                    self.deferred = self.deferred.max(self.change.also(Request::ReopenLogs));
+                }
                 Signal::SIGCHLD => self.reap(),
                 _ => {}
             }

@@ -88,8 +88,14 @@ impl Instance {
         let gates =
             self.serving.as_ref().and_then(|serving| self.reachability.due(serving.config.process.upstream_grace));
         let names = self.names.due().filter(|_| resolves || self.serving.is_some());
-        let others = [names, rules, gates, self.local_ports.due(), self.pool_due];
+        let retired = self.children.retirement_due(self.retire_timeout());
+        let others = [names, rules, gates, self.local_ports.due(), self.pool_due, retired];
         slots.chain(others.into_iter().flatten()).min()
+    }
+
+    /// The time that workers have which drain.
+    fn retire_timeout(&self) -> Option<Duration> {
+        self.serving.as_ref()?.config.process.retire_timeout
     }
 
     /// Does what is due.
@@ -109,6 +115,7 @@ impl Instance {
         if self.serving.is_some() && self.listener_watch.is_none() {
             self.watch_listeners();
         }
+        self.children.limit_retirement(self.retire_timeout(), now);
         self.work_on_rules();
     }
 
@@ -345,6 +352,25 @@ impl Instance {
             }
         }
         rules.set_gates(gates);
+    }
+
+    /// SIGURG: the log files were renamed, and new ones are wanted.
+    pub(crate) fn reopen_logs(&mut self) {
+        logging::reopen();
+        if let Some(serving) = &mut self.serving
+            && let Err(error) = serving.reopen_access_log()
+        {
+            return log::error!("the access log stays the old one: {error}");
+        }
+        self.pass_access_log_on();
+        log::info!("the log files are opened again");
+    }
+
+    /// Gives all workers the file of the access log, also those that drain.
+    pub(crate) fn pass_access_log_on(&self) {
+        if let Some(file) = self.serving.as_ref().and_then(|serving| serving.access_log.as_ref()) {
+            self.children.tell_workers(&ToWorker::AccessLog, Some(file.as_fd()));
+        }
     }
 
     /// SIGUSR1: the counters of all workers, and each worker's connections.

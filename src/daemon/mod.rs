@@ -25,6 +25,7 @@ pub(crate) mod reconciler;
 pub(crate) mod resolver;
 pub(crate) mod resolver_pool;
 pub(crate) mod respawn;
+pub(crate) mod retirement;
 pub(crate) mod shutdown;
 pub(crate) mod socket_owners;
 pub(crate) mod start;

@@ -7,10 +7,7 @@
 //!                                                             the former rules are put back
 //! ```
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-
-use nix::unistd::Pid;
 
 use crate::config::Config;
 use crate::daemon::children::GenerationId;
@@ -19,7 +16,6 @@ use crate::daemon::generation::Generation;
 use crate::daemon::instance::Instance;
 use crate::daemon::instance_lock::LockAttempt;
 use crate::daemon::listeners::Listeners;
-use crate::daemon::message::ToWorker;
 use crate::daemon::reconciler::{Reconciler, RulesState};
 use crate::daemon::warnings;
 use crate::error::Error;
@@ -313,11 +309,8 @@ impl Transition {
             }
             former.retire(&mut instance.children);
             instance.reachability.forget();
-            if let Some(file) = &serving.access_log {
-                let draining: Vec<Pid> = instance.children.draining().map(|(pid, _)| pid).collect();
-                draining.iter().for_each(|pid| instance.children.tell(*pid, &ToWorker::AccessLog, Some(file.as_fd())));
-            }
         }
+        instance.pass_access_log_on();
         instance.inherited.forget(&serving.listeners.addresses_of_all());
         instance.local_ports.look(&serving.config);
         instance.listeners_have_changed();

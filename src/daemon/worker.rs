@@ -98,7 +98,7 @@ impl<'a> Worker<'a> {
             connection,
         } = start;
         let alone = guardian.is_none();
-        let own = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT];
+        let own = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT, Signal::SIGURG];
         // The terminal sends SIGINT to the guardian as well, which tells its workers.
         let signals = process::signals(if alone { &own } else { &own[..3] })?;
         wait::be_punctual()?;
@@ -127,7 +127,7 @@ impl<'a> Worker<'a> {
         if let Some(connection) = connection {
             let peer = connection.peer_addr()?;
             connections.admit(RedirectionId(0), mio::net::TcpStream::from_std(connection), peer);
-            lifecycle = Lifecycle::Draining(None);
+            lifecycle = Lifecycle::last_connections();
         }
         let resolvers = ResolverPool::default();
         Ok(Worker {
@@ -296,7 +296,7 @@ impl<'a> Worker<'a> {
         while let Some(signal) = process::next_signal(&self.signals)? {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
-                Signal::SIGHUP if self.alone => self.reopen(),
+                Signal::SIGHUP | Signal::SIGURG if self.alone => self.reopen(),
                 Signal::SIGHUP => self.retire(),
                 Signal::SIGUSR1 => {
                     self.tell_counters();
@@ -311,13 +311,13 @@ impl<'a> Worker<'a> {
     /// The first call begins to drain, the second one resets all connections.
     fn stop(&mut self) {
         let now = self.connections.time();
-        if matches!(self.lifecycle, Lifecycle::LastCall(_, Some(_)) | Lifecycle::Draining(Some(_))) {
+        if self.lifecycle.is_stopping() {
             return self.reset_all();
         }
         let (seconds, open) = (self.config.process.drain.as_secs(), self.connections.len());
         log::info!("stopping: {open} connections have {seconds} seconds to end");
         self.leave();
-        self.lifecycle = Lifecycle::leaving(now, Some(ticks(self.config.process.drain)));
+        self.lifecycle.stop(now, ticks(self.config.process.drain));
     }
 
     /// Tells the guardian that another worker must take the slot.
@@ -330,17 +330,19 @@ impl<'a> Worker<'a> {
         if !self.connections.is_empty() {
             log::info!("stopping at once, {} connections are reset", self.connections.len());
         }
-        self.connections.close_all();
         self.acceptor.close();
-        self.lifecycle = Lifecycle::Draining(Some(self.connections.time()));
+        self.lifecycle.end(self.connections.time());
+        self.connections.close_all(|| self.lifecycle.close_reason());
     }
 
-    /// Another worker takes over: drains until the last connection ends.
+    /// Another worker takes over.
     fn retire(&mut self) {
         if self.lifecycle == Lifecycle::Serving {
             self.leave();
-            log::info!("retiring: {} connections are served to their end", self.connections.len());
-            self.lifecycle = Lifecycle::leaving(self.connections.time(), None);
+            let (open, limit) = (self.connections.len(), self.config.process.retire_timeout);
+            let at_most = limit.map(|limit| format!(", for at most {} seconds", limit.as_secs())).unwrap_or_default();
+            log::info!("retiring: {open} connections are served to their end{at_most}");
+            self.lifecycle.retire(self.connections.time(), limit.map(ticks));
         }
     }
 
@@ -356,16 +358,15 @@ impl<'a> Worker<'a> {
     /// Takes the steps of draining that are due. Returns whether the worker has ended.
     fn is_done(&mut self) -> bool {
         let now = self.connections.time();
-        if let Lifecycle::LastCall(until, then) = self.lifecycle
-            && until <= now
-        {
+        if self.lifecycle.stops_accepting(now) {
             self.acceptor.close();
-            self.lifecycle = Lifecycle::Draining(then);
         }
-        let Lifecycle::Draining(until) = self.lifecycle else { return false };
-        if until.is_some_and(|until| until <= now) && !self.connections.is_empty() {
+        if !matches!(self.lifecycle, Lifecycle::Draining(_)) {
+            return false;
+        }
+        if self.lifecycle.is_over(now) && !self.connections.is_empty() {
             log::info!("{} connections had not ended in time and are reset", self.connections.len());
-            self.connections.close_all();
+            self.connections.close_all(|| self.lifecycle.close_reason());
             self.connections.access_log().flush();
         }
         if self.connections.is_empty() {

@@ -41,6 +41,8 @@ pub enum CloseReason {
     BadRequest(Refusal),
     /// The daemon stopped before the connection had ended.
     Stopped,
+    /// A reload or an upgrade has retired the worker, and its time was over (`--retire-timeout`).
+    Retired,
 }
 
 impl CloseReason {
@@ -70,6 +72,7 @@ impl fmt::Display for CloseReason {
             CloseReason::BadProxyHeader(why) => write!(f, "bad PROXY header: {why}"),
             CloseReason::BadRequest(why) => write!(f, "bad request: {why}"),
             CloseReason::Stopped => f.write_str("stopped"),
+            CloseReason::Retired => f.write_str("retired"),
         }
     }
 }

@@ -148,9 +148,17 @@ pub(crate) fn leave(status: u8) -> ! {
     unsafe { libc::_exit(libc::c_int::from(status)) }
 }
 
-/// The signals that any of our processes uses. They are blocked in all of them.
-const BLOCKED: [Signal; 6] =
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCHLD];
+/// The signals that any of our processes uses. They are blocked in all of them. SIGURG is one that does no harm to a process
+/// that does not expect it (signal(7)).
+pub(crate) const BLOCKED: [Signal; 7] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGCHLD,
+    Signal::SIGURG,
+];
 
 fn signal_set(signals: &[Signal]) -> SigSet {
     signals.iter().copied().collect()

@@ -337,13 +337,13 @@ impl Connections {
         self.records.closed(session, moved, self.milliseconds.saturating_sub(session.started), reason);
     }
 
-    /// Resets all connections.
-    pub(crate) fn close_all(&mut self) {
+    /// Resets all connections, for a reason that holds for each of them.
+    pub(crate) fn close_all(&mut self, why: impl Fn() -> CloseReason) {
         for slot in 0..self.table.slots() {
             let Some(key) = self.table.key_at(slot) else { continue };
             match self.table.get_mut(key) {
-                Some(Connection::Preread(_)) => self.remove_preread(key, PrereadStep::Close(CloseReason::Stopped)),
-                _ => self.close(key, &CloseReason::Stopped),
+                Some(Connection::Preread(_)) => self.remove_preread(key, PrereadStep::Close(why())),
+                _ => self.close(key, &why()),
             }
         }
     }

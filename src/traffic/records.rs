@@ -40,7 +40,7 @@ impl Records {
             | CloseReason::ProxyRefused(_)
             | CloseReason::BadProxyHeader(_)
             | CloseReason::BadRequest(_) => &mut counters.refused,
-            CloseReason::Stopped => &mut counters.stopped,
+            CloseReason::Stopped | CloseReason::Retired => &mut counters.stopped,
         } += 1;
         self.access_log.write(&LogRecord { session, moved, lasted, reason });
         if let CloseReason::ConnectFailed(error) = reason

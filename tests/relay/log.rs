@@ -40,6 +40,15 @@ fn every_connection_has_one_line_and_a_number_of_its_own() {
 
 #[test]
 fn hangup_reopens_the_access_log() {
+    reopens_the_access_log(Signal::SIGHUP);
+}
+
+#[test]
+fn the_signal_for_log_files_reopens_the_access_log() {
+    reopens_the_access_log(Signal::SIGURG);
+}
+
+fn reopens_the_access_log(signal: Signal) {
     let directory = TempDir::new();
     let (file, old) = (directory.path.join("access.log"), directory.path.join("access.log.1"));
     let server = Server::page(LOCAL, "page");
@@ -51,7 +60,7 @@ fn hangup_reopens_the_access_log() {
     clients::fetch(relay.address).expect("fetch");
     wait::until_true("the first line is in the file", || lines(&file).len() == 1);
     std::fs::rename(&file, &old).expect("rename");
-    relay.daemon.signal(Signal::SIGHUP);
+    relay.daemon.signal(signal);
     wait::until_true("the file is there again", || file.exists());
     clients::fetch(relay.address).expect("fetch");
     wait::until_true("the second line is in the new file", || lines(&file).len() == 1);
