@@ -5,6 +5,8 @@
 
 #[path = "netns/changes.rs"]
 mod changes;
+#[path = "netns/claims.rs"]
+mod claims;
 #[path = "netns/confinement.rs"]
 mod confinement;
 #[path = "netns/dead_upstream.rs"]

@@ -8,11 +8,12 @@ use crate::cli::{CommandLine, options, relations};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::sys::account;
-use crate::traffic::service::{HostPort, Service, Via};
+use crate::traffic::service::{HostPort, Service};
 
 pub(crate) mod families;
 pub(crate) mod file;
 mod global;
+mod local_names;
 mod redirection;
 pub(crate) mod rules;
 mod trusted_file;
@@ -59,8 +60,7 @@ impl Config {
 
     /// Whether workers have names looked up that clients claim to ask for.
     pub(crate) fn checks_hosts(&self) -> bool {
-        let checks = |via: &Via| matches!(via, Via::Http(rewriting, _) if rewriting.check_host);
-        self.relayed().any(|(_, _, service)| checks(&service.via))
+        self.relayed().any(|(_, _, service)| service.check_host)
     }
 
     /// Whether any firewall rule is asked for.
@@ -169,7 +169,7 @@ fn flush(arguments: &Arguments) -> Result<Command, Error> {
 
 fn config(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>) -> Result<Config, Error> {
     let mut file = None;
-    let (process, redirections, name) = match arguments.path(OptionId::Config) {
+    let (process, mut redirections, name) = match arguments.path(OptionId::Config) {
         Some(path) => {
             file::check_beside(arguments)?;
             let text = text.map_or_else(|| file::read(path), |text| Ok(text.to_owned()))?;
@@ -184,6 +184,7 @@ fn config(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>)
             (global::GlobalOptions::read(arguments)?.complete(), vec![redirection], name)
         }
     };
+    local_names::give(&mut redirections);
     let Process { max_connections, workers, .. } = process;
     if let Some(most) = max_connections.filter(|most| *most < workers) {
         // The kernel chooses the worker of a client. One without room would let the client wait for ever.

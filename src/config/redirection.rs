@@ -1,6 +1,7 @@
 //! One redirection: where connections arrive, the rules, and what becomes of them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 
 use crate::cli::option::OptionId;
 use crate::cli::options;
@@ -155,6 +156,8 @@ fn service(arguments: &Arguments) -> Result<Service, Error> {
         allow: values::networks(arguments, OptionId::Allow)?,
         only_redirected: arguments.has(OptionId::OnlyRedirected),
         deny: values::networks(arguments, OptionId::Deny)?,
+        check_host: arguments.has(OptionId::HostCheck),
+        local_names: Rc::default(),
         timeouts: Timeouts {
             connect: at_least_one(OptionId::ConnectTimeout)?,
             handshake: at_least_one(OptionId::HandshakeTimeout)?,

@@ -51,6 +51,7 @@ fn rewriting(arguments: &Arguments, credentials: Option<Credentials>) -> Result<
         credentials,
         page: arguments.value(OptionId::Page, page)?,
         check_host: arguments.has(OptionId::HostCheck),
+        ..Rewriting::default()
     })
 }
 

@@ -7,6 +7,7 @@
 pub(crate) mod addr_pair;
 pub(crate) mod credentials;
 pub(crate) mod hostname;
+pub(crate) mod local_names;
 pub mod proxy_header;
 pub mod request;
 pub mod sniff;

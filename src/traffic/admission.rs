@@ -199,6 +199,12 @@ impl Admission {
         forbidden
     }
 
+    /// Whether a proxy may be asked for a host that has these addresses.
+    pub(crate) fn permits_addresses(&mut self, service: &Service, session: &Session, addresses: &[IpAddr]) -> bool {
+        let port = session.route.original.socket_addr().port();
+        addresses.iter().all(|ip| matches!(self.deny_reason(service, session, SocketAddr::new(*ip, port)), Ok(None)))
+    }
+
     /// Whether a proxy may be asked for a name, which leads it to any of the addresses of the name.
     pub(crate) fn permits_name(&mut self, service: &Service, session: &Session, name: &KnownName) -> bool {
         let Forbidden { to_all, to_others } = name.forbidden();

@@ -15,7 +15,6 @@ use crate::sys::shortage::{self, ConnectError, Resource};
 use crate::sys::sockopt;
 use crate::traffic::admission::Admission;
 use crate::traffic::compact_addr::CompactAddr;
-use crate::traffic::host_check::KnownName;
 use crate::traffic::redirections::Redirections;
 use crate::traffic::service::{Destination, Service};
 use crate::traffic::session::Session;
@@ -75,11 +74,6 @@ impl Dialer {
         addresses: Option<AddrPair>,
     ) -> Result<(), CloseReason> {
         self.admission.apply_header(self.redirections.service(session.redirection), session, addresses)
-    }
-
-    /// [`Admission::permits_name`] with the service of the redirection.
-    pub(crate) fn permits_name(&mut self, session: &Session, name: &KnownName) -> bool {
-        self.admission.permits_name(self.redirections.service(session.redirection), session, name)
     }
 
     /// The first attempt of a connection.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use ipnet::IpNet;
 
 use crate::protocol::hostname::HostName;
+use crate::protocol::local_names::LocalNames;
 use crate::protocol::proxy_header::Version;
 use crate::protocol::request::Rewriting;
 use crate::relay::timeouts::Timeouts;
@@ -27,6 +28,10 @@ pub(crate) struct Service {
     pub only_redirected: bool,
     /// Networks that clients are not relayed to because they were going there.
     pub deny: Vec<IpNet>,
+    /// Whether host names that clients claim are looked up.
+    pub check_host: bool,
+    /// The names that are judged even if they are not looked up.
+    pub local_names: Rc<LocalNames>,
     pub timeouts: Timeouts,
 }
 
@@ -34,6 +39,11 @@ impl Service {
     /// Whether the proxy is asked for the name that the client asks for.
     pub(crate) fn asks_by_name(&self) -> bool {
         matches!(&self.via, Via::Tunnel(Tunnel { by_name: true, .. }))
+    }
+
+    /// Whether what clients say decides where the proxy goes.
+    pub(crate) fn trusts_hosts(&self) -> bool {
+        self.asks_by_name() || matches!(self.via, Via::Http(..))
     }
 
     /// Whether the original destination has to be known.

@@ -6,7 +6,7 @@ mod model;
 #[path = "request/smuggling.rs"]
 mod smuggling;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proptest::collection::vec;
 use proptest::option;
@@ -57,6 +57,11 @@ struct Outcome {
     kept: Vec<u8>,
 }
 
+/// Whether a host that is asked for is believed.
+fn is_believed(host: &str) -> bool {
+    host.len().is_multiple_of(2)
+}
+
 /// What the proxy says to a request that asks for another protocol or for a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
@@ -79,7 +84,7 @@ fn decision() -> impl Strategy<Value = Decision> {
     select(vec![Decision::Upgrade, Decision::Tunnel, Decision::Refusal])
 }
 
-/// Relays what a client sends, with a buffer of the usual size. Names of an even length are taken for genuine. The proxy
+/// Relays what a client sends, with a buffer of the usual size. The proxy
 /// refuses what it is asked for.
 fn relayed(bytes: &[u8], cuts: &Cuts, addrs: &AddrPair, rewriting: &Rewriting) -> Outcome {
     relayed_by(Decision::Refusal, bytes, cuts, addrs, rewriting)
@@ -106,7 +111,7 @@ fn relayed_by(decision: Decision, bytes: &[u8], cuts: &Cuts, addrs: &AddrPair, r
                     assert!(taken.used <= input.len());
                     assert!(taken.ask.is_none() || !asked || taken.used > 0, "asked again after the answer");
                     asked = taken.ask.is_some();
-                    let (used, genuine) = (taken.used, taken.ask.map(|name| name.len() % 2 == 0));
+                    let (used, genuine) = (taken.used, taken.ask.map(is_believed));
                     kept.drain(..used);
                     match genuine {
                         Some(genuine) => requests.host_is(genuine),
@@ -143,8 +148,15 @@ fn rewriting() -> impl Strategy<Value = Rewriting> {
     let forwarded = select(vec![Forwarded::No, Forwarded::Standard, Forwarded::XForwardedFor, Forwarded::Both]);
     let credentials = Credentials { user: "cow".to_owned(), password: "moo".to_owned() };
     let page = option::weighted(0.2, Just(PAGE.to_owned()));
-    (forwarded, option::of(Just(credentials)), page, any::<bool>())
-        .prop_map(|(forwarded, credentials, page, check_host)| Rewriting { forwarded, credentials, page, check_host })
+    (forwarded, option::of(Just(credentials)), page, any::<bool>()).prop_map(
+        |(forwarded, credentials, page, check_host)| Rewriting {
+            forwarded,
+            credentials,
+            page,
+            check_host,
+            ..Rewriting::default()
+        },
+    )
 }
 
 /// Bytes that one request may add: a scheme, an address, and the headers that are wanted.

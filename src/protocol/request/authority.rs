@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::protocol::hostname::is_host_name;
+use crate::protocol::local_names::LocalNames;
 
 /// The port of a URL that names none.
 const HTTP: u16 = 80;
@@ -23,13 +24,13 @@ enum Host<'a> {
     Address(IpAddr),
 }
 
-/// Whether an authority means the original destination.
+/// Whether the proxy may be asked for a host that a client names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostClaim<'a> {
     True,
     False,
-    /// True if this name has that address.
-    Name(&'a str),
+    /// That has to be asked for. It is a name, or an address without brackets.
+    Ask(&'a str),
 }
 
 impl<'a> Authority<'a> {
@@ -63,14 +64,27 @@ impl<'a> Authority<'a> {
         Authority { port: self.port.or(Some(HTTP)), ..self }
     }
 
-    /// Compares it with the original destination.
-    pub fn claim(&self, original: SocketAddr) -> HostClaim<'a> {
+    /// Compares it with the original destination, which it has to be if it is to be checked. Otherwise addresses are
+    /// judged, and names that are known without a name server; the proxy judges the other names.
+    pub fn claim(&self, original: SocketAddr, check: bool, local_names: &LocalNames) -> HostClaim<'a> {
         match self.host {
-            _ if self.port.is_some_and(|port| port != original.port()) => HostClaim::False,
-            Host::Name(name) => HostClaim::Name(name),
+            _ if check && self.port.is_some_and(|port| port != original.port()) => HostClaim::False,
             Host::Address(address) if address.to_canonical() == original.ip().to_canonical() => HostClaim::True,
-            Host::Address(_) => HostClaim::False,
+            Host::Address(_) if check => HostClaim::False,
+            Host::Address(_) => HostClaim::Ask(self.text.trim_matches(['[', ']'])),
+            Host::Name(name) if check || local_names.addresses(name).is_some() => HostClaim::Ask(name),
+            Host::Name(_) => HostClaim::True,
         }
+    }
+
+    /// Whether a Host with this does not contradict the target. One without a port means the port that the client has
+    /// connected to.
+    fn agrees_with(&self, target: &Authority<'_>) -> bool {
+        let same_host = match (self.host, target.host) {
+            (Host::Name(one), Host::Name(other)) => one.eq_ignore_ascii_case(other),
+            (one, other) => one == other,
+        };
+        same_host && (self.port.is_none() || self.port == target.with_port().port)
     }
 
     /// Writes it for a URL. Without a port it means the one that the client connected to.
@@ -82,6 +96,14 @@ impl<'a> Authority<'a> {
             None => {}
         }
     }
+}
+
+/// Whether a Host line agrees with the authority of a target (RFC 9112, 3.2).
+pub fn agree(host: &[u8], authority: &[u8]) -> bool {
+    host == authority
+        || Authority::parse(host)
+            .zip(Authority::parse(authority))
+            .is_some_and(|(host, target)| host.agrees_with(&target))
 }
 
 /// Writes the original destination as the authority of a URL.

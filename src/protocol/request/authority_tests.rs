@@ -124,9 +124,17 @@ fn the_longest_names_are_valid() {
     assert!(parse(&format!("{longest}.")).is_some());
 }
 
+/// The names that are known without a name server: `localhost`, and those of a hosts file.
+fn local_names() -> LocalNames {
+    LocalNames::read("10.3.0.1 gate", "")
+}
+
+fn claim<'a>(value: &'a str, original: &str, check: bool) -> HostClaim<'a> {
+    parse(value).unwrap().claim(original.parse().unwrap(), check, &local_names())
+}
+
 #[test]
 fn an_address_is_compared_and_a_name_is_asked_for() {
-    let claim = |value, original: &str| parse(value).unwrap().claim(original.parse().unwrap());
     let table = [
         ("10.2.0.5", "10.2.0.5:80", HostClaim::True),
         ("10.2.0.5", "10.2.0.5:8080", HostClaim::True),
@@ -137,20 +145,63 @@ fn an_address_is_compared_and_a_name_is_asked_for() {
         ("[fd00:2::5]", "[fd00:2::5]:80", HostClaim::True),
         ("[FD00:2:0::5]", "[fd00:2::5]:80", HostClaim::True),
         ("[fd00:2::6]", "[fd00:2::5]:80", HostClaim::False),
-        ("moose", "10.2.0.5:80", HostClaim::Name("moose")),
-        ("moose:", "10.2.0.5:8080", HostClaim::Name("moose")),
-        ("moose:8080", "10.2.0.5:8080", HostClaim::Name("moose")),
+        ("moose", "10.2.0.5:80", HostClaim::Ask("moose")),
+        ("moose:", "10.2.0.5:8080", HostClaim::Ask("moose")),
+        ("moose:8080", "10.2.0.5:8080", HostClaim::Ask("moose")),
     ];
     for (value, original, wanted) in table {
-        assert_eq!(claim(value, original), wanted, "{value} {original}");
+        assert_eq!(claim(value, original, true), wanted, "{value} {original}");
     }
 }
 
 #[test]
 fn another_port_leads_elsewhere() {
-    let original = "10.2.0.5:80".parse().unwrap();
     for value in ["moose:8080", "10.2.0.5:22"] {
-        assert_eq!(parse(value).unwrap().claim(original), HostClaim::False, "{value}");
+        assert_eq!(claim(value, "10.2.0.5:80", true), HostClaim::False, "{value}");
+    }
+}
+
+#[test]
+fn what_is_not_checked_is_asked_for_if_no_name_server_is_needed_to_know_it() {
+    let table = [
+        ("10.2.0.5", HostClaim::True),
+        ("10.2.0.5:22", HostClaim::True),
+        ("[::ffff:10.2.0.5]", HostClaim::True),
+        ("10.2.0.6", HostClaim::Ask("10.2.0.6")),
+        ("127.0.0.1:3128", HostClaim::Ask("127.0.0.1")),
+        ("[::1]:80", HostClaim::Ask("::1")),
+        ("localhost", HostClaim::Ask("localhost")),
+        ("a.LOCALHOST.:80", HostClaim::Ask("a.LOCALHOST.")),
+        ("gate:80", HostClaim::Ask("gate")),
+        ("moose", HostClaim::True),
+        ("moose:8080", HostClaim::True),
+    ];
+    for (value, wanted) in table {
+        assert_eq!(claim(value, "10.2.0.5:80", false), wanted, "{value}");
+    }
+}
+
+#[test]
+fn a_host_line_agrees_with_a_url_that_means_the_same() {
+    let table = [
+        ("moose", "moose", true),
+        ("MOOSE", "moose", true),
+        ("moose:80", "moose", true),
+        ("moose", "moose:80", true),
+        ("[FD00::1]", "[fd00:0::1]", true),
+        ("moose", "moose:8080", true),
+        ("moose:8080", "moose:8080", true),
+        ("moose:8080", "moose", false),
+        ("moose:81", "moose:8080", false),
+        ("moose", "cow", false),
+        ("moose.", "moose", false),
+        ("10.2.0.5", "[::ffff:10.2.0.5]", false),
+        ("", "moose", false),
+        ("127.1", "10.2.0.5", false),
+        ("moose cow", "moose", false),
+    ];
+    for (host, authority, wanted) in table {
+        assert_eq!(agree(host.as_bytes(), authority.as_bytes()), wanted, "{host} {authority}");
     }
 }
 

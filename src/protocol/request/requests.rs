@@ -55,8 +55,8 @@ enum Belief {
 pub struct Taken<'a> {
     /// Bytes of the input that are done. The others are incomplete, and must be shown again with more bytes.
     pub used: usize,
-    /// A name that the next head gives for the original destination. Before the head can go on, [`Requests::host_is`]
-    /// must say whether the name has that address.
+    /// The host that the next head names, or an address without brackets. Before the head can go on,
+    /// [`Requests::host_is`] must say whether the proxy may be asked for it.
     pub ask: Option<&'a str>,
 }
 
@@ -201,17 +201,20 @@ impl Requests {
         let page = rewriting.page_for(head.referer).filter(|_| form != Form::Authority);
         let (claimed, path) = match (page, form) {
             (Some(page), _) => return Ok(RequestTarget::Page(page)),
-            (None, Form::Absolute | Form::Authority) if !rewriting.check_host => return Ok(RequestTarget::Same),
+            (None, Form::Absolute) if rewriting.check_host && !target::is_plain_http(head.target) => {
+                (None, target::url(head.target).1)
+            }
             (None, Form::Absolute) => target::url(head.target),
             (None, Form::Authority) => (Authority::parse(head.target), &b""[..]),
             (None, Form::Origin) => (head.host.and_then(Authority::parse), head.target),
             (None, Form::Asterisk) => (head.host.and_then(Authority::parse), &b""[..]),
         };
-        let believed = match (claimed.map(|host| (host, host.claim(addrs.original))), self.host) {
-            (None | Some((_, HostClaim::False)), _) if rewriting.check_host => None,
-            (Some((host, HostClaim::Name(_))), Belief::Answered(genuine)) => genuine.then_some(host),
-            (Some((_, HostClaim::Name(name))), _) if rewriting.check_host => return Err(name),
-            _ => claimed,
+        let claim = claimed.map_or(HostClaim::False, |host| rewriting.claim(&host, addrs.original));
+        let believed = match (claim, self.host) {
+            (HostClaim::True, _) => claimed,
+            (HostClaim::False, _) => None,
+            (HostClaim::Ask(_), Belief::Answered(genuine)) => claimed.filter(|_| genuine),
+            (HostClaim::Ask(host), _) => return Err(host),
         };
         Ok(match (believed, form) {
             (Some(_), Form::Absolute | Form::Authority) => RequestTarget::Same,

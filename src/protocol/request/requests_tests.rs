@@ -1,8 +1,8 @@
 use super::*;
 
 use crate::protocol::credentials::Credentials;
-use crate::protocol::request::HEAD;
 use crate::protocol::request::rewriting::Forwarded;
+use crate::protocol::request::{HEAD, authority};
 
 fn addrs(client: &str, original: &str) -> AddrPair {
     AddrPair { client: client.parse().unwrap(), original: original.parse().unwrap() }
@@ -90,9 +90,10 @@ fn without_a_valid_host_the_original_destination_stands_in() {
         for headers in
             ["", "Host:\r\n", "Host: user@cow\r\n", "Host: cow/x\r\n", "Host: cow moose\r\n", "Host: a:b\r\n"]
         {
-            let request = |url: &str| format!("GET {url}/x HTTP/1.0\r\n{headers}\r\n");
-            let out = sent(addrs("10.1.0.2:40000", original), Rewriting::default(), &request(""));
-            assert_eq!(out, request(&format!("http://{authority}")), "{headers:?}");
+            let request = |url: &str, host: &str| format!("GET {url}/x HTTP/1.0\r\n{host}\r\n");
+            let out = sent(addrs("10.1.0.2:40000", original), Rewriting::default(), &request("", headers));
+            let host = if headers.is_empty() { String::new() } else { format!("Host: {authority}\r\n") };
+            assert_eq!(out, request(&format!("http://{authority}"), &host), "{headers:?}");
         }
     }
 }
@@ -100,12 +101,90 @@ fn without_a_valid_host_the_original_destination_stands_in() {
 #[test]
 fn absolute_form_and_connect_pass_unchanged() {
     for request in [
-        "GET http://cow:81/a HTTP/1.1\r\nHost: moose\r\n\r\n",
+        "GET http://cow:81/a HTTP/1.1\r\nHost: COW:81\r\n\r\n",
+        "GET http://cow:80/a?b=c://d/ HTTP/1.1\r\nHost: cow\r\n\r\n",
         "GET https://cow HTTP/1.0\r\n\r\n",
-        "CONNECT cow:443 HTTP/1.1\r\nHost: moose\r\n\r\n",
+        "GET ftp://cow/a HTTP/1.0\r\nHost: cow\r\n\r\n",
+        "CONNECT cow:443 HTTP/1.1\r\nHost: cow:443\r\n\r\n",
+        "CONNECT cow:443 HTTP/1.1\r\n\r\n",
     ] {
         assert_eq!(becomes(request), request);
     }
+}
+
+#[test]
+fn the_host_line_agrees_with_the_target() {
+    let table = [
+        ("GET http://cow:81/a", "moose", "cow:81"),
+        ("GET http://cow/a?http://moose/", "moose", "cow"),
+        ("GET http://cow?a", "", "cow"),
+        ("CONNECT cow:443", "moose:443", "cow:443"),
+        ("CONNECT cow:443", "cow:80", "cow:443"),
+    ];
+    for (line, host, wanted) in table {
+        // Whatever stands around it, and in whatever order.
+        for (before, behind) in [("", ""), ("A: b\r\n", "C: d\r\n")] {
+            let request = |host: &str| format!("{line} HTTP/1.1\r\n{before}{host}\r\n{behind}\r\n");
+            let out = becomes(&request(&format!("hOST:{host}")));
+            assert_eq!(out, request(&format!("Host: {wanted}")), "{line} {host}");
+        }
+    }
+    for lines in ["Host: a\r\nProxy-Authorization: b\r\nC: d\r\n", "Proxy-Authorization: b\r\nHost: a\r\nC: d\r\n"] {
+        let out = sent(usual_addrs(), with_credentials(), &format!("GET http://cow/ HTTP/1.1\r\n{lines}\r\n"));
+        let ours = "Proxy-Authorization: Basic Y293Om1vbw==\r\n";
+        assert_eq!(out, format!("GET http://cow/ HTTP/1.1\r\nHost: cow\r\nC: d\r\n{ours}\r\n"));
+    }
+}
+
+#[test]
+fn a_host_that_not_everybody_understands_in_the_same_way_is_not_passed_on() {
+    for url in [
+        "http://127.1/",
+        "http://0x7f.1/",
+        "http://2130706433/",
+        "http://127.0.0.1./",
+        "http://0177.0.0.1/",
+        "http://[::1%25lo]/",
+        "http://[::1/",
+        "http://moose@127.0.0.1/",
+        "http://127.0.0.1:80@moose/",
+        "http://127.0.0.1\\@moose/",
+        "http:///127.0.0.1/",
+        "http://127.0.0.1%2f/",
+        "http://moose\\.cow/",
+        "ftp://me:secret@localhost/",
+        "gopher://127.1/",
+    ] {
+        let out = becomes(&request_to("moose", url));
+        let (line, rest) = out.split_once("\r\n").unwrap();
+        assert!(line.starts_with("GET http://10.2.0.5"), "{url}: {line}");
+        assert!(line.strip_prefix("GET http://10.2.0.5").unwrap().starts_with([' ', '/']), "{url}: {line}");
+        assert_eq!(rest, "Host: 10.2.0.5\r\n\r\n", "{url}");
+    }
+}
+
+#[test]
+fn an_address_and_a_name_of_this_host_are_asked_for_though_hosts_are_not_checked() {
+    for (target, host, asked) in [
+        ("/a", "127.0.0.1", "127.0.0.1"),
+        ("/a", "[::1]:3128", "::1"),
+        ("/a", "LocalHost", "LocalHost"),
+        ("http://a.localhost./a", "moose", "a.localhost."),
+        ("https://10.2.0.6/a", "moose", "10.2.0.6"),
+        ("gopher://localhost/info", "moose", "localhost"),
+    ] {
+        let mut client = Client::new();
+        assert_eq!(client.sends(request_to(host, target)), Ok(Some(asked.to_owned())));
+        assert_eq!((client.answered(false), client.out().contains("10.2.0.5")), (None, true));
+        let mut client = Client::new();
+        client.sends(request_to(host, target)).unwrap();
+        assert_eq!((client.answered(true), client.out().contains(asked)), (None, true));
+    }
+    let connect = |target: &str| format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    let mut client = Client::new();
+    assert_eq!(client.sends(connect("127.0.0.1:22")), Ok(Some("127.0.0.1".to_owned())));
+    assert_eq!(client.answered(false), None);
+    assert_eq!(client.out(), connect("10.2.0.5:80"));
 }
 
 #[test]
@@ -329,7 +408,7 @@ fn a_carriage_return_alone_and_endless_empty_lines_are_refused() {
 #[test]
 fn a_target_may_have_bytes_beyond_ascii() {
     for target in [&b"/k\xfche?\x80\xff"[..], "/kühe?\u{85}\u{a0}".as_bytes()] {
-        for (before, after) in [("", "http://a"), ("http://b", "http://b")] {
+        for (before, after) in [("", "http://a"), ("http://A:80", "http://A:80")] {
             let request = |url: &str| [b"GET ", url.as_bytes(), target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
             let mut client = Client::new();
             client.sends(request(before)).unwrap();
@@ -453,8 +532,9 @@ fn every_request_is_for_the_page() {
     ];
     for (method, target) in table {
         let (target, referer) = target.split_once(" HTTP/1.1\r\n").unwrap_or((target, "X: y"));
-        let request = |target: &str| format!("{method} {target} HTTP/1.1\r\nHost: moose\r\n{referer}\r\n\r\n");
-        assert_eq!(sent(usual_addrs(), with_page(), &request(target)), request(PAGE), "{target}");
+        let request =
+            |target: &str, host: &str| format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{referer}\r\n\r\n");
+        assert_eq!(sent(usual_addrs(), with_page(), &request(target, "moose")), request(PAGE, "cow"), "{target}");
     }
 }
 
@@ -462,7 +542,7 @@ fn every_request_is_for_the_page() {
 fn what_the_page_refers_to_is_not_replaced() {
     let request = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: 10.2.0.5\r\nReferer: {PAGE}\r\n\r\n");
     assert_eq!(sent(usual_addrs(), with_page(), &request("/logo.png")), request("http://10.2.0.5/logo.png"));
-    let absolute = request("http://moose/logo.png");
+    let absolute = request("http://10.2.0.5/logo.png");
     let rewriting = Rewriting { check_host: false, ..with_page() };
     assert_eq!(sent(usual_addrs(), rewriting, &absolute), absolute);
 }
@@ -514,6 +594,13 @@ fn request_to(host: &str, target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")
 }
 
+/// The same as it is sent: with the Host of its URL, unless `host` means the same.
+fn agreeing(host: &str, url: &str) -> String {
+    let authority = url.split('/').nth(2).unwrap().split('?').next().unwrap();
+    let same = authority::agree(host.as_bytes(), authority.as_bytes());
+    request_to(if same { host } else { authority }, url)
+}
+
 #[test]
 fn a_host_that_is_checked_is_asked_for_and_believed_if_it_is_genuine() {
     for (genuine, url) in [(true, "http://moose/"), (false, "http://10.2.0.5/")] {
@@ -522,7 +609,7 @@ fn a_host_that_is_checked_is_asked_for_and_believed_if_it_is_genuine() {
         assert_eq!(client.out(), "");
         assert!(!client.requests.is_between());
         assert_eq!(client.answered(genuine), None);
-        assert_eq!(client.out(), request_to("moose", url));
+        assert_eq!(client.out(), agreeing("moose", url));
         assert!(client.requests.is_between());
     }
 }
@@ -535,7 +622,7 @@ fn each_request_is_asked_for_and_what_came_before_it_goes_on() {
     assert_eq!(client.answered(true), Some("cow".to_owned()));
     assert_eq!(client.out(), request_to("moose", "http://moose/a"));
     assert_eq!(client.answered(false), None);
-    let rest = request_to("cow:80", "http://10.2.0.5/b") + &request_to("10.2.0.5", "http://10.2.0.5/c");
+    let rest = agreeing("cow:80", "http://10.2.0.5/b") + &request_to("10.2.0.5", "http://10.2.0.5/c");
     assert_eq!(client.out(), rest);
 }
 
@@ -552,7 +639,7 @@ fn an_address_is_compared_without_asking() {
     for (original, host, url) in table {
         let mut client = checked(original);
         assert_eq!(client.sends(request_to(host, "/")), Ok(None), "{host}");
-        assert_eq!(client.out(), request_to(host, url), "{host}");
+        assert_eq!(client.out(), agreeing(host, url), "{host}");
     }
 }
 
@@ -581,7 +668,7 @@ fn a_whole_url_is_checked_like_a_host() {
         let mut client = checked("10.2.0.5:80");
         assert_eq!(client.sends(request_to("cow", url)), Ok(Some("moose".to_owned())), "{url}");
         assert_eq!(client.answered(genuine), None);
-        assert_eq!(client.out(), request_to("cow", wanted), "{url}");
+        assert_eq!(client.out(), agreeing("cow", wanted), "{url}");
     }
     let table = [
         ("10.2.0.5:80", "http://moose:81/", "http://10.2.0.5/"),
@@ -593,7 +680,7 @@ fn a_whole_url_is_checked_like_a_host() {
     for (original, url, wanted) in table {
         let mut client = checked(original);
         assert_eq!(client.sends(request_to("moose", url)), Ok(None), "{url}");
-        assert_eq!(client.out(), request_to("moose", wanted), "{url}");
+        assert_eq!(client.out(), agreeing("moose", wanted), "{url}");
     }
 }
 

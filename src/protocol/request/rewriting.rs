@@ -2,13 +2,17 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::rc::Rc;
 
 use crate::protocol::addr_pair::AddrPair;
 use crate::protocol::credentials::Credentials;
-use crate::protocol::request::authority::{self, Authority};
+use crate::protocol::local_names::LocalNames;
+use crate::protocol::request::authority::{self, Authority, HostClaim};
 use crate::protocol::request::connection_options;
 use crate::protocol::request::framing::trim;
 use crate::protocol::request::head::Head;
+use crate::protocol::request::target;
 
 /// How the requests of a redirection are rewritten.
 #[derive(Debug, Clone, Default)]
@@ -18,8 +22,10 @@ pub struct Rewriting {
     pub credentials: Option<Credentials>,
     /// The URL of `-f`, which every request is sent to.
     pub page: Option<String>,
-    /// Whether a Host is believed only if it has the address of the original destination.
+    /// Whether a host is believed only if it has the address of the original destination.
     pub check_host: bool,
+    /// The names that are judged even if hosts are not checked.
+    pub local_names: Rc<LocalNames>,
 }
 
 /// The fields that tell the proxy the client's address.
@@ -55,15 +61,28 @@ impl Rewriting {
         self.page.as_deref().filter(|page| referer != Some(page.as_bytes()))
     }
 
-    /// Appends a head with its new target and the added fields.
+    /// Whether the proxy may be asked for a host.
+    pub fn claim<'a>(&self, host: &Authority<'a>, original: SocketAddr) -> HostClaim<'a> {
+        host.claim(original, self.check_host, &self.local_names)
+    }
+
+    /// Appends a head with its new target and the added fields. A Host that does not agree with the target is replaced: no
+    /// two programs may understand one request in two ways.
     pub fn write(&self, head: &Head<'_>, target: RequestTarget<'_>, addrs: &AddrPair, out: &mut Vec<u8>) {
         out.extend_from_slice(head.method.as_bytes());
         out.push(b' ');
+        let start = out.len();
         self.write_target(head, target, addrs, out);
+        let authority = target::authority_place(out.get(start..).unwrap_or_default());
+        let authority = start + authority.start..start + authority.end;
+        let agrees = |host| out.get(authority.clone()).is_some_and(|authority| authority::agree(host, authority));
+        let replaces_host = head.host.is_some_and(|host| !agrees(host));
+        let host = replaces_host.then_some(authority);
         // The client does not know about this proxy: its Proxy-Authorization is for another one.
         let cuts_authorization = head.lines.authorization && self.credentials.is_some();
-        if head.lines.connection || cuts_authorization {
-            head.rest.split_inclusive(|byte| *byte == b'\n').for_each(|line| self.write_line(line, out));
+        if head.lines.connection || cuts_authorization || host.is_some() {
+            let lines = head.rest.split_inclusive(|byte| *byte == b'\n');
+            lines.for_each(|line| self.write_line(line, host.clone(), out));
         } else {
             out.extend_from_slice(head.rest);
         }
@@ -95,12 +114,17 @@ impl Rewriting {
         }
     }
 
-    /// Appends a line of the head as it may stay.
-    fn write_line(&self, line: &[u8], out: &mut Vec<u8>) {
+    /// Appends a line of the head as it may stay. `host` is the place in `out` of what stands in the Host line, if that
+    /// changes.
+    fn write_line(&self, line: &[u8], host: Option<Range<usize>>, out: &mut Vec<u8>) {
         let (name, value) = field(line);
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         if is("Connection") || is("Proxy-Connection") {
             connection_options::write_line(name, value, out);
+        } else if let Some(host) = host.filter(|_| is("Host")) {
+            out.extend_from_slice(b"Host: ");
+            out.extend_from_within(host);
+            out.extend_from_slice(b"\r\n");
         } else if !is("Proxy-Authorization") || self.credentials.is_none() {
             out.extend_from_slice(line);
         }

@@ -1,5 +1,7 @@
 //! The four forms of a request's target (RFC 9112, 3.2).
 
+use std::ops::Range;
+
 use crate::protocol::request::authority::Authority;
 use crate::protocol::request::refusal::Refusal;
 
@@ -31,14 +33,25 @@ impl Form {
     }
 }
 
-/// The authority of a URL, and the rest behind it. There is none if the URL is not plain `http`, or its host is not
-/// understood by everybody in the same way.
+/// The authority of a URL, and the rest behind it. There is none if its host is not understood by everybody in the same
+/// way, which a user name in front of it makes worse.
 pub fn url(target: &[u8]) -> (Option<Authority<'_>>, &[u8]) {
-    let Some((scheme, rest)) = split_scheme(target) else { return (None, b"") };
-    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, b""));
-    let host = Authority::parse(authority).filter(|_| scheme.eq_ignore_ascii_case(b"http"));
-    (host.map(Authority::with_port), path)
+    let place = authority_place(target);
+    let path = target.get(place.end..).unwrap_or_default();
+    (target.get(place).and_then(Authority::parse).map(Authority::with_port), path)
+}
+
+/// Whether it is a URL of plain `http`.
+pub fn is_plain_http(target: &[u8]) -> bool {
+    split_scheme(target).is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case(b"http"))
+}
+
+/// The place of the authority in a URL. The target of a CONNECT is nothing else.
+pub fn authority_place(target: &[u8]) -> Range<usize> {
+    let start = split_scheme(target).map_or(0, |(_, rest)| target.len() - rest.len());
+    let rest = target.get(start..).unwrap_or_default();
+    let length = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+    start..start + length
 }
 
 fn has_host_and_port(target: &[u8]) -> bool {

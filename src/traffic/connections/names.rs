@@ -1,4 +1,5 @@
-//! The host names of requests (`--host-check`): looked up by the resolvers, while the connections wait.
+//! The hosts that requests name: addresses are judged as destinations are, and names looked up by the resolvers while the
+//! connections wait (`--host-check`).
 
 use std::net::IpAddr;
 
@@ -8,11 +9,11 @@ use crate::traffic::host_check::Lead;
 use crate::traffic::token::Key;
 
 impl Connections {
-    /// Answers the question of a relay, unless the name has to be looked up.
-    pub(super) fn is_answered(&mut self, key: Key, name: Box<str>) -> bool {
+    /// Answers the question of a relay, unless a name has to be looked up.
+    pub(super) fn is_answered(&mut self, key: Key, host: Box<str>) -> bool {
         let now = self.time();
-        let Some(believed) = self.believes_name_of(key, &name) else {
-            return !self.host_check.ask(name, key, now) && self.answer(key, false);
+        let Some(believed) = self.believes(key, &host) else {
+            return !self.host_check.ask(host, key, now) && self.answer(key, false);
         };
         self.answer(key, believed)
     }
@@ -22,14 +23,23 @@ impl Connections {
         relayed.map(|Relayed { relay, .. }| relay.answer(believed)).is_some()
     }
 
-    /// Whether the proxy may be asked for a name; `None` if it has to be looked up.
-    fn believes_name_of(&mut self, key: Key, name: &str) -> Option<bool> {
+    /// Whether the proxy may be asked for a host; `None` if it has to be looked up.
+    fn believes(&mut self, key: Key, host: &str) -> Option<bool> {
         let now = self.time();
         let Some(Connection::Relayed(Relayed { session, .. })) = self.table.get_mut(key) else { return Some(false) };
-        match self.host_check.lead(name, session.route.original.ip(), now) {
+        let service = self.dialer.redirections.service(session.redirection);
+        let admission = &mut self.dialer.admission;
+        if let Ok(address) = host.parse() {
+            return Some(admission.permits_addresses(service, session, &[address]));
+        }
+        if !service.check_host {
+            let addresses = service.local_names.addresses(host).unwrap_or_default();
+            return Some(admission.permits_addresses(service, session, addresses));
+        }
+        match self.host_check.lead(host, session.route.original.ip(), now) {
             Lead::Unknown => None,
             Lead::Elsewhere => Some(false),
-            Lead::There(known) => Some(self.dialer.permits_name(session, known)),
+            Lead::There(known) => Some(admission.permits_name(service, session, known)),
         }
     }
 
@@ -57,7 +67,7 @@ impl Connections {
     /// The connections that waited for a name go on.
     fn go_on(&mut self, waiting: &[Key], name: &str) {
         for key in waiting {
-            let believed = self.believes_name_of(*key, name).unwrap_or(false);
+            let believed = self.believes(*key, name).unwrap_or(false);
             if self.answer(*key, believed) {
                 self.advance(*key);
             }

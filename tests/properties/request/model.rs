@@ -141,7 +141,11 @@ impl Request {
     /// What the proxy is to read.
     pub fn as_read(&self, addrs: &AddrPair) -> AsRead {
         let usual = |port: u16| if port == 80 { String::new() } else { format!(":{port}") };
-        let authority = match (&self.host, addrs.original) {
+        // An address that is not the original destination is asked for.
+        let literal = |host: &str| host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+        let doubted = |host: &str| literal(host).is_some_and(|ip| ip != addrs.original.ip());
+        let host = self.host.clone().filter(|(host, _)| !doubted(host) || is_believed(host.trim_matches(['[', ']'])));
+        let authority = match (&host, addrs.original) {
             (Some((host, Some(port))), _) => format!("{host}:{port}"),
             (Some((host, None)), original) => host.clone() + &usual(original.port()),
             (None, SocketAddr::V4(original)) => original.ip().to_string() + &usual(original.port()),
@@ -155,7 +159,11 @@ impl Request {
             }
         };
         let line = format!("{} http://{authority}{} HTTP/1.{}", self.method, self.path, self.minor);
-        AsRead { line, headers: self.all_headers(), body, trailer }
+        let mut headers = self.all_headers();
+        if let Some(host) = headers.iter_mut().find(|(name, _)| name == "hOST").filter(|_| host.is_none()) {
+            *host = ("Host".to_owned(), authority.into_bytes());
+        }
+        AsRead { line, headers, body, trailer }
     }
 
     fn all_headers(&self) -> Lines {
