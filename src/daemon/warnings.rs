@@ -31,7 +31,12 @@ pub(crate) fn of_rules(
 ) -> Vec<String> {
     let interfaces = interfaces::interfaces().unwrap_or_default();
     let mut judge = Judge { config, set, listening, interfaces, warnings: Vec::new() };
+    // Before the others, which may be many.
+    judge.locked_out();
     for spec in &set.specs {
+        if judge.warnings.len() >= MOST {
+            break;
+        }
         match spec.action {
             Action::Redirect { port } => {
                 judge.interfaces_without_address(spec);
@@ -42,9 +47,11 @@ pub(crate) fn of_rules(
             Action::Exempt | Action::Reject => {}
         }
     }
-    judge.locked_out();
     judge.warnings
 }
+
+/// The most warnings. The others are like these.
+const MOST: usize = 16;
 
 impl Judge<'_> {
     /// Each once: a MATCH may have become many rules.
@@ -145,8 +152,12 @@ impl Judge<'_> {
 
     /// Connections to this host's own SSH server are redirected like all others.
     fn locked_out(&mut self) {
+        // Most rules are about other ports.
+        let to_port = ssh_to(None);
+        let possible = |spec: &&RuleSpec| to_port.matches(&spec.matching.words) != Matches::Never;
+        let specs: Vec<&RuleSpec> = self.set.specs.iter().filter(possible).collect();
         let own = self.interfaces.iter().flat_map(|one| &one.addresses).filter(|ip| !is_link_local(ip));
-        let caught: Vec<(IpAddr, &RuleSpec)> = own.filter_map(|ip| Some((*ip, self.catches_ssh(*ip)?))).collect();
+        let caught: Vec<(IpAddr, &RuleSpec)> = own.filter_map(|ip| Some((*ip, catches_ssh(&specs, *ip)?))).collect();
         let Some((_, first)) = caught.first() else { return };
         let addresses: BTreeSet<IpAddr> = caught.iter().map(|(ip, _)| *ip).collect();
         let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
@@ -169,32 +180,29 @@ impl Judge<'_> {
         let redirection = self.config.redirections.get(spec.redirection.index());
         redirection.is_some_and(|one| matches!(&one.target, Target::Relay(service) if service.needs_original()))
     }
+}
 
-    /// The rule that takes SSH connections to this address of ours.
-    fn catches_ssh(&self, ip: IpAddr) -> Option<&RuleSpec> {
-        let expected = ExpectedPackets {
-            protocol: "tcp",
-            to: Some(ip),
-            port: Some(SSH),
-            interfaces: Vec::new(),
-            to_this_host: true,
-            states: &["NEW"],
-        };
-        for spec in self.set.specs.iter().filter(|spec| spec.matching.family == Family::of(&ip)) {
-            let matches = expected.matches(&spec.matching.words);
-            match spec.action {
-                Action::Exempt if matches != Matches::Never => return None,
-                Action::Local { port } if port.is_none_or(|port| port == SSH) && matches == Matches::Always => {
-                    return None;
-                }
-                Action::Exempt | Action::Local { port: None | Some(SSH) } => {}
-                // A rule that names this very address means it.
-                _ if matches >= Matches::Sometimes && !names_host(spec, ip) => return Some(spec),
-                _ => {}
-            }
+/// The rule that takes SSH connections to this address of ours.
+fn catches_ssh<'a>(specs: &[&'a RuleSpec], ip: IpAddr) -> Option<&'a RuleSpec> {
+    let expected = ssh_to(Some(ip));
+    for spec in specs.iter().filter(|spec| spec.matching.family == Family::of(&ip)) {
+        let matches = expected.matches(&spec.matching.words);
+        match spec.action {
+            Action::Exempt if matches != Matches::Never => return None,
+            Action::Local { port } if port.is_none_or(|port| port == SSH) && matches == Matches::Always => return None,
+            Action::Exempt | Action::Local { port: None | Some(SSH) } => {}
+            // A rule that names this very address means it.
+            _ if matches >= Matches::Sometimes && !names_host(spec, ip) => return Some(spec),
+            _ => {}
         }
-        None
     }
+    None
+}
+
+/// New SSH connections to an address of this host.
+fn ssh_to(to: Option<IpAddr>) -> ExpectedPackets<'static> {
+    let interfaces = Vec::new();
+    ExpectedPackets { protocol: "tcp", to, port: Some(SSH), interfaces, to_this_host: true, states: &["NEW"] }
 }
 
 const SSH: u16 = 22;

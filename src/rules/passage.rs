@@ -1,6 +1,7 @@
 //! Whether the filter table lets a connection in at all. Rules may drop what no rule before has accepted, and then the
 //! connections that are redirected to a port vanish unless a rule accepts that port.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -16,6 +17,8 @@ use crate::rules::verdict::{ExpectedPackets, Matches};
 #[derive(Debug)]
 pub(crate) struct FilterTable {
     chains: HashMap<String, FilterChain>,
+    /// How many rules were looked at.
+    steps: Cell<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -37,8 +40,9 @@ enum Passage {
     Returns,
 }
 
-/// The most rules that are looked at, and the most jumps within each other. A table with more counts as open.
-const STEPS: usize = 100_000;
+/// The most rules that are looked at, for all connections together, and the most jumps within each other. Beyond that
+/// everything counts as open.
+const STEPS: usize = 200_000;
 const DEPTH: usize = 64;
 
 impl FilterTable {
@@ -53,24 +57,23 @@ impl FilterTable {
                 chains.entry(name.to_owned()).or_default().rules.push(unquote(rule));
             }
         }
-        FilterTable { chains }
+        FilterTable { chains, steps: Cell::new(0) }
     }
 
     /// Whether a chain of the kernel's (`INPUT`, `FORWARD`) lets none of these connections pass.
     pub(crate) fn is_closed(&self, chain: &str, expected: &ExpectedPackets) -> bool {
-        match self.walk(chain, expected, &mut (0, 0)) {
+        match self.walk(chain, expected, 0) {
             Passage::Open => false,
             Passage::Closed => true,
             Passage::Returns => self.chains.get(chain).is_some_and(|chain| chain.policy == "DROP"),
         }
     }
 
-    /// `done` counts the steps and the jumps so far.
-    fn walk(&self, chain: &str, expected: &ExpectedPackets, done: &mut (usize, usize)) -> Passage {
+    fn walk(&self, chain: &str, expected: &ExpectedPackets, depth: usize) -> Passage {
         let Some(chain) = self.chains.get(chain) else { return Passage::Returns };
         for rule in &chain.rules {
-            done.0 += 1;
-            if done.0 > STEPS || done.1 > DEPTH {
+            self.steps.set(self.steps.get() + 1);
+            if self.steps.get() > STEPS || depth > DEPTH {
                 return Passage::Open;
             }
             let at = rule.iter().position(|word| word == "-j" || word == "-g");
@@ -85,9 +88,7 @@ impl FilterTable {
                 "DROP" | "REJECT" => Passage::Closed,
                 "RETURN" => Passage::Returns,
                 other if self.chains.contains_key(other) => {
-                    done.1 += 1;
-                    let passage = self.walk(other, expected, done);
-                    done.1 -= 1;
+                    let passage = self.walk(other, expected, depth + 1);
                     if passage == Passage::Returns && how == "-j" {
                         continue;
                     }
@@ -104,12 +105,18 @@ impl FilterTable {
     }
 }
 
+/// The most lines of [`lacking`]. The others are like these.
+const MOST: usize = 16;
+
 /// The rules that an administrator has to add so that connections get where these rules lead them: what lacks, and the
 /// command that adds it. `save` is the output of iptables-save, and `is_own` knows the addresses of this host.
 pub(crate) fn lacking(save: &str, specs: &[&RuleSpec], mut is_own: impl FnMut(IpAddr) -> bool) -> Vec<String> {
     let table = FilterTable::read(save);
     let mut lacking = Vec::new();
     for spec in specs {
+        if lacking.len() >= MOST {
+            break;
+        }
         let (chain, to) = match spec.action {
             Action::Exempt | Action::Reject => continue,
             Action::Redirect { port } => ("INPUT", (None, Some(port))),
