@@ -8,13 +8,13 @@ use crate::cli::{CommandLine, document};
 use crate::config::rules::Known;
 use crate::config::{self, Command, Config, Listen, Target, families, via};
 use crate::daemon::upgrade::{self, Offered};
-use crate::daemon::{instance_lock, resolver, start, warnings};
+use crate::daemon::{inherited, instance_lock, resolver, start, warnings};
 use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::rules::firewall::Firewall;
 use crate::rules::ruleset::{self, RuleSet};
-use crate::sys::account;
+use crate::sys::{account, reset};
 use crate::traffic::service::Destination;
 
 /// The program. Writes an error to standard error, or to the log.
@@ -39,6 +39,9 @@ pub fn main() -> ExitCode {
 
 /// Does what the command line asks for. Returns the exit status.
 fn run(command_line: CommandLine) -> Result<u8, Error> {
+    // Not after an upgrade: the former program of this process has done it, and signals may wait that it has blocked.
+    reset::reset().map_err(|error| Error::sys("resetting what this process was started with", error))?;
+    inherited::close_strangers()?;
     match config::parse(command_line)? {
         Command::Help => print!("{}", document::help()),
         Command::Version => println!("tproxy {}", env!("CARGO_PKG_VERSION")),

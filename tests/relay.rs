@@ -4,6 +4,8 @@
 mod failures;
 #[path = "relay/files.rs"]
 mod files;
+#[path = "relay/inherited_state.rs"]
+mod inherited_state;
 #[path = "relay/instructions.rs"]
 mod instructions;
 #[path = "relay/integrity.rs"]
@@ -34,7 +36,7 @@ mod via_limits;
 mod via_switch;
 
 use lab::clients::{self, expect_reset, read_all, reset, round_trip, wait_acknowledged};
-use lab::daemon::{Launch, LoopbackRelay, free_port};
+use lab::daemon::{Daemon, Launch, LoopbackRelay, free_port};
 use lab::pattern::{Cut, Pattern, sum_of, sum_with_pause};
 use lab::servers::{FullServer, Server};
 use lab::tempdir::TempDir;

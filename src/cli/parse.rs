@@ -35,7 +35,8 @@ pub(crate) enum ArgumentValue {
     Path(PathBuf),
 }
 
-/// Reads the words of a command line, without the name of the program. Relative paths start at `directory`.
+/// Reads the words of a command line, without the name of the program. Relative paths start at `directory`, which is empty
+/// if there is none.
 ///
 /// Errors: an unknown option, a repeated one, a missing value, or a word that is none of those that the value may be.
 pub(crate) fn parse(words: &[OsString], directory: &Path) -> Result<Arguments, Error> {
@@ -95,7 +96,11 @@ fn typed(opt: &Opt, value: OsString, directory: &Path) -> Result<ArgumentValue, 
         None => Ok(ArgumentValue::None),
         Some(Value::File) if value.is_empty() => Err(Error::value(option, "", "the path of a file")),
         Some(Value::File) => {
-            let path = directory.join(value);
+            let path = directory.join(&value);
+            if path.is_relative() {
+                let expected = "an absolute path, because the directory in which tproxy was started is gone";
+                return Err(Error::value(option, value.to_string_lossy(), expected));
+            }
             Ok(ArgumentValue::Path(std::path::absolute(&path).unwrap_or(path)))
         }
         Some(Value::Text(..)) => Ok(ArgumentValue::Text(utf8(&option, value)?)),

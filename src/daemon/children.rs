@@ -16,8 +16,8 @@ use crate::daemon::retirement::{Overdue, Retirement};
 use crate::error::Error;
 use crate::logging;
 use crate::sys::channel::{Channel, Received};
-use crate::sys::inherited;
 use crate::sys::process::{self, Death, Forked};
+use crate::sys::{inherited, reset};
 use crate::traffic::token::EventToken;
 
 /// The name of a worker process. The next start recognises workers whose guardian was killed by it.
@@ -164,7 +164,10 @@ impl Children {
                     Ok(text) => (0, text),
                     Err(error) => (error.exit_status(), error.to_string()),
                 };
-                let written = result.write_all(text.as_bytes());
+                let written = reset::without_size_limit(|| result.write_all(text.as_bytes()));
+                if let Err(error) = &written {
+                    log::error!("telling the guardian what was done: {error}");
+                }
                 process::leave(if written.is_ok() { status } else { 71 })
             }
         }

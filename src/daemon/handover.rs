@@ -23,7 +23,7 @@ use crate::daemon::pidfile::PidFile;
 use crate::error::Error;
 use crate::record::{Writer, words};
 use crate::redirection::RedirectionId;
-use crate::sys::inherited;
+use crate::sys::{inherited, reset};
 use crate::traffic::counters::{COUNT, Counters};
 
 /// The first line: change a number whenever what follows, or a message of `message.rs`, changes its meaning.
@@ -158,7 +158,8 @@ pub(crate) fn write(source: &HandoverSource<'_>) -> Result<Written, Error> {
         out.line(["rules", rules.snapshot()]);
     }
     let mut file = inherited::memory_file().map_err(failed)?;
-    file.write_all(format!("{HEADER}\n{}", out.into_text()).as_bytes()).map_err(failed)?;
+    let text = format!("{HEADER}\n{}", out.into_text());
+    reset::without_size_limit(|| file.write_all(text.as_bytes())).map_err(failed)?;
     Ok(Written { text: inherited::survivor(&file).map_err(failed)?, _copies: copies })
 }
 

@@ -12,7 +12,13 @@ pub(crate) struct Notifier(Option<OsString>);
 impl Notifier {
     /// From `NOTIFY_SOCKET`: a path, or an abstract name that begins with `@`.
     pub(crate) fn from_environment() -> Notifier {
-        Notifier(std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()))
+        let socket = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty());
+        let usable = |socket: &OsString| matches!(socket.as_bytes(), [b'/' | b'@', _, ..]);
+        if let Some(odd) = socket.as_ref().filter(|socket| !usable(socket)) {
+            let shown = odd.to_string_lossy();
+            log::warn!("NOTIFY_SOCKET is '{shown}', no path and no abstract name: the service manager is told nothing");
+        }
+        Notifier(socket.filter(usable))
     }
 
     /// Says that a reload has begun. `READY=1` says that it has ended.
@@ -34,7 +40,7 @@ impl Notifier {
             from.send_to_addr(what.as_bytes(), &to)
         });
         if let Err(error) = sent {
-            log::warn!("NOTIFY_SOCKET: {error}");
+            log::warn!("the service manager cannot be told (NOTIFY_SOCKET): {error}");
         }
     }
 }

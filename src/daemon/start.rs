@@ -10,7 +10,7 @@ use std::fs::File;
 use std::net::TcpStream;
 
 use crate::cli::CommandLine;
-use crate::config::{self, Config, Listen};
+use crate::config::{self, Config, Listen, Process, Redirection};
 use crate::daemon::children::GenerationId;
 use crate::daemon::generation::{self, Generation};
 use crate::daemon::guardian::Guardian;
@@ -29,20 +29,29 @@ use crate::daemon::{confine, ready, resolver, upgrade};
 use crate::error::Error;
 use crate::logging;
 use crate::sys::process::{self, Detached};
+use crate::sys::{inherited, reset};
+
+/// The processes that work on the rules leave what they have read back in a file in memory.
+const FILE_SIZE: u64 = 1 << 20;
 
 /// Runs the daemon. Returns in the process that the shell waits for, with the status for it.
 pub(crate) fn run(config: Config) -> Result<u8, Error> {
     let stdin = config.relayed().any(|(_, redirection, _)| matches!(redirection.listen, Listen::Passed(_)));
     let mut inherited = Inherited::find(stdin)?;
     let process = &config.process;
-    if inherited.from_inetd && (inherited.connection.is_some() || !process.foreground) {
-        // Standard error is the socket too (inetd(8)).
-        logging::start("tproxy", Some(process.facility), process.verbose);
-        logging::leave_terminal()?;
-        return match inherited.connection.take() {
-            Some(connection) => one_connection(&config, connection).map(|()| 0),
-            None => guard(config, inherited, Terminal::none()),
-        };
+    let limit = reset::size_limit();
+    if config.has_rules() && limit < FILE_SIZE {
+        let sentence = format!("files are limited to {limit} bytes (ulimit -f): expected {FILE_SIZE} bytes or more");
+        return Err(Error::Usage(sentence));
+    }
+    // So that no file system is kept from being unmounted, and no path means another file later.
+    std::env::set_current_dir("/").map_err(|error| Error::sys("/", error))?;
+    if let Some(connection) = inherited.connection.take() {
+        return one_connection(&config, connection, inherited.from_inetd).map(|()| 0);
+    }
+    if inherited.from_inetd && !process.foreground {
+        log_without_stderr(process)?;
+        return guard(config, inherited, Terminal::none());
     }
     let facility = (!process.foreground).then_some(process.facility);
     if process.foreground {
@@ -147,10 +156,32 @@ fn alone(config: Config, inherited: Inherited) -> Result<(), Error> {
     served
 }
 
-/// One connection that inetd has accepted, relayed by a process of its own.
-fn one_connection(config: &Config, connection: TcpStream) -> Result<(), Error> {
+/// Logs to syslog only: standard error is the socket too (inetd(8), StandardError= of systemd.exec(5)).
+fn log_without_stderr(process: &Process) -> Result<(), Error> {
+    logging::start("tproxy", Some(process.facility), process.verbose);
+    logging::leave_terminal()
+}
+
+/// One connection that inetd (nowait) or systemd (Accept=yes) has accepted, relayed by a process of its own.
+fn one_connection(config: &Config, connection: TcpStream, from_inetd: bool) -> Result<(), Error> {
+    if from_inetd || !config.process.foreground || inherited::is_stderr(&connection) {
+        log_without_stderr(&config.process)?;
+    } else {
+        logging::start("tproxy", None, config.process.verbose);
+    }
+    if connection.peer_addr().is_err() {
+        log::info!("the client has gone before it was served");
+        return Ok(());
+    }
+    let takes = |(_, redirection, _): (_, &Redirection, _)| matches!(redirection.listen, Listen::Passed(_));
+    if !config.relayed().next().is_some_and(takes) || config.has_rules() {
+        let sentence = "a connection was passed (nowait, Accept=yes), which -s and rules are not for: leave them out, or \
+                        have a listening socket passed (wait, Accept=no)";
+        return Err(Error::Usage(sentence.into()));
+    }
     if config.checks_hosts() {
-        let sentence = "--host-check: cannot be used with a connection of inetd (nowait); pass a listening socket (wait) or use -s";
+        let sentence = "--host-check: cannot be used with a connection that was passed (nowait, Accept=yes); have a \
+                        listening socket passed (wait, Accept=no), or use -s";
         return Err(Error::Usage(sentence.into()));
     }
     let known = resolver::look_up_some(config.names_to_follow());

@@ -145,7 +145,9 @@ pub(crate) fn offered() -> Result<Option<Offered>, Error> {
     let (what, number) = (text(parts.next()), text(parts.next()));
     let directory = PathBuf::from(OsStr::from_bytes(parts.next().unwrap_or_default()));
     let Ok(number) = number.parse() else { return Ok(None) };
-    let handover = handover::read(File::from(handover::descriptor(number)?))?;
+    let handover = handover::descriptor(number).and_then(|descriptor| handover::read(File::from(descriptor)));
+    let handover =
+        handover.map_err(|error| Error::Failed(format!("{VARIABLE}, which only an upgrade sets: {error}")))?;
     // A process that has only inherited the variable ignores it.
     match what.as_str() {
         "rehearse" if handover.pid == std::os::unix::process::parent_id() => {

@@ -23,7 +23,6 @@ mod syslog;
 
 pub(crate) use crate::logging::escape::{Escaping, escaped};
 pub(crate) use crate::logging::limited::Limiter;
-pub(crate) use crate::logging::stderr::report;
 pub(crate) use crate::logging::syslog::{connect, is_cut_off};
 
 /// The least time between two attempts to tell how many lines were lost, when no line comes.
@@ -62,6 +61,18 @@ pub(crate) fn start(process: &'static str, facility: Option<::syslog::Facility>,
     log::set_max_level(if verbose { LevelFilter::Debug } else { LevelFilter::Info });
     // It says where, and on a second line what.
     std::panic::set_hook(Box::new(|panic| log::error!("internal error: {}", panic.to_string().replace('\n', " "))));
+}
+
+/// Reports the error that ends the program: to standard error, even if logging has not started, and to syslog, because
+/// standard error may be nobody's.
+pub(crate) fn report(error: &Error) {
+    stderr::report(error);
+    with_sinks(|sinks| {
+        let Sinks { identity, syslog, buffer, .. } = sinks;
+        if let Some(syslog) = syslog {
+            syslog.write(buffer, identity.pid, Level::Error, format_args!("{error}"));
+        }
+    });
 }
 
 /// The first of a new child: what the parent has lost is the parent's to tell.

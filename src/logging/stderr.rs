@@ -139,7 +139,7 @@ pub(super) struct Identity {
 }
 
 /// Reports the error that ends the program. Logging may not have started yet.
-pub(crate) fn report(error: &Error) {
+pub(super) fn report(error: &Error) {
     let prefix = match Form::find() {
         Form::Journal => format!("<{}>", severity(Level::Error) as u8),
         Form::Other => "tproxy: ".to_owned(),

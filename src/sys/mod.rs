@@ -11,6 +11,7 @@ pub(crate) mod ipset;
 pub(crate) mod message;
 pub(crate) mod process;
 pub(crate) mod procfs;
+pub(crate) mod reset;
 pub(crate) mod routing_table;
 pub(crate) mod seccomp;
 pub(crate) mod services;

@@ -116,3 +116,51 @@ fn a_socket_for_both_families_knows_where_its_ipv4_clients_were_going() {
     wait::until_true("moose's page", || scene.page(super::MOOSE) == "moose");
     drop(manager);
 }
+
+#[test]
+fn a_service_manager_that_accepts_hands_over_each_connection() {
+    let Some(scene) = Scene::new() else { return };
+    // Standard error of the unit is the journal, or the connection (StandardInput=socket).
+    let socket = ["sh", "-c", "exec \"$0\" \"$@\" <&3 >&3 2>&3"];
+    for (port, before) in [("8085", &[][..]), ("8086", &socket[..])] {
+        for options in [&["-d"][..], &[]] {
+            let program = [before, &[TPROXY], options, &["10.3.0.3", "80"]].concat();
+            let address = format!("10.1.0.1:{port}");
+            let words = [&["systemd-socket-activate", "--accept", "-l", &address], &program[..]].concat();
+            let manager = Running::new(&scene, &words);
+            wait::until_true("the socket", || scene.page(&address) == "cow");
+            assert_eq!(scene.page(&address), "cow", "{program:?}");
+            drop(manager);
+        }
+    }
+}
+
+#[test]
+fn what_is_passed_and_no_tcp_listener_is_one_sentence() {
+    let Some(scene) = Scene::new() else { return };
+    let (directory, accepting) = (TempDir::new(), "10.1.0.1:8087");
+    let unix = directory.file("socket");
+    let table: [(&[&str], &[&str], &str); 4] = [
+        (&["-l", &unix], &["10.3.0.3", "80"], "descriptor 3, which was passed as a socket, is a Unix socket"),
+        (&["-d", "-l", "10.1.0.1:8088"], &["10.3.0.3", "80"], "is a socket of another protocol"),
+        (&["--accept", "-l", accepting], &["-s", "8089", "10.3.0.3", "80"], "a connection was passed"),
+        (&["--accept", "-l", accepting], &["-t", "-R", "--dport 80"], "a connection was passed"),
+    ];
+    for (manager, options, expected) in table {
+        let log = directory.file("log");
+        let script = format!("exec \"$0\" \"$@\" 2>>{log}");
+        let words = [&["systemd-socket-activate"], manager, &["sh", "-c", &script, TPROXY, "-d"], options].concat();
+        let running = Running::new(&scene, &words);
+        wait::until_true(expected, || {
+            let _ = scene.lab.client.connect(accepting);
+            let _ = std::os::unix::net::UnixStream::connect(&unix);
+            let _ = scene.lab.client.enter(|| {
+                let socket = std::net::UdpSocket::bind("10.1.0.2:0")?;
+                socket.send_to(b"x", "10.1.0.1:8088")
+            });
+            std::fs::read_to_string(&log).unwrap_or_default().contains(expected)
+        });
+        drop(running);
+        std::fs::remove_file(&log).expect("log");
+    }
+}
