@@ -351,7 +351,7 @@ fn what_has_no_proxy_to_belong_to_is_refused_with_what_is_wanted() {
     let wrong = [
         (&["--via-fallback", "connect"][..], "--via-fallback: needs --via http"),
         (&["--forwarded", "both"], "--forwarded: needs --via http"),
-        (&["--host-check", "--via", "connect"], "--host-check: needs --via http"),
+        (&["--host-check", "--via", "connect"], "--host-check: needs --via http or --sni"),
         (&["-f", "http://cow/"], "-f: needs --via http"),
         (&["--page", "http://cow/", "--via", "socks5"], "-f: needs --via http"),
         (&["--sni"], "--sni: needs --via connect|socks5 or --via-fallback"),

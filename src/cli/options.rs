@@ -222,7 +222,7 @@ pub const OPTIONS: &[Opt] = &[
         ..relay(Id::Forwarded, "", "forwarded", Group::Proxies)
     },
     Opt {
-        goes_with: NEEDS_HTTP,
+        goes_with: &[Relation::Needs(&[VIA_HTTP, Term::Given(Id::Sni)], "")],
         help: "Use the name in a Host header only if it resolves to the original destination.",
         more: "No address of the name may be a forbidden one. Otherwise the URL gets the address.",
         ..relay(Id::HostCheck, "", "host-check", Group::Proxies)

@@ -71,7 +71,7 @@ mod tests {
         let table = [
             ("--sni", "--sni: needs --via connect|socks5 or --via-fallback"),
             ("--sni --via http", "--sni: needs --via connect|socks5 or --via-fallback"),
-            ("--host-check --via connect", "--host-check: needs --via http"),
+            ("--host-check --via connect", "--host-check: needs --via http or --sni"),
             ("--auth-file x", "--auth-file: needs --via http|connect|socks5"),
             ("--proxy-protocol v1 --via socks5", "--proxy-protocol: cannot be used with --via socks5"),
             ("-b 10.0.0.1", "-b: needs -s"),

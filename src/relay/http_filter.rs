@@ -25,8 +25,10 @@ pub struct HttpFilter {
     tunnel: Option<Rc<Tunnel>>,
     /// Bytes that were read and not used: mostly the beginning of a head.
     kept: Box<[u8]>,
-    /// The host name of a request, until it is known whether it leads to the original destination.
+    /// The host that the client names, until it is known whether the proxy may be asked for it.
     question: Option<Box<str>>,
+    /// Whether the tunnel may be asked for by name; `None` if that was not asked yet.
+    tunnel_name: Option<bool>,
     readiness: Readiness,
     refusal: Option<Refusal>,
     answered: bool,
@@ -42,6 +44,7 @@ impl HttpFilter {
             tunnel,
             kept: Box::default(),
             question: None,
+            tunnel_name: None,
             readiness: Readiness::Bytes,
             refusal: None,
             answered: false,
@@ -80,6 +83,7 @@ impl HttpFilter {
     pub fn answer(&mut self, genuine: bool) {
         if self.readiness == Readiness::Answer {
             self.requests.host_is(genuine);
+            self.tunnel_name = Some(genuine);
             self.readiness = Readiness::Nothing;
         }
     }
@@ -99,7 +103,7 @@ impl HttpFilter {
     pub fn tunnel(&mut self) -> Option<(Vec<u8>, TunnelHandshake)> {
         let tunnel = self.tunnel.take().filter(|_| self.refusal == Some(Refusal::NotHttp))?;
         let name = match sniff::name(&self.kept) {
-            Sniff::Name(name) if tunnel.by_name => Some(name),
+            Sniff::Name(name) if tunnel.by_name && self.tunnel_name != Some(false) => Some(name),
             _ => None,
         };
         let handshake = TunnelHandshake::new(&tunnel, self.addrs.original, name.as_deref());
@@ -109,6 +113,15 @@ impl HttpFilter {
     /// Whether bytes that are not HTTP may still contain the name for the tunnel.
     fn awaits_name(&self, input: &[u8]) -> bool {
         self.tunnel.as_ref().is_some_and(|tunnel| tunnel.by_name) && sniff::name(input) == Sniff::More
+    }
+
+    /// The name for the tunnel, if it has to be asked whether it is believed.
+    fn tunnel_question(&self, input: &[u8]) -> Option<Box<str>> {
+        let asks = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.by_name) && self.tunnel_name.is_none();
+        match sniff::name(input) {
+            Sniff::Name(name) if asks && self.rewriting.doubts(&name) => Some(name.into()),
+            _ => None,
+        }
     }
 
     fn keep(&mut self, rest: &[u8], readiness: Readiness) {
@@ -155,8 +168,11 @@ impl Filter for HttpFilter {
                 }
                 Err(Refusal::NotHttp) if self.awaits_name(input) => break,
                 Err(refusal) => {
-                    self.keep(&input[used..], Readiness::Bytes);
-                    return self.refuse(refusal);
+                    self.question = if refusal == Refusal::NotHttp { self.tunnel_question(input) } else { None };
+                    if self.question.is_none() {
+                        self.keep(&input[used..], Readiness::Bytes);
+                        return self.refuse(refusal);
+                    }
                 }
             }
             if self.question.is_some() {

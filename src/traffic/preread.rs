@@ -37,6 +37,8 @@ enum Awaits {
     Name,
     /// The rest of a ClientHello or of a head that has begun.
     Rest,
+    /// Not the client, but whether the name is believed.
+    Answer,
     Nothing,
 }
 
@@ -77,8 +79,10 @@ impl Preread {
 
     /// Looks at what has come so far.
     pub(crate) fn read(&mut self, service: &Service, buffer: &mut [u8], now: Tick) -> PrereadStep {
-        if self.awaits == Awaits::Nothing {
-            return PrereadStep::Ready(None);
+        match self.awaits {
+            Awaits::Nothing => return PrereadStep::Ready(None),
+            Awaits::Answer => return PrereadStep::Waiting,
+            Awaits::Header | Awaits::Name | Awaits::Rest => {}
         }
         let peeked = match self.side.socket.peek(buffer) {
             Ok(count) => &buffer[..count],
@@ -127,11 +131,17 @@ impl Preread {
         self.due = now.saturating_add(NAME);
     }
 
+    /// The name has to be looked up.
+    pub(crate) fn await_answer(&mut self, service: &Service, now: Tick) {
+        self.awaits = Awaits::Answer;
+        self.due = now.saturating_add(service.timeouts.handshake);
+    }
+
     /// It has waited for long enough.
     pub(crate) fn timed_out(&self) -> PrereadStep {
         match self.awaits {
             Awaits::Header | Awaits::Rest => PrereadStep::Close(CloseReason::HandshakeTimeout),
-            Awaits::Name | Awaits::Nothing => PrereadStep::Ready(None),
+            Awaits::Name | Awaits::Answer | Awaits::Nothing => PrereadStep::Ready(None),
         }
     }
 }

@@ -176,3 +176,86 @@ fn a_client_on_this_host_may_name_it() {
     }
     wait::holds_for(Duration::ZERO, "Squid is asked for it by name", || scene.squid.count("GET http://gate/ 200") == 1);
 }
+
+/// The first bytes of a TLS client that asks for this name, which has as many letters as `cow.example.com`.
+fn hello_for(name: &str) -> Vec<u8> {
+    const HELLO: &[u8] = include_bytes!("../fixtures/openssl.hello");
+    const NAME: &[u8] = b"cow.example.com";
+    let at = HELLO.windows(NAME.len()).position(|piece| piece == NAME).expect("the name");
+    assert_eq!(name.len(), NAME.len());
+    [&HELLO[..at], name.as_bytes(), &HELLO[at + NAME.len()..]].concat()
+}
+
+/// What Squid is asked for when a client that was going to moose begins like this.
+fn asked_for(office: &Office, squid: &Peer, port: &str, beginning: &[u8]) -> String {
+    let before = squid.log().matches("CONNECT ").count();
+    let mut talk = office.by_hand(&format!("10.2.0.5:{port}"));
+    talk.say(beginning);
+    let mut answer = vec![0; beginning.len()];
+    std::io::Read::read_exact(talk.stream(), &mut answer).expect("an echo");
+    assert_eq!(answer, beginning);
+    drop(talk);
+    wait::until_true("the tunnel in Squid's log", || squid.log().matches("CONNECT ").count() > before);
+    squid.log().lines().rfind(|line| line.starts_with("CONNECT ")).expect("a line").to_owned()
+}
+
+/// Every way that leads to a tunnel by name, with the port that it is used for.
+const BY_NAME: &[(&str, &str)] = &[
+    ("--sni --via connect", "443"),
+    ("--via http --via-fallback connect --sni", "443"),
+    ("--sni --via connect", "80"),
+];
+
+/// A request, or a hello, for this name.
+fn beginning(port: &str, name: &str) -> Vec<u8> {
+    match port {
+        "80" => format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes(),
+        _ => hello_for(name),
+    }
+}
+
+#[test]
+fn a_name_in_the_first_bytes_is_checked_like_a_host() {
+    let Some(office) = Office::new() else { return };
+    let usual = "10.3.0.3 cow\n";
+    office.lab.cow.hosts("10.2.0.5 true.beside.aaa dual.beside.aaa\n");
+    office.lab.gateway.hosts(&format!(
+        "{usual}10.2.0.5 true.beside.aaa\n10.2.0.5 dual.beside.aaa\n10.9.9.9 dual.beside.aaa\n\
+         10.2.0.5 loop.beside.aaa\n127.0.0.1 loop.beside.aaa\n10.2.0.5 own6.beside.aaa\nfd00:1::1 own6.beside.aaa\n\
+         10.9.9.9 else.beside.aaa\n"
+    ));
+    let squid = Peer::squid(&office.lab.cow);
+    for (way, port) in BY_NAME {
+        let _echo = office.lab.moose.enter(|| Server::echo(&format!("[::]:{port}")));
+        let _daemon = office.relay(port, &format!("{way} --host-check cow 3128"));
+        for name in ["true.beside.aaa", "dual.beside.aaa"] {
+            // The second time the answer is known.
+            for _ in 0..2 {
+                let asked = asked_for(&office, &squid, port, &beginning(port, name));
+                assert!(asked.starts_with(&format!("CONNECT {name}:{port} 200")), "{way}: {asked}");
+            }
+        }
+        for name in ["loop.beside.aaa", "own6.beside.aaa", "else.beside.aaa", "none.beside.aaa", "aaaaa.localhost"] {
+            let asked = asked_for(&office, &squid, port, &beginning(port, name));
+            assert!(asked.starts_with(&format!("CONNECT 10.2.0.5:{port} 200")), "{way}, {name}: {asked}");
+        }
+    }
+}
+
+#[test]
+fn a_name_of_this_host_in_the_first_bytes_is_not_asked_for() {
+    let Some(office) = Office::new() else { return };
+    office.lab.cow.hosts("10.2.0.5 anyone.beside.a\n");
+    office.lab.gateway.hosts("10.3.0.3 cow\n127.0.1.1 gate.example.co\n10.9.9.9 gate.example.co\n");
+    let squid = Peer::squid(&office.lab.cow);
+    for (way, port) in BY_NAME {
+        let _echo = office.lab.moose.enter(|| Server::echo(&format!("[::]:{port}")));
+        let _daemon = office.relay(port, &format!("{way} cow 3128"));
+        for name in ["aaaaa.localhost", "anyone.beside.a", "gate.example.co", "GATE.EXAMPLE.CO", "aaaa.localhost."] {
+            let asked = asked_for(&office, &squid, port, &beginning(port, name));
+            let is_ours = !name.ends_with(".a");
+            let wanted = if is_ours { "10.2.0.5" } else { name };
+            assert!(asked.starts_with(&format!("CONNECT {wanted}:{port} ")), "{way}, {name}: {asked}");
+        }
+    }
+}

@@ -196,6 +196,32 @@ fn a_name_server_that_does_not_answer_is_not_waited_for_longer_than_three_second
 }
 
 #[test]
+fn a_name_in_the_first_bytes_waits_for_its_answer_and_no_longer() {
+    const HELLO: &[u8] = include_bytes!("../fixtures/openssl.hello");
+    let stage = Stage::new("--sni --host-check --via connect");
+    let resolvers = wait::until("four resolvers", || {
+        Some(stage.relay.daemon.family.named("tproxy-resolver")).filter(|pids| pids.len() == 4)
+    });
+    resolvers.iter().for_each(|pid| process::signal(*pid, Signal::SIGSTOP));
+    let start = Instant::now();
+    let mut clients: Vec<TcpStream> = (0..3).map(|_| introduced(&stage.relay, local(443))).collect();
+    clients.iter_mut().for_each(|client| client.write_all(HELLO).expect("hello"));
+    // One goes, and one ends; both were waiting.
+    reset(clients.remove(0));
+    clients[0].shutdown(Shutdown::Write).expect("half-close");
+    for _ in 0..2 {
+        let mut proxy = stage.proxy();
+        assert_eq!(Tongue::Connect.hear_request(&mut proxy), "127.0.0.1:443");
+        assert!(start.elapsed() > Duration::from_millis(2500), "took {:?}", start.elapsed());
+        proxy.write_all(Tongue::Connect.consent()).expect("consent");
+        let mut heard = vec![0; HELLO.len()];
+        proxy.read_exact(&mut heard).expect("the hello");
+        assert_eq!(heard, HELLO);
+    }
+    assert!(start.elapsed() < Duration::from_secs(6), "took {:?}", start.elapsed());
+}
+
+#[test]
 fn who_sends_requests_without_end_does_not_hold_up_others() {
     let stage = Stage::new("--via http --host-check");
     let (mut hog, mut swallowing) = (introduced(&stage.relay, local(80)), stage.proxy());

@@ -61,6 +61,11 @@ impl Rewriting {
         self.page.as_deref().filter(|page| referer != Some(page.as_bytes()))
     }
 
+    /// Whether it has to be asked for a name whether it is believed.
+    pub fn doubts(&self, name: &str) -> bool {
+        self.check_host || self.local_names.addresses(name).is_some()
+    }
+
     /// Whether the proxy may be asked for a host.
     pub fn claim<'a>(&self, host: &Authority<'a>, original: SocketAddr) -> HostClaim<'a> {
         host.claim(original, self.check_host, &self.local_names)

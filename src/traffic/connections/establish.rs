@@ -37,21 +37,22 @@ impl Connections {
         }
         preread.begin(self.dialer.service(redirection), now);
         match read_ahead(&mut preread, &mut self.dialer, &mut self.shared.buffer, now) {
-            PrereadStep::Waiting => self.insert_preread(preread),
+            PrereadStep::Waiting => drop(self.insert_preread(preread, Registry::register)),
             step => self.leave_preread(preread, step, Registry::register),
         }
     }
 
-    fn insert_preread(&mut self, mut preread: Preread) {
+    fn insert_preread(&mut self, mut preread: Preread, register: Register) -> Option<Key> {
         let due = preread.due().max(self.time() + 1);
-        let Some(key) = self.table.next_key() else { return };
-        if let Err(error) = self.registry.register(&mut preread.side.socket, token(key, Peer::Client), INTEREST) {
+        let key = self.table.next_key()?;
+        if let Err(error) = register(&self.registry, &mut preread.side.socket, token(key, Peer::Client), INTEREST) {
             let reason = self.dialer.admission.shortage(error, preread.session.route.client, None);
-            return self.refuse(&preread, &reason);
+            self.refuse(&preread, &reason);
+            return None;
         }
-        if self.table.insert(Connection::Preread(preread)).is_ok() {
-            self.deadlines.set(key.slot, due);
-        }
+        let key = self.table.insert(Connection::Preread(preread)).ok()?;
+        self.deadlines.set(key.slot, due);
+        Some(key)
     }
 
     /// A preread that has its place in the table is over.
@@ -64,9 +65,31 @@ impl Connections {
 
     fn leave_preread(&mut self, preread: Preread, step: PrereadStep, register: Register) {
         match step {
-            PrereadStep::Ready(name) => self.dial(preread, name.as_deref(), register),
+            PrereadStep::Ready(Some(name)) => match self.believes(&preread.session, &name) {
+                Some(believed) => self.dial(preread, Some(&*name).filter(|_| believed), register),
+                None => self.look_up(preread, name, register),
+            },
+            PrereadStep::Ready(None) => self.dial(preread, None, register),
             PrereadStep::Close(reason) => self.refuse(&preread, &reason),
             PrereadStep::Waiting | PrereadStep::Header(_) => {}
+        }
+    }
+
+    /// Has the name looked up that the client asks for.
+    fn look_up(&mut self, mut preread: Preread, name: String, register: Register) {
+        let now = self.time();
+        preread.await_answer(self.dialer.service(preread.session.redirection), now);
+        let Some(key) = self.insert_preread(preread, register) else { return };
+        if !self.host_check.ask(name.into(), key, now) {
+            self.remove_preread(key, PrereadStep::Ready(None));
+        }
+    }
+
+    /// It is known whether the name of a connection that waits is believed.
+    pub(super) fn answer_preread(&mut self, key: Key, name: Option<&str>) {
+        if let Some(Connection::Preread(preread)) = self.table.remove(key) {
+            self.deadlines.cancel(key.slot);
+            self.dial(preread, name, Registry::reregister);
         }
     }
 
