@@ -33,6 +33,8 @@ mod integrity;
 mod listeners;
 #[path = "netns/loops.rs"]
 mod loops;
+#[path = "netns/lost_entries.rs"]
+mod lost_entries;
 #[path = "netns/measures.rs"]
 mod measures;
 #[path = "netns/memory.rs"]

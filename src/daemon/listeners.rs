@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use crate::config::{Config, Listen};
 use crate::daemon::inherited::Inherited;
+use crate::daemon::keep_alive;
 use crate::daemon::socket_owners::{SocketOwner, SocketOwners};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
@@ -131,7 +132,19 @@ impl Listeners {
             }
         }
         listeners.owners = None;
+        listeners.keep_alive()?;
         Ok(listeners)
+    }
+
+    /// Sets the keep-alive of the connections to come.
+    fn keep_alive(&self) -> Result<(), Error> {
+        if self.all.is_empty() {
+            return Ok(());
+        }
+        let Some(times) = keep_alive::needed() else { return Ok(()) };
+        keep_alive::log(times);
+        let set = |socket| sockopt::set_keep_alive(socket, times).map_err(|error| Error::sys("TCP_KEEPIDLE", error));
+        self.sockets().try_for_each(set)
     }
 
     fn listen(&mut self, id: RedirectionId, address: SocketAddr, already: &OpenAlready<'_>) -> Result<(), Error> {

@@ -11,6 +11,7 @@ pub(crate) mod handover;
 pub(crate) mod inherited;
 pub(crate) mod instance;
 pub(crate) mod instance_lock;
+pub(crate) mod keep_alive;
 pub(crate) mod lifecycle;
 pub(crate) mod listener_watch;
 mod listeners;

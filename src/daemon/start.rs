@@ -25,11 +25,11 @@ use crate::daemon::reconciler::Reconciler;
 use crate::daemon::terminal::{self, Terminal};
 use crate::daemon::transition::Kind;
 use crate::daemon::worker::{self, WorkerArgs};
-use crate::daemon::{confine, ready, resolver, upgrade};
+use crate::daemon::{confine, keep_alive, ready, resolver, upgrade};
 use crate::error::Error;
 use crate::logging;
 use crate::sys::process::{self, Detached};
-use crate::sys::{inherited, reset};
+use crate::sys::{inherited, reset, sockopt};
 
 /// The processes that work on the rules leave what they have read back in a file in memory.
 const FILE_SIZE: u64 = 1 << 20;
@@ -183,6 +183,9 @@ fn one_connection(config: &Config, connection: TcpStream, from_inetd: bool) -> R
         let sentence = "--host-check: cannot be used with a connection that was passed (nowait, Accept=yes); have a \
                         listening socket passed (wait, Accept=no), or use -s";
         return Err(Error::Usage(sentence.into()));
+    }
+    if let Some(times) = keep_alive::needed() {
+        sockopt::set_keep_alive(&connection, times).map_err(|error| Error::sys("TCP_KEEPIDLE", error))?;
     }
     let known = resolver::look_up_some(config.names_to_follow());
     let addresses = |name: &str| known.get(name).cloned().unwrap_or_default();

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
     AcceptConn, BindToDevice, Ip6tOriginalDst, Ipv6V6Only, KeepAlive, Linger, OobInline, OriginalDst, ReuseAddr,
-    ReusePort, TcpNoDelay,
+    ReusePort, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, connect, getsockopt,
@@ -25,6 +25,30 @@ pub(crate) const WHILE_SERVING: &[(libc::c_int, libc::c_int)] = &[
     (libc::SOL_SOCKET, libc::SO_LINGER),
     (libc::SOL_SOCKET, libc::SO_OOBINLINE),
 ];
+
+/// When a silent connection is probed (`TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`, tcp(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeepAliveTimes {
+    /// Seconds of silence before the first probe.
+    pub idle: u32,
+    /// Seconds between probes that are not answered.
+    pub interval: u32,
+    /// So many of these, and the peer is given up.
+    pub probes: u32,
+}
+
+/// Sets when connections are probed. Those that a listener accepts inherit it.
+pub(crate) fn set_keep_alive(socket: impl AsFd, times: KeepAliveTimes) -> io::Result<()> {
+    setsockopt(&socket, TcpKeepIdle, &times.idle)?;
+    setsockopt(&socket, TcpKeepInterval, &times.interval)?;
+    setsockopt(&socket, TcpKeepCount, &times.probes)?;
+    Ok(())
+}
+
+fn keep_alive_times(socket: impl AsFd) -> io::Result<KeepAliveTimes> {
+    let (idle, interval) = (getsockopt(&socket, TcpKeepIdle)?, getsockopt(&socket, TcpKeepInterval)?);
+    Ok(KeepAliveTimes { idle, interval, probes: getsockopt(&socket, TcpKeepCount)? })
+}
 
 /// The original destination of a redirected connection: netfilter's `SO_ORIGINAL_DST`, which has an option
 /// of its own for IPv6 (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
@@ -83,7 +107,8 @@ fn start_listening(socket: OwnedFd, address: SocketAddr, beside: PortSharing) ->
     Ok(TcpListener::from(socket))
 }
 
-/// A listener in the place of one that no longer listens: at the same address, for the same families, on the same device.
+/// A listener in the place of one that no longer listens: at the same address, for the same families, on the same device, with the
+/// same keep-alive.
 /// Another process may have the former one open, which then keeps the port, but no longer listens there.
 pub(crate) fn listener_instead_of(former: &TcpListener, address: SocketAddr) -> io::Result<TcpListener> {
     let socket = stream_socket(address)?;
@@ -94,6 +119,7 @@ pub(crate) fn listener_instead_of(former: &TcpListener, address: SocketAddr) -> 
     if !device.is_empty() {
         setsockopt(&socket, BindToDevice, &device)?;
     }
+    set_keep_alive(&socket, keep_alive_times(former)?)?;
     setsockopt(former, ReusePort, &true)?;
     start_listening(socket, address, PortSharing::Shared)
 }
