@@ -23,7 +23,7 @@ impl Change {
         matches!(self, Change::Nothing)
     }
 
-    /// A request that is to be met again after this change.
+    /// A request that is to be met again after this change: the next generation may have opened its files before.
     pub(crate) fn also(&self, request: Request) -> Option<Request> {
         (!self.is_nothing()).then_some(request)
     }

@@ -114,11 +114,12 @@ impl Guardian {
     }
 
     fn wait(&mut self, events: &mut Events) -> Result<(), Error> {
-        let instance = if self.shutdown.is_some() { None } else { self.instance.due(self.change.resolves()) };
-        let shutdown = self.shutdown.as_ref().and_then(Shutdown::due);
-        let (children, stats) = (self.instance.children.due(), self.instance.stats.due());
-        let (terminal, log) = (self.terminal.due(), logging::behind().map(|after| Instant::now() + after));
-        let due = [self.change.due(), instance, shutdown, children, stats, terminal, log].into_iter().flatten().min();
+        let instance = match &self.shutdown {
+            Some(shutdown) => [shutdown.due(), self.instance.due_at_stop()],
+            None => [self.instance.due(self.change.resolves()), self.change.due()],
+        };
+        let log = logging::behind().map(|after| Instant::now() + after);
+        let due = instance.into_iter().flatten().chain(self.terminal.due()).chain(log).min();
         // mio rounds to whole milliseconds; a little late is better than a busy loop until it is time.
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
         match self.poll.poll(events, timeout) {
@@ -319,7 +320,6 @@ impl Guardian {
                 Signal::SIGUSR1 => self.instance.ask_for_counters(),
                 Signal::SIGURG => {
                     self.instance.reopen_logs();
-                    // The next generation may have opened its file before.
                     self.deferred = self.deferred.max(self.change.also(Request::ReopenLogs));
                 }
                 Signal::SIGCHLD => self.reap(),

@@ -89,7 +89,8 @@ impl Instance {
             self.serving.as_ref().and_then(|serving| self.reachability.due(serving.config.process.upstream_grace));
         let names = self.names.due().filter(|_| resolves || self.serving.is_some());
         let retired = self.children.retirement_due(self.retire_timeout());
-        let others = [names, rules, gates, self.local_ports.due(), self.pool_due, retired];
+        let (children, stats) = (self.children.due(), self.stats.due());
+        let others = [names, rules, gates, self.local_ports.due(), self.pool_due, retired, children, stats];
         slots.chain(others.into_iter().flatten()).min()
     }
 
@@ -191,6 +192,12 @@ impl Instance {
             log::warn!("{error}");
         }
         true
+    }
+
+    /// When something is due here while the daemon stops.
+    pub(crate) fn due_at_stop(&self) -> Option<Instant> {
+        let rules = self.rules.as_ref().and_then(Reconciler::limit_due);
+        [rules, self.children.due(), self.stats.due()].into_iter().flatten().min()
     }
 
     /// Whether a child works on the rules now.

@@ -17,6 +17,16 @@ use crate::sys::process::Death;
 /// The pause after work that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How long a process may work on the rules. Each of its commands ends earlier (`rules::tools`), so it hangs then.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The same while the daemon stops, which its service manager does not wait for as long. The tools wait twice for the lock
+/// of the tables, ten seconds each.
+const LIMIT_OF_STOP: Duration = Duration::from_secs(25);
+
+/// How long a process that was killed may take to end. After that it is not waited for.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// The rules of this instance: as wanted and as installed.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
@@ -34,6 +44,8 @@ pub(crate) struct Reconciler {
     failure: Option<Error>,
     verify: Option<Duration>,
     next: Option<Instant>,
+    /// How long a process may work.
+    limit: Duration,
 }
 
 /// A process that works on the rules.
@@ -43,6 +55,9 @@ struct Job {
     task: Task,
     /// Where it leaves its result.
     result: File,
+    since: Instant,
+    /// When it was killed.
+    killed: Option<Instant>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +96,7 @@ impl Reconciler {
             failure: None,
             verify,
             next: Some(Instant::now()),
+            limit: LIMIT,
         }
     }
 
@@ -154,11 +170,42 @@ impl Reconciler {
 
     /// When to call [`Reconciler::work`] again; while work is under way its end is awaited first.
     pub(crate) fn due(&self) -> Option<Instant> {
-        if self.job.is_some() { None } else { self.next }
+        if self.job.is_some() { self.limit_due() } else { self.next }
+    }
+
+    /// The daemon stops: from now on work may take less time.
+    pub(crate) fn hurry(&mut self) {
+        self.limit = LIMIT_OF_STOP;
+    }
+
+    /// When work that is under way has taken too long.
+    pub(crate) fn limit_due(&self) -> Option<Instant> {
+        let job = self.job.as_ref()?;
+        Some(job.killed.map_or(job.since + self.limit, |killed| killed + GRACE))
+    }
+
+    /// Kills a process that has worked for too long. One that does not end even then is not waited for.
+    pub(crate) fn limit_work(&mut self, children: &Children) {
+        let now = Instant::now();
+        if self.limit_due().is_none_or(|due| now < due) {
+            return;
+        }
+        match &mut self.job {
+            Some(job) if job.killed.is_none() => {
+                log::error!("the process that works on the rules takes too long and is killed");
+                children.kill(job.pid);
+                job.killed = Some(now);
+            }
+            _ => {
+                self.job = None;
+                self.failed(Error::Failed("the process that works on the rules does not end".into()));
+            }
+        }
     }
 
     /// Starts what is due.
     pub(crate) fn work(&mut self, children: &mut Children) {
+        self.limit_work(children);
         if self.job.is_some() || self.next.is_none_or(|next| Instant::now() < next) {
             return;
         }
@@ -186,7 +233,7 @@ impl Reconciler {
         let untried = self.untried;
         let work = || run(&task, instance, snapshot, untried);
         let (pid, result) = children.spawn_task(Role::Rules, children::RULES, work)?;
-        self.job = Some(Job { pid, task, result });
+        self.job = Some(Job { pid, task, result, since: Instant::now(), killed: None });
         Ok(())
     }
 

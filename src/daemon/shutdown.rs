@@ -96,6 +96,10 @@ impl Shutdown {
 
     /// Takes all steps that need not wait.
     pub(crate) fn advance(&mut self, instance: &mut Instance) {
+        if let Some(rules) = &mut instance.rules {
+            rules.hurry();
+            rules.limit_work(&instance.children);
+        }
         loop {
             let next = match self.phase {
                 Phase::Waiting if instance.works_on_rules() => return,
