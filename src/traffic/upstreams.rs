@@ -130,14 +130,20 @@ impl Upstreams {
         let hosts = self.hosts.len().max(1);
         let host = match self.balance {
             Balance::First => 0,
-            Balance::RoundRobin => {
-                self.turn = (self.turn + 1) % hosts;
-                self.turn
-            }
+            Balance::RoundRobin => self.take_turn(),
             Balance::Source => (self.hasher.hash_one(client) % hosts as u64) as usize,
         };
         let start = self.hosts.iter().take(host).map(Vec::len).sum::<usize>() as u8;
         Attempt { start, tried: 0, fell_back: false, out_of_ports: false }
+    }
+
+    /// The upstream whose turn it is. One that is down has none: the next one would serve its clients besides its own.
+    fn take_turn(&mut self) -> usize {
+        let hosts = self.hosts.len().max(1);
+        let mut turns = (1..=hosts).map(|step| (self.turn + step) % hosts);
+        let is_up = |host: &usize| self.hosts.get(*host).is_some_and(|all| all.iter().any(|one| one.down.is_none()));
+        self.turn = turns.find(is_up).unwrap_or((self.turn + 1) % hosts);
+        self.turn
     }
 
     /// How many addresses can be tried.
@@ -310,6 +316,23 @@ mod tests {
         assert_eq!(upstreams.next(&mut attempt, 51, false), Some(b));
         upstreams.failed(b, &error(libc::ECONNREFUSED), 50);
         assert_eq!(upstreams.next(&mut attempt, 51, false), None);
+    }
+
+    #[test]
+    fn round_robin_shares_the_clients_of_one_that_is_down_among_the_others() {
+        let [a, b, c] = [1, 2, 3].map(|net| addresses(net, 1)[0]);
+        let mut upstreams = Upstreams::new(&[vec![a], vec![b], vec![c]], Balance::RoundRobin);
+        upstreams.failed(a, &error(libc::ECONNREFUSED), 0);
+        let mut firsts =
+            |count: usize| -> Vec<SocketAddr> { (0..count).map(|_| tried(&mut upstreams, 1, 0)[0]).collect() };
+        let served = firsts(30);
+        for one in [b, c] {
+            assert_eq!(served.iter().filter(|address| **address == one).count(), 15, "{served:?}");
+        }
+        upstreams.worked(a);
+        assert_eq!((0..30).filter(|_| tried(&mut upstreams, 1, 0)[0] == a).count(), 10);
+        [a, b, c].iter().for_each(|one| _ = upstreams.failed(*one, &error(libc::ECONNREFUSED), 0));
+        assert_eq!((0..30).filter(|_| tried(&mut upstreams, 1, 0)[0] == a).count(), 10, "all are down");
     }
 
     #[test]
