@@ -34,7 +34,7 @@ check:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
-	shellcheck -x scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/lib/*.sh \
+	shellcheck -x tests/suites/nginx/run scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/lib/*.sh \
 		scripts/tproxy.init scripts/tproxy.default scripts/completions/tproxy.bash .ci/run
 
 # tests/supply.rs checks most of this on every machine. A check that is impossible here is no failure, because not every
