@@ -10,7 +10,7 @@ use crate::rules::address::Family;
 use crate::rules::blame;
 use crate::rules::chains::{Jump, Table, table};
 use crate::rules::drift::differences;
-use crate::rules::passage;
+use crate::rules::lacking;
 use crate::rules::rule::RuleSpec;
 use crate::rules::ruleset::RuleSet;
 use crate::rules::save::Owner;
@@ -101,14 +101,14 @@ impl Firewall {
             let owner = routes.as_mut().and_then(|routes| routes.owner(SocketAddr::new(ip, 1)).ok());
             owner == Some(AddressOwner::ThisHost)
         };
-        let mut lacking = Vec::new();
+        let mut all = Vec::new();
         for tables in &self.families {
             let specs: Vec<&RuleSpec> = set.specs.iter().filter(|spec| spec.matching.family == tables.family).collect();
             if let Some(tools) = tables.tools.as_ref().filter(|_| specs.iter().any(|spec| spec.action.translates())) {
-                lacking.extend(passage::lacking(&tools.saved()?, &specs, &mut is_own));
+                all.extend(lacking::lacking(&tools.filters()?, &specs, &mut is_own));
             }
         }
-        Ok(lacking)
+        Ok(all)
     }
 
     /// What this value has installed.

@@ -35,6 +35,11 @@ impl Native {
         Some(Native { program, family: family_name(family) })
     }
 
+    /// All tables, without what sets hold.
+    pub(crate) fn saved(&self, limit: Duration) -> Result<String, Error> {
+        run(&self.program, &["-s", "-t", "list", "ruleset"], "", limit)
+    }
+
     /// Reads the owner's part of a table.
     pub(crate) fn read(&self, table: &'static str, owner: &Owner, limit: Duration) -> Result<NativePart, Error> {
         let text = run(&self.program, &["-a", "list", "table", self.family, table], "", limit)?;

@@ -3,30 +3,25 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::net::IpAddr;
 
-use crate::rules::address::Family;
 use crate::rules::chains::unquote;
-use crate::rules::groups::{interfaces, only_port};
-use crate::rules::matching::ResolvedMatch;
-use crate::rules::rule::{Action, RuleSpec};
 use crate::rules::save::Lines;
 use crate::rules::verdict::{ExpectedPackets, Matches};
 
-/// The filter table, as iptables-save shows it.
-#[derive(Debug)]
+/// A table that filters.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct FilterTable {
     chains: HashMap<String, FilterChain>,
     /// How many rules were looked at.
     steps: Cell<usize>,
 }
 
-#[derive(Debug, Default)]
-struct FilterChain {
-    /// Only the kernel's own chains have one.
-    policy: String,
-    /// The words of each rule, without the name of the chain.
-    rules: Vec<Vec<String>>,
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FilterChain {
+    /// Only a chain to which the kernel leads has one.
+    pub policy: String,
+    /// The words of each rule as iptables has them, without the name of the chain.
+    pub rules: Vec<Vec<String>>,
 }
 
 /// What becomes of a connection in a chain.
@@ -46,21 +41,27 @@ const STEPS: usize = 200_000;
 const DEPTH: usize = 64;
 
 impl FilterTable {
+    /// The chain of this name, which is made if it is not there.
+    pub(crate) fn chain(&mut self, name: &str) -> &mut FilterChain {
+        self.chains.entry(name.to_owned()).or_default()
+    }
+
+    /// The filter table in the output of iptables-save.
     pub(crate) fn read(save: &str) -> FilterTable {
-        let mut chains: HashMap<String, FilterChain> = HashMap::new();
+        let mut filter = FilterTable::default();
         let table = Lines::new(save).skip_while(|line| *line != "*filter").skip(1).take_while(|line| *line != "COMMIT");
         for line in table {
             if let Some((name, rest)) = line.strip_prefix(':').and_then(|line| line.split_once(' ')) {
                 let policy = rest.split(' ').next().unwrap_or_default();
-                chains.entry(name.to_owned()).or_default().policy = policy.to_owned();
+                filter.chain(name).policy = policy.to_owned();
             } else if let Some((name, rule)) = line.strip_prefix("-A ").and_then(|line| line.split_once(' ')) {
-                chains.entry(name.to_owned()).or_default().rules.push(unquote(rule));
+                filter.chain(name).rules.push(unquote(rule));
             }
         }
-        FilterTable { chains, steps: Cell::new(0) }
+        filter
     }
 
-    /// Whether a chain of the kernel's (`INPUT`, `FORWARD`) lets none of these connections pass.
+    /// Whether a chain to which the kernel leads lets none of these connections pass.
     pub(crate) fn is_closed(&self, chain: &str, expected: &ExpectedPackets) -> bool {
         match self.walk(chain, expected, 0) {
             Passage::Open => false,
@@ -103,68 +104,6 @@ impl FilterTable {
         }
         Passage::Returns
     }
-}
-
-/// The most lines of [`lacking`]. The others are like these.
-const MOST: usize = 16;
-
-/// The rules that an administrator has to add so that connections get where these rules lead them: what lacks, and the
-/// command that adds it. `save` is the output of iptables-save, and `is_own` knows the addresses of this host.
-pub(crate) fn lacking(save: &str, specs: &[&RuleSpec], mut is_own: impl FnMut(IpAddr) -> bool) -> Vec<String> {
-    let table = FilterTable::read(save);
-    let mut lacking = Vec::new();
-    for spec in specs {
-        if lacking.len() >= MOST {
-            break;
-        }
-        let (chain, to) = match spec.action {
-            Action::Exempt | Action::Reject => continue,
-            Action::Redirect { port } => ("INPUT", (None, Some(port))),
-            Action::Local { port } => ("INPUT", (None, port.or_else(|| only_port(&spec.matching.words)))),
-            Action::Kernel { to } if is_own(to.ip()) => ("INPUT", (Some(to.ip()), Some(to.port()))),
-            Action::Kernel { to } => ("FORWARD", (Some(to.ip()), Some(to.port()))),
-        };
-        for line in lacking_for(&table, spec, chain, to) {
-            if !lacking.contains(&line) {
-                lacking.push(line);
-            }
-        }
-    }
-    lacking
-}
-
-fn lacking_for(
-    table: &FilterTable,
-    spec: &RuleSpec,
-    chain: &str,
-    (to, port): (Option<IpAddr>, Option<u16>),
-) -> Vec<String> {
-    let ResolvedMatch { family, protocol, words, .. } = &spec.matching;
-    let interfaces = interfaces(words);
-    let command = if *family == Family::V4 { "iptables" } else { "ip6tables" };
-    let there = |flag: &str| to.map(|ip| format!(" {flag} {ip}")).unwrap_or_default();
-    let at = |flag: &str| port.map(|port| format!(" {flag} {port}")).unwrap_or_default();
-    let mut expected =
-        ExpectedPackets { protocol, to, port, interfaces, to_this_host: chain == "INPUT", states: &["NEW", "DNAT"] };
-    let mut found = Vec::new();
-    if table.is_closed(chain, &expected) {
-        let only = expected.interfaces.first().map(|name| format!(" -i {name}")).unwrap_or_default();
-        let rule = format!("{command} -I {chain}{only} -p {protocol}{}{} -j ACCEPT", there("-d"), at("--dport"));
-        found.push(format!(
-            "{chain} drops all redirected {family} connections{}; what lacks is a rule such as `{rule}`",
-            at("to port")
-        ));
-    }
-    expected =
-        ExpectedPackets { to: None, port: None, interfaces: Vec::new(), states: &["ESTABLISHED", "DNAT"], ..expected };
-    if chain == "FORWARD" && table.is_closed(chain, &expected) {
-        let state = "-m conntrack --ctstate ESTABLISHED";
-        let rule = format!("{command} -I {chain} -p {protocol}{}{} {state} -j ACCEPT", there("-s"), at("--sport"));
-        found.push(format!(
-            "{chain} drops all answers in redirected {family} connections; what lacks is a rule such as `{rule}`"
-        ));
-    }
-    found
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use crate::rules::address::Family;
 use crate::rules::blame;
 use crate::rules::chains::{TABLES, Table, restore_text, unhook_text, unquote};
 use crate::rules::command::run;
+use crate::rules::lacking::PacketFilter;
 use crate::rules::native::{Native, NativePart, family_name};
+use crate::rules::native_filter;
 use crate::rules::save::{Owner, not_shown, read};
 
 /// The directories that are searched, in this order. They are fixed, since PATH must not decide what root runs.
@@ -103,9 +105,14 @@ impl Tools {
         self.chosen.read(owner)
     }
 
-    /// All tables, as iptables-save shows them.
-    pub(crate) fn saved(&self) -> Result<String, Error> {
-        Ok(self.chosen.save()?.0)
+    /// What filters packets of the family. Filters that nft cannot show are left out.
+    pub(crate) fn filters(&self) -> Result<Vec<PacketFilter>, Error> {
+        let mut filters = PacketFilter::of_iptables(&self.chosen.save()?.0);
+        let mut kinds = [Some(&self.chosen), self.other.as_ref()].into_iter().flatten();
+        if let Some(text) = kinds.find_map(|kind| kind.native.as_ref()?.saved(LIMIT).ok()) {
+            filters.extend(native_filter::filters(&text, self.family));
+        }
+        Ok(filters)
     }
 
     /// Makes the owner's part of the tables equal to `target`, in one transaction; in tables that cannot be shown, what

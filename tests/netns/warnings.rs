@@ -241,53 +241,82 @@ fn a_service_that_listens_on_loopback_only_is_named() {
     assert_eq!(daemon.stop(), 0);
 }
 
+/// A gateway whose firewall may drop what is redirected.
+struct Walled {
+    scene: Scene,
+}
+
+impl Walled {
+    fn run(&self, commands: &[&str]) {
+        commands.iter().for_each(|words| drop(self.scene.lab.gateway.run(&words.split(' ').collect::<Vec<_>>())));
+    }
+
+    /// The commands that the log tells, and whether the client gets a connection.
+    fn told(&self, args: &[&str]) -> (Vec<String>, bool) {
+        let mut daemon = self.scene.relay(args);
+        let moose = MOOSE.parse().expect("an address");
+        let connect = || TcpStream::connect_timeout(&moose, Duration::from_millis(700));
+        let connected = self.scene.lab.client.enter(connect).is_ok();
+        let text = daemon.journal.text();
+        assert_eq!(daemon.stop(), 0);
+        let lines = text.lines().filter(|line| line.contains("what lacks is a rule"));
+        (lines.filter_map(|line| Some(line.split('`').nth(1)?.to_owned())).collect(), connected)
+    }
+
+    /// Nothing gets through, and these commands are told; once they are run, all is well.
+    fn expect_remedy(&self, args: &[&str], commands: &[&str]) {
+        let (told, connected) = self.told(args);
+        assert_eq!(told, commands);
+        assert!(!connected);
+        self.run(commands);
+        assert_eq!(self.told(args), (Vec::new(), true), "what was told helps");
+    }
+}
+
+const RELAY: [&str; 9] = ["-d", "-s", "8081", "-r", "nobody", "-R", "-i eth1 -d 10.2.0.5 --dport 80", "cow", "80"];
+const KERNEL: [&str; 6] = ["-d", "--kernel", "-R", "-d 10.2.0.5 --dport 80", "cow", "80"];
+
 #[test]
 fn a_firewall_that_lets_nothing_in_is_told_with_the_rule_that_lacks() {
     let Some(scene) = Scene::new() else { return };
-    let gateway = &scene.lab.gateway;
-    let relay = ["-d", "-s", "8081", "-r", "nobody", "-R", "-i eth1 --dport 80", "cow", "80"];
-    let kernel = ["-d", "--kernel", "-R", "-d 10.2.0.5 --dport 80", "cow", "80"];
-    let run =
-        |commands: &[&str]| commands.iter().for_each(|words| drop(gateway.run(&words.split(' ').collect::<Vec<_>>())));
-    let connects = || {
-        let moose = MOOSE.parse().expect("an address");
-        scene.lab.client.enter(|| TcpStream::connect_timeout(&moose, Duration::from_millis(700))).is_ok()
-    };
-    let said_by = |args: &[&str]| {
-        let mut daemon = scene.relay(args);
-        let said = (daemon.journal.text(), connects());
-        assert_eq!(daemon.stop(), 0);
-        said
-    };
-    // The commands that a log tells.
-    let told = |text: &str| -> Vec<String> {
-        let lines = text.lines().filter(|line| line.contains("what lacks is a rule"));
-        lines.filter_map(|line| Some(line.split('`').nth(1)?.to_owned())).collect()
-    };
-    assert_eq!(told(&said_by(&relay).0), [""; 0]);
-    let ordinary = [
+    let gateway = Walled { scene };
+    assert_eq!(gateway.told(&RELAY), (Vec::new(), true));
+    gateway.run(&[
         "iptables -A INPUT -i lo -j ACCEPT",
         "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
         "iptables -A INPUT -p tcp --dport 22 -j ACCEPT",
-    ];
-    run(&ordinary);
+    ]);
     for closing in ["iptables -P INPUT DROP", "iptables -A INPUT -j REJECT"] {
-        run(&[closing]);
-        let (text, connected) = said_by(&relay);
-        assert!(!connected);
-        let commands = told(&text);
-        assert_eq!(commands, ["iptables -I INPUT -i eth1 -p tcp --dport 8081 -j ACCEPT"], "{text}");
-        run(&commands.iter().map(String::as_str).collect::<Vec<_>>());
-        let (text, connected) = said_by(&relay);
-        assert_eq!((connected, told(&text)), (true, Vec::new()), "what was told helps");
-        run(&["iptables -D INPUT -i eth1 -p tcp --dport 8081 -j ACCEPT", "iptables -P INPUT ACCEPT"]);
+        gateway.run(&[closing]);
+        gateway.expect_remedy(&RELAY, &["iptables -I INPUT -i eth1 -p tcp --dport 8081 -j ACCEPT"]);
+        gateway.run(&["iptables -D INPUT -i eth1 -p tcp --dport 8081 -j ACCEPT", "iptables -P INPUT ACCEPT"]);
     }
-    run(&["iptables -F INPUT", "iptables -P FORWARD DROP"]);
-    let (text, connected) = said_by(&kernel);
-    assert!(!connected);
-    let commands = told(&text);
-    assert_eq!(commands.len(), 2, "{text}");
-    run(&commands.iter().map(String::as_str).collect::<Vec<_>>());
-    let (text, connected) = said_by(&kernel);
-    assert_eq!((connected, told(&text)), (true, Vec::new()), "what was told helps");
+    gateway.run(&["iptables -F INPUT", "iptables -P FORWARD DROP"]);
+    let answers = "iptables -I FORWARD -p tcp -s 10.3.0.3 --sport 80 -m conntrack --ctstate ESTABLISHED -j ACCEPT";
+    gateway.expect_remedy(&KERNEL, &["iptables -I FORWARD -p tcp -d 10.3.0.3 --dport 80 -j ACCEPT", answers]);
+}
+
+#[test]
+fn a_firewall_of_nft_that_lets_nothing_in_is_told_with_the_rule_that_lacks() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = Walled { scene };
+    gateway.run(&[
+        "nft add table inet filter",
+        "nft add chain inet filter in { type filter hook input priority 0; policy drop; }",
+        "nft add chain inet filter out { type filter hook output priority 0; policy accept; }",
+        "nft add rule inet filter in ct state vmap { established : accept, related : accept, invalid : drop }",
+        "nft add rule inet filter in iif lo accept",
+        "nft add rule inet filter in meta l4proto { icmp, ipv6-icmp } accept",
+        "nft add rule inet filter in tcp dport { 22, 80-443 } counter accept",
+    ]);
+    gateway.expect_remedy(&RELAY, &["nft insert rule inet filter in iifname eth1 tcp dport 8081 accept"]);
+    gateway.run(&[
+        "nft delete table inet filter",
+        "nft add table ip walls",
+        "nft add chain ip walls forward { type filter hook forward priority 0; policy drop; }",
+        "nft add rule ip walls forward tcp dport 443 accept",
+    ]);
+    let answers = "nft insert rule ip walls forward ip saddr 10.3.0.3 tcp sport 80 ct state established accept";
+    gateway
+        .expect_remedy(&KERNEL, &["nft insert rule ip walls forward ip daddr 10.3.0.3 tcp dport 80 accept", answers]);
 }
