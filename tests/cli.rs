@@ -77,6 +77,58 @@ fn a_bad_port_is_refused() {
 }
 
 #[test]
+fn a_match_that_is_not_one_quoted_argument_is_told() {
+    let table: [&[&str]; 8] = [
+        &["-R", "-d", "10.0.0.2", "--dport", "80"],
+        &["-R", "-p", "tcp", "--dport", "80"],
+        &["-R", "--dport", "80"],
+        &["-X", "-d", "10.0.0.2"],
+        &["--reject", "-i", "eth0"],
+        &["-R", "“-d", "10.0.0.2", "--dport", "80”"],
+        &["-R", "‘--dport", "80’"],
+        &["-R", "-d 10.0.0.2 –dport 80"],
+    ];
+    for args in table {
+        let said = refused(&[&["-d", "-s", "40123"], args, &["127.0.0.1", "40124"]].concat()).stderr;
+        assert!(
+            said.contains(": a MATCH is one quoted argument") || said.contains("; a MATCH is one quoted argument"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_line_of_a_file_is_read_as_it_looks() {
+    let directory = TempDir::new();
+    let checked = |text: &[u8]| {
+        fs::write(directory.file("t.conf"), text).expect("file");
+        Launch::new(&["--check", "-c", &directory.file("t.conf")]).run()
+    };
+    let good: [(&[u8], usize); 4] = [
+        (b"# a comment \\\n-s 40123 10.0.0.1 80\n", 1),
+        (b"-s 40123 10.0.0.1 80 # a comment \\\n-s 40124 10.0.0.1 80\n", 2),
+        (b"\xef\xbb\xbf-s 40123 10.0.0.1 80\r\n", 1),
+        (b"# caf\xe9\n-s 40123 \\\n 10.0.0.1 80", 1),
+    ];
+    for (text, redirections) in good {
+        let done = checked(text);
+        let count = done.stdout.matches("relay to 10.0.0.1:80").count();
+        assert_eq!((done.status, count), (0, redirections), "{}: {done:?}", text.escape_ascii());
+    }
+    let bad: [(&[u8], &str); 4] = [
+        (b"-s 40122 10.0.0.1 80\n-s 40123 \\ \n 10.0.0.1 80\n", "t.conf:2: a blank stands behind the backslash"),
+        (b"\n-s 40123 k\xfcche 80\n", "t.conf:2: HOST PORT: invalid value 'k\u{fffd}che': expected UTF-8 text"),
+        (b"\xff\xfe-\0s\0", "t.conf:1: the file is UTF-16"),
+        (b"\n\n-s 40123 -R -d 10.0.0.2 --dport 80 10.0.0.1 80", "t.conf:3: --dport: no such option"),
+    ];
+    for (text, sentence) in bad {
+        let done = checked(text);
+        assert_eq!(done.status, 64, "{}: {done:?}", text.escape_ascii());
+        assert!(done.stderr.contains(sentence), "{}: {done:?}", text.escape_ascii());
+    }
+}
+
+#[test]
 fn a_bad_address_to_bind_is_refused() {
     for bad in ["10.0.0.256", "not an address", "", "10.0.0.0/8", "10.0.0.1:80"] {
         value_refused("-b", bad);

@@ -8,6 +8,7 @@ pub(crate) mod document;
 pub(crate) mod option;
 pub(crate) mod options;
 pub(crate) mod parse;
+pub(crate) mod quoting;
 pub(crate) mod relations;
 
 /// A command line with all it takes to read it again: a reload and an upgrade do.

@@ -112,7 +112,11 @@ fn typed(opt: &Opt, value: OsString, directory: &Path) -> Result<ArgumentValue, 
 }
 
 fn utf8(option: &str, value: OsString) -> Result<String, Error> {
-    value.into_string().map_err(|value| Error::value(option, value.to_string_lossy(), "UTF-8 text"))
+    value.into_string().map_err(|value| {
+        let odd = value.as_bytes().utf8_chunks().find_map(|chunk| chunk.invalid().first().copied());
+        let expected = format!("UTF-8 text, which the byte 0x{:02x} is not", odd.unwrap_or_default());
+        Error::value(option, value.to_string_lossy(), expected)
+    })
 }
 
 /// The words as a list in a sentence: `a`, `a or b`, `a, b or c`.
@@ -258,7 +262,7 @@ mod tests {
     #[test]
     fn what_is_not_a_file_must_be_text() {
         let error = read(&[b"--drain", b"so\xffn"]).unwrap_err().to_string();
-        assert_eq!(error, "--drain: invalid value 'so\u{fffd}n': expected UTF-8 text");
+        assert_eq!(error, "--drain: invalid value 'so\u{fffd}n': expected UTF-8 text, which the byte 0xff is not");
         assert!(read(&[b"k\xfche", b"80"]).unwrap_err().to_string().contains("expected UTF-8 text"));
         assert_eq!(read(&["-R".as_bytes(), "k\u{fc}he".as_bytes()]).unwrap().text(Id::Redirect), Some("k\u{fc}he"));
     }

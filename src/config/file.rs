@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::cli::option::Scope;
 use crate::cli::parse::{self, Arguments};
-use crate::cli::{options, relations};
+use crate::cli::{options, quoting, relations};
 use crate::config::global::{GlobalOptions, Process};
 use crate::config::redirection::{self, Redirection};
 use crate::config::trusted_file;
@@ -55,7 +55,8 @@ pub(super) fn parse(beside: &Arguments, path: &Path, text: &[u8]) -> Result<(Pro
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut table = Table { process: GlobalOptions::read(beside)?, redirections: Vec::new(), taken: HashSet::new() };
     for line in lines {
-        table.add(&line, directory, &shown).map_err(|error| error.in_file(&shown, line.number))?;
+        let added = table.add(&line, directory, &shown).map_err(|error| quoting::explain(error, &line.words));
+        added.map_err(|error| error.in_file(&shown, line.number))?;
     }
     if table.redirections.is_empty() {
         return Err(Error::Usage("-c: the file has no redirection".into()));
@@ -113,16 +114,35 @@ fn is_redirection(arguments: &Arguments) -> Result<bool, Error> {
     }
 }
 
-/// Takes a file apart: words as in a shell, comments after `#`, lines that go on after a backslash.
+/// Takes a file apart: words as in a shell, comments after `#`, lines that go on after a backslash. An editor may have put
+/// a mark in front that says that it is UTF-8.
 fn split(bytes: &[u8]) -> Result<Vec<FileLine>, (usize, Error)> {
-    let text = parse::to_text(bytes);
+    let failed = |index: usize, sentence: &str| (index + 1, Error::Usage(sentence.to_owned()));
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(failed(0, "the file is UTF-16; save it as UTF-8"));
+    }
+    let text = parse::to_text(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
     let mut found = Vec::new();
     let mut lines = text.lines().enumerate();
     while let Some((first, line)) = lines.next() {
-        let mut whole = line.to_owned();
-        while let Some(goes_on) = whole.strip_suffix('\\') {
-            whole = goes_on.to_owned();
-            whole.push_str(lines.next().map(|(_, line)| line).unwrap_or_default());
+        let (mut last, mut whole) = (first, line.to_owned());
+        loop {
+            if whole.contains('\0') {
+                return Err(failed(last, "there is a zero byte; this is no text file"));
+            }
+            match line_end(&whole) {
+                LineEnd::Final => break,
+                LineEnd::BlankAfterBackslash => {
+                    return Err(failed(
+                        last,
+                        "a blank stands behind the backslash, so the line does not go on; delete the blank",
+                    ));
+                }
+                LineEnd::GoesOn => whole.truncate(whole.len() - 1),
+            }
+            let Some((next, line)) = lines.next() else { break };
+            last = next;
+            whole.push_str(line);
         }
         let number = first + 1;
         let words = shell_words::split(&whole).map_err(|_| (number, Error::Usage("a quote is not closed".into())))?;
@@ -131,6 +151,37 @@ fn split(bytes: &[u8]) -> Result<Vec<FileLine>, (usize, Error)> {
         }
     }
     Ok(found)
+}
+
+/// How a line ends.
+#[derive(Debug, PartialEq, Eq)]
+enum LineEnd {
+    /// Or with a comment, whatever that ends with.
+    Final,
+    /// With a backslash.
+    GoesOn,
+    BlankAfterBackslash,
+}
+
+/// Words and comments begin where shell_words lets them begin.
+fn line_end(line: &str) -> LineEnd {
+    let (mut quote, mut in_word) = (None, false);
+    let mut letters = line.chars();
+    while let Some(letter) = letters.next() {
+        match (quote, letter) {
+            (_, '\\') if letters.as_str().is_empty() => return LineEnd::GoesOn,
+            (_, '\\') if letters.as_str().chars().all(|rest| rest == ' ' || rest == '\t') => {
+                return LineEnd::BlankAfterBackslash;
+            }
+            (None | Some('"'), '\\') => drop(letters.next()),
+            (None, '#') if !in_word => return LineEnd::Final,
+            (None, '\'' | '"') => quote = Some(letter),
+            (Some(open), close) if open == close => quote = None,
+            _ => {}
+        }
+        in_word = quote.is_some() || !matches!(letter, ' ' | '\t' | '\n');
+    }
+    LineEnd::Final
 }
 
 #[cfg(test)]
@@ -159,6 +210,44 @@ mod tests {
     #[test]
     fn a_quote_that_stays_open_is_told_with_its_line() {
         assert_eq!(split(b"a\nb 'c\n").unwrap_err().0, 2);
+    }
+
+    #[test]
+    fn a_comment_ends_with_its_line() {
+        let table: &[(&str, &[(usize, usize)])] = &[
+            ("# a comment \\\n-s 80\n", &[(2, 2)]),
+            ("#\\\n#\\\n-s 80\n", &[(3, 2)]),
+            ("-s 80 # a comment \\\n-s 81\n", &[(1, 2), (2, 2)]),
+            ("-s 80 \\\n # a comment \\\n-s 81\n", &[(1, 2), (3, 2)]),
+            ("-s '8 # 0' \\\n -s 81\n", &[(1, 4)]),
+            ("-s 8#0 \\\n -s 81\n", &[(1, 4)]),
+            ("-s \\# \\\n -s 81\n", &[(1, 4)]),
+            ("-s \"a\\\" # b\" \\\r\n -s 81\r\n", &[(1, 4)]),
+            ("-s 80 \\", &[(1, 2)]),
+            ("-s 'a\\\\ ' x\n-s 81", &[(1, 3), (2, 2)]),
+        ];
+        for (text, wanted) in table {
+            let lines = split(text.as_bytes()).unwrap();
+            let found: Vec<(usize, usize)> = lines.iter().map(|line| (line.number, line.words.len())).collect();
+            assert_eq!(found, *wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_an_editor_may_do_to_a_file_is_taken_or_told() {
+        let words = |bytes: &[u8]| split(bytes).unwrap().iter().map(|line| line.words.len()).collect::<Vec<_>>();
+        assert_eq!(words(b"\xef\xbb\xbf-s 80\n"), [2]);
+        assert_eq!(words(b"\xef\xbb\xbf# caf\xe9\n-s 80 # \xfc"), [2]);
+        let table: &[(&[u8], usize, &str)] = &[
+            (b"-s 80\n-s \\ \n81\n", 2, "a blank stands behind the backslash"),
+            (b"-s 80 \\\n -R '-d moose \\\t \n'\n", 2, "a blank stands behind the backslash"),
+            (b"\xff\xfe-\0s\0", 1, "the file is UTF-16; save it as UTF-8"),
+            (b"-s 80\n\0\n", 2, "there is a zero byte"),
+        ];
+        for (text, line, wanted) in table {
+            let (number, error) = split(text).unwrap_err();
+            assert!(number == *line && error.to_string().starts_with(wanted), "{number}: {error}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cli::option::OptionId;
 use crate::cli::parse::{self, Arguments};
-use crate::cli::{CommandLine, options, relations};
+use crate::cli::{CommandLine, options, quoting, relations};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::sys::account;
@@ -112,6 +112,11 @@ impl Config {
 ///
 /// Errors: one sentence on the first thing that cannot be used.
 pub(crate) fn parse(command_line: CommandLine) -> Result<Command, Error> {
+    let words = command_line.arguments.clone();
+    command(command_line).map_err(|error| quoting::explain(error, &words))
+}
+
+fn command(command_line: CommandLine) -> Result<Command, Error> {
     let arguments = parse::parse(&command_line.arguments, &command_line.directory)?;
     if arguments.has(OptionId::Help) {
         return Ok(Command::Help);
