@@ -7,6 +7,7 @@ use super::HEAVY;
 use super::inject::{Call, Faults, Role, SHORT};
 use super::scene::{ECHO, Holdings, MOOSE, Scene, attempt};
 use lab::daemon::Daemon;
+use lab::dice::Dice;
 use lab::origin::{Origin, hex};
 use lab::pattern::{Cut, Pattern};
 use lab::peers::Peer;
@@ -37,29 +38,6 @@ fn table(log: &str) -> String {
          -s 12972 --via http -R '-i eth1 --dport 80' cow 3128\n\
          -s 12973 --via socks5 -R '-i eth1 --dport 10' cow 1080\n"
     )
-}
-
-/// Numbers that look random and come from a seed (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut number = self.0;
-        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (number ^ (number >> 31)) % sides
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.roll(from.len() as u64) as usize]
-    }
-
-    /// Sizes of all orders of magnitude, below 2 to the power of `bits`.
-    fn size(&mut self, bits: u64) -> u64 {
-        let bits = self.roll(bits) + 1;
-        self.roll(1 << bits)
-    }
 }
 
 /// What a fault may do to a connection that overlaps with it.

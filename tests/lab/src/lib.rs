@@ -10,6 +10,7 @@
 pub mod attack;
 pub mod clients;
 pub mod daemon;
+pub mod dice;
 pub mod journal;
 pub mod netns;
 pub mod origin;
