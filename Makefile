@@ -6,6 +6,8 @@
 # make test       installs what the tests need and runs them all (root)
 # make soak       runs loads and faults of every kind for ten minutes, and checks every byte (root); SECONDS= sets another
 #                 time, and SEED= repeats a run that printed its seed
+# make fuzz       makes up requests for an hour and has real proxies tell which of them have come past tproxy (root);
+#                 SECONDS= and SEED= as for soak
 # make check      checks format, lints, documentation, manual pages and shell scripts
 # make supply     checks the crates with cargo-deny, if it is installed
 # make install    installs into $(DESTDIR)$(PREFIX); make uninstall removes it
@@ -72,6 +74,12 @@ soak: root
 	TPROXY_MUST_NETNS=1 SOAK_SECONDS=$(or $(SECONDS),600) $(if $(SEED),SOAK_SEED=$(SEED)) \
 		$(CARGO) test --release --locked --test faults -- --nocapture --exact soak::soak
 
+# 'make test' runs 12 seconds of this.
+fuzz: root
+	scripts/setup
+	TPROXY_MUST_NETNS=1 FUZZ_SECONDS=$(or $(SECONDS),3600) $(if $(SEED),FUZZ_SEED=$(SEED)) \
+		$(CARGO) test --release --locked --test netns -- --nocapture no_request_reaches_a_proxy
+
 # What is made from the table of options: the lists in the manual pages, and the completions for shells.
 man:
 	TPROXY_BLESS=1 $(CARGO) test --locked -q --test cli generated_files
@@ -113,4 +121,4 @@ root:
 		echo "Without root, 'cargo test' runs the tests that need no root, and prints what it skips." >&2; \
 		exit 1; }
 
-.PHONY: all check supply test demo demo-proxy bench soak man install uninstall clean root
+.PHONY: all check supply test demo demo-proxy bench soak fuzz man install uninstall clean root

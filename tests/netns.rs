@@ -21,6 +21,8 @@ mod examples;
 mod families;
 #[path = "netns/filter.rs"]
 mod filter;
+#[path = "netns/fuzz.rs"]
+mod fuzz;
 #[path = "netns/hanging.rs"]
 mod hanging;
 #[path = "netns/hidden_tables.rs"]

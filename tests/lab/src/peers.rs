@@ -42,7 +42,17 @@ impl Peer {
         Peer::squid_for(net, directory, access)
     }
 
+    /// The same, and a line of its log is `witness METHOD URL STATUS` with the values of X-Forwarded-For and X-Number.
+    pub fn squid_witness(net: &Net) -> Peer {
+        let format = "witness %rm %ru %>Hs %{X-Forwarded-For}>h %{X-Number}>h";
+        Peer::squid_that_logs(net, TempDir::open_to_all(), "", format)
+    }
+
     fn squid_for(net: &Net, directory: TempDir, access: &str) -> Peer {
+        Peer::squid_that_logs(net, directory, access, "%rm %ru %>Hs %un")
+    }
+
+    fn squid_that_logs(net: &Net, directory: TempDir, access: &str, format: &str) -> Peer {
         // An address is not to be looked up for a name, which would take a name server. And Squid 5.7 takes a buffer
         // that is just full for the end of the client: with a large one that does not happen.
         let text = format!(
@@ -58,7 +68,7 @@ impl Peer {
              client_request_buffer_max_size 256 MB\n\
              cache deny all\n\
              strip_query_terms off\n\
-             logformat seen %rm %ru %>Hs %un\n\
+             logformat seen {format}\n\
              access_log stdio:DIRECTORY/log seen\n\
              cache_log DIRECTORY/cache.log\n\
              coredump_dir DIRECTORY\n\
@@ -134,6 +144,21 @@ impl Peer {
         Peer::configured(net, TempDir::open_to_all(), &["haproxy", "-db", "-f"], &text, &["8080"])
     }
 
+    /// HAProxy on port 3128, as a proxy for moose alone. A line of its log is like one of [`Peer::squid_witness`].
+    pub fn haproxy_witness(net: &Net) -> Peer {
+        let text = "global\n log stdout format raw local0\n\
+             defaults\n mode http\n timeout client 20s\n timeout connect 20s\n timeout server 20s\n timeout tunnel 20s\n\
+             frontend proxy\n bind :::3128 v4v6\n log global\n\
+             \x20option accept-invalid-http-request\n option dontlognull\n option http-ignore-probes\n\
+             \x20http-request capture req.hdr(X-Forwarded-For) len 256\n\
+             \x20http-request capture req.hdr(X-Number) len 32\n\
+             \x20http-request set-header Via \"1.1 haproxy\"\n\
+             \x20log-format \"witness %HM %HU %ST %[capture.req.hdr(0)] %[capture.req.hdr(1)]\"\n\
+             \x20default_backend moose\n\
+             backend moose\n server moose 10.2.0.5:80\n";
+        Peer::configured(net, TempDir::open_to_all(), &["haproxy", "-db", "-f"], text, &["3128"])
+    }
+
     /// HAProxy as a balancer on port 80, which sends everything on with a header: `send-proxy` or `send-proxy-v2`.
     pub fn haproxy_balancer(net: &Net, to: &str, header: &str) -> Peer {
         let text = format!(
@@ -189,7 +214,7 @@ impl Peer {
 
     /// What it has logged so far.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.file("log")).unwrap_or_default() + &self.said.text()
+        String::from_utf8_lossy(&fs::read(self.file("log")).unwrap_or_default()).into_owned() + &self.said.text()
     }
 
     /// How many lines of its log hold this text.
