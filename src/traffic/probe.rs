@@ -15,7 +15,7 @@ use crate::sys::sockopt;
 use crate::traffic::token::EventToken;
 
 /// Ticks between two probes of a redirection, at least.
-const EVERY: Tick = 10;
+pub(crate) const EVERY: Tick = 10;
 
 /// So many probes in a row have to succeed where no upstream answered at all, so that an upstream that comes and goes gets
 /// no clients.

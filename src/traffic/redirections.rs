@@ -10,7 +10,7 @@ use mio::event::Event;
 use crate::redirection::RedirectionId;
 use crate::sys::clock::Tick;
 use crate::sys::shortage::{self, ConnectError};
-use crate::traffic::probe::{ENOUGH, Probe, Probed};
+use crate::traffic::probe::{ENOUGH, EVERY, Probe, Probed};
 use crate::traffic::service::Service;
 use crate::traffic::upstreams::{Attempt, HealthChange, Upstreams};
 
@@ -195,7 +195,8 @@ impl Redirections {
             upstreams.to_probe(now)
         };
         let Some(address) = address else { return };
-        let limit = redirection.service.timeouts.connect;
+        // Where no upstream answers at all, one is tried every second.
+        let limit = if all { EVERY } else { redirection.service.timeouts.connect };
         match redirection.probe.start(id, address, (now, limit), registry) {
             Ok(()) => {}
             Err(ConnectError::Upstream(error)) => self.failed(id, address, &error, now),

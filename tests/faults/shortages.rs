@@ -74,6 +74,25 @@ fn assert_echo(scene: &Scene, what: &str) {
     clients::reset(client);
 }
 
+#[test]
+fn a_shortage_here_says_nothing_about_the_upstream_of_a_probe() {
+    let Some(scene) = Scene::new() else { return };
+    let faults = super::inject::Faults::new();
+    let daemon = faults.preload(scene.launch_table("-r nobody\n-s 12971 -R '--dport 7' cow 13 cow 7\n")).ready();
+    assert_echo(&scene, "by the second upstream");
+    daemon.journal.wait_for("upstream 10.3.0.3:13 is down");
+    faults.strike(Role::Worker, Call::Connect, libc::EADDRNOTAVAIL, 1);
+    let _late = scene.lab.cow.enter(|| Server::echo("[::]:13"));
+    // The first probe is due after two seconds. If it counted as a failure, the next one would be after six.
+    wait::holds_for(Duration::from_millis(3500), "no probe can begin", || daemon.journal.count("is up again") == 0);
+    faults.heal(Call::Connect);
+    let again = wait::try_until(Duration::from_millis(1800), || {
+        (daemon.journal.count("upstream 10.3.0.3:13 is up again") > 0).then_some(())
+    });
+    assert!(again.is_some(), "{}", daemon.journal.text());
+    assert_eq!(daemon.journal.count("is down"), 1, "{}", daemon.journal.text());
+}
+
 /// Ports in the range that [`leave_few_ports`] leaves.
 const PORTS: usize = 4;
 
