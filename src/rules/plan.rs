@@ -79,6 +79,14 @@ impl Draft<'_> {
 fn jumps(from: &str, needing: &[&RuleSpec], condition: &[&str], to: &str) -> Vec<Jump> {
     // A connection from before the rules is not ours: where they are the first to need connection tracking, its next
     // packet is taken for a new connection (nf_conntrack_tcp_loose), but it carries no SYN. UDP has no such sign.
+    //
+    // A redirected connection whose entry is lost (`conntrack -F`) looks the same, and what is not ours is left alone. The
+    // two differ in that we have a socket for one of them, but it has the address from after the translation, so
+    // `-m socket` finds it in INPUT only. Tried: redirect every such packet once (`-m hashlimit` by both addresses and
+    // ports), and drop it in INPUT if no socket is there, before its entry is confirmed; the retransmission then passes
+    // untranslated. Both kinds of connections go on, but only if the client speaks first. What the relay sends leaves
+    // untranslated, the client resets it, and no rule can know the address that it should have. For the few connections
+    // that are left, this asks for a rule that drops in everybody's INPUT chain, and for two more modules.
     let protocols: [(&str, &[&str]); 2] = [("tcp", &["-p", "tcp", "--syn"]), ("udp", &["-p", "udp"])];
     let needed = |(protocol, _): &(&str, _)| needing.iter().any(|spec| spec.matching.protocol == *protocol);
     let jump = |(_, words): (_, &[&str])| {

@@ -5,7 +5,7 @@ use lab::servers::Server;
 use lab::{clients, wait};
 use std::io;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A client's connection to an echo server on moose, for which cow's stands in.
 fn echo(scene: &Scene) -> TcpStream {
@@ -39,6 +39,27 @@ fn an_idle_connection_outlives_a_short_timeout_of_connection_tracking() {
         client.set_nonblocking(false).expect("flags");
         assert!(echoes(&mut client, b"after the timeout"));
     }
+}
+
+#[test]
+fn when_all_entries_are_deleted_older_connections_go_on_and_redirected_ones_end_at_once() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let servers = [&scene.lab.moose, &scene.lab.cow].map(|net| net.enter(|| Server::echo("[::]:7")));
+    let mut older = echo(&scene);
+    assert!(echoes(&mut older, b"before the rules"));
+    let _daemon = scene.relay(&["-d", "-s", "12970", "-r", "nobody", "-R", "-d moose --dport 7", "10.3.0.3", "7"]);
+    assert!(echoes(&mut older, b"with the rules"));
+    let mut redirected = echo(&scene);
+    assert!(echoes(&mut redirected, b"redirected"));
+    gateway.run(&["conntrack", "-F"]);
+    assert!(echoes(&mut older, b"without an entry"));
+    // No entry, no translation: moose does not know it.
+    let begin = Instant::now();
+    assert!(!echoes(&mut redirected, b"without an entry"));
+    assert!(begin.elapsed() < Duration::from_secs(5), "reset, not silence");
+    assert!(echoes(&mut echo(&scene), b"a new one"));
+    drop(servers);
 }
 
 #[test]
