@@ -14,7 +14,8 @@ use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::rules::firewall::Firewall;
 use crate::rules::ruleset::{self, RuleSet};
-use crate::sys::{account, reset};
+use crate::sys::account::{self, Capability};
+use crate::sys::reset;
 use crate::traffic::service::Destination;
 
 /// The program. Writes an error to standard error, or to the log.
@@ -60,6 +61,10 @@ fn flush(name: Option<&str>) -> Result<(), Error> {
     if !account::is_root() {
         return Err(Error::Privilege("--flush: only root can remove rules".into()));
     }
+    if let Some(missing) = config::first_lacking(&[Capability::NetAdmin])? {
+        let sentence = format!("--flush: root lacks the capability {missing}, which changing rules needs");
+        return Err(Error::Privilege(sentence));
+    }
     let mut firewall = Firewall::find()?;
     match name {
         Some(name) => firewall.remove(name)?,
@@ -85,7 +90,9 @@ fn rules(config: &Config, known: &Addresses) -> Result<Option<RuleSet>, Error> {
     let addresses = |name: &str| known.get(name).cloned().unwrap_or_else(unknown);
     let listening = |id: RedirectionId| config.redirections[id.index()].addresses();
     let known = Known { addresses: &addresses, listening: &listening };
-    families::check(config, &known)?.iter().for_each(|sentence| eprintln!("tproxy: warning: {sentence}"));
+    families::check(config, &known)?
+        .iter()
+        .for_each(|sentence| eprintln!("tproxy: warning: {}", logging::escaped(sentence)));
     config.rules(&known)
 }
 

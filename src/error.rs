@@ -5,6 +5,9 @@
 use std::fmt;
 use std::io;
 
+/// What the tools of both variants say to a root without `CAP_NET_ADMIN` (iptables, `strerror` of its libraries).
+const NOT_PERMITTED: &str = "you must be root";
+
 /// An error of the whole process. `Display` gives the sentence for the user.
 #[derive(Debug)]
 pub enum Error {
@@ -43,6 +46,8 @@ pub enum Error {
         line: usize,
         error: Box<Error>,
     },
+    /// A name has no address.
+    NoHost(String),
     /// Another process has what is needed, for example the port.
     Taken(String),
     /// A part of tproxy itself failed.
@@ -81,9 +86,11 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Usage(_) | Error::Value { .. } => 64,
+            Error::NoHost(_) => 68,
             Error::Taken(_) => 69,
             Error::Failed(_) => 70,
             Error::Sys { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 77,
+            Error::Firewall { said, .. } if said.contains(NOT_PERMITTED) => 77,
             Error::Sys { .. } | Error::Firewall { .. } => 71,
             Error::File { .. } => 73,
             Error::InFile { error, .. } => error.exit_status(),
@@ -96,9 +103,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Usage(sentence) | Error::Privilege(sentence) | Error::Taken(sentence) | Error::Failed(sentence) => {
-                f.write_str(sentence)
-            }
+            Error::Usage(sentence)
+            | Error::Privilege(sentence)
+            | Error::NoHost(sentence)
+            | Error::Taken(sentence)
+            | Error::Failed(sentence) => f.write_str(sentence),
             Error::Value { option, given, expected } => {
                 write!(f, "{option}: invalid value '{given}': expected {expected}")
             }
@@ -106,7 +115,11 @@ impl fmt::Display for Error {
             Error::Firewall { command, status, said } => {
                 let said = said.trim().replace('\n', "; ");
                 let colon = if said.is_empty() { "" } else { ": " };
-                write!(f, "`{command}` failed ({status}){colon}{said}")
+                write!(f, "`{command}` failed ({status}){colon}{said}")?;
+                if said.contains(NOT_PERMITTED) {
+                    f.write_str("; CAP_NET_ADMIN is missing here, or CAP_NET_RAW for the legacy variant")?;
+                }
+                Ok(())
             }
             Error::Sys { doing, source } => write!(f, "{doing}: {source}"),
             Error::File { path, source } => write!(f, "{path}: {source}"),

@@ -47,6 +47,8 @@ mod memory;
 mod names;
 #[path = "netns/passed.rs"]
 mod passed;
+#[path = "netns/privileges.rs"]
+mod privileges;
 #[path = "netns/processes.rs"]
 mod processes;
 #[path = "netns/proxy_protocol.rs"]

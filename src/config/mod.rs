@@ -7,7 +7,7 @@ use crate::cli::parse::{self, Arguments};
 use crate::cli::{CommandLine, options, quoting, relations};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
-use crate::sys::account;
+use crate::sys::account::{self, Capability};
 use crate::traffic::service::{HostPort, Service};
 
 pub(crate) mod families;
@@ -134,15 +134,37 @@ fn command(command_line: CommandLine) -> Result<Command, Error> {
     if arguments.has(OptionId::Check) {
         return Ok(Command::Check(config));
     }
-    if !account::is_root() {
-        if config.has_rules() {
-            return Err(Error::Privilege("-R, -X and --reject: only root can install rules".into()));
+    check_privileges(&config)?;
+    Ok(Command::Run(config))
+}
+
+/// Without a privilege that is needed later, nothing is begun.
+fn check_privileges(config: &Config) -> Result<(), Error> {
+    let root = account::is_root();
+    let lack = |what: String| Err(Error::Privilege(what));
+    let (rules, user) = ("-R, -X and --reject", "-r");
+    if config.has_rules() {
+        if !root {
+            return lack(format!("{rules}: only root can install rules"));
         }
-        if config.process.user.is_some() {
-            return Err(Error::Privilege("-r: only root can become another user".into()));
+        if let Some(missing) = first_lacking(&[Capability::NetAdmin])? {
+            return lack(format!("{rules}: root lacks the capability {missing}, which changing rules needs"));
         }
     }
-    Ok(Command::Run(config))
+    if config.process.user.is_some() {
+        if !root {
+            return lack(format!("{user}: only root can become another user"));
+        }
+        if let Some(missing) = first_lacking(&[Capability::SetUid, Capability::SetGid, Capability::Kill])? {
+            return lack(format!("{user}: root lacks the capability {missing}, which workers of another user need"));
+        }
+    }
+    Ok(())
+}
+
+/// The first of these capabilities that this process lacks.
+pub(crate) fn first_lacking(wanted: &[Capability]) -> Result<Option<Capability>, Error> {
+    account::first_lacking(wanted).map_err(|error| Error::sys("capget", error))
 }
 
 /// Reads the command line of a running instance again, and the file that it names.

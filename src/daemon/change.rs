@@ -3,8 +3,10 @@
 use std::time::Instant;
 
 use crate::config::Config;
-use crate::daemon::transition::Transition;
+use crate::daemon::instance::Instance;
+use crate::daemon::transition::{Kind, Transition};
 use crate::daemon::upgrade::Rehearsal;
+use crate::error::Error;
 
 /// The change that is under way.
 #[derive(Debug)]
@@ -44,6 +46,18 @@ impl Change {
     /// The rules of the next generation are being installed.
     pub(crate) fn installs_rules(&self) -> bool {
         matches!(self, Change::Transition(transition) if transition.installs_rules())
+    }
+
+    /// Ends it because of something else. Returns what a transition was for, and its error.
+    pub(crate) fn cancel(&mut self, why: Error, instance: &mut Instance) -> Option<(Kind, Error)> {
+        match std::mem::replace(self, Change::Nothing) {
+            Change::Transition(transition) => Some((transition.kind(), transition.cancel(why, instance))),
+            Change::Rehearsal(rehearsal) => {
+                instance.children.kill(rehearsal.pid);
+                None
+            }
+            Change::Nothing | Change::Execution => None,
+        }
     }
 
     /// When it has to go on at the latest.

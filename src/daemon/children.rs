@@ -92,6 +92,17 @@ pub(crate) struct Ended {
     pub last: Vec<ToGuardian>,
 }
 
+impl Ended {
+    /// The error for a child that has failed before it was of use. `what` is its name.
+    pub(crate) fn failure(&self, what: &str) -> Error {
+        let sentence = format!("{what} {} {} while it started", self.pid, self.how);
+        match self.how {
+            Death::Exited(status @ 1..=255) => Error::Reported { status: status as u8, sentence },
+            _ => Error::Failed(sentence),
+        }
+    }
+}
+
 /// All children, by process id.
 #[derive(Debug)]
 pub(crate) struct Children {

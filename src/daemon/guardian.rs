@@ -295,16 +295,9 @@ impl Guardian {
         if let Some(shutdown) = &mut self.shutdown {
             return shutdown.hurry(&self.instance);
         }
-        match std::mem::replace(&mut self.change, Change::Nothing) {
-            Change::Transition(transition) => {
-                let kind = transition.kind();
-                let error = transition.cancel("the daemon stops", &mut self.instance);
-                if kind != Kind::Start {
-                    log::error!("{}: {error}; nothing has changed", kind.name());
-                }
-            }
-            Change::Rehearsal(rehearsal) => self.instance.children.kill(rehearsal.pid),
-            Change::Nothing | Change::Execution => {}
+        let cancelled = self.change.cancel(Error::Failed("the daemon stops".into()), &mut self.instance);
+        if let Some((kind, error)) = cancelled.filter(|(kind, _)| *kind != Kind::Start) {
+            log::error!("{}: {error}; nothing has changed", kind.name());
         }
         self.shutdown = Some(Shutdown::begin(&self.instance));
     }
@@ -355,7 +348,7 @@ impl Guardian {
             _ if serves && self.shutdown.is_none() => self.instance.heard_from_slot(pid, slot, message),
             (Change::Transition(transition), ToGuardian::Ready) => transition.worker_is_ready(generation, slot),
             (Change::Transition(_), ToGuardian::Leaving) => {
-                self.start_fails(generation, slot, &format!("worker {pid} drains"))
+                self.start_fails(generation, slot, Error::Failed(format!("worker {pid} drains while it started")));
             }
             _ => {}
         }
@@ -371,6 +364,10 @@ impl Guardian {
             match role {
                 Role::Rehearsal => self.rehearsed(how),
                 Role::Worker { generation, slot } => self.worker_ended(&ended, generation, slot),
+                // Another one would fail in the same way.
+                Role::Resolver if how.is_failure() && self.change.start_from().is_some() => {
+                    self.cancel(ended.failure("resolver"));
+                }
                 _ => self.instance.ended(&ended),
             }
         }
@@ -383,18 +380,21 @@ impl Guardian {
             }
             return;
         }
-        self.start_fails(generation, slot, &format!("worker {} {}", ended.pid, ended.how));
+        self.start_fails(generation, slot, ended.failure("worker"));
     }
 
     /// A worker of a generation is of no use. If that generation is coming up, it cannot.
-    fn start_fails(&mut self, generation: GenerationId, slot: usize, which: &str) {
-        let Change::Transition(transition) = &mut self.change else { return };
-        if !transition.worker_has_ended(generation, slot) {
-            return;
+    fn start_fails(&mut self, generation: GenerationId, slot: usize, why: Error) {
+        if let Change::Transition(transition) = &mut self.change
+            && transition.worker_has_ended(generation, slot)
+        {
+            self.cancel(why);
         }
-        let Change::Transition(transition) = std::mem::replace(&mut self.change, Change::Nothing) else { return };
-        let kind = transition.kind();
-        let error = transition.cancel(&format!("{which} while it started"), &mut self.instance);
-        self.failed(kind, error);
+    }
+
+    fn cancel(&mut self, why: Error) {
+        if let Some((kind, error)) = self.change.cancel(why, &mut self.instance) {
+            self.failed(kind, error);
+        }
     }
 }

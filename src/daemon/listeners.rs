@@ -148,7 +148,12 @@ impl Listeners {
     }
 
     fn listen(&mut self, id: RedirectionId, address: SocketAddr, already: &OpenAlready<'_>) -> Result<(), Error> {
-        let failed = |error| Error::sys(format!("listening on {address}"), error);
+        let failed = |error: io::Error| match error.kind() {
+            ErrorKind::PermissionDenied => {
+                Error::Privilege(format!("listening on {address}: {error}: this port needs CAP_NET_BIND_SERVICE"))
+            }
+            _ => Error::sys(format!("listening on {address}"), error),
+        };
         let mut listeners: Vec<Option<TcpListener>> =
             match already.before.all.iter().find(|other| other.address == address) {
                 Some(socket) => {

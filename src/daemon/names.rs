@@ -168,10 +168,8 @@ impl Names {
         let resolver = self.resolver?;
         // Its events are edge-triggered: all messages of an answer are taken at once.
         let whole = loop {
-            let Ok(answer) = children.answer(resolver) else {
-                self.lost();
-                return None;
-            };
+            // Closed: how the resolver ended is told when it is reaped, and then it is lost.
+            let answer = children.answer(resolver).ok()?;
             let message = answer?;
             if self.asked.is_none() {
                 log::error!("the resolver has sent an answer without a question, and is replaced");

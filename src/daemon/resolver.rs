@@ -36,7 +36,7 @@ pub(crate) fn look_up(name: &str) -> Result<Vec<IpAddr>, String> {
 pub(crate) fn look_up_all(names: Vec<String>) -> Result<HashMap<String, Vec<IpAddr>>, Error> {
     let pair = |name: String| match look_up(&name) {
         Ok(found) => Ok((name, found)),
-        Err(why) => Err(Error::Failed(format!("cannot resolve '{name}': {why}"))),
+        Err(why) => Err(Error::NoHost(format!("cannot resolve '{name}': {why}"))),
     };
     names.into_iter().map(pair).collect()
 }

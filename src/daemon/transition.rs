@@ -342,10 +342,10 @@ impl Transition {
     }
 
     /// Ends the change because of something else.
-    pub(crate) fn cancel(mut self, why: &str, instance: &mut Instance) -> Error {
-        match self.fail(Error::Failed(why.into()), instance) {
+    pub(crate) fn cancel(mut self, why: Error, instance: &mut Instance) -> Error {
+        match self.fail(why, instance) {
             Outcome::Failed(error) => error,
-            Outcome::Pending | Outcome::Done => Error::Failed(why.into()),
+            Outcome::Pending | Outcome::Done => Error::Failed("the change has failed".into()),
         }
     }
 

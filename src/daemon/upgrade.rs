@@ -145,9 +145,11 @@ pub(crate) fn offered() -> Result<Option<Offered>, Error> {
     let (what, number) = (text(parts.next()), text(parts.next()));
     let directory = PathBuf::from(OsStr::from_bytes(parts.next().unwrap_or_default()));
     let Ok(number) = number.parse() else { return Ok(None) };
-    let handover = handover::descriptor(number).and_then(|descriptor| handover::read(File::from(descriptor)));
-    let handover =
-        handover.map_err(|error| Error::Failed(format!("{VARIABLE}, which only an upgrade sets: {error}")))?;
+    // The descriptor may be none of ours: somebody else has set the variable.
+    if !inherited::is_memory_file(number) {
+        return Ok(None);
+    }
+    let handover = handover::read(File::from(handover::descriptor(number)?))?;
     // A process that has only inherited the variable ignores it.
     match what.as_str() {
         "rehearse" if handover.pid == std::os::unix::process::parent_id() => {

@@ -1,5 +1,6 @@
 //! User accounts: finding one, and becoming it for good.
 
+use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
@@ -64,7 +65,37 @@ pub(crate) fn empty_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// The arguments of capset(2), linux/capability.h.
+/// A capability that root may lack, in a container for instance (capabilities(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Capability {
+    Kill = 5,
+    SetGid = 6,
+    SetUid = 7,
+    NetAdmin = 12,
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Capability::Kill => "CAP_KILL",
+            Capability::SetGid => "CAP_SETGID",
+            Capability::SetUid => "CAP_SETUID",
+            Capability::NetAdmin => "CAP_NET_ADMIN",
+        })
+    }
+}
+
+/// The first of these capabilities that is not in effect.
+pub(crate) fn first_lacking(wanted: &[Capability]) -> io::Result<Option<Capability>> {
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let mut sets = [Capabilities::default(); 2];
+    // SAFETY: the kernel writes the two halves that this version has, and may write the version that it prefers into the
+    // header; both live through the call and are ours to write.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
+    Ok(wanted.iter().copied().find(|capability| sets[0].effective & (1 << *capability as u32) == 0))
+}
+
+/// The arguments of capget(2) and capset(2), linux/capability.h.
 #[repr(C)]
 struct CapabilityHeader {
     version: u32,
@@ -98,4 +129,20 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
 /// Prevents this process and its children from gaining privileges by exec (`PR_SET_NO_NEW_PRIVS`, prctl(2)).
 pub(crate) fn no_new_privileges() -> io::Result<()> {
     Ok(nix::sys::prctl::set_no_new_privs()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_those_that_proc_shows() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let shown = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+        let shown = u64::from_str_radix(shown.trim(), 16).unwrap();
+        for capability in [Capability::Kill, Capability::SetGid, Capability::SetUid, Capability::NetAdmin] {
+            let lacking = first_lacking(&[capability]).unwrap();
+            assert_eq!(lacking.is_none(), shown & (1 << capability as u32) != 0, "{capability}");
+        }
+    }
 }

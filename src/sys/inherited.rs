@@ -96,6 +96,11 @@ pub(crate) fn survivor(descriptor: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Whether a descriptor that this process was started with is a file of [`memory_file`].
+pub(crate) fn is_memory_file(number: RawFd) -> bool {
+    std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|to| to.starts_with("/memfd:tproxy (deleted)"))
+}
+
 /// An empty file in memory, closed on exec (memfd_create(2)).
 pub(crate) fn memory_file() -> io::Result<File> {
     Ok(File::from(memfd_create(c"tproxy", MFdFlags::MFD_CLOEXEC)?))
@@ -135,6 +140,8 @@ mod tests {
             assert_eq!(look(descriptor.as_raw_fd()).unwrap(), expected);
             assert_eq!(flags(&descriptor), before);
         }
+        let memory = memory_file().unwrap();
+        assert!(is_memory_file(memory.as_raw_fd()) && !is_memory_file(0) && !is_memory_file(900_000));
         assert_eq!(look(900_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 }

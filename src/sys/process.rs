@@ -252,6 +252,11 @@ impl Death {
     pub(crate) fn is_well(self) -> bool {
         self == Death::Exited(0)
     }
+
+    /// Whether it ended by itself, because it could not go on.
+    pub(crate) fn is_failure(self) -> bool {
+        matches!(self, Death::Exited(status) if status != 0)
+    }
 }
 
 impl fmt::Display for Death {

@@ -118,6 +118,8 @@ fn an_odd_environment_changes_nothing_or_is_one_sentence() {
         "export LISTEN_FDS=0 LISTEN_PID=$$ LISTEN_FDNAMES=a".to_owned(),
         "export NOTIFY_SOCKET=relative JOURNAL_STREAM=x:y:z TPROXY_UPGRADE=x".to_owned(),
         "export NOTIFY_SOCKET=/no/such/socket".to_owned(),
+        "export TPROXY_UPGRADE='resume 99 /'".to_owned(),
+        "export TPROXY_UPGRADE='rehearse 0 /'".to_owned(),
         "export NOTIFY_SOCKET=@ TPROXY_UPGRADE='resume x /'".to_owned(),
     ];
     for script in harmless {
@@ -143,8 +145,6 @@ fn an_odd_environment_changes_nothing_or_is_one_sentence() {
             "descriptor 3, which was passed as a \
           socket, is no socket: expected a TCP socket",
         ),
-        ("export TPROXY_UPGRADE='resume 99 /'", "TPROXY_UPGRADE, which only an upgrade sets: "),
-        ("export TPROXY_UPGRADE='rehearse 0 /'", "TPROXY_UPGRADE, which only an upgrade sets: "),
     ];
     for (script, expected) in table {
         let refused = Launch::line(&line(free_port())).after(script).run();
