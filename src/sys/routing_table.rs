@@ -33,6 +33,9 @@ pub(crate) struct RoutingTable {
     number: u32,
 }
 
+/// How often a question is asked whose answer does not come.
+const TRIES: usize = 8;
+
 /// The length of struct `nlmsghdr`, which begins every message (netlink(7)).
 const HEADER: usize = 16;
 
@@ -84,18 +87,28 @@ impl RoutingTable {
         }
     }
 
-    /// The type of the route to an address (`RTN_*`).
+    /// The type of the route to an address (`RTN_*`). A question or an answer that is lost is asked for again: the kernel
+    /// had no memory for it, or a signal came in between.
     fn ask(&mut self, address: SocketAddr) -> io::Result<u8> {
+        let mut answer = self.ask_once(address);
+        for _ in 1..TRIES {
+            let lost = [libc::EAGAIN, libc::EINTR, libc::ENOBUFS, libc::EPROTO];
+            if !answer.as_ref().is_err_and(|error| error.raw_os_error().is_some_and(|errno| lost.contains(&errno))) {
+                break;
+            }
+            answer = self.ask_once(address);
+        }
+        // An answer that is missing is no local port that is missing.
+        answer.map_err(|error| if error.kind() == io::ErrorKind::WouldBlock { Errno::ENOBUFS.into() } else { error })
+    }
+
+    fn ask_once(&mut self, address: SocketAddr) -> io::Result<u8> {
         self.number = self.number.wrapping_add(1);
         let question = Question::new(self.number, address);
         send(self.socket.as_raw_fd(), question.bytes(), MsgFlags::MSG_DONTWAIT)?;
         let mut answer = [0; ROOM];
         loop {
-            let count = match recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT) {
-                // The kernel had no memory for the answer, which it would have given in send(2).
-                Err(Errno::EAGAIN) => return Err(Errno::ENOBUFS.into()),
-                count => count?,
-            };
+            let count = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
             let field = |at: usize| {
                 let bytes = answer.get(at..at + 4).filter(|_| at + 4 <= count)?;
                 Some(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
