@@ -8,7 +8,7 @@ use crate::cli::{CommandLine, document};
 use crate::config::rules::Known;
 use crate::config::{self, Command, Config, Listen, Target, families, via};
 use crate::daemon::upgrade::{self, Offered};
-use crate::daemon::{inherited, instance_lock, resolver, start, warnings};
+use crate::daemon::{child, inherited, instance_lock, resolver, start, warnings};
 use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
@@ -20,6 +20,11 @@ use crate::traffic::service::Destination;
 
 /// The program. Writes an error to standard error, or to the log.
 pub fn main() -> ExitCode {
+    match child::told() {
+        Ok(Some(told)) => child::run(told),
+        Ok(None) => {}
+        Err(error) => return failed(&error),
+    }
     let arguments = std::env::args_os().skip(1).collect();
     let result = match upgrade::offered() {
         Ok(Some(Offered::Resume(handover, directory))) => {
@@ -32,10 +37,12 @@ pub fn main() -> ExitCode {
         Ok(None) => run(CommandLine { arguments, directory: std::env::current_dir().unwrap_or_default() }),
         Err(error) => Err(error),
     };
-    result.map(ExitCode::from).unwrap_or_else(|error| {
-        logging::report(&error);
-        ExitCode::from(error.exit_status())
-    })
+    result.map(ExitCode::from).unwrap_or_else(|error| failed(&error))
+}
+
+fn failed(error: &Error) -> ExitCode {
+    logging::report(error);
+    ExitCode::from(error.exit_status())
 }
 
 /// Does what the command line asks for. Returns the exit status.

@@ -17,6 +17,8 @@ mod destinations;
 mod endurance;
 #[path = "netns/examples.rs"]
 mod examples;
+#[path = "netns/execution.rs"]
+mod execution;
 #[path = "netns/families.rs"]
 mod families;
 #[path = "netns/filter.rs"]

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::cli::option::OptionId;
 use crate::cli::parse::{self, Arguments};
 use crate::cli::{CommandLine, options, quoting, relations};
+use crate::config::outside::OutsideAnswers;
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::sys::account::{self, Capability};
@@ -14,6 +15,7 @@ pub(crate) mod families;
 pub(crate) mod file;
 mod global;
 mod local_names;
+pub(crate) mod outside;
 mod redirection;
 pub(crate) mod rules;
 mod trusted_file;
@@ -45,6 +47,8 @@ pub(crate) struct Config {
     pub command_line: CommandLine,
     /// The text of the file of `-c`: an upgrade hands over what serves, whatever the file says by then.
     pub file: Option<Vec<u8>>,
+    /// What it took from outside.
+    pub outside: OutsideAnswers,
     pub process: Process,
     pub redirections: Vec<Redirection>,
 }
@@ -177,6 +181,16 @@ pub(crate) fn read_from(command_line: &CommandLine, file: Option<&[u8]>) -> Resu
     config(&parse::parse(&command_line.arguments, &command_line.directory)?, command_line.clone(), file)
 }
 
+/// The configuration that another process has read: the same text, and the same answers.
+pub(crate) fn read_alike(
+    command_line: &CommandLine,
+    file: Option<&[u8]>,
+    outside: OutsideAnswers,
+) -> Result<Config, Error> {
+    let arguments = parse::parse(&command_line.arguments, &command_line.directory)?;
+    outside::collecting(outside, || read(&arguments, command_line.clone(), file)).0
+}
+
 fn flush(arguments: &Arguments) -> Result<Command, Error> {
     let allowed = [OptionId::Flush, OptionId::Listen, OptionId::Config];
     let other = arguments.options().iter().find(|argument| !allowed.contains(&argument.id));
@@ -195,6 +209,11 @@ fn flush(arguments: &Arguments) -> Result<Command, Error> {
 }
 
 fn config(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>) -> Result<Config, Error> {
+    let (config, outside) = outside::collecting(OutsideAnswers::default(), || read(arguments, command_line, text));
+    Ok(Config { outside, ..config? })
+}
+
+fn read(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>) -> Result<Config, Error> {
     let mut file = None;
     let (process, mut redirections, name) = match arguments.path(OptionId::Config) {
         Some(path) => {
@@ -222,7 +241,7 @@ fn config(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>)
         ));
     }
     let process = Process { foreground: arguments.has(OptionId::Foreground), ..process };
-    Ok(Config { name, command_line, file, process, redirections })
+    Ok(Config { name, command_line, file, outside: OutsideAnswers::default(), process, redirections })
 }
 
 /// The longest name of an instance: between `tproxy.` and `.post` it makes the longest name of a chain.

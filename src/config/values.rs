@@ -1,5 +1,6 @@
 //! Values of options: from what was typed to what it means. What cannot be used is answered with what is expected.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use syslog::Facility;
 use crate::cli::option::OptionId;
 use crate::cli::options;
 use crate::cli::parse::Arguments;
+use crate::config::outside;
 use crate::error::Error;
 use crate::protocol::hostname::HostName;
 use crate::sys::account::{self, Account};
@@ -53,7 +55,12 @@ fn host_name(text: &str) -> Result<(HostName, u32), String> {
 pub(super) fn port(text: &str) -> Result<u16, String> {
     let number = text.parse().ok().filter(|port| *port != 0);
     let digits = text.chars().all(|c| c.is_ascii_digit());
-    let found = if digits { number } else { services::tcp_port(text) };
+    let service = || Ok::<_, String>(services::tcp_port(text).map(|port| port.to_string()));
+    let found = if digits {
+        number
+    } else {
+        outside::answer("service", OsStr::new(text), service)?.and_then(|port| port.parse().ok())
+    };
     found.ok_or_else(|| "a port from 1 to 65535 or the name of a TCP service".to_owned())
 }
 
@@ -65,8 +72,20 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
 /// `-r`
 pub(super) fn user(arguments: &Arguments) -> Result<Option<Account>, Error> {
     let Some(name) = arguments.text(OptionId::User) else { return Ok(None) };
-    let found = account::find(name).map_err(|error| Error::sys(format!("-r: looking up '{name}'"), error))?;
-    found.map(Some).ok_or_else(|| Error::value("-r", name, "the name or #UID of a user of this host"))
+    let failed = |error| Error::sys(format!("-r: looking up '{name}'"), error);
+    let numbers = |account: Account| format!("{} {}", account.uid, account.gid);
+    let found = outside::answer("user", OsStr::new(name), || {
+        account::find(name).map(|found| found.map(numbers)).map_err(failed)
+    })?;
+    let account = |text: &str| {
+        let (uid, gid) = text.split_once(' ')?;
+        Some(Account { uid: uid.parse().ok()?, gid: gid.parse().ok()? })
+    };
+    found
+        .as_deref()
+        .and_then(account)
+        .map(Some)
+        .ok_or_else(|| Error::value("-r", name, "the name or #UID of a user of this host"))
 }
 
 /// `-a` and `--deny`

@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 
 use crate::cli::option::OptionId;
 use crate::cli::parse::Arguments;
-use crate::config::trusted_file;
+use crate::config::{outside, trusted_file};
 use crate::error::Error;
 use crate::protocol::credentials::Credentials;
 use crate::protocol::hostname::HostName;
@@ -22,7 +22,7 @@ use crate::traffic::service::Via;
 ///
 /// Errors: a bad URL, or a bad file of `--auth-file`.
 pub(super) fn read(arguments: &Arguments) -> Result<Via, Error> {
-    let credentials = arguments.path(OptionId::AuthFile).map(read_credentials).transpose()?;
+    let credentials = arguments.path(OptionId::AuthFile).map(credentials).transpose()?;
     let by_name = arguments.has(OptionId::Sni);
     let tunnel = |dialect| Tunnel { dialect, credentials: credentials.clone(), by_name };
     match arguments.text(OptionId::Via) {
@@ -80,9 +80,17 @@ fn is_authority(text: &str) -> bool {
 /// The longest file with credentials.
 const LONGEST: u64 = 4096;
 
+/// The credentials in the file of `--auth-file`.
+fn credentials(path: &Path) -> Result<Credentials, Error> {
+    let text = outside::answer("auth-file", path.as_os_str(), || read_credentials(path).map(Some))?;
+    let shown = path.display();
+    let parsed = Credentials::parse(&text.unwrap_or_default());
+    parsed.map_err(|why| Error::Usage(format!("--auth-file: {shown}: {why}")))
+}
+
 /// Reads the file of `--auth-file`. Its owner and mode are checked on the open file, so that nobody can replace it after
 /// the check.
-fn read_credentials(path: &Path) -> Result<Credentials, Error> {
+fn read_credentials(path: &Path) -> Result<String, Error> {
     let shown = path.display().to_string();
     let bytes = trusted_file::read("--auth-file", path, LONGEST, |about| {
         if about.mode() & 0o077 != 0 {
@@ -95,8 +103,7 @@ fn read_credentials(path: &Path) -> Result<Credentials, Error> {
             None
         }
     })?;
-    let text = str::from_utf8(&bytes).map_err(|_| Error::value("--auth-file", shown.clone(), "UTF-8 text"))?;
-    Credentials::parse(text).map_err(|why| Error::Usage(format!("--auth-file: {shown}: {why}")))
+    String::from_utf8(bytes).map_err(|_| Error::value("--auth-file", shown, "UTF-8 text"))
 }
 
 /// The words about it behind an upstream, in a log line.

@@ -11,20 +11,16 @@ use mio::{Interest, Registry, Token};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::daemon::instructions::Instructions;
 use crate::daemon::message::{Answer, SIZE, ToGuardian, ToWorker};
 use crate::daemon::retirement::{Overdue, Retirement};
 use crate::error::Error;
 use crate::logging;
 use crate::sys::channel::{Channel, Received};
+use crate::sys::execution::RunningProgram;
 use crate::sys::process::{self, Death, Forked};
 use crate::sys::{inherited, reset};
 use crate::traffic::token::EventToken;
-
-/// The name of a worker process. The next start recognises workers whose guardian was killed by it.
-pub(crate) const WORKER: &str = "tproxy-worker";
-
-/// The name of a resolver process.
-pub(crate) const RESOLVER: &str = "tproxy-resolver";
 
 /// The name of a process that works on the rules.
 pub(crate) const RULES: &str = "tproxy-rules";
@@ -108,14 +104,17 @@ impl Ended {
 pub(crate) struct Children {
     all: BTreeMap<Pid, Child>,
     registry: Registry,
+    /// What children execute.
+    program: RunningProgram,
     /// How many workers were started so far. The next one's number is the next; access log lines begin with it.
     pub workers_started: u32,
 }
 
 impl Children {
     /// None yet. Their channels are registered with `registry`, under their process ids.
-    pub(crate) fn new(registry: Registry) -> Children {
-        Children { all: BTreeMap::new(), registry, workers_started: 0 }
+    pub(crate) fn new(registry: Registry) -> Result<Children, Error> {
+        let program = RunningProgram::open().map_err(|error| Error::sys("/proc/self/exe", error))?;
+        Ok(Children { all: BTreeMap::new(), registry, program, workers_started: 0 })
     }
 
     /// The number of the next worker, from 1.
@@ -124,16 +123,12 @@ impl Children {
         self.workers_started
     }
 
-    /// Forks a child that runs `task` with its end of a channel to the guardian, keeps of all descriptors only `keep`, and
-    /// ends with the task. The task's failure goes to the log.
-    pub(crate) fn spawn(
-        &mut self,
-        role: Role,
-        name: &'static str,
-        mut keep: Vec<RawFd>,
-        task: impl FnOnce(Channel) -> Result<(), Error>,
-    ) -> Result<Pid, Error> {
+    /// Starts a child that executes this program with its end of a channel to the guardian, and with nothing else of the
+    /// guardian's than its instructions.
+    pub(crate) fn spawn(&mut self, role: Role, instructions: Instructions<'_>) -> Result<Pid, Error> {
         let (ours, theirs) = Channel::pair().map_err(|error| Error::sys("socketpair", error))?;
+        let text = inherited::memory_file().map_err(|error| Error::sys("memfd_create", error))?;
+        let execution = instructions.finish(&theirs, &text)?;
         match process::fork_here().map_err(|error| Error::sys("fork", error))? {
             Forked::Parent(pid) => match self.adopt(pid, role, Some(ours)) {
                 Ok(()) => Ok(pid),
@@ -144,13 +139,10 @@ impl Children {
                 }
             },
             Forked::Child => {
-                process::set_name(name);
                 logging::begin_child();
-                keep.push(theirs.as_raw_fd());
-                logging::disconnect();
-                let closed = process::close_others(&keep).map_err(|error| Error::sys("close_range", error));
-                logging::become_process(name);
-                process::leave(status_of(closed.and_then(|()| task(theirs))))
+                let Err(error) = self.program.execute(&execution);
+                log::error!("executing this program in a child: {error}");
+                process::leave(71)
             }
         }
     }
@@ -370,15 +362,5 @@ pub(crate) fn task_result(mut file: File, how: Death) -> Result<String, Error> {
             Err(Error::Reported { status: u8::try_from(status).unwrap_or(70), sentence: text })
         }
         (how, _) => Err(Error::Failed(format!("a process of tproxy {how}"))),
-    }
-}
-
-fn status_of(result: Result<(), Error>) -> u8 {
-    match result {
-        Ok(()) => 0,
-        Err(error) => {
-            log::error!("{error}");
-            error.exit_status()
-        }
     }
 }

@@ -7,10 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::c_long;
 
-use crate::config::Config;
 use crate::error::Error;
 use crate::logging;
-use crate::sys::account;
+use crate::sys::account::{self, Account};
 use crate::sys::process;
 use crate::sys::seccomp::{Condition, SyscallFilter};
 use crate::sys::sockopt;
@@ -25,8 +24,8 @@ pub(crate) struct Confinement {
 
 /// Confines a worker: it keeps no file, no privilege, and only the system calls of a relay. `channel` is the one to the
 /// guardian.
-pub(crate) fn worker(config: &Config, channel: BorrowedFd<'_>) -> Result<Confinement, Error> {
-    let null = null(config)?;
+pub(crate) fn worker(user: Option<Account>, foreground: bool, channel: BorrowedFd<'_>) -> Result<Confinement, Error> {
+    let null = null(foreground)?;
     if account::is_root()
         && let Err(error) = process::enter_empty_root()
     {
@@ -35,15 +34,15 @@ pub(crate) fn worker(config: &Config, channel: BorrowedFd<'_>) -> Result<Confine
     }
     // /dev/log cannot be reached from the empty root.
     logging::confine();
-    become_harmless(config)?;
+    become_harmless(user)?;
     Ok(Confinement { null, filter: relaying(Some(channel)) })
 }
 
 /// Confines a resolver: it keeps no privilege, and only the system calls of getaddrinfo(3) and of the modules in
 /// nsswitch.conf(5). These read files from any directory.
-pub(crate) fn resolver(config: &Config) -> Result<Confinement, Error> {
-    let null = null(config)?;
-    become_harmless(config)?;
+pub(crate) fn resolver(user: Option<Account>, foreground: bool) -> Result<Confinement, Error> {
+    let null = null(foreground)?;
+    become_harmless(user)?;
     Ok(Confinement { null, filter: resolving() })
 }
 
@@ -69,13 +68,13 @@ impl Confinement {
     }
 }
 
-fn null(config: &Config) -> Result<Option<File>, Error> {
-    let null = (!config.process.foreground).then(process::open_null).transpose();
+fn null(foreground: bool) -> Result<Option<File>, Error> {
+    let null = (!foreground).then(process::open_null).transpose();
     null.map_err(|error| Error::sys("/dev/null", error))
 }
 
 /// Gives up all privileges. A process for which this fails must not go on.
-fn become_harmless(config: &Config) -> Result<(), Error> {
+fn become_harmless(user: Option<Account>) -> Result<(), Error> {
     let failed = |error| Error::sys("giving up root", error);
     no_new_privileges()?;
     // A process that was never root may be traced by its own user.
@@ -83,7 +82,7 @@ fn become_harmless(config: &Config) -> Result<(), Error> {
     if root {
         account::empty_bounding_set().map_err(failed)?;
     }
-    if let Some(user) = config.process.user {
+    if let Some(user) = user {
         account::become_account(user).map_err(failed)?;
     }
     account::drop_capabilities().map_err(failed)?;

@@ -1,30 +1,32 @@
 //! One configuration at work: its listening sockets and the slots of its workers. A reload prepares the next generation
 //! beside the one that serves.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::cli::CommandLine;
 use crate::config::rules::Known;
 use crate::config::{Config, Process, families};
 use crate::daemon::capacity::Capacity;
-use crate::daemon::children::{Children, GenerationId, Role, WORKER};
+use crate::daemon::children::{Children, GenerationId, Role};
 use crate::daemon::inherited::Inherited;
+use crate::daemon::instructions::Instructions;
 use crate::daemon::listeners::Listeners;
 use crate::daemon::message::ToWorker;
 use crate::daemon::names::Names;
 use crate::daemon::resolver_pool::POOL_SIZE;
 use crate::daemon::respawn::Respawn;
-use crate::daemon::worker::{self, WorkerArgs};
-use crate::daemon::{confine, forwarding, resolver};
+use crate::daemon::{forwarding, resolver};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::ruleset::RuleSet;
-use crate::sys::channel::Channel;
 use crate::sys::process;
 use crate::traffic::access_log;
 use crate::traffic::redirections::ActiveRedirection;
@@ -101,34 +103,10 @@ impl Generation {
 
     /// Starts a worker in a slot.
     pub(crate) fn start_worker(&mut self, slot: usize, names: &Names, children: &mut Children) -> Result<(), Error> {
-        let (number, workers) = (children.next_worker(), self.slots.len());
-        let redirections = self.active_redirections(names);
-        let source_limit = self.source_limit.as_ref().map(|source_limit| source_limit.of(slot));
-        self.listeners.renew(slot, workers)?;
-        let (config, access_log, capacity) = (&self.config, &mut self.access_log, self.capacity);
-        let mut listeners: Vec<(&mut Option<TcpListener>, RedirectionId)> =
-            self.listeners.all.iter_mut().flat_map(|listener| listener.of(slot, workers)).collect();
-        let sockets = listeners.iter().filter_map(|(socket, _)| Some(socket.as_ref()?.as_raw_fd()));
-        let keep = sockets.chain(access_log.iter().map(AsRawFd::as_raw_fd)).collect();
-        // The child moves its copies out; the guardian keeps its own.
-        let run = |guardian: Channel| {
-            let confinement = confine::worker(config, guardian.as_fd())?;
-            let listeners = listeners.drain(..).filter_map(|(socket, id)| Some((socket.take()?, id))).collect();
-            let (access_log, guardian) = (access_log.take(), Some(guardian));
-            let args = WorkerArgs {
-                number,
-                config,
-                listeners,
-                redirections,
-                access_log,
-                guardian,
-                capacity,
-                source_limit,
-                connection: None,
-            };
-            worker::run(args, confinement)
-        };
-        let pid = children.spawn(Role::Worker { generation: self.id, slot }, WORKER, keep, run)?;
+        self.listeners.renew(slot, self.slots.len())?;
+        let number = children.next_worker();
+        let instructions = self.instructions(slot, number, names);
+        let pid = children.spawn(Role::Worker { generation: self.id, slot }, instructions)?;
         let place = &mut self.slots[slot];
         (place.worker, place.ready) = (Some(pid), false);
         // Those of the last worker end with it, and it may drain for long.
@@ -141,11 +119,43 @@ impl Generation {
         Ok(())
     }
 
+    /// What the worker of this number in a slot has to know.
+    fn instructions(&self, slot: usize, number: u32, names: &Names) -> Instructions<'_> {
+        let Generation { config, listeners, access_log, capacity, source_limit, slots, .. } = self;
+        let mut new = Instructions::for_worker(&config.process);
+        let CommandLine { arguments, directory } = &config.command_line;
+        new.line(["directory".as_ref(), directory.as_os_str()]);
+        arguments.iter().for_each(|argument| new.line(["argument".as_ref(), argument.as_os_str()]));
+        if let Some(file) = &config.file {
+            new.line(["file".as_ref(), OsStr::from_bytes(file)]);
+        }
+        for (kind, name, answer) in config.outside.all() {
+            new.line(["outside".as_ref(), OsStr::new(kind), name, OsStr::new(answer)]);
+        }
+        for (name, addresses) in names.known() {
+            let addresses = addresses.iter().map(ToString::to_string);
+            new.line(["address".to_owned(), name.to_owned()].into_iter().chain(addresses));
+        }
+        new.line(["number".into(), number.to_string()]);
+        new.line(["capacity".into(), capacity.places.to_string(), capacity.pipes.to_string()]);
+        for socket in &listeners.all {
+            for listener in socket.of(slot, slots.len()) {
+                new.descriptor("listener", listener.as_fd(), [socket.redirection.0.to_string()]);
+            }
+        }
+        access_log.iter().for_each(|file| new.descriptor("access-log", file.as_fd(), []));
+        if let Some((source_limit, memory)) = source_limit.as_ref().and_then(|limit| Some((limit, limit.memory()?))) {
+            let numbers = source_limit.of(slot).numbers();
+            new.descriptor("source-limit", memory, numbers.map(|number| number.to_string()));
+        }
+        new
+    }
+
     /// Starts the resolvers that a worker lacks.
     pub(crate) fn fill_pool(&mut self, slot: usize, children: &mut Children) -> Result<(), Error> {
         let Some(worker) = self.slots[slot].worker.filter(|_| self.config.checks_hosts()) else { return Ok(()) };
         while self.slots[slot].resolvers.len() < POOL_SIZE {
-            let resolver = resolver::start(Role::PoolResolver, &self.config, children)?;
+            let resolver = resolver::start(Role::PoolResolver, &self.config.process, children)?;
             self.slots[slot].resolvers.push(resolver);
             children.pass_on(resolver, worker, &ToWorker::PooledResolver);
         }

@@ -62,7 +62,7 @@ impl Guardian {
             Interest::READABLE,
         );
         registered.map_err(failed)?;
-        let children = Children::new(poll.registry().try_clone().map_err(failed)?);
+        let children = Children::new(poll.registry().try_clone().map_err(failed)?)?;
         let program = upgrade::program().map_err(failed)?;
         Ok(Guardian {
             poll,

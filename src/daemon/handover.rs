@@ -122,7 +122,7 @@ pub(crate) fn write(source: &HandoverSource<'_>) -> Result<Written, Error> {
     }
     out.line(["workers".into(), instance.children.workers_started.to_string()]);
     for socket in &serving.listeners.all {
-        for listener in socket.listeners.iter().flatten() {
+        for listener in &socket.listeners {
             let (id, address) = (socket.redirection.0.to_string(), socket.address.to_string());
             let origin = match &socket.origin {
                 Origin::Opened => vec![],
@@ -235,7 +235,7 @@ impl Handover {
     pub(crate) fn take_listeners(&mut self) -> Result<Vec<ListenSocket>, Error> {
         let take = |entry: ListenerEntry| {
             let ListenerEntry { redirection, address, descriptor: number, origin } = entry;
-            let listeners = vec![Some(TcpListener::from(descriptor(number)?))];
+            let listeners = vec![TcpListener::from(descriptor(number)?)];
             Ok(ListenSocket { redirection, address, listeners, origin })
         };
         self.listeners.drain(..).map(take).collect()

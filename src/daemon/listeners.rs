@@ -22,7 +22,7 @@ pub(crate) struct ListenSocket {
     pub address: SocketAddr,
     /// A listening socket for each worker, or more: the kernel spreads new connections over them (`SO_REUSEPORT`,
     /// socket(7)), and one that was closed would reset those that wait in it. See [`ListenSocket::of`].
-    pub listeners: Vec<Option<TcpListener>>,
+    pub listeners: Vec<TcpListener>,
     pub origin: Origin,
 }
 
@@ -37,19 +37,14 @@ pub(crate) enum Origin {
 
 impl ListenSocket {
     /// The listeners of one of so many workers.
-    pub(crate) fn of(
-        &mut self,
-        worker: usize,
-        workers: usize,
-    ) -> impl Iterator<Item = (&mut Option<TcpListener>, RedirectionId)> {
-        let redirection = self.redirection;
-        self.listeners.iter_mut().skip(worker).step_by(workers).map(move |listener| (listener, redirection))
+    pub(crate) fn of(&self, worker: usize, workers: usize) -> impl Iterator<Item = &TcpListener> {
+        self.listeners.iter().skip(worker).step_by(workers)
     }
 
     /// Makes the listeners of one of so many workers fit for a new one: the last one may have been taken over. One that no
     /// longer listens gets a successor, and the options of the others are set again.
     pub(crate) fn renew(&mut self, worker: usize, workers: usize) -> io::Result<()> {
-        for listener in self.listeners.iter_mut().skip(worker).step_by(workers).flatten() {
+        for listener in self.listeners.iter_mut().skip(worker).step_by(workers) {
             if sockopt::listens(&*listener)? {
                 sockopt::restore_options(listener)?;
             } else {
@@ -63,7 +58,7 @@ impl ListenSocket {
     /// The addresses at which it takes connections. A socket that was passed may take both families.
     fn reached_at(&self) -> Vec<SocketAddr> {
         let address = SocketAddr::new(self.address.ip().to_canonical(), self.address.port());
-        let socket = self.listeners.iter().flatten().next();
+        let socket = self.listeners.first();
         let both = address.ip() == Ipv6Addr::UNSPECIFIED && socket.is_some_and(takes_both_families);
         let ipv4 = both.then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
         ipv4.into_iter().chain([address]).collect()
@@ -71,8 +66,7 @@ impl ListenSocket {
 
     /// Whether all listeners of one of so many workers listen.
     fn is_sound(&self, worker: usize, workers: usize) -> bool {
-        let mut own = self.listeners.iter().skip(worker).step_by(workers).flatten();
-        own.all(|listener| sockopt::listens(listener).is_ok_and(|listens| listens))
+        self.of(worker, workers).all(|listener| sockopt::listens(listener).is_ok_and(|listens| listens))
     }
 }
 
@@ -154,16 +148,13 @@ impl Listeners {
             }
             _ => Error::sys(format!("listening on {address}"), error),
         };
-        let mut listeners: Vec<Option<TcpListener>> =
-            match already.before.all.iter().find(|other| other.address == address) {
-                Some(socket) => {
-                    socket.listeners.iter().map(|listener| copy(listener.as_ref())).collect::<Result<_, _>>()?
-                }
-                None => {
-                    let passed = already.inherited.listeners().iter().filter(|socket| socket.address == address);
-                    passed.map(|socket| copy(Some(&socket.listener))).collect::<Result<_, _>>()?
-                }
-            };
+        let mut listeners: Vec<TcpListener> = match already.before.all.iter().find(|other| other.address == address) {
+            Some(socket) => socket.listeners.iter().map(copy).collect::<Result<_, _>>()?,
+            None => {
+                let passed = already.inherited.listeners().iter().filter(|socket| socket.address == address);
+                passed.map(|socket| copy(&socket.listener)).collect::<Result<_, _>>()?
+            }
+        };
         // Also at another address: then the former one is closed when this one is redirected to.
         let ours = already.before.all.iter().any(|socket| socket.address.port() == address.port());
         while listeners.len() < already.workers {
@@ -178,7 +169,7 @@ impl Listeners {
                 }
                 result => result.map_err(failed),
             };
-            listeners.push(Some(listener?));
+            listeners.push(listener?);
         }
         self.all.push(ListenSocket { redirection: id, address, listeners, origin: Origin::Opened });
         Ok(())
@@ -199,14 +190,14 @@ impl Listeners {
     fn take_passed(&mut self, id: RedirectionId, name: Option<&str>, already: &OpenAlready<'_>) -> Result<(), Error> {
         let OpenAlready { before, inherited, workers } = *already;
         let before = before.all.iter().filter_map(|socket| match &socket.origin {
-            Origin::Passed(own) => Some((own, socket.address, socket.listeners.first()?.as_ref()?)),
+            Origin::Passed(own) => Some((own, socket.address, socket.listeners.first()?)),
             Origin::Opened => None,
         });
         let fresh = inherited.listeners().iter().map(|socket| (&socket.name, socket.address, &socket.listener));
         for (own, address, listener) in before.chain(fresh) {
             let is_meant = name.is_none() || own.as_deref() == name;
             if is_meant && !self.all.iter().any(|other| other.address == address) {
-                let listeners = for_each(copy(Some(listener))?, workers)?;
+                let listeners = for_each(copy(listener)?, workers)?;
                 self.all.push(ListenSocket {
                     redirection: id,
                     address,
@@ -232,7 +223,7 @@ impl Listeners {
 
     /// All of them.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = &TcpListener> {
-        self.all.iter().flat_map(|socket| socket.listeners.iter().flatten())
+        self.all.iter().flat_map(|socket| &socket.listeners)
     }
 
     /// Makes the listeners of one of so many workers fit for a new one.
@@ -271,16 +262,16 @@ struct OpenAlready<'a> {
 }
 
 /// One socket for all workers: those that a service manager has opened cannot be multiplied.
-fn for_each(listener: Option<TcpListener>, workers: usize) -> Result<Vec<Option<TcpListener>>, Error> {
+fn for_each(listener: TcpListener, workers: usize) -> Result<Vec<TcpListener>, Error> {
     let mut listeners = vec![listener];
     while listeners.len() < workers {
-        listeners.push(copy(listeners[0].as_ref())?);
+        listeners.push(copy(&listeners[0])?);
     }
     Ok(listeners)
 }
 
-fn copy(listener: Option<&TcpListener>) -> Result<Option<TcpListener>, Error> {
-    listener.map(TcpListener::try_clone).transpose().map_err(|error| Error::sys("duplicating a descriptor", error))
+fn copy(listener: &TcpListener) -> Result<TcpListener, Error> {
+    listener.try_clone().map_err(|error| Error::sys("duplicating a descriptor", error))
 }
 
 fn takes_both_families(socket: &TcpListener) -> bool {

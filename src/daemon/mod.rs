@@ -2,6 +2,7 @@
 
 pub(crate) mod capacity;
 pub(crate) mod change;
+pub(crate) mod child;
 pub(crate) mod children;
 pub(crate) mod confine;
 pub(crate) mod forwarding;
@@ -11,6 +12,7 @@ pub(crate) mod handover;
 pub(crate) mod inherited;
 pub(crate) mod instance;
 pub(crate) mod instance_lock;
+pub(crate) mod instructions;
 pub(crate) mod keep_alive;
 pub(crate) mod lifecycle;
 pub(crate) mod listener_watch;

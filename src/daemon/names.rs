@@ -142,7 +142,7 @@ impl Names {
     fn send(&mut self, name: &str, children: &mut Children, config: &Config) -> Result<(), Error> {
         let resolver = match self.resolver {
             Some(resolver) => resolver,
-            None => resolver::start(Role::Resolver, config, children)?,
+            None => resolver::start(Role::Resolver, &config.process, children)?,
         };
         self.resolver = Some(resolver);
         self.parts = AnswerParts::default();

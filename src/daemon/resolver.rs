@@ -9,9 +9,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::config::Config;
-use crate::daemon::children::{Children, RESOLVER, Role};
-use crate::daemon::confine;
+use crate::config::Process;
+use crate::daemon::children::{Children, Role};
+use crate::daemon::confine::Confinement;
+use crate::daemon::instructions::Instructions;
 use crate::daemon::message::{ANSWER, Answer, Question, SIZE};
 use crate::error::Error;
 use crate::sys::channel::{Channel, Received};
@@ -54,18 +55,20 @@ pub(crate) fn look_up_some(names: Vec<String>) -> HashMap<String, Vec<IpAddr>> {
 }
 
 /// Starts a resolver process.
-pub(crate) fn start(role: Role, config: &Config, children: &mut Children) -> Result<Pid, Error> {
-    children.spawn(role, RESOLVER, Vec::new(), |channel| {
-        let confinement = confine::resolver(config)?;
-        process::obey(&[Signal::SIGTERM]).map_err(|error| Error::sys("setting the signal mask", error))?;
-        confinement.seal()?;
-        run(&channel);
-        Ok(())
-    })
+pub(crate) fn start(role: Role, process: &Process, children: &mut Children) -> Result<Pid, Error> {
+    children.spawn(role, Instructions::for_resolver(process))
+}
+
+/// The life of a resolver.
+pub(crate) fn run(channel: &Channel, confinement: Confinement) -> Result<(), Error> {
+    process::obey(&[Signal::SIGTERM]).map_err(|error| Error::sys("setting the signal mask", error))?;
+    confinement.seal()?;
+    serve(channel);
+    Ok(())
 }
 
 /// Answers questions until the other end of the channel is closed.
-fn run(channel: &Channel) {
+fn serve(channel: &Channel) {
     let mut buffer = [0; SIZE];
     loop {
         match channel.receive(&mut buffer) {

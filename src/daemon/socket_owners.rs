@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use nix::unistd::Pid;
 
-use crate::daemon::children::WORKER;
+use crate::daemon::instructions::WORKER;
 use crate::sys::procfs::{self, InetSocket};
 
 /// A process that holds a listening socket.

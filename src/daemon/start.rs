@@ -17,7 +17,7 @@ use crate::daemon::guardian::Guardian;
 use crate::daemon::handover::{self, Handover};
 use crate::daemon::inherited::Inherited;
 use crate::daemon::instance_lock::InstanceLock;
-use crate::daemon::listeners::Listeners;
+use crate::daemon::listeners::{ListenSocket, Listeners};
 use crate::daemon::names::Names;
 use crate::daemon::notify::Notifier;
 use crate::daemon::pidfile::PidFile;
@@ -134,9 +134,9 @@ fn alone(config: Config, inherited: Inherited) -> Result<(), Error> {
     let mut generation = Generation::prepare(GenerationId(0), config, &Listeners::default(), &inherited)?;
     let names = Names::new();
     let redirections = generation.active_redirections(&names);
-    let sockets = generation.listeners.all.iter_mut();
-    let listeners =
-        sockets.filter_map(|socket| Some((socket.listeners.first_mut()?.take()?, socket.redirection))).collect();
+    let sockets = std::mem::take(&mut generation.listeners.all).into_iter();
+    let first = |socket: ListenSocket| Some((socket.listeners.into_iter().next()?, socket.redirection));
+    let listeners = sockets.filter_map(first).collect();
     ready::log_ready(&generation, &names);
     Notifier::from_environment().tell("READY=1");
     let Generation { config, access_log, capacity, source_limit, .. } = &mut generation;

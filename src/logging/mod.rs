@@ -46,9 +46,25 @@ struct Sinks {
 
 /// Starts logging: to standard error, and to syslog as well when a facility is given.
 pub(crate) fn start(process: &'static str, facility: Option<::syslog::Facility>, verbose: bool) {
+    start_with(Stderr::find(), process, facility, verbose);
+}
+
+/// The same in a child that was executed. Its parent has prepared standard error.
+pub(crate) fn start_in_child(process: &'static str, facility: Option<::syslog::Facility>, verbose: bool) {
+    start_with(Stderr::prepared(), process, facility, verbose);
+    with_syslog(Syslog::reconnect);
+    // A panic ends a child in every build as it does in a release.
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        std::process::abort();
+    }));
+}
+
+fn start_with(stderr: Stderr, process: &'static str, facility: Option<::syslog::Facility>, verbose: bool) {
     let sinks = Sinks {
         identity: Identity { name: process, pid: std::process::id() },
-        stderr: Some(Stderr::find()),
+        stderr: Some(stderr),
         syslog: facility.map(Syslog::new),
         buffer: String::with_capacity(512),
         tried: None,
@@ -82,17 +98,6 @@ pub(crate) fn begin_child() {
         sinks.syslog.iter_mut().for_each(Syslog::begin_child);
         sinks.note_losses();
     });
-}
-
-/// Closes the connection to syslog that a child has inherited: it is the parent's.
-pub(crate) fn disconnect() {
-    with_syslog(Syslog::disconnect);
-}
-
-/// Names this process, a new child, and gives it its own connection to syslog.
-pub(crate) fn become_process(name: &'static str) {
-    with_sinks(|sinks| sinks.identity = Identity { name, pid: std::process::id() });
-    with_syslog(Syslog::reconnect);
 }
 
 /// Stops writing to the terminal: the shell that started us shows its prompt again.

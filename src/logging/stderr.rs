@@ -50,6 +50,11 @@ impl Stderr {
         Stderr { form: Form::find(), way: stderr::prepare(COPIER), rest: Vec::new(), losses: Losses::default() }
     }
 
+    /// That of a parent which has found and prepared it.
+    pub(super) fn prepared() -> Stderr {
+        Stderr { form: Form::find(), way: stderr::way(), rest: Vec::new(), losses: Losses::default() }
+    }
+
     /// Writes a message, and before it how many were lost. `buffer` is overwritten.
     pub(super) fn write(&mut self, buffer: &mut String, identity: Identity, level: Level, text: fmt::Arguments<'_>) {
         let told = if self.losses.any() { self.catch_up(buffer, identity) } else { Ok(()) };

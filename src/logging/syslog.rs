@@ -64,10 +64,6 @@ impl Syslog {
         self.losses.told();
     }
 
-    pub(super) fn disconnect(&mut self) {
-        self.socket = None;
-    }
-
     pub(super) fn confine(&mut self) {
         self.confined = true;
     }

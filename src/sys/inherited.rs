@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 use nix::sys::stat::{FileStat, fstat};
@@ -103,7 +103,14 @@ pub(crate) fn is_memory_file(number: RawFd) -> bool {
 
 /// An empty file in memory, closed on exec (memfd_create(2)).
 pub(crate) fn memory_file() -> io::Result<File> {
-    Ok(File::from(memfd_create(c"tproxy", MFdFlags::MFD_CLOEXEC)?))
+    Ok(File::from(memfd_create(c"tproxy", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?))
+}
+
+/// Makes a file in memory one that can only be read (`F_ADD_SEALS`, fcntl(2)).
+pub(crate) fn seal(file: &File) -> io::Result<()> {
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(())
 }
 
 #[cfg(test)]

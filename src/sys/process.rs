@@ -294,9 +294,3 @@ pub(crate) fn set_name(name: &str) {
         let _ = nix::sys::prctl::set_name(&name);
     }
 }
-
-/// Waits until a child has ended.
-#[cfg(test)]
-pub(crate) fn wait_for(child: Pid) {
-    while waitpid(child, None) == Err(Errno::EINTR) {}
-}

@@ -1,29 +1,53 @@
-//! Memory that a process shares with the children that it forks.
+//! Memory that a process shares with the children that it passes a descriptor to.
 
+use std::fs::File;
 use std::io;
 use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
-/// Words that this process and all children forked later can read and change. They begin as zero.
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+
+use crate::sys::{inherited, reset};
+
+/// Words that several processes can read and change. They begin as zero.
 #[derive(Debug)]
 pub(crate) struct SharedWords {
     first: NonNull<AtomicU64>,
     count: usize,
+    /// The memory as a file, in the process that has made it.
+    file: Option<File>,
 }
 
 impl SharedWords {
     pub(crate) fn new(count: usize) -> io::Result<SharedWords> {
         let bytes = count.checked_mul(size_of::<AtomicU64>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping at an address that the kernel chooses touches no memory in use. An anonymous mapping
-        // ignores the descriptor.
-        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) };
+        let file = inherited::memory_file()?;
+        reset::without_size_limit(|| file.set_len(bytes as u64))?;
+        // Nobody can take away what others have mapped.
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
+        let mut words = SharedWords::map(&file)?;
+        words.file = Some(file);
+        Ok(words)
+    }
+
+    /// The words that another process has made, by the descriptor that it has passed.
+    pub(crate) fn map(file: &File) -> io::Result<SharedWords> {
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory in use. The descriptor is open.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let first = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(SharedWords { first, count })
+        Ok(SharedWords { first, count: bytes / size_of::<AtomicU64>(), file: None })
+    }
+
+    /// The descriptor to pass on, in the process that has made the words.
+    pub(crate) fn memory(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
     }
 }
 
@@ -32,8 +56,8 @@ impl Deref for SharedWords {
 
     fn deref(&self) -> &[AtomicU64] {
         // SAFETY: the mapping has room for `count` words, begins at a page and so is aligned, is zeroed by the kernel,
-        // which is a valid value of each, and lives as long as `self`. Other processes may change the words, since they
-        // are atomic.
+        // which is a valid value of each, and lives as long as `self`. The file cannot become shorter, since it is sealed.
+        // Other processes may change the words, since they are atomic.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
     }
 }
@@ -49,22 +73,16 @@ impl Drop for SharedWords {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::process;
-    use nix::unistd::{ForkResult, fork};
     use std::sync::atomic::Ordering::SeqCst;
 
     #[test]
-    fn what_a_child_writes_its_parent_reads() {
+    fn what_one_writes_the_other_reads() {
         let words = SharedWords::new(3).unwrap();
         assert!(words.iter().all(|word| word.load(SeqCst) == 0));
-        // SAFETY: the child, which has the other threads' locks and not the threads, writes a word and ends.
-        match unsafe { fork() }.unwrap() {
-            ForkResult::Child => {
-                words[2].store(7, SeqCst);
-                process::leave(0)
-            }
-            ForkResult::Parent { child } => process::wait_for(child),
-        }
+        let file = words.file.as_ref().unwrap();
+        let others = SharedWords::map(file).unwrap();
+        others[2].store(7, SeqCst);
         assert_eq!(words.iter().map(|word| word.load(SeqCst)).collect::<Vec<_>>(), [0, 0, 7]);
+        assert!(file.set_len(0).is_err(), "it is sealed");
     }
 }

@@ -49,6 +49,12 @@ pub(crate) fn prepare(copier: &str) -> Way {
     Way::Write
 }
 
+/// The way of standard error that a parent has prepared.
+pub(crate) fn way() -> Way {
+    let is_socket = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
+    if fstat(io::stderr()).is_ok_and(|file| is_socket(file.st_mode)) { Way::Send } else { Way::Write }
+}
+
 /// Opened, it is the same file with a description of its own (proc_pid_fd(5)).
 const AGAIN: &str = "/proc/self/fd/2";
 

@@ -6,10 +6,12 @@
 //! other workers read without a lock, and a worker that dies leaves nothing half-done: its successor begins with an empty
 //! table.
 
-use std::hash::{BuildHasher, RandomState};
+use std::fs::File;
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -51,6 +53,9 @@ const COUNT: u64 = (1 << COUNT_BITS) - 1;
 pub(crate) const MOST: usize = 1_000_000;
 const _: () = assert!((MOST as u64) < COUNT);
 
+/// How many numbers a view is made of.
+pub(crate) const NUMBERS: usize = 6;
+
 /// The counts of all workers, as one of them sees them.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceLimit {
@@ -61,8 +66,8 @@ pub(crate) struct SourceLimit {
     own: usize,
     limit: u64,
     block: SourcePrefix,
-    /// Keyed, so that clients cannot choose addresses that share a place.
-    hasher: RandomState,
+    /// Hashed with each source, so that clients cannot choose addresses that share a place. All workers have the same one.
+    secret: u64,
     stopped: bool,
 }
 
@@ -71,7 +76,24 @@ impl SourceLimit {
     pub(crate) fn new(limit: usize, block: SourcePrefix, workers: usize, places: usize) -> io::Result<SourceLimit> {
         let size = (4 * places).next_power_of_two().max(REACH);
         let words = Rc::new(SharedWords::new(size * workers)?);
-        Ok(SourceLimit { words, size, own: 0, limit: limit as u64, block, hasher: RandomState::new(), stopped: false })
+        let secret = RandomState::new().hash_one(size);
+        Ok(SourceLimit { words, size, own: 0, limit: limit as u64, block, secret, stopped: false })
+    }
+
+    /// All but the memory, for [`SourceLimit::from_numbers`] in a worker.
+    pub(crate) fn numbers(&self) -> [u64; NUMBERS] {
+        let SourceLimit { words: _, size, own, limit, block, secret, stopped: _ } = *self;
+        [size as u64, own as u64, limit, block.v4.into(), block.v6.into(), secret]
+    }
+
+    /// The view of a worker to which another process has passed the memory. `None` if the numbers do not fit to it.
+    pub(crate) fn from_numbers(memory: &File, numbers: [u64; NUMBERS]) -> Option<SourceLimit> {
+        let [size, own, limit, v4, v6, secret] = numbers;
+        let (size, own) = (usize::try_from(size).ok()?, usize::try_from(own).ok()?);
+        let block = SourcePrefix { v4: u8::try_from(v4).ok()?, v6: u8::try_from(v6).ok()? };
+        let words = Rc::new(SharedWords::map(memory).ok()?);
+        let fits = size.is_power_of_two() && own.checked_add(1)?.checked_mul(size)? <= words.len();
+        fits.then_some(SourceLimit { words, size, own, limit, block, secret, stopped: false })
     }
 
     /// The view of one worker, numbered from 0, which begins without connections.
@@ -89,7 +111,10 @@ impl SourceLimit {
 
     /// The hash bits of a source, and the first place in each table where its count may be.
     fn find(&self, source: IpAddr) -> (u64, usize) {
-        let hash = self.hasher.hash_one(self.block.of(source));
+        // SipHash with a secret in front of the address.
+        let mut hasher = DefaultHasher::new();
+        (self.secret, self.block.of(source)).hash(&mut hasher);
+        let hash = hasher.finish();
         (hash & !COUNT, hash as usize & (self.size - 1))
     }
 
@@ -125,6 +150,11 @@ impl SourceLimit {
             self.set(at, mark, count);
         }
         all <= self.limit
+    }
+
+    /// The memory that all workers share.
+    pub(crate) fn memory(&self) -> Option<BorrowedFd<'_>> {
+        self.words.memory()
     }
 
     pub(crate) fn limit(&self) -> u64 {

@@ -23,7 +23,7 @@
 
 /* The same order as `Call` in inject.rs. */
 enum call {
-    ACCEPT4, PIPE2, SPLICE, CONNECT, SOCKET, EPOLL_CTL, EPOLL_WAIT, RECV, SEND, SENDMSG, SETSOCKOPT, GETSOCKOPT,
+    ACCEPT4, PIPE2, SPLICE, CONNECT, SOCKET, EPOLL_CTL, EPOLL_WAIT, RECV, SEND, SETSOCKOPT, GETSOCKOPT,
     GETSOCKNAME, SHUTDOWN, FORK, CALLS
 };
 
@@ -55,7 +55,7 @@ static struct { int epoll; struct epoll_event event; } interest[65536];
 
 #define REAL(name) static __typeof__(name) *real_##name
 REAL(accept4); REAL(pipe2); REAL(splice); REAL(connect); REAL(socket); REAL(epoll_ctl); REAL(epoll_wait); REAL(recv);
-REAL(send); REAL(sendmsg); REAL(setsockopt); REAL(getsockopt); REAL(getsockname); REAL(shutdown); REAL(fork); REAL(clock_gettime); REAL(prctl);
+REAL(send); REAL(setsockopt); REAL(getsockopt); REAL(getsockname); REAL(shutdown); REAL(fork); REAL(clock_gettime); REAL(prctl);
 
 /* Constructors of other libraries call these functions before ours has run. */
 static void find(void)
@@ -64,7 +64,7 @@ static void find(void)
         return;
 #define FIND(name) real_##name = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
     FIND(accept4); FIND(pipe2); FIND(splice); FIND(connect); FIND(socket); FIND(epoll_ctl); FIND(epoll_wait);
-    FIND(recv); FIND(send); FIND(sendmsg); FIND(setsockopt); FIND(getsockopt); FIND(getsockname); FIND(shutdown); FIND(fork); FIND(clock_gettime); FIND(prctl);
+    FIND(recv); FIND(send); FIND(setsockopt); FIND(getsockopt); FIND(getsockname); FIND(shutdown); FIND(fork); FIND(clock_gettime); FIND(prctl);
 }
 
 __attribute__((constructor)) static void begin(void)
@@ -207,11 +207,6 @@ ssize_t send(int fd, const void *buffer, size_t length, int flags)
     if (error != 0 && error != SHORT)
         return stuck(error, fd, -1);
     return real_send(fd, buffer, length, flags);
-}
-
-ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
-{
-    return fails(SENDMSG, fd) ? -1 : real_sendmsg(fd, message, flags);
 }
 
 int setsockopt(int fd, int level, int name, const void *value, socklen_t length)

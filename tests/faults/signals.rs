@@ -112,10 +112,10 @@ fn words_that_a_worker_cannot_send_are_missed_and_hold_nobody_up() {
         });
     };
     for (number, error) in [libc::ENOBUFS, libc::EAGAIN, libc::EPERM].into_iter().enumerate() {
-        faults.strike(Role::Worker, Call::Sendmsg, error, 1);
+        faults.strike(Role::Worker, Call::Send, error, 1);
         counters(number + 1, "1 worker has not answered");
-        assert!(faults.hits(Call::Sendmsg) > 0);
-        faults.heal(Call::Sendmsg);
+        assert!(faults.hits(Call::Send) > 0);
+        faults.heal(Call::Send);
     }
     scene.assert_serves("afterwards");
 }
