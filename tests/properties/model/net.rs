@@ -244,10 +244,14 @@ impl State {
         self.last_byte = self.now;
         let other = index(end.other());
         let (hearing, script) = (&mut self.parts.hearings[index(end)], &self.parts.scripts[other]);
+        let before = hearing.clone();
         let is_right = !hearing.is_closing() && hear(hearing, script, &self.wires.0[other].holes);
-        if is_right {
+        // An error response begins like the answer that has not been read yet.
+        let is_refused = end == Peer::Client && self.may_close().is_some();
+        if is_right && !(is_refused && self.is_early(end)) {
             return self.heard_in_time(end);
         }
+        self.parts.hearings[index(end)] = before;
         let last_words = if end == Peer::Client { self.may_close() } else { None };
         if !last_words
             .is_some_and(|refusal| self.parts.hearings[0].hear_last(bytes, refusal.response().unwrap_or_default()))
@@ -258,13 +262,18 @@ impl State {
 
     /// Nothing is heard before it was read or looked at, and nothing of the client before the proxy has granted it.
     fn heard_in_time(&mut self, end: Peer) {
-        let from = &self.wires[end.other()];
-        if self.parts.hearings[index(end)].heard_to(&[]).is_some_and(|heard| heard > from.read.max(from.seen)) {
+        if self.is_early(end) {
             self.breach(format_args!("the {} hears what was not read", end.name()));
         }
         if end == Peer::Upstream && self.parts.requests.is_none() && !self.is_through() && self.payload(end) > 0 {
             self.breach("the proxy is given payload before it has granted it");
         }
+    }
+
+    /// Whether one end has heard more than was read or looked at.
+    fn is_early(&self, end: Peer) -> bool {
+        let from = &self.wires[end.other()];
+        self.parts.hearings[index(end)].heard_to(&[]).is_some_and(|heard| heard > from.read.max(from.seen))
     }
 
     /// Whether the proxy has connected us through, if it is asked to.
