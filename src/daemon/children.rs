@@ -167,11 +167,11 @@ impl Children {
                     Ok(text) => (0, text),
                     Err(error) => (error.exit_status(), error.to_string()),
                 };
-                let written = reset::without_size_limit(|| result.write_all(text.as_bytes()));
-                if let Err(error) = &written {
-                    log::error!("telling the guardian what was done: {error}");
-                }
-                process::leave(if written.is_ok() { status } else { 71 })
+                let Err(error) = reset::without_size_limit(|| result.write_all(text.as_bytes())) else {
+                    process::leave(status)
+                };
+                log::error!("telling the guardian what was done: {error}");
+                process::leave(71)
             }
         }
     }

@@ -29,21 +29,13 @@ use crate::daemon::{confine, keep_alive, ready, resolver, upgrade};
 use crate::error::Error;
 use crate::logging;
 use crate::sys::process::{self, Detached};
-use crate::sys::{inherited, reset, sockopt};
-
-/// The processes that work on the rules leave what they have read back in a file in memory.
-const FILE_SIZE: u64 = 1 << 20;
+use crate::sys::{inherited, sockopt};
 
 /// Runs the daemon. Returns in the process that the shell waits for, with the status for it.
 pub(crate) fn run(config: Config) -> Result<u8, Error> {
     let stdin = config.relayed().any(|(_, redirection, _)| matches!(redirection.listen, Listen::Passed(_)));
     let mut inherited = Inherited::find(stdin)?;
     let process = &config.process;
-    let limit = reset::size_limit();
-    if config.has_rules() && limit < FILE_SIZE {
-        let sentence = format!("files are limited to {limit} bytes (ulimit -f): expected {FILE_SIZE} bytes or more");
-        return Err(Error::Usage(sentence));
-    }
     // So that no file system is kept from being unmounted, and no path means another file later.
     std::env::set_current_dir("/").map_err(|error| Error::sys("/", error))?;
     if let Some(connection) = inherited.connection.take() {

@@ -55,23 +55,19 @@ fn stop_timers() -> io::Result<()> {
 
 /// Writes our own files in memory, which a limit on the size of files is not meant for (`ulimit -f`). A process that may not
 /// raise the limit stays within it.
-pub(crate) fn without_size_limit<T>(work: impl FnOnce() -> T) -> T {
-    let before = raise_size_limit();
+///
+/// Errors: those of the work; one about the size names the limit.
+pub(crate) fn without_size_limit<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let before = getrlimit(Resource::RLIMIT_FSIZE)?;
+    let raised = before.0 != libc::RLIM_INFINITY
+        && setrlimit(Resource::RLIMIT_FSIZE, libc::RLIM_INFINITY, libc::RLIM_INFINITY).is_ok();
     let done = work();
-    if let Some((soft, hard)) = before {
+    if raised {
         // Lowering a limit needs no privilege.
-        let _ = setrlimit(Resource::RLIMIT_FSIZE, soft, hard);
+        setrlimit(Resource::RLIMIT_FSIZE, before.0, before.1)?;
     }
-    done
-}
-
-/// The largest file that [`without_size_limit`] can write.
-pub(crate) fn size_limit() -> u64 {
-    without_size_limit(|| getrlimit(Resource::RLIMIT_FSIZE).map_or(libc::RLIM_INFINITY, |(soft, _)| soft))
-}
-
-/// Raises the limit, and returns the former one if there was one.
-fn raise_size_limit() -> Option<(u64, u64)> {
-    let before = getrlimit(Resource::RLIMIT_FSIZE).ok().filter(|(soft, _)| *soft != libc::RLIM_INFINITY)?;
-    setrlimit(Resource::RLIMIT_FSIZE, libc::RLIM_INFINITY, libc::RLIM_INFINITY).ok().map(|()| before)
+    done.map_err(|error| match error.raw_os_error() {
+        Some(libc::EFBIG) => io::Error::other(format!("files are limited to {} bytes (ulimit -f)", before.0)),
+        _ => error,
+    })
 }

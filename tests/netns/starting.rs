@@ -308,3 +308,19 @@ fn the_init_script_cleans_up_after_a_killed_daemon() {
     init.family.wait_gone();
     assert_eq!(rules::saved(&scene.lab.gateway), before);
 }
+
+#[test]
+fn a_limit_on_the_size_of_files_is_no_limit_for_rules_or_is_named() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let before = rules::saved(gateway);
+    let mut daemon = super::Launch::new(super::STAND_IN).after("ulimit -f 64").within(gateway).ready();
+    assert_eq!(scene.page(super::MOOSE), "cow");
+    assert_eq!(daemon.stop(), 0);
+    // Not every root may raise it.
+    let (done, family) = super::Launch::new(&stand_in_detached(&[])).after("ulimit -f 0").within(gateway).start();
+    assert!(done.status == 0 || done.stderr.contains("files are limited to 0 bytes (ulimit -f)"), "{done:?}");
+    drop(family);
+    scene.launch(&["--flush"]).run();
+    assert_eq!(rules::saved(gateway), before);
+}
