@@ -129,3 +129,23 @@ fn a_balancer_elsewhere_does_not_make_a_client_local() {
         assert_eq!(daemon.stop(), 0);
     }
 }
+
+#[test]
+fn a_destination_without_a_way_is_not_taken_for_our_own() {
+    let Some(scene) = Scene::new() else { return };
+    for kind in ["blackhole", "prohibit", "unreachable", "throw"] {
+        ip(&scene.lab.gateway, &format!("route add {kind} 10.66.0.1"));
+        ip(&scene.lab.gateway, &format!("-6 route add {kind} fd00:66::1"));
+        let daemon = scene.relay(&["-d", "-s", "8081", "-r", "nobody", "-t", "-R", "--dport 80"]);
+        for to in ["10.66.0.1:80", "[fd00:66::1]:80"] {
+            clients::expect_connect_reset(scene.lab.client.connect(to));
+            let line = || daemon.journal.connections().into_iter().find(|line| line.original == to);
+            let ending = wait::until(to, line).ending;
+            assert!(ending.starts_with("connect failed: "), "{kind} {to}: {ending}");
+        }
+        assert_eq!(scene.page("10.2.0.5:80"), "moose", "others are served");
+        ip(&scene.lab.gateway, &format!("route del {kind} 10.66.0.1"));
+        ip(&scene.lab.gateway, &format!("-6 route del {kind} fd00:66::1"));
+        drop(daemon);
+    }
+}
