@@ -15,7 +15,7 @@ use crate::rules::command::run;
 use crate::rules::lacking::PacketFilter;
 use crate::rules::native::{Native, NativePart, family_name};
 use crate::rules::native_filter;
-use crate::rules::save::{Owner, not_shown, read};
+use crate::rules::save::{Lines, Owner, not_shown, read};
 
 /// The directories that are searched, in this order. They are fixed, since PATH must not decide what root runs.
 pub(crate) const DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
@@ -177,8 +177,8 @@ impl Backend {
 
     fn has_nat_rules(&self) -> Result<bool, Error> {
         let (save, _) = self.save()?;
-        let nat = save.lines().skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT");
-        Ok(nat.into_iter().any(|line| line.starts_with("-A ")))
+        let mut nat = Lines::new(&save).skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT");
+        Ok(nat.any(|line| line.starts_with("-A ")))
     }
 
     fn read(&self, owner: &Owner) -> Result<Found, Error> {
@@ -243,7 +243,12 @@ impl Backend {
         let (hidden, shown): (Vec<Table>, Vec<Table>) =
             target.iter().cloned().partition(|table| found.hidden.contains(&table.name));
         // Both, even if the first fails: half removed is better than not removed.
-        let chains = self.replace_shown(owner, found.tables, &shown);
+        let names: Vec<&'static str> = found.tables.iter().map(|table| table.name).collect();
+        let mut chains = self.replace_shown(owner, found.tables, &shown);
+        if chains.is_err() && target.is_empty() && self.native.is_some() {
+            // A jump that iptables-save does not show may keep a chain: from a chain of nft's own, or from a map.
+            chains = self.replace_hidden(owner, &names, &[]);
+        }
         // Without nft, what an earlier run may have left there does not stop an installation elsewhere.
         let more = match &self.native {
             None if hidden.is_empty() && !shown.is_empty() => Ok(0),

@@ -158,6 +158,41 @@ fn flush_removes_rules_from_a_table_that_cannot_be_shown() {
 }
 
 #[test]
+fn a_jump_that_iptables_does_not_show_keeps_no_rule_of_ours() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    for flush in [false, true] {
+        let mut daemon = scene.relay(BOTH);
+        for family in ["ip", "ip6"] {
+            let own = format!("add chain {family} nat own {{ type nat hook prerouting priority -105; }}");
+            gateway.run(&["nft", &format!("{own}; add rule {family} nat own tcp dport 99 jump tproxy.12970")]);
+        }
+        if flush {
+            daemon.family.end();
+            assert_eq!(scene.launch(&["--flush"]).run().status, 0);
+        } else {
+            assert_eq!(daemon.stop(), 0);
+        }
+        assert_eq!(ours(gateway), 0, "{}", listed(gateway));
+        ["ip", "ip6"].iter().for_each(|family| drop(gateway.run(&["nft", "delete", "chain", family, "nat", "own"])));
+    }
+}
+
+#[test]
+fn a_map_of_others_that_leads_to_a_chain_of_ours_leaves_the_chain_empty() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let mut daemon = scene.relay(BOTH);
+    gateway.run(&["nft", "add map ip nat m { type inet_service : verdict; elements = { 99 : jump tproxy.12970 } }"]);
+    assert_eq!(daemon.stop(), 71);
+    assert!(daemon.journal.text().contains("the rules could not be removed"), "{}", daemon.journal.text());
+    assert!(!listed(gateway).contains("dport 80"), "{}", listed(gateway));
+    gateway.run(&["nft", "delete", "map", "ip", "nat", "m"]);
+    assert_eq!(scene.launch(&["--flush"]).run().status, 0);
+    assert_eq!(ours(gateway), 0, "{}", listed(gateway));
+}
+
+#[test]
 fn what_cannot_be_removed_is_said() {
     let Some(scene) = Scene::new() else { return };
     let gateway = &scene.lab.gateway;
