@@ -150,7 +150,7 @@ impl Instance {
             }
             ToGuardian::Unreachable(id) => self.upstreams_are_unreachable(id),
             ToGuardian::Reachable(id) => self.reachability.answers(id),
-            ToGuardian::Counters(_) | ToGuardian::Unheard => {}
+            ToGuardian::Counters(_) | ToGuardian::Unheard | ToGuardian::LostLines(_) => {}
         }
     }
 
@@ -159,6 +159,7 @@ impl Instance {
         match message {
             ToGuardian::Counters(counters) => self.stats.heard(pid.as_raw().cast_unsigned(), counters),
             ToGuardian::Unheard => self.connect_to_syslog(pid),
+            ToGuardian::LostLines(count) => logging::take_losses_over(count),
             ToGuardian::Ready | ToGuardian::Leaving | ToGuardian::Unreachable(_) | ToGuardian::Reachable(_) => {}
         }
     }

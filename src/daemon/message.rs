@@ -72,6 +72,8 @@ pub enum ToGuardian {
     Counters(Counters),
     /// The worker has lost its connection to syslog and cannot make another one itself.
     Unheard,
+    /// The worker ends, and has not been able to tell how many lines of its log were lost.
+    LostLines(u64),
 }
 
 /// From the guardian to the resolver: look up the addresses of a name.
@@ -133,6 +135,7 @@ impl ToGuardian {
             ToGuardian::Ready => (1, 0),
             ToGuardian::Leaving => (2, 0),
             ToGuardian::Unheard => (6, 0),
+            ToGuardian::LostLines(count) => return put(7, 0, &count.to_be_bytes()),
             ToGuardian::Unreachable(id) => (3, id.0),
             ToGuardian::Reachable(id) => (4, id.0),
             ToGuardian::Counters(counters) => {
@@ -155,6 +158,7 @@ impl ToGuardian {
             4 => Some(ToGuardian::Reachable(redirection(bytes))),
             5 => Some(ToGuardian::Counters(counters(bytes))),
             6 => Some(ToGuardian::Unheard),
+            7 => bytes[2..].first_chunk().map(|count| ToGuardian::LostLines(u64::from_be_bytes(*count))),
             _ => None,
         }
     }
@@ -300,7 +304,13 @@ mod tests {
         }
         let counters = Counters::from_numbers(std::array::from_fn(|place| u64::MAX - place as u64));
         let lines = [ToGuardian::Unreachable(RedirectionId(499)), ToGuardian::Reachable(RedirectionId(1))];
-        let words = [ToGuardian::Ready, ToGuardian::Leaving, ToGuardian::Unheard, ToGuardian::Counters(counters)];
+        let words = [
+            ToGuardian::Ready,
+            ToGuardian::Leaving,
+            ToGuardian::Unheard,
+            ToGuardian::Counters(counters),
+            ToGuardian::LostLines(u64::MAX - 7),
+        ];
         for word in words.into_iter().chain(lines) {
             assert_eq!(ToGuardian::decode(&word.encode()), Some(word));
         }

@@ -371,6 +371,9 @@ impl<'a> Worker<'a> {
         }
         if self.connections.is_empty() {
             self.tell_counters();
+            if let (Some(_), Some(lost)) = (&self.guardian, logging::hand_losses_over()) {
+                self.say(ToGuardian::LostLines(lost));
+            }
         }
         self.connections.is_empty()
     }

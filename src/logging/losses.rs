@@ -18,6 +18,17 @@ impl Losses {
         self.full = full;
     }
 
+    /// So many lines that another process has lost are to be told with these.
+    pub(super) fn take_over(&mut self, count: u64) {
+        self.count = self.count.saturating_add(count);
+        self.full = true;
+    }
+
+    /// How many there are to tell, which another process does from now on.
+    pub(super) fn hand_over(&mut self) -> u64 {
+        std::mem::take(&mut self.count)
+    }
+
     /// There is something to tell.
     pub(super) fn any(&self) -> bool {
         self.count > 0

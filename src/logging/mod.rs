@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::error::Error;
+use crate::logging::losses::Losses;
 use crate::logging::stderr::{Identity, Stderr};
 use crate::logging::syslog::Syslog;
 use crate::sys::process;
@@ -136,6 +137,29 @@ pub(crate) fn catch_up() {
     if behind().is_some() {
         with_sinks(Sinks::catch_up);
     }
+}
+
+/// How many lines this process has lost and not told. Another one tells it from now on.
+pub(crate) fn hand_losses_over() -> Option<u64> {
+    let mut count = 0;
+    with_sinks(|sinks| {
+        let losses = sinks.stderr.iter_mut().map(Stderr::losses).chain(sinks.syslog.iter_mut().map(Syslog::losses));
+        count = losses.map(Losses::hand_over).sum();
+        sinks.note_losses();
+    });
+    Some(count).filter(|count| *count > 0)
+}
+
+/// Tells so many losses of another process with those of this one.
+pub(crate) fn take_losses_over(count: u64) {
+    with_sinks(|sinks| {
+        match (&mut sinks.syslog, &mut sinks.stderr) {
+            (Some(syslog), _) => syslog.losses().take_over(count),
+            (None, Some(stderr)) => stderr.losses().take_over(count),
+            (None, None) => {}
+        }
+        sinks.note_losses();
+    });
 }
 
 fn with_syslog(change: impl FnOnce(&mut Syslog)) {

@@ -102,6 +102,10 @@ impl Syslog {
         }
     }
 
+    pub(super) fn losses(&mut self) -> &mut Losses {
+        &mut self.losses
+    }
+
     /// There is something to tell, and it may work before the next message.
     pub(super) fn is_behind(&self) -> bool {
         self.losses.can_be_told_soon()

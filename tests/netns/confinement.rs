@@ -436,6 +436,7 @@ impl Enemy {
         let mut noise = self.noise();
         match random % 16 {
             at @ 0..5 => self.say(&words[at as usize].encode(), &[]),
+            5 if random % 32 < 16 => self.say(&ToGuardian::LostLines(random).encode(), &[]),
             5 => self.say(&ToGuardian::Counters(counters).encode(), &[]),
             6 => self.say(&ToGuardian::Unreachable(RedirectionId(0)).encode(), &[]),
             7 => self.say(&words[random as usize % 5].encode(), &[file]),
