@@ -154,11 +154,13 @@ fn judge(peer: &Peer, options: &str, seed: u64, figures: &mut Figures) {
         let Some(words) = line.split_once("witness ").map(|(_, rest)| rest.split(' ').collect::<Vec<_>>()) else {
             continue;
         };
-        let [method, url, _status, forwarded, ..] = words[..] else { panic!("seed {seed}: {line}") };
+        let [method, url, status, forwarded, number, ..] = words[..] else { panic!("seed {seed}: {line}") };
         if url == "error:transaction-end-before-headers" {
             continue;
         }
-        if url.starts_with("error:") || method.starts_with('<') {
+        // Squid refuses a URL that it does not understand before it has read the fields.
+        let has_no_fields = (status, forwarded, number.trim()) == ("400", "-", "-");
+        if url.starts_with("error:") || method.starts_with('<') || has_no_fields {
             figures.unread += 1;
             continue;
         }
