@@ -167,6 +167,20 @@ fn a_bad_limit_of_a_source_is_refused() {
 }
 
 #[test]
+fn a_bad_length_of_a_head_is_refused() {
+    for bad in ["0", "1023", "1048577", "-1", "64K", "", "99999999999999999999"] {
+        let said = refused(&["-d", "-s", "40123", "--via", "http", "--max-head", bad, "127.0.0.1", "40124"]).stderr;
+        let wanted =
+            format!("tproxy: --max-head: invalid value '{bad}': expected a number of bytes from 1024 to 1048576");
+        assert_eq!(said, wanted);
+    }
+    for good in ["1024", "65536", "1048576"] {
+        let words = ["--check", "-s", "40123", "--via", "http", "--max-head", good, "127.0.0.1", "40124"];
+        assert_eq!(Launch::new(&words).run().status, 0, "{good}");
+    }
+}
+
+#[test]
 fn a_bad_network_to_deny_is_refused() {
     for bad in ["10.0.0.0/33", "fd00::/129", "moose", "", "10.0.0.0"] {
         let said = refused(&["-d", "-s", "40123", "-t", "--deny", bad]).stderr;

@@ -33,6 +33,7 @@ pub enum OptionId {
     Forwarded,
     HostCheck,
     Page,
+    MaxHead,
     MaxConnections,
     MaxPerSource,
     SourceBlock,

@@ -191,15 +191,15 @@ pub const OPTIONS: &[Opt] = &[
     },
     Opt {
         value: Some(Value::OneOf(&["tcp", "http", "connect", "socks5"])),
-        help: "Speak to HOST as the client would (tcp), as to an HTTP proxy (http), or ask a proxy to connect to the \
-               original destination (connect, socks5). The default is tcp.",
+        help: "Speak to HOST as the client would (tcp, the default), as to an HTTP proxy (http), or ask a proxy to \
+               connect to the original destination (connect, socks5).",
         more: "http sends requests with absolute URLs.",
         ..relay(Id::Via, "", "via", Group::Proxies)
     },
     Opt {
         value: Some(Value::OneOf(&["connect"])),
         goes_with: NEEDS_HTTP,
-        help: "Send what is not HTTP through the same proxy with CONNECT, instead of answering it with status 400.",
+        help: "Send what is not HTTP through the same proxy with CONNECT instead of refusing it.",
         ..relay(Id::ViaFallback, "", "via-fallback", Group::Proxies)
     },
     Opt {
@@ -218,7 +218,8 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         value: Some(Value::OneOf(&["forwarded", "x-forwarded-for", "both"])),
         goes_with: NEEDS_HTTP,
-        help: "Add the client's address to each request: Forwarded (RFC 7239), X-Forwarded-For, or both.",
+        help: "Add the client's address to requests: Forwarded, X-Forwarded-For, or both.",
+        more: "Forwarded is that of RFC 7239.",
         ..relay(Id::Forwarded, "", "forwarded", Group::Proxies)
     },
     Opt {
@@ -232,6 +233,13 @@ pub const OPTIONS: &[Opt] = &[
         goes_with: NEEDS_HTTP,
         help: "Send every request to URL, except requests whose Referer is URL.",
         ..relay(Id::Page, "f", "page", Group::Proxies)
+    },
+    Opt {
+        value: text("BYTES"),
+        goes_with: NEEDS_HTTP,
+        help: "Longest head of a request. The default is 16384.",
+        more: "Longer ones are answered with status 431. Tokens of Kerberos may take 65536.",
+        ..relay(Id::MaxHead, "", "max-head", Group::Proxies)
     },
     Opt {
         value: text("NUMBER"),

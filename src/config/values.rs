@@ -14,6 +14,7 @@ use crate::cli::parse::Arguments;
 use crate::config::outside;
 use crate::error::Error;
 use crate::protocol::hostname::HostName;
+use crate::protocol::request::MAX_HEAD;
 use crate::sys::account::{self, Account};
 use crate::sys::services;
 use crate::traffic::service::HostPort;
@@ -121,6 +122,12 @@ fn canonical(network: IpNet) -> IpNet {
 pub(super) fn connections(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (1..=source_limit::MOST).contains(number));
     number.ok_or_else(|| format!("a number of connections from 1 to {}", source_limit::MOST))
+}
+
+/// `--max-head`
+pub(super) fn head_length(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| MAX_HEAD.contains(number));
+    number.ok_or_else(|| format!("a number of bytes from {} to {}", MAX_HEAD.start(), MAX_HEAD.end()))
 }
 
 /// `--source-block`

@@ -8,12 +8,12 @@ use nix::unistd::Uid;
 
 use crate::cli::option::OptionId;
 use crate::cli::parse::Arguments;
-use crate::config::{outside, trusted_file};
+use crate::config::{outside, trusted_file, values};
 use crate::error::Error;
 use crate::protocol::credentials::Credentials;
 use crate::protocol::hostname::HostName;
 use crate::protocol::proxy_header::Version;
-use crate::protocol::request::{Forwarded, Rewriting};
+use crate::protocol::request::{Forwarded, HEAD, Rewriting};
 use crate::protocol::tunnel::Dialect;
 use crate::relay::tunnel::Tunnel;
 use crate::traffic::service::Via;
@@ -51,6 +51,7 @@ fn rewriting(arguments: &Arguments, credentials: Option<Credentials>) -> Result<
         credentials,
         page: arguments.value(OptionId::Page, page)?,
         check_host: arguments.has(OptionId::HostCheck),
+        max_head: arguments.value(OptionId::MaxHead, values::head_length)?.unwrap_or(HEAD),
         ..Rewriting::default()
     })
 }

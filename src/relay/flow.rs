@@ -231,7 +231,7 @@ impl<I: Io> Flow<I> {
             filter.passed(took as u64);
             return Ok(());
         }
-        let room = opaque.min(shared.buffer.len());
+        let room = opaque.min(SMALL);
         if scarce {
             let sent = self.offer(source, sink, &mut shared.buffer[..room])?;
             return filter.seen(&shared.buffer[..sent]).map_err(|_| Fault::Refused);
@@ -303,7 +303,8 @@ impl<I: Io> Flow<I> {
         let Link { source, sink, shared } = link;
         let fresh = filter.readiness() == Readiness::Bytes;
         let kept = filter.restore(&mut shared.buffer);
-        let count = if fresh { self.receive(source, &mut shared.buffer[kept..])? } else { 0 };
+        let room = shared.buffer.len().min(kept + SMALL);
+        let count = if fresh { self.receive(source, &mut shared.buffer[kept..room])? } else { 0 };
         shared.rewritten.clear();
         let mut verdict = filter.look(&shared.buffer[..kept + count], &mut shared.rewritten);
         if self.stage == Stage::Eof {

@@ -154,7 +154,7 @@ impl Filter for HttpFilter {
     }
 
     fn look(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<(), FilterRefusal> {
-        let (mut used, mut shown) = (0, 0);
+        let (mut used, mut shown) = (0, self.requests.searched().min(input.len()));
         while shown < input.len() {
             if output.len() >= ENOUGH {
                 self.keep(&input[used..], Readiness::Nothing);

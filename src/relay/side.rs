@@ -65,7 +65,7 @@ pub(crate) struct Link<'a, I: Io> {
 /// What all relays of a worker share.
 #[derive(Debug)]
 pub struct Shared<I: Io> {
-    /// Small messages pass through here.
+    /// Small messages pass through here. It is longer than [`SMALL`] if heads of requests may be.
     pub buffer: Box<[u8]>,
     /// What a filter sends in place of what it has read.
     pub rewritten: Vec<u8>,
@@ -87,7 +87,12 @@ const BUDGET: u64 = 512 * 1024;
 impl<I: Io> Shared<I> {
     /// With a buffer of the usual size.
     pub fn new(pool: I::Pool) -> Shared<I> {
-        let buffer = vec![0; SMALL].into_boxed_slice();
+        Shared::with_heads(pool, SMALL)
+    }
+
+    /// With a buffer that holds a head of this length.
+    pub fn with_heads(pool: I::Pool, longest: usize) -> Shared<I> {
+        let buffer = vec![0; longest.max(SMALL)].into_boxed_slice();
         Shared { buffer, rewritten: Vec::new(), pool, splice_works: true, budget: BUDGET }
     }
 }

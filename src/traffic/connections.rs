@@ -62,7 +62,7 @@ impl Connections {
             capacity,
             deadlines: Deadlines::with_capacity(capacity),
             turns: Turns::new(capacity)?,
-            shared: Shared::new(pool),
+            shared: Shared::with_heads(pool, dialer.redirections.longest_head()),
             dialer,
             host_check: HostCheck::default(),
             next_id: access_log.first_id(),

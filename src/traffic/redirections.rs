@@ -11,7 +11,7 @@ use crate::redirection::RedirectionId;
 use crate::sys::clock::Tick;
 use crate::sys::shortage::{self, ConnectError};
 use crate::traffic::probe::{ENOUGH, EVERY, Probe, Probed};
-use crate::traffic::service::Service;
+use crate::traffic::service::{Service, Via};
 use crate::traffic::upstreams::{Attempt, HealthChange, Upstreams};
 
 /// A redirection with the addresses that its upstreams have now.
@@ -93,6 +93,15 @@ impl Redirections {
 
     fn get_mut(&mut self, id: RedirectionId) -> &mut ActiveRedirection {
         &mut self.all[usize::from(self.places[id.index()])]
+    }
+
+    /// Bytes of the longest head that a request of a client may have.
+    pub(crate) fn longest_head(&self) -> usize {
+        let head = |redirection: &ActiveRedirection| match &redirection.service.via {
+            Via::Http(rewriting, _) => rewriting.max_head,
+            _ => 0,
+        };
+        self.all.iter().map(head).max().unwrap_or(0)
     }
 
     pub(crate) fn service(&self, id: RedirectionId) -> &Service {

@@ -128,6 +128,19 @@ fn every_request_of_a_kept_alive_connection_is_rewritten() {
 }
 
 #[test]
+fn a_kerberos_token_passes_if_it_may() {
+    let Some((office, origin)) = Office::with_origin() else { return };
+    let _squid = Peer::squid(&office.lab.cow);
+    let token = format!("Authorization: Negotiate {}", "YII".repeat(16_000));
+    for (options, status) in [("", "431"), ("--max-head 65536 ", "200")] {
+        let _daemon = office.relay("80", &format!("{options}{SQUID}"));
+        let code = ["-o", "/dev/null", "-w", "%{http_code}", "-H", &token, "http://moose/"];
+        assert_eq!(office.curl(&code), status, "{options}");
+    }
+    assert_eq!(origin.last().header("Authorization").map(str::len), Some(48_010));
+}
+
+#[test]
 fn letters_beyond_ascii_and_empty_lines_between_requests_come_through_every_proxy() {
     let Some((office, origin)) = Office::with_origin() else { return };
     for (proxy, keeps) in [(Peer::squid as fn(&_) -> _, true), (Peer::tinyproxy, false)] {

@@ -54,6 +54,50 @@ fn asked(origin: &Origin) -> Vec<String> {
 }
 
 #[test]
+fn a_head_may_be_as_long_as_the_option_says_and_not_longer() {
+    for (options, most) in
+        [("", 16_384), ("--max-head 65536", 65_536), ("--max-head 1048576", 1 << 20), ("--max-head 1024", 1024)]
+    {
+        let (origin, relay) = with_origin(options);
+        let head = |size: usize| {
+            let frame = "GET / HTTP/1.1\r\nHost: moose\r\nAuthorization: \r\n\r\n".len();
+            format!("GET / HTTP/1.1\r\nHost: moose\r\nAuthorization: {}\r\n\r\n", "x".repeat(size - frame))
+        };
+        // As a whole, in segments, and others before and behind it.
+        for piece in [usize::MAX, 1448, 100] {
+            let mut client = introduced(&relay, web());
+            let all = [get("/before"), head(most), head(most - 1), get("/behind")].concat();
+            let mut writer = client.try_clone().expect("clone");
+            let sending = std::thread::spawn(move || {
+                all.as_bytes().chunks(piece.min(all.len())).for_each(|piece| writer.write_all(piece).expect("write"));
+                writer.shutdown(Shutdown::Write).expect("half-close");
+            });
+            let (answers, error) = read_all(&mut client);
+            assert_eq!((String::from_utf8_lossy(&answers).matches("HTTP/1.1 200 OK").count(), error), (4, None));
+            sending.join().expect("client");
+            let lengths: Vec<_> = origin
+                .seen()
+                .iter()
+                .rev()
+                .take(4)
+                .map(|seen| seen.header("Authorization").map_or(0, str::len))
+                .collect();
+            assert_eq!((lengths[0], lengths[1] + 1, lengths[2], lengths[3]), (0, lengths[2], head_value(most), 0));
+        }
+        let mut client = introduced(&relay, web());
+        let _ = client.write_all(head(most + 1).as_bytes());
+        let (answer, _) = read_all(&mut client);
+        assert!(is_whole(&answer, "HTTP/1.1 431 "), "{options}: {}", answer.escape_ascii());
+        assert_eq!(line_of(&relay, &client).ending, "bad request: a head that is too long");
+    }
+}
+
+/// The length of the one long value in a head of this length.
+fn head_value(head: usize) -> usize {
+    head - "GET / HTTP/1.1\r\nHost: moose\r\nAuthorization: \r\n\r\n".len()
+}
+
+#[test]
 fn requests_in_single_bytes_are_rewritten_one_and_all() {
     let (origin, relay) = with_origin("");
     let mut client = introduced(&relay, web());

@@ -28,7 +28,7 @@ pub mod rewriting;
 pub mod target;
 
 pub use crate::protocol::request::answers::BadAnswer;
-pub use crate::protocol::request::lines::HEAD;
+pub use crate::protocol::request::lines::{HEAD, MAX_HEAD};
 pub use crate::protocol::request::refusal::Refusal;
 pub use crate::protocol::request::requests::{Requests, Taken};
 pub use crate::protocol::request::rewriting::{Forwarded, Rewriting};

@@ -9,7 +9,7 @@ pub enum Refusal {
     NotHttp,
     /// It is meant as HTTP, but it is malformed or ambiguous. The text names the part.
     Malformed(&'static str),
-    /// A head is longer than [`HEAD`](crate::protocol::request::HEAD), or has too many fields.
+    /// A head is longer than `--max-head`, or has too many fields.
     TooLong,
     /// The proxy's answers are not understood, and the client has asked for something that depends on them.
     Answer,

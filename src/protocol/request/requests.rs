@@ -8,7 +8,7 @@ use crate::protocol::request::authority::{Authority, HostClaim};
 use crate::protocol::request::chunked;
 use crate::protocol::request::framing::Body;
 use crate::protocol::request::head::{self, Head};
-use crate::protocol::request::lines;
+use crate::protocol::request::lines::{self, HEAD};
 use crate::protocol::request::refusal::Refusal;
 use crate::protocol::request::rewriting::{RequestTarget, Rewriting};
 use crate::protocol::request::target::{self, Form};
@@ -103,6 +103,11 @@ impl Requests {
         self.stage == Stage::Head && self.answers.is_undecided()
     }
 
+    /// Bytes at the beginning of the input that were looked at in vain: a head or a trailer does not end there.
+    pub fn searched(&self) -> usize {
+        self.seen
+    }
+
     /// The number of requests, with the one whose body has not ended.
     pub fn requests(&self) -> u32 {
         self.count
@@ -163,7 +168,7 @@ impl Requests {
         if self.count == 0 && head::is_meant(input.get(blank..).unwrap_or_default()) == Some(false) {
             return Err(Refusal::NotHttp);
         }
-        let Some(end) = lines::section(input, self.seen.max(blank))? else {
+        let Some(end) = lines::section(input, self.seen.max(blank), rewriting.max_head)? else {
             return Ok(self.incomplete(input));
         };
         let head = Head::parse(input.get(blank..end).unwrap_or_default())?;
@@ -260,7 +265,7 @@ impl Requests {
     }
 
     fn trailer(&mut self, input: &[u8]) -> Result<Option<usize>, Refusal> {
-        let Some(end) = lines::section(input, mem::take(&mut self.seen))? else {
+        let Some(end) = lines::section(input, mem::take(&mut self.seen), HEAD)? else {
             self.seen = input.len();
             return Ok(None);
         };

@@ -12,10 +12,11 @@ use crate::protocol::request::authority::{self, Authority, HostClaim};
 use crate::protocol::request::connection_options;
 use crate::protocol::request::framing::trim;
 use crate::protocol::request::head::Head;
+use crate::protocol::request::lines::HEAD;
 use crate::protocol::request::target;
 
 /// How the requests of a redirection are rewritten.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Rewriting {
     pub forwarded: Forwarded,
     /// The content of `Proxy-Authorization`.
@@ -26,6 +27,21 @@ pub struct Rewriting {
     pub check_host: bool,
     /// The names that are judged even if hosts are not checked.
     pub local_names: Rc<LocalNames>,
+    /// Bytes of the longest head.
+    pub max_head: usize,
+}
+
+impl Default for Rewriting {
+    fn default() -> Rewriting {
+        Rewriting {
+            forwarded: Forwarded::No,
+            credentials: None,
+            page: None,
+            check_host: false,
+            local_names: Rc::default(),
+            max_head: HEAD,
+        }
+    }
 }
 
 /// The fields that tell the proxy the client's address.
