@@ -24,7 +24,8 @@ fn guard(stream: &TcpStream) -> std::io::Result<()> {
                 return Ok(());
             }
         }
-        if head.contains("Authorization: Basic eDp5\r\n") && head.contains("Upgrade: websocket\r\n") {
+        let head = head.to_ascii_lowercase();
+        if head.contains("authorization: basic edp5\r\n") && head.contains("upgrade: websocket\r\n") {
             writer.write_all(
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                   Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
@@ -115,4 +116,33 @@ fn what_follows_a_connect_that_squid_refuses_is_looked_at() {
         assert_eq!(seen.header("X-Forwarded-For"), Some("1.2.3.4, 10.1.0.2, 10.3.0.1"), "{seen:?}");
     }
     assert_eq!((squid.count("CONNECT refused.example:443 403"), origin.seen().len()), (2, 2));
+}
+
+#[test]
+fn web_sockets_pass_proxies_that_pass_upgrades() {
+    let Some(office) = Office::new() else { return };
+    let _guarded = office.lab.moose.enter(guarded);
+    for (proxy, status) in [
+        (Peer::squid as fn(&_) -> _, "HTTP/1.1 101 Switching Protocols"),
+        (Peer::haproxy_witness, "HTTP/1.1 101 Switching Protocols"),
+        // It takes the line with Upgrade away.
+        (Peer::tinyproxy, "HTTP/1.1 401 Unauthorized"),
+    ] {
+        let proxy = proxy(&office.lab.cow);
+        let _daemon = office.relay("80", OPTIONS);
+        let mut talk = office.by_hand(MOOSE);
+        talk.say(
+            "GET /socket HTTP/1.1\r\nHost: moose\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Authorization: Basic eDp5\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        );
+        let answer = talk.head();
+        assert_eq!(answer.status, status, "{answer:?}");
+        if status.contains("101") {
+            let message = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58\r\n\r\nGET / HTTP/1.1\n\n";
+            talk.say(message);
+            assert_eq!(talk.hear(message.len()), message);
+        }
+        drop(proxy);
+    }
 }
