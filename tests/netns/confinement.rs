@@ -250,6 +250,50 @@ fn whoever_takes_over_a_worker_can_relay_and_do_nothing_else() {
     assert_eq!(daemon.stop(), 0);
 }
 
+/// The routing table is asked on a netlink socket, which would tell much more.
+#[test]
+fn whoever_takes_over_a_worker_learns_routes_one_by_one_and_changes_none() {
+    let Some(scene) = Scene::new() else { return };
+    let daemon = scene.stand_in();
+    let puppet = Puppet::take(daemon.family.worker());
+    let netlink = |fd: &u64| {
+        // The value comes right behind its length.
+        let length = puppet.put(&[4, 0, 0, 0, 0, 0, 0, 0]);
+        let domain = [*fd, libc::SOL_SOCKET as u64, libc::SO_DOMAIN as u64, length + 4, length];
+        puppet.call(libc::SYS_getsockopt, &domain) == Ok(0)
+            && puppet.get(length + 4, 4) == (libc::AF_NETLINK as u32).to_ne_bytes()
+    };
+    let sockets: Vec<u64> = (3..64).filter(netlink).collect();
+    assert_eq!(sockets.len(), 1, "one netlink socket");
+    let fd = sockets[0];
+    let message = |kind: u16, flags: i32| {
+        let mut bytes = [28_u32.to_ne_bytes(), [0; 4], [7, 0, 0, 0], [0; 4]].concat();
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        bytes[6..8].copy_from_slice(&(flags as u16).to_ne_bytes());
+        bytes.extend([libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(puppet.call(libc::SYS_sendto, &[fd, puppet.put(&bytes), 28, 0, 0, 0]), Ok(28));
+        let answer = puppet.put(&[0; 64]);
+        puppet
+            .call(libc::SYS_recvfrom, &[fd, answer, 64, libc::MSG_DONTWAIT as u64, 0, 0])
+            .map(|_| puppet.get(answer, 20))
+    };
+    for kind in [libc::RTM_GETLINK, libc::RTM_GETNEIGH, libc::RTM_GETADDR, libc::RTM_GETROUTE, libc::RTM_GETRULE] {
+        match message(kind, libc::NLM_F_REQUEST | libc::NLM_F_DUMP) {
+            Err(errno) => assert_eq!(errno, Errno::EAGAIN, "{kind}: no answer"),
+            // Nothing but an error.
+            Ok(answer) => assert_eq!(answer[4..6], (libc::NLMSG_ERROR as u16).to_ne_bytes(), "{kind}"),
+        }
+    }
+    for kind in [libc::RTM_DELROUTE, libc::RTM_NEWROUTE, libc::RTM_DELADDR, libc::RTM_SETLINK, libc::RTM_DELRULE] {
+        let answer = message(kind, libc::NLM_F_REQUEST | libc::NLM_F_ACK).expect("an answer");
+        assert_eq!(answer[16..20], (-libc::EPERM).to_ne_bytes(), "{kind}");
+    }
+    for option in [libc::SO_DETACH_FILTER, libc::SO_ATTACH_FILTER, libc::SO_LOCK_FILTER] {
+        let call = [fd, libc::SOL_SOCKET as u64, option as u64, puppet.put(&[0; 16]), 16];
+        assert_eq!(puppet.call(libc::SYS_setsockopt, &call), Err(Errno::EPERM));
+    }
+}
+
 #[test]
 fn whoever_takes_over_a_resolver_can_read_what_everybody_can_and_ask() {
     let Some(scene) = Scene::new() else { return };
