@@ -173,7 +173,7 @@ impl Launch {
     /// Starts it and waits for nothing.
     pub fn spawn(self) -> Daemon {
         let family = Family::new();
-        let mut child = self.command(&family).spawn().expect("spawn");
+        let mut child = begin(self.command(&family));
         let journal = Journal::default();
         journal.follow(child.stderr.take().expect("stderr"));
         journal.follow(child.stdout.take().expect("stdout"));
@@ -204,7 +204,7 @@ impl Launch {
     /// Runs it to its end; with the processes that it left running, if it became a daemon.
     pub fn start(self) -> (Finished, Family) {
         let family = Family::new();
-        let mut child = self.command(&family).spawn().expect("spawn");
+        let mut child = begin(self.command(&family));
         let (out, err) = (Journal::default(), Journal::default());
         out.follow(child.stdout.take().expect("stdout"));
         err.follow(child.stderr.take().expect("stderr"));
@@ -222,6 +222,15 @@ impl Launch {
     pub fn run(self) -> Finished {
         self.start().0
     }
+}
+
+/// Starts a program. A copy that was just written may still be open in a child that another test has forked meanwhile, until
+/// that child executes its own program.
+fn begin(mut command: Command) -> Child {
+    wait::until("a program that nobody writes", || match command.spawn() {
+        Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+        child => Some(child.expect("spawn")),
+    })
 }
 
 /// The exit status, or 128 and the number of the signal, as a shell says it.
