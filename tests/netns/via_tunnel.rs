@@ -440,8 +440,8 @@ fn memory_of_an_idle_connection(office: &Office, way: &str, heads: usize) -> u64
     grown / MANY as u64
 }
 
-/// So many connections that what one of them costs can be told.
-const MANY: usize = 2000;
+/// So many connections that what one of them costs can be told, and what a worker takes once (some 90 KiB) cannot.
+const MANY: usize = 6000;
 
 #[test]
 fn an_idle_connection_through_a_proxy_costs_little() {
