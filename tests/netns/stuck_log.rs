@@ -25,8 +25,8 @@ fn nobody_reads_and_the_whole_family_goes_on() {
         assert_eq!(scene.page(MOOSE), "cow");
     }
     // A change of the rules, new workers, and what they say about it.
-    daemon.signal(Signal::SIGHUP);
     let former = daemon.family.named("tproxy-worker");
+    daemon.signal(Signal::SIGHUP);
     wait::until_true("other workers", || {
         let workers = daemon.family.named("tproxy-worker");
         workers.len() == 3 && workers.iter().all(|worker| !former.contains(worker))
