@@ -126,11 +126,11 @@ fn alone(config: Config, inherited: Inherited) -> Result<(), Error> {
     let mut generation = Generation::prepare(GenerationId(0), config, &Listeners::default(), &inherited)?;
     let names = Names::new();
     let redirections = generation.active_redirections(&names);
+    ready::log_ready(&generation, &names);
+    Notifier::from_environment().tell("READY=1");
     let sockets = std::mem::take(&mut generation.listeners.all).into_iter();
     let first = |socket: ListenSocket| Some((socket.listeners.into_iter().next()?, socket.redirection));
     let listeners = sockets.filter_map(first).collect();
-    ready::log_ready(&generation, &names);
-    Notifier::from_environment().tell("READY=1");
     let Generation { config, access_log, capacity, source_limit, .. } = &mut generation;
     let args = WorkerArgs {
         number: 1,

@@ -26,6 +26,17 @@ fn the_line_of_a_connection_has_its_fields_in_order() {
 }
 
 #[test]
+fn the_first_line_says_where_it_listens() {
+    let server = Server::page(LOCAL, "page");
+    let relay = LoopbackRelay::start("", server.address);
+    relay.daemon.journal.wait_for(&format!(
+        "ready: listening on {}; relaying to {}",
+        relay.address,
+        server.address.ip()
+    ));
+}
+
+#[test]
 fn every_connection_has_one_line_and_a_number_of_its_own() {
     let server = Server::page(LOCAL, "page");
     let relay = LoopbackRelay::start("", server.address);
