@@ -176,6 +176,8 @@ fn is_for_moose(url: &str) -> bool {
     let lower = url.to_ascii_lowercase();
     let authority = lower.strip_prefix("http://").unwrap_or(&lower);
     let authority = authority.split(['/', '?']).next().unwrap_or_default();
-    let host = authority.strip_suffix(":80").unwrap_or(authority);
+    // 080 is a way to write it, too.
+    let host = authority.rsplit_once(':').filter(|(_, port)| port.trim_start_matches('0') == "80");
+    let host = host.map_or(authority, |(host, _)| host);
     ["moose", "moose.example", "10.2.0.5"].contains(&host.trim_end_matches('.'))
 }
