@@ -441,7 +441,7 @@ fn memory_of_an_idle_connection(office: &Office, way: &str, heads: usize) -> u64
 }
 
 /// So many connections that what one of them costs can be told, and what a worker takes once (some 90 KiB) cannot.
-const MANY: usize = 6000;
+const MANY: usize = 4000;
 
 #[test]
 fn an_idle_connection_through_a_proxy_costs_little() {
