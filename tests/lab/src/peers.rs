@@ -76,7 +76,9 @@ impl Peer {
              pinger_enable off\n\
              max_filedescriptors 1024\n"
         );
-        Peer::configured(net, directory, &["squid", "-N", "-f"], &text, &["3128"])
+        // Squids of one name fight over one shared memory.
+        let name: String = net.name.chars().filter(char::is_ascii_alphanumeric).collect();
+        Peer::configured(net, directory, &["squid", "-N", "-n", &name, "-f"], &text, &["3128"])
     }
 
     /// tinyproxy on port 3128, which connects to the ports of the tests but not to 99. Its log holds the first line of
