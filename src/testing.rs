@@ -12,8 +12,7 @@ pub use crate::protocol::tunnel::{Dialect, Dialogue, ProxyRefusal, TunnelTarget}
 pub use crate::redirection::RedirectionId;
 pub use crate::relay::close::CloseReason;
 pub use crate::relay::http_filter::HttpFilter;
-pub use crate::relay::io::{Fill, Io, PipeIo, PipePool, PipeSize, Socket};
-pub use crate::relay::pipe::{LARGE_SIZE, USEFUL_SIZE};
+pub use crate::relay::io::{Fill, Io, LARGE_SIZE, PipeIo, PipePool, PipeSize, Socket, USEFUL_SIZE};
 pub use crate::relay::proxy_layer::ProxyLayer;
 pub use crate::relay::relay::{Progress, Relay};
 pub use crate::relay::side::{Peer, SMALL, Shared, Side};

@@ -9,6 +9,8 @@ mod changes;
 mod claims;
 #[path = "netns/confinement.rs"]
 mod confinement;
+#[path = "netns/congestion.rs"]
+mod congestion;
 #[path = "netns/dead_upstream.rs"]
 mod dead_upstream;
 #[path = "netns/destinations.rs"]

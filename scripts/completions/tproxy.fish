@@ -21,6 +21,7 @@ complete -c tproxy -l balance -x -a 'first round-robin source' -d 'Order in whic
 complete -c tproxy -l fallback -d 'When no upstream can be reached, relay to the original destination'
 complete -c tproxy -l upstream-grace -x -d 'When no upstream of a redirection can be reached for this long, do what --fail says until one answers'
 complete -c tproxy -l deny -x -d 'Refuse connections whose original destination is in NET, directly or through a proxy'
+complete -c tproxy -l congestion-control -x -d 'Use this congestion control, or CLIENT,UPSTREAM'
 complete -c tproxy -l proxy-protocol -x -a 'v1 v2' -d 'Send the client\'s address and its original destination to the upstream, in a header of the PROXY protocol'
 complete -c tproxy -l via -x -a 'tcp http connect socks5' -d 'Speak to HOST as the client would (tcp, the default), as to an HTTP proxy (http), or ask a proxy to connect to the original destination (connect, socks5)'
 complete -c tproxy -l via-fallback -x -a 'connect' -d 'Send what is not HTTP through the same proxy with CONNECT instead of refusing it'

@@ -25,6 +25,7 @@ pub enum OptionId {
     Fallback,
     UpstreamGrace,
     Deny,
+    CongestionControl,
     ProxyProtocol,
     Via,
     ViaFallback,

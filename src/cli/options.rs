@@ -183,6 +183,12 @@ pub const OPTIONS: &[Opt] = &[
         ..relay(Id::Deny, "", "deny", Group::Upstream)
     },
     Opt {
+        value: text("NAME"),
+        help: "Use this congestion control, or CLIENT,UPSTREAM.",
+        more: "The default is that of the system. See CONGESTION CONTROL.",
+        ..process(Id::CongestionControl, "", "congestion-control", Group::Upstream)
+    },
+    Opt {
         value: Some(Value::OneOf(&["v1", "v2"])),
         goes_with: &[Relation::Excludes(&[VIA_HTTP, VIA_CONNECT, VIA_SOCKS5], "")],
         help: "Send the client's address and its original destination to the upstream, in a header of the PROXY \
@@ -205,7 +211,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         goes_with: &[Relation::Needs(&[VIA_CONNECT, VIA_SOCKS5, Term::Given(Id::ViaFallback)], "")],
         help: "Ask the proxy for the name in the client's TLS ClientHello or Host header, not for the address.",
-        more: "Without such a name it is asked for the address. This waits at most 0.2 seconds for the client's first byte.",
+        more: "Without such a name it is asked for the address. This waits at most 0.2 seconds for the client's first byte, and as long as --handshake-timeout for the rest of a ClientHello or head.",
         ..relay(Id::Sni, "", "sni", Group::Proxies)
     },
     Opt {

@@ -7,6 +7,7 @@ use syslog::Facility;
 
 use crate::cli::option::OptionId;
 use crate::cli::parse::Arguments;
+use crate::config::congestion::{self, CongestionControl};
 use crate::config::values;
 use crate::error::Error;
 use crate::sys::account::Account;
@@ -35,6 +36,8 @@ pub(crate) struct Process {
     /// How long connections may go on after a reload or an upgrade; `None` is to their end.
     pub retire_timeout: Option<Duration>,
     pub workers: usize,
+    /// `None` is what the system chooses.
+    pub congestion: Option<CongestionControl>,
     /// How often the rules are compared with what they should be; `None` is never.
     pub verify: Option<Duration>,
     /// How long all upstreams of a redirection may be unreachable before `fail` counts; `None` is for ever.
@@ -65,6 +68,7 @@ pub(super) struct GlobalOptions {
     drain: Option<Duration>,
     retire_timeout: Option<Duration>,
     workers: Option<usize>,
+    congestion: Option<CongestionControl>,
     verify: Option<Duration>,
     upstream_grace: Option<Duration>,
 }
@@ -93,6 +97,7 @@ impl GlobalOptions {
         fill(&mut self.drain, seconds(OptionId::Drain)?);
         fill(&mut self.retire_timeout, seconds(OptionId::RetireTimeout)?);
         fill(&mut self.workers, arguments.value(OptionId::Workers, values::workers)?);
+        fill(&mut self.congestion, arguments.value(OptionId::CongestionControl, congestion::parse)?);
         fill(&mut self.verify, seconds(OptionId::Verify)?);
         fill(&mut self.upstream_grace, seconds(OptionId::UpstreamGrace)?);
         Ok(())
@@ -117,6 +122,7 @@ impl GlobalOptions {
             drain: self.drain.unwrap_or(Duration::from_secs(30)),
             retire_timeout: or_never(self.retire_timeout, 86_400),
             workers: self.workers.unwrap_or(1),
+            congestion: self.congestion,
             verify: or_never(self.verify, 30),
             upstream_grace: or_never(self.upstream_grace, 0),
         }

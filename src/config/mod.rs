@@ -11,6 +11,7 @@ use crate::redirection::RedirectionId;
 use crate::sys::account::{self, Capability};
 use crate::traffic::service::{HostPort, Service};
 
+pub(crate) mod congestion;
 pub(crate) mod families;
 pub(crate) mod file;
 mod global;
@@ -210,7 +211,9 @@ fn flush(arguments: &Arguments) -> Result<Command, Error> {
 
 fn config(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>) -> Result<Config, Error> {
     let (config, outside) = outside::collecting(OutsideAnswers::default(), || read(arguments, command_line, text));
-    Ok(Config { outside, ..config? })
+    let config = config?;
+    config.process.congestion.as_ref().map_or(Ok(()), congestion::check)?;
+    Ok(Config { outside, ..config })
 }
 
 fn read(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>) -> Result<Config, Error> {

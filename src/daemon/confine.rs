@@ -53,6 +53,11 @@ pub(crate) fn alone() -> Result<Confinement, Error> {
 }
 
 impl Confinement {
+    /// Also allows choosing the congestion control of a socket (`--congestion-control`).
+    pub(crate) fn with_congestion_control(self) -> Confinement {
+        Confinement { filter: setting(self.filter, &[(libc::IPPROTO_TCP, libc::TCP_CONGESTION)]), ..self }
+    }
+
     /// Installs the filter: the last step of the set-up.
     pub(crate) fn seal(self) -> Result<(), Error> {
         if let Some(null) = &self.null {

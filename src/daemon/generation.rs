@@ -103,7 +103,7 @@ impl Generation {
 
     /// Starts a worker in a slot.
     pub(crate) fn start_worker(&mut self, slot: usize, names: &Names, children: &mut Children) -> Result<(), Error> {
-        self.listeners.renew(slot, self.slots.len())?;
+        self.listeners.renew(slot, &self.config)?;
         let number = children.next_worker();
         let instructions = self.instructions(slot, number, names);
         let pid = children.spawn(Role::Worker { generation: self.id, slot }, instructions)?;

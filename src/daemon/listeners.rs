@@ -10,6 +10,7 @@ use crate::daemon::keep_alive;
 use crate::daemon::socket_owners::{SocketOwner, SocketOwners};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
+use crate::sys::congestion::Algorithm;
 use crate::sys::process;
 use crate::sys::sockopt::{self, PortSharing};
 
@@ -53,6 +54,17 @@ impl ListenSocket {
             }
         }
         Ok(())
+    }
+
+    /// Sets the congestion control of the connections to come. Without the option a socket that was passed keeps its own
+    /// (`TCPCongestion=`, systemd.socket(5)), and others have the usual one.
+    fn control_congestion(&self, config: &Config) -> io::Result<()> {
+        let algorithm = match &config.process.congestion {
+            Some(wanted) => wanted.client.clone(),
+            None if self.origin == Origin::Opened => Algorithm::usual()?,
+            None => return Ok(()),
+        };
+        self.listeners.iter().try_for_each(|listener| algorithm.set(listener))
     }
 
     /// The addresses at which it takes connections. A socket that was passed may take both families.
@@ -126,15 +138,18 @@ impl Listeners {
             }
         }
         listeners.owners = None;
-        listeners.keep_alive()?;
+        listeners.tune(config)?;
         Ok(listeners)
     }
 
-    /// Sets the keep-alive of the connections to come.
-    fn keep_alive(&self) -> Result<(), Error> {
+    /// Sets the options of all, which the connections to come inherit. Sockets that were passed have none of them yet.
+    fn tune(&self, config: &Config) -> Result<(), Error> {
         if self.all.is_empty() {
             return Ok(());
         }
+        let failed = |error| Error::sys("setting the options of a listening socket", error);
+        self.sockets().try_for_each(sockopt::restore_options).map_err(failed)?;
+        self.all.iter().try_for_each(|socket| socket.control_congestion(config)).map_err(failed)?;
         let Some(times) = keep_alive::needed() else { return Ok(()) };
         keep_alive::log(times);
         let set = |socket| sockopt::set_keep_alive(socket, times).map_err(|error| Error::sys("TCP_KEEPIDLE", error));
@@ -226,11 +241,13 @@ impl Listeners {
         self.all.iter().flat_map(|socket| &socket.listeners)
     }
 
-    /// Makes the listeners of one of so many workers fit for a new one.
-    pub(crate) fn renew(&mut self, worker: usize, workers: usize) -> Result<(), Error> {
+    /// Makes the listeners of one of the workers of `config` fit for a new one.
+    pub(crate) fn renew(&mut self, worker: usize, config: &Config) -> Result<(), Error> {
         let renew = |socket: &mut ListenSocket| {
             let address = socket.address;
-            socket.renew(worker, workers).map_err(|error| Error::sys(format!("listening on {address} again"), error))
+            let renewed = socket.renew(worker, config.process.workers);
+            let done = renewed.and_then(|()| socket.control_congestion(config));
+            done.map_err(|error| Error::sys(format!("listening on {address} again"), error))
         };
         self.all.iter_mut().try_for_each(renew)
     }

@@ -7,6 +7,7 @@ use crate::daemon::generation::{self, Generation};
 use crate::daemon::names::Names;
 use crate::daemon::transition::Kind;
 use crate::redirection::RedirectionId;
+use crate::sys::congestion::Algorithm;
 use crate::traffic::service::{Destination, HostPort, Service};
 
 /// From so many redirections on, only their number is logged.
@@ -30,8 +31,19 @@ fn count(config: &Config) -> String {
     }
 }
 
+/// Logs the congestion control of both sides.
+fn log_congestion(generation: &Generation) {
+    let usual = Algorithm::usual();
+    let of_listener = generation.listeners.sockets().next().map(Algorithm::of);
+    if let (Ok(usual), Some(Ok(client))) = (usual, of_listener) {
+        let upstream = generation.config.process.congestion.as_ref().map_or(usual, |wanted| wanted.upstream.clone());
+        log::info!("congestion control: {client} towards clients, {upstream} towards upstreams");
+    }
+}
+
 /// Logs what each redirection does.
 pub(crate) fn log_ready(generation: &Generation, names: &Names) {
+    log_congestion(generation);
     if generation.config.redirections.len() > MANY {
         return log::info!("ready: {}", count(&generation.config));
     }

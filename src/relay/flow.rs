@@ -22,7 +22,6 @@ use std::io::{self, ErrorKind};
 use crate::relay::filter::{Filter, FilterRefusal, Readiness, SeenRefusal, Sight};
 use crate::relay::held::{Held, unless_blocked};
 use crate::relay::io::{Fill, Io, PipeIo, PipePool, PipeSize, Socket};
-use crate::relay::pipe::LARGE_SIZE;
 use crate::relay::side::{Link, SMALL, Shared, Side};
 
 /// A flow that has moved more bytes than this since the other direction last carried a message is bulk.
@@ -220,14 +219,15 @@ impl<I: Io> Flow<I> {
         };
         let Link { source, sink, shared } = link;
         let scarce = shared.pool.is_scarce();
+        let size = self.pipe_size(sink);
         if unseen
             && self.stream
             && shared.splice_works
             && !source.urgent
             && !(scarce && self.overtaken)
-            && let Some(pipe) = shared.pool.lend(PipeSize::Large)
+            && let Some(pipe) = shared.pool.lend(size)
         {
-            let took = self.splice(pipe, link, opaque.min(LARGE_SIZE), turn)?;
+            let took = self.splice(pipe, link, opaque.min(size.bytes()), turn)?;
             filter.passed(took as u64);
             return Ok(());
         }
@@ -246,6 +246,15 @@ impl<I: Io> Flow<I> {
         let is_last = source.hung_up && !source.urgent && count > 0 && count < room;
         let write = if is_last { I::Socket::send_before_end } else { I::Socket::send };
         self.send(&buffer[..count], write, sink, pool)
+    }
+
+    /// A pipe for as much as is worth moving at once.
+    ///
+    /// More at once costs fewer calls, and pays everywhere but towards a socket that paces (BBR without the fq queueing
+    /// discipline): what it may not send yet waits for a timer of the socket (`tcp_internal_pacing`,
+    /// net/ipv4/tcp_output.c), and every write meets it. 64 KiB are gone before the next ones come.
+    fn pipe_size(&self, sink: &Side<I>) -> PipeSize {
+        if sink.paces && !self.is_bulk() { PipeSize::Usual } else { PipeSize::Large }
     }
 
     /// Peeks, sends what the sink takes of that, drops as much from the source, and returns how much that is.

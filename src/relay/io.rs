@@ -71,11 +71,29 @@ pub trait PipePool {
     fn is_scarce(&mut self) -> bool;
 }
 
+/// A pipe smaller than this is not worth having: it is what the kernel gives a user over its quota
+/// (`fs.pipe-user-pages-soft`, pipe(7)), and copying is cheaper than splicing two pages at a time.
+pub const USEFUL_SIZE: usize = 64 * 1024;
+
+/// The size of a large pipe. A slot of a pipe takes a page at most, so one packet of a fast network fills the 16 slots of
+/// 64 KiB; what counts is how much is moved at once.
+pub const LARGE_SIZE: usize = 1024 * 1024;
+
 /// Which pipe is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PipeSize {
-    /// One of [`USEFUL_SIZE`](super::pipe::USEFUL_SIZE).
+    /// One of [`USEFUL_SIZE`].
     Usual,
-    /// One of [`LARGE_SIZE`](super::pipe::LARGE_SIZE), or a usual one when there is none.
+    /// One of [`LARGE_SIZE`], or a usual one when there is none.
     Large,
+}
+
+impl PipeSize {
+    /// The most bytes that are moved through such a pipe at once.
+    pub fn bytes(self) -> usize {
+        match self {
+            PipeSize::Usual => USEFUL_SIZE,
+            PipeSize::Large => LARGE_SIZE,
+        }
+    }
 }

@@ -5,16 +5,8 @@ use std::os::fd::OwnedFd;
 
 use mio::net::TcpStream;
 
-use crate::relay::io::{Fill, PipeIo, PipePool, PipeSize};
+use crate::relay::io::{Fill, LARGE_SIZE, PipeIo, PipePool, PipeSize, USEFUL_SIZE};
 use crate::sys::splice::{self, Moved};
-
-/// A pipe smaller than this is not worth having: it is what the kernel gives a user over its quota
-/// (`fs.pipe-user-pages-soft`, pipe(7)), and copying is cheaper than splicing two pages at a time.
-pub const USEFUL_SIZE: usize = 64 * 1024;
-
-/// The size of a large pipe. A slot of a pipe takes a page at most, so one packet of a fast network fills the 16 slots of
-/// 64 KiB; what counts is how much is moved at once.
-pub const LARGE_SIZE: usize = 1024 * 1024;
 
 /// The most large pipes that a worker has. They are a quarter of what a user may have (`fs.pipe-user-pages-soft`), and
 /// more than are lent at a time as long as sinks take what they are given.

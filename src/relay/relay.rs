@@ -56,8 +56,7 @@ pub struct Relay<I: Io> {
 
 impl<I: Io> Relay<I> {
     /// A relay whose upstream is being connected.
-    pub fn connecting(client: Side<I>, upstream: I::Socket, layer: Option<Box<ProxyLayer>>, now: Tick) -> Relay<I> {
-        let upstream = Side::new(upstream);
+    pub fn connecting(client: Side<I>, upstream: Side<I>, layer: Option<Box<ProxyLayer>>, now: Tick) -> Relay<I> {
         let (up, down) = (Flow::new(), Flow::new());
         Relay { client, upstream, up, down, layer, phase: Phase::Connecting, touched: now }
     }
@@ -91,8 +90,8 @@ impl<I: Io> Relay<I> {
     }
 
     /// Another address is being tried with another socket.
-    pub fn reconnecting(&mut self, upstream: I::Socket, now: Tick) {
-        self.upstream = Side::new(upstream);
+    pub fn reconnecting(&mut self, upstream: Side<I>, now: Tick) {
+        self.upstream = upstream;
         self.touched = now;
     }
 

@@ -133,7 +133,7 @@ type PuppetRelay = Relay<Puppets>;
 /// A relay whose upstream has answered, with room for any number of bytes on both sides.
 fn relay(layer: ProxyLayer) -> PuppetRelay {
     let puppet = || Puppet { room: Cell::new(usize::MAX), ..Puppet::default() };
-    let mut relay = Relay::connecting(Side::new(puppet()), puppet(), Some(Box::new(layer)), 0);
+    let mut relay = Relay::connecting(Side::new(puppet()), Side::new(puppet()), Some(Box::new(layer)), 0);
     relay.connected(0);
     relay
 }

@@ -45,12 +45,14 @@ pub struct Side<I: Io> {
     pub urgent: bool,
     /// Our FIN was sent.
     pub finished: bool,
+    /// The kernel sends what is written here at a pace of its own, by a timer in TCP.
+    pub paces: bool,
 }
 
 impl<I: Io> Side<I> {
     /// A socket of which nothing is known yet.
     pub fn new(socket: I::Socket) -> Side<I> {
-        Side { socket, can_read: false, can_write: false, hung_up: false, urgent: false, finished: false }
+        Side { socket, can_read: false, can_write: false, hung_up: false, urgent: false, finished: false, paces: false }
     }
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod account;
 pub(crate) mod channel;
 pub(crate) mod clock;
+pub(crate) mod congestion;
 pub(crate) mod execution;
 pub(crate) mod files;
 pub(crate) mod inherited;

@@ -15,6 +15,7 @@ use nix::sys::socket::{
 };
 use nix::{setsockopt_impl, sockopt_impl};
 
+use crate::sys::congestion::Algorithm;
 use crate::sys::shortage::{self, ConnectError};
 
 /// The options, each with its level, that a relay sets once it serves. Its system call filter allows no others.
@@ -80,9 +81,15 @@ pub(crate) enum PortSharing {
 fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    be_prompt(&socket)?;
+    Ok(socket)
+}
+
+/// Sets what all stream sockets have: no delay by Nagle's algorithm, and keep-alive.
+pub(crate) fn be_prompt(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, TcpNoDelay, &true)?;
     setsockopt(&socket, KeepAlive, &true)?;
-    Ok(socket)
+    Ok(())
 }
 
 /// A listening, non-blocking socket. IPv6 sockets take IPv6 only, so that each family has its own. What all
@@ -148,8 +155,7 @@ pub(crate) fn disconnect(socket: impl AsFd) -> io::Result<()> {
 /// Sets the options of a listener again that a process which shares it can have changed: accepted sockets inherit them.
 /// They are those of [`WHILE_SERVING`].
 pub(crate) fn restore_options(listener: &TcpListener) -> io::Result<()> {
-    setsockopt(listener, TcpNoDelay, &true)?;
-    setsockopt(listener, KeepAlive, &true)?;
+    be_prompt(listener)?;
     setsockopt(listener, Linger, &libc::linger { l_onoff: 0, l_linger: 0 })?;
     setsockopt(listener, OobInline, &false)?;
     setsockopt(listener, QuickAck, &true)?;
@@ -161,8 +167,16 @@ pub(crate) fn restore_options(listener: &TcpListener) -> io::Result<()> {
 /// The third packet of the handshake waits for the first data to go with it. A caller that has none must
 /// [`acknowledge`], or else the peer learns only after 200 ms that it is connected (`tcp_rcv_synsent_state_process`,
 /// net/ipv4/tcp_input.c).
-pub(crate) fn connecting(address: SocketAddr) -> Result<(TcpStream, SocketAddr), ConnectError> {
+pub(crate) fn connecting(
+    address: SocketAddr,
+    congestion: Option<&Algorithm>,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let socket = unconnected(address).map_err(ConnectError::Shortage)?;
+    if let Some(algorithm) = congestion
+        && let Err(error) = algorithm.set(&socket)
+    {
+        log::debug!("congestion control {algorithm}: {error}");
+    }
     // With the length of its own kind of address: the filter looks at that.
     let connected = match address {
         SocketAddr::V4(v4) => connect(socket.as_raw_fd(), &SockaddrIn::from(v4)),

@@ -9,6 +9,7 @@ use mio::{Interest, Registry, Token};
 use crate::logging::Limiter;
 use crate::redirection::RedirectionId;
 use crate::sys::clock::Tick;
+use crate::sys::sockopt;
 use crate::traffic::token::EventToken;
 
 /// Connections accepted in one turn of the loop before the established ones get theirs.
@@ -38,13 +39,18 @@ struct Listener {
     redirection: RedirectionId,
     /// Its queue is not proven to be empty.
     ready: bool,
+    /// Its queue was empty once. What is accepted since then has inherited the options of the listener: a service manager
+    /// starts this program because of a connection that waits, and knows none of them.
+    emptied: bool,
 }
 
 impl Acceptor {
     /// Takes over listening sockets, which are non-blocking, each with the number of its redirection.
     pub(crate) fn new(listeners: Vec<(std::net::TcpListener, RedirectionId)>) -> Acceptor {
-        let listener =
-            |(socket, redirection)| Listener { socket: TcpListener::from_std(socket), redirection, ready: false };
+        let listener = |(socket, redirection)| {
+            let socket = TcpListener::from_std(socket);
+            Listener { socket, redirection, ready: false, emptied: false }
+        };
         let listeners = listeners.into_iter().map(listener);
         Acceptor { listeners: listeners.collect(), paused_until: None, failures: 0, limiter: Limiter::new(), pauses: 0 }
     }
@@ -105,6 +111,11 @@ impl Acceptor {
                     Ok((stream, peer)) => {
                         left -= 1;
                         self.failures = 0;
+                        if !self.listeners[number].emptied
+                            && let Err(error) = sockopt::be_prompt(&stream)
+                        {
+                            log::debug!("{peer}: {error}");
+                        }
                         admit(self.listeners[number].redirection, stream, peer);
                     }
                     Err(error) => {
@@ -122,6 +133,7 @@ impl Acceptor {
         match error.raw_os_error() {
             Some(libc::EAGAIN) => {
                 self.listeners[number].ready = false;
+                self.listeners[number].emptied = true;
                 true
             }
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {

@@ -10,6 +10,7 @@ use crate::redirection::RedirectionId;
 use crate::relay::close::CloseReason;
 use crate::relay::timeouts::Timeouts;
 use crate::sys::clock::Tick;
+use crate::sys::congestion::Algorithm;
 use crate::sys::routing_table::RoutingTable;
 use crate::sys::shortage::{self, ConnectError, Resource};
 use crate::sys::sockopt;
@@ -28,6 +29,8 @@ pub(crate) struct Dialer {
     pub admission: Admission,
     /// Where this worker listens.
     listeners: Vec<SocketAddr>,
+    /// The congestion control of outgoing connections, if it is not the usual one.
+    congestion: Option<Algorithm>,
 }
 
 /// A connection on its way out.
@@ -49,9 +52,10 @@ impl Dialer {
         capacity: usize,
         routes: RoutingTable,
         source_limit: Option<SourceLimit>,
+        congestion: Option<Algorithm>,
     ) -> Dialer {
         let admission = Admission::new(capacity, routes, source_limit);
-        Dialer { redirections, admission, listeners }
+        Dialer { redirections, admission, listeners, congestion }
     }
 
     pub(crate) fn service(&self, redirection: RedirectionId) -> &Service {
@@ -97,7 +101,7 @@ impl Dialer {
                 self.admission.warn_loop(session.route.client, "would be relayed to our own listening port");
                 return Err(CloseReason::Loop);
             }
-            match sockopt::connecting(address) {
+            match sockopt::connecting(address, self.congestion.as_ref()) {
                 Ok((socket, local)) => {
                     let (local, upstream) = (CompactAddr::from(local), CompactAddr::from(address));
                     // Before any answer: the connection may come back to us now.

@@ -65,7 +65,7 @@ impl Probe {
         registry: &Registry,
     ) -> Result<(), ConnectError> {
         self.next = now.saturating_add(EVERY);
-        let mut socket = TcpStream::from_std(sockopt::connecting(address)?.0);
+        let mut socket = TcpStream::from_std(sockopt::connecting(address, None)?.0);
         let token = Token::from(EventToken::Probe(redirection.0.into()));
         registry.register(&mut socket, token, Interest::WRITABLE).map_err(ConnectError::Shortage)?;
         self.running = Some(Running { socket, address, until: now.saturating_add(limit) });

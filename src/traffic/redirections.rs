@@ -10,6 +10,7 @@ use mio::event::Event;
 use crate::redirection::RedirectionId;
 use crate::sys::clock::Tick;
 use crate::sys::shortage::{self, ConnectError};
+use crate::traffic::pacing::Pacing;
 use crate::traffic::probe::{ENOUGH, EVERY, Probe, Probed};
 use crate::traffic::service::{Service, Via};
 use crate::traffic::upstreams::{Attempt, HealthChange, Upstreams};
@@ -20,6 +21,7 @@ pub(crate) struct ActiveRedirection {
     pub id: RedirectionId,
     pub service: Service,
     pub upstreams: Upstreams,
+    pub pacing: Pacing,
     /// Set while no upstream can be reached: when the guardian was last told.
     unreachable: Option<Tick>,
     probe: Probe,
@@ -31,7 +33,8 @@ impl ActiveRedirection {
     /// A redirection whose upstreams have these addresses.
     pub(crate) fn new(id: RedirectionId, service: Service, hosts: &[Vec<SocketAddr>]) -> ActiveRedirection {
         let upstreams = Upstreams::new(hosts, service.balance);
-        ActiveRedirection { id, service, upstreams, unreachable: None, probe: Probe::default(), watched: false }
+        let (pacing, probe) = (Pacing::default(), Probe::default());
+        ActiveRedirection { id, service, upstreams, pacing, unreachable: None, probe, watched: false }
     }
 
     /// Whether all its upstreams are probed until one can be reached (`--upstream-grace`).
@@ -106,6 +109,10 @@ impl Redirections {
 
     pub(crate) fn service(&self, id: RedirectionId) -> &Service {
         &self.get(id).service
+    }
+
+    pub(crate) fn pacing(&self, id: RedirectionId) -> Pacing {
+        self.get(id).pacing
     }
 
     pub(crate) fn upstreams(&mut self, id: RedirectionId) -> &mut Upstreams {

@@ -10,10 +10,10 @@ use lab::{process, wait};
 const TPROXY: &str = env!("CARGO_BIN_EXE_tproxy");
 
 /// A program on the gateway, ended by its process id.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
-    fn new(scene: &Scene, words: &[&str]) -> Running {
+    pub(crate) fn new(scene: &Scene, words: &[&str]) -> Running {
         let name = scene.lab.gateway.name.as_str();
         let mut command = Command::new("ip");
         command.args(["netns", "exec", name]).args(words).stdin(Stdio::null()).stderr(Stdio::null());

@@ -11,7 +11,7 @@ use crate::redirection::RedirectionId;
 use crate::relay::close::CloseReason;
 use crate::relay::io::Socket;
 use crate::relay::relay::Relay;
-use crate::relay::side::Peer;
+use crate::relay::side::{Peer, Side};
 use crate::relay::tcp::Tcp;
 use crate::sys::clock::Tick;
 use crate::sys::shortage;
@@ -103,9 +103,12 @@ impl Connections {
         };
         let route = &mut preread.session.route;
         (route.local, route.upstream) = (dialed.local, dialed.upstream);
-        let Preread { session, side, .. } = preread;
+        let Preread { session, mut side, .. } = preread;
         let layer = layer::proxy_layer(self.dialer.service(session.redirection), &session.route, name);
-        let relay = Relay::connecting(side, dialed.socket, layer, now);
+        let pacing = self.dialer.redirections.pacing(session.redirection);
+        side.paces = pacing.client;
+        let upstream = Side { paces: pacing.upstream, ..Side::new(dialed.socket) };
+        let relay = Relay::connecting(side, upstream, layer, now);
         let mut relayed = Relayed { session, relay, attempt, queued: false, in_bulk: false };
         if let Err(error) = self.register(&mut relayed.relay, register) {
             let reason = self.dialer.admission.shortage(error, relayed.session.route.client, None);
@@ -191,7 +194,8 @@ impl Connections {
             let reason = self.dialer.admission.shortage(error, session.route.client, None);
             return self.close(key, &reason);
         }
-        relay.reconnecting(socket, now);
+        let upstream = Side { paces: relay.upstream.paces, ..Side::new(socket) };
+        relay.reconnecting(upstream, now);
         self.set_deadline(key);
     }
 }

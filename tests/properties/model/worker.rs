@@ -54,7 +54,7 @@ enum Next {
 impl<'n> Worker<'n> {
     /// A worker that has just dialled.
     pub fn new(net: &'n Net, layer: Option<Box<ProxyLayer>>, timeouts: Timeouts, addresses: u32) -> Worker<'n> {
-        let (client, upstream) = (Side::new(Sock(net, Peer::Client)), Sock(net, Peer::Upstream));
+        let (client, upstream) = (Side::new(Sock(net, Peer::Client)), Side::new(Sock(net, Peer::Upstream)));
         let relay = Relay::connecting(client, upstream, layer, 0);
         net.state().wires[Peer::Client].wake();
         let mut worker = Worker {
@@ -218,7 +218,7 @@ impl<'n> Worker<'n> {
         }
         self.addresses -= 1;
         self.net.state().redial();
-        self.relay.reconnecting(Sock(self.net, Peer::Upstream), self.now());
+        self.relay.reconnecting(Side::new(Sock(self.net, Peer::Upstream)), self.now());
         self.set_deadline();
     }
 
