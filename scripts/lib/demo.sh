@@ -42,6 +42,9 @@ rules() {
 
 # start_web_server PLACE SERVER: SERVER is what the server block of nginx's configuration holds.
 start_web_server() {
+    # nginx gives the directory of its temporary files to the user of its workers. tproxy believes no file in such a one.
+    local temp=$DIR/nginx
+    mkdir "$temp"
     cat >"$DIR/nginx.conf" <<END
 daemon off;
 master_process off;
@@ -50,7 +53,7 @@ error_log $DIR/nginx.log;
 events { }
 http {
     access_log off;
-    client_body_temp_path $DIR; proxy_temp_path $DIR; fastcgi_temp_path $DIR; uwsgi_temp_path $DIR; scgi_temp_path $DIR;
+    client_body_temp_path $temp; proxy_temp_path $temp; fastcgi_temp_path $temp; uwsgi_temp_path $temp; scgi_temp_path $temp;
     default_type text/plain;
     server { $2 }
 }
