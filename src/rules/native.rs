@@ -83,6 +83,11 @@ pub(crate) fn family_name(family: Family) -> &'static str {
     }
 }
 
+/// The name in `KIND NAME {`, as nft begins a table or a chain.
+pub(crate) fn block<'a>(kind: &str, line: &'a str) -> Option<&'a str> {
+    line.trim().strip_prefix(kind)?.strip_prefix(' ')?.strip_suffix(" {")
+}
+
 /// Reads the output of `nft -a list table`.
 fn read(text: &str, table: &'static str, owner: &Owner) -> NativePart {
     let mut part = NativePart { table, chains: Vec::new(), jumps: Vec::new() };
@@ -90,7 +95,7 @@ fn read(text: &str, table: &'static str, owner: &Owner) -> NativePart {
     for line in Lines::without_escapes(text) {
         let Some((line, handle)) = line.rsplit_once(" # handle ") else { continue };
         let line = line.trim();
-        if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.strip_suffix(" {")) {
+        if let Some(name) = block("chain", line) {
             chain = name;
             part.chains.extend(owner.owns(chain).then(|| chain.to_owned()));
         } else if !owner.owns(chain)

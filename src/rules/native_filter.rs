@@ -6,6 +6,7 @@ use std::vec::IntoIter;
 
 use crate::rules::address::Family;
 use crate::rules::lacking::{Hook, PacketFilter};
+use crate::rules::native::block;
 use crate::rules::passage::FilterTable;
 use crate::rules::save::Lines;
 
@@ -29,11 +30,6 @@ pub(crate) fn filters(text: &str, family: Family) -> Vec<PacketFilter> {
         }
     }
     found
-}
-
-/// The name in `KIND NAME {`.
-fn block<'a>(kind: &str, line: &'a str) -> Option<&'a str> {
-    line.trim().strip_prefix(kind)?.strip_prefix(' ')?.strip_suffix(" {")
 }
 
 fn is_of_family(table: &str, family: Family) -> bool {
