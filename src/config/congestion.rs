@@ -1,12 +1,11 @@
 //! `--congestion-control`
 
-use std::fs;
-
 use crate::cli::option::OptionId;
 use crate::cli::options;
 use crate::error::Error;
 use crate::sys::account;
 use crate::sys::congestion::Algorithm;
+use crate::sys::procfs;
 
 /// The algorithms of both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +30,12 @@ pub(super) fn check(wanted: &CongestionControl) -> Result<(), Error> {
     };
     for algorithm in [client, upstream] {
         if algorithm.try_out().is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
-            let known = names(AVAILABLE);
+            let known = procfs::sysctl(AVAILABLE).unwrap_or_default();
             return refused(algorithm, format!("an algorithm that this kernel has (sysctl {AVAILABLE}): {known}"));
         }
     }
     // The usual one is set for every socket, whatever is allowed.
-    let (allowed, usual) = (names(ALLOWED), Algorithm::usual().ok());
+    let (allowed, usual) = (procfs::sysctl(ALLOWED).unwrap_or_default(), Algorithm::usual().ok());
     let may = |algorithm: &Algorithm| {
         usual.as_ref() == Some(algorithm) || allowed.split(' ').any(|name| name == algorithm.to_string())
     };
@@ -48,12 +47,6 @@ pub(super) fn check(wanted: &CongestionControl) -> Result<(), Error> {
             format!("an algorithm that is allowed without privileges (add it to the sysctl {ALLOWED}): {allowed}"),
         ),
     }
-}
-
-/// The names in a sysctl, as the kernel shows them.
-fn names(sysctl: &str) -> String {
-    let text = fs::read_to_string(format!("/proc/sys/{}", sysctl.replace('.', "/")));
-    text.unwrap_or_default().trim().to_owned()
 }
 
 const AVAILABLE: &str = "net.ipv4.tcp_available_congestion_control";

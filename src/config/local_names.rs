@@ -1,12 +1,12 @@
 //! Reads the names that are known without a name server, for the redirections whose clients name hosts.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::rc::Rc;
 
 use crate::config::{Redirection, Target};
 use crate::protocol::local_names::LocalNames;
+use crate::sys::{files, procfs};
 use crate::traffic::service::Via;
 
 /// The longest file that is read. Lists of blocked names have some megabytes.
@@ -29,15 +29,13 @@ pub(super) fn give(redirections: &mut [Redirection]) {
 }
 
 fn read() -> LocalNames {
-    LocalNames::read(&text_of("/etc/hosts"), text_of("/proc/sys/kernel/hostname").trim())
+    LocalNames::read(&text_of("/etc/hosts"), &procfs::sysctl("kernel.hostname").unwrap_or_default())
 }
 
 /// The text of a file; none if it cannot be read, as for the resolver library.
 fn text_of(path: &str) -> String {
     let mut bytes = Vec::new();
-    // Opening a FIFO would block until another process writes.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = file.ok().filter(|file| file.metadata().is_ok_and(|about| about.is_file()));
+    let file = files::open_through_links(Path::new(path)).ok().flatten();
     let _ = file.map(|file| file.take(LONGEST).read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,14 +1,15 @@
 //! Files that decide what a root process does, or that hold a secret. Who may write to one, or put another one into its
 //! place, may as well be root.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::unistd::Uid;
 
 use crate::error::Error;
+use crate::sys::files;
 
 /// Reads a file that root reads only if nobody but root may change it. A link is followed, because what it leads to is
 /// looked at.
@@ -23,15 +24,8 @@ pub(super) fn read(
     let shown = path.display().to_string();
     let failed = |error| Error::file(shown.clone(), error);
     let wrong = |expected: &str| Error::value(option, shown.clone(), expected);
-    // A device may act as soon as it is opened, and opening a FIFO would block until another process writes.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(wrong("a regular file"));
-    }
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(failed)?;
+    let file = files::open_through_links(path).map_err(failed)?.ok_or_else(|| wrong("a regular file"))?;
     let about = file.metadata().map_err(failed)?;
-    if !about.is_file() {
-        return Err(wrong("a regular file"));
-    }
     if let Some(expected) = also(&about) {
         return Err(wrong(expected));
     }

@@ -1,12 +1,11 @@
 //! The kernel forwards nothing for `--kernel` unless it is told to, and that is for the administrator to decide.
 
-use std::fs;
-
 use crate::config::Config;
 use crate::config::rules::Known;
 use crate::daemon::names::Names;
 use crate::error::Error;
 use crate::rules::address::Family;
+use crate::sys::procfs;
 
 /// Refuses `--kernel` towards a family that the kernel does not forward.
 pub(crate) fn check(config: &Config, names: &Names) -> Result<(), Error> {
@@ -17,8 +16,7 @@ pub(crate) fn check(config: &Config, names: &Names) -> Result<(), Error> {
             Family::V4 => "net.ipv4.ip_forward",
             Family::V6 => "net.ipv6.conf.all.forwarding",
         };
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        if fs::read_to_string(path).is_ok_and(|value| value.trim() == "0") {
+        if procfs::sysctl(name).is_some_and(|value| value == "0") {
             return Err(Error::Usage(format!(
                 "--kernel: {name} is 0, but the kernel must forward: `sysctl -w {name}=1`"
             )));

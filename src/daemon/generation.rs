@@ -27,7 +27,7 @@ use crate::daemon::{forwarding, resolver};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::ruleset::RuleSet;
-use crate::sys::process;
+use crate::sys::{process, procfs};
 use crate::traffic::access_log;
 use crate::traffic::redirections::ActiveRedirection;
 use crate::traffic::service::{HostPort, Service};
@@ -260,8 +260,8 @@ fn capacity(config: &Config) -> Result<Capacity, Error> {
         let most = capacity.places * workers;
         log::warn!("{descriptors} open files are enough for {most} connections, not for as many as -m asks for");
     }
-    let tracked = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").ok();
-    if let Some(most) = tracked.and_then(|text| text.trim().parse::<usize>().ok())
+    let tracked = procfs::sysctl("net.netfilter.nf_conntrack_max");
+    if let Some(most) = tracked.and_then(|text| text.parse::<usize>().ok())
         && most < 2 * capacity.places
     {
         log::warn!("nf_conntrack_max is {most}: {} connections need two entries each", capacity.places);

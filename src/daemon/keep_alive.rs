@@ -3,8 +3,7 @@
 //! probes must come more often than entries expire. Usually they do: the kernel sends one every two hours, and an entry
 //! lives for five days.
 
-use std::fs;
-
+use crate::sys::procfs;
 use crate::sys::sockopt::KeepAliveTimes;
 
 /// For how long an entry of an established connection lives.
@@ -32,8 +31,7 @@ pub(crate) fn needed() -> Option<KeepAliveTimes> {
 }
 
 fn setting(name: &str) -> Option<u32> {
-    let text = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok()?;
-    text.trim().parse().ok()
+    procfs::sysctl(name)?.parse().ok()
 }
 
 /// A peer that does not answer is given up as late as with the kernel's times, if the number of probes allows.

@@ -45,6 +45,16 @@ pub(crate) fn open(
     Ok(accepts(&about).then_some(file))
 }
 
+/// Opens a file for reading, without waiting, at the end of the links that lead to it. `None`: it is no regular file.
+pub(crate) fn open_through_links(path: &Path) -> io::Result<Option<File>> {
+    if !fs::metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let is_file = file.metadata()?.is_file();
+    Ok(is_file.then_some(file))
+}
+
 /// Whether this is /dev/null, whatever its path: the device has these numbers on each Linux (null(4)).
 pub(crate) fn is_null(about: &Metadata) -> bool {
     about.file_type().is_char_device() && about.rdev() == libc::makedev(1, 3)
@@ -84,6 +94,9 @@ mod tests {
         for name in ["file", "new"] {
             assert!(open(&at(name), &mut options, Metadata::is_file).unwrap().is_some(), "{name}");
         }
+        assert!(open_through_links(&at("link")).unwrap().is_some());
+        assert!(open_through_links(&at("fifo")).unwrap().is_none() && open_through_links(&at(".")).unwrap().is_none());
+        assert_eq!(open_through_links(&at("broken")).unwrap_err().kind(), ErrorKind::NotFound);
         let null = Path::new("/dev/null");
         assert!(open(null, &mut options, Metadata::is_file).unwrap().is_none());
         assert!(open(null, &mut options, is_null).unwrap().is_some());

@@ -1,12 +1,13 @@
 //! The network interfaces of this namespace and their addresses (getifaddrs(3)).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
+
+use crate::sys::procfs;
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,5 +37,5 @@ fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
 
 /// Whether a setting of an interface is switched on, for example `ipv4/conf/eth0/route_localnet`.
 pub(crate) fn is_on(setting: &str) -> bool {
-    fs::read_to_string(format!("/proc/sys/net/{setting}")).is_ok_and(|value| value.trim() != "0")
+    procfs::sysctl(&format!("net/{setting}")).is_some_and(|value| value != "0")
 }

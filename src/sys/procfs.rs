@@ -35,6 +35,14 @@ pub(crate) fn udp_receivers() -> Vec<InetSocket> {
     inet_sockets("udp", UNCONNECTED)
 }
 
+/// The value of a setting of sysctl(8), for example `net.ipv4.ip_forward`; `None` if it cannot be read. A name with an
+/// interface, which may have dots itself, has slashes: `net/ipv4/conf/eth0/forwarding`.
+pub(crate) fn sysctl(name: &str) -> Option<String> {
+    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    let value = fs::read(format!("/proc/sys/{path}")).ok()?;
+    Some(String::from_utf8_lossy(&value).trim().to_owned())
+}
+
 /// The ids of all processes.
 pub(crate) fn pids() -> impl Iterator<Item = Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -132,6 +140,14 @@ mod tests {
         assert_eq!(inet_rows(TCP, "01", true), [socket(true, "127.0.0.1", 81, 4712)]);
         assert_eq!(inet_rows(UDP6, UNCONNECTED, false), [socket(false, "::1", 53, 815)]);
         assert_eq!(inet_rows("", LISTEN, true), []);
+    }
+
+    #[test]
+    fn a_setting_is_read_by_either_form_of_its_name() {
+        let value = sysctl("net.ipv4.conf.lo.forwarding");
+        assert!(matches!(value.as_deref(), Some("0" | "1")), "{value:?}");
+        assert_eq!(sysctl("net/ipv4/conf/lo/forwarding"), value);
+        assert_eq!(sysctl("net.ipv4.no_such_setting"), None);
     }
 
     #[test]
