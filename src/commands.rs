@@ -14,7 +14,7 @@ use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::rules::firewall::Firewall;
 use crate::rules::ruleset::{self, RuleSet};
-use crate::sys::account::{self, Capability};
+use crate::sys::account;
 use crate::sys::reset;
 use crate::traffic::service::Destination;
 
@@ -65,13 +65,7 @@ fn run(command_line: CommandLine) -> Result<u8, Error> {
 }
 
 fn flush(name: Option<&str>) -> Result<(), Error> {
-    if !account::is_root() {
-        return Err(Error::Privilege("--flush: only root can remove rules".into()));
-    }
-    if let Some(missing) = config::first_lacking(&[Capability::NetAdmin])? {
-        let sentence = format!("--flush: root lacks the capability {missing}, which changing rules needs");
-        return Err(Error::Privilege(sentence));
-    }
+    config::check_privileges_for_rules("--flush", "remove")?;
     let mut firewall = Firewall::find()?;
     match name {
         Some(name) => firewall.remove(name)?,

@@ -145,31 +145,30 @@ fn command(command_line: CommandLine) -> Result<Command, Error> {
 
 /// Without a privilege that is needed later, nothing is begun.
 fn check_privileges(config: &Config) -> Result<(), Error> {
-    let root = account::is_root();
-    let lack = |what: String| Err(Error::Privilege(what));
-    let (rules, user) = ("-R, -X and --reject", "-r");
     if config.has_rules() {
-        if !root {
-            return lack(format!("{rules}: only root can install rules"));
-        }
-        if let Some(missing) = first_lacking(&[Capability::NetAdmin])? {
-            return lack(format!("{rules}: root lacks the capability {missing}, which changing rules needs"));
-        }
+        check_privileges_for_rules("-R, -X and --reject", "install")?;
     }
     if config.process.user.is_some() {
-        if !root {
-            return lack(format!("{user}: only root can become another user"));
-        }
-        if let Some(missing) = first_lacking(&[Capability::SetUid, Capability::SetGid, Capability::Kill])? {
-            return lack(format!("{user}: root lacks the capability {missing}, which workers of another user need"));
-        }
+        let needed = [Capability::SetUid, Capability::SetGid, Capability::Kill];
+        check_root("-r", "become another user", &needed, "which workers of another user need")?;
     }
     Ok(())
 }
 
-/// The first of these capabilities that this process lacks.
-pub(crate) fn first_lacking(wanted: &[Capability]) -> Result<Option<Capability>, Error> {
-    account::first_lacking(wanted).map_err(|error| Error::sys("capget", error))
+/// Refuses an option that changes rules if this process may not. `verb` says what it would do to them.
+pub(crate) fn check_privileges_for_rules(option: &str, verb: &str) -> Result<(), Error> {
+    check_root(option, &format!("{verb} rules"), &[Capability::NetAdmin], "which changing rules needs")
+}
+
+/// Refuses an option for whose work this process has to be root with these capabilities; `why` says who needs them.
+fn check_root(option: &str, work: &str, needed: &[Capability], why: &str) -> Result<(), Error> {
+    if !account::is_root() {
+        return Err(Error::Privilege(format!("{option}: only root can {work}")));
+    }
+    match account::first_lacking(needed).map_err(|error| Error::sys("capget", error))? {
+        None => Ok(()),
+        Some(missing) => Err(Error::Privilege(format!("{option}: root lacks the capability {missing}, {why}"))),
+    }
 }
 
 /// Reads the command line of a running instance again, and the file that it names.
