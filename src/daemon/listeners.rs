@@ -44,7 +44,7 @@ impl ListenSocket {
 
     /// Makes the listeners of one of so many workers fit for a new one: the last one may have been taken over. One that no
     /// longer listens gets a successor, and the options of the others are set again.
-    pub(crate) fn renew(&mut self, worker: usize, workers: usize) -> io::Result<()> {
+    fn renew(&mut self, worker: usize, workers: usize, congestion: Option<&Algorithm>) -> io::Result<()> {
         for listener in self.listeners.iter_mut().skip(worker).step_by(workers) {
             if sockopt::listens(&*listener)? {
                 sockopt::restore_options(listener)?;
@@ -52,19 +52,9 @@ impl ListenSocket {
                 log::warn!("a socket at {} no longer listens, another one takes its place", self.address);
                 *listener = sockopt::listener_instead_of(listener, self.address)?;
             }
+            congestion.map_or(Ok(()), |algorithm| algorithm.set(&*listener))?;
         }
         Ok(())
-    }
-
-    /// Sets the congestion control of the connections to come. Without the option a socket that was passed keeps its own
-    /// (`TCPCongestion=`, systemd.socket(5)), and others have the usual one.
-    fn control_congestion(&self, config: &Config) -> io::Result<()> {
-        let algorithm = match &config.process.congestion {
-            Some(wanted) => wanted.client.clone(),
-            None if self.origin == Origin::Opened => Algorithm::usual()?,
-            None => return Ok(()),
-        };
-        self.listeners.iter().try_for_each(|listener| algorithm.set(listener))
     }
 
     /// The addresses at which it takes connections. A socket that was passed may take both families.
@@ -138,18 +128,15 @@ impl Listeners {
             }
         }
         listeners.owners = None;
-        listeners.tune(config)?;
+        listeners.keep_alive()?;
         Ok(listeners)
     }
 
-    /// Sets the options of all, which the connections to come inherit. Sockets that were passed have none of them yet.
-    fn tune(&self, config: &Config) -> Result<(), Error> {
+    /// Sets the keep-alive of the connections to come.
+    fn keep_alive(&self) -> Result<(), Error> {
         if self.all.is_empty() {
             return Ok(());
         }
-        let failed = |error| Error::sys("setting the options of a listening socket", error);
-        self.sockets().try_for_each(sockopt::restore_options).map_err(failed)?;
-        self.all.iter().try_for_each(|socket| socket.control_congestion(config)).map_err(failed)?;
         let Some(times) = keep_alive::needed() else { return Ok(()) };
         keep_alive::log(times);
         let set = |socket| sockopt::set_keep_alive(socket, times).map_err(|error| Error::sys("TCP_KEEPIDLE", error));
@@ -241,13 +228,17 @@ impl Listeners {
         self.all.iter().flat_map(|socket| &socket.listeners)
     }
 
-    /// Makes the listeners of one of the workers of `config` fit for a new one.
+    /// Makes the listeners of one of the workers of `config` fit for a new one. What is set here the connections inherit;
+    /// a socket that was passed has none of it before. Without `--congestion-control` it keeps its own algorithm
+    /// (`TCPCongestion=`, systemd.socket(5)), and others have the usual one.
     pub(crate) fn renew(&mut self, worker: usize, config: &Config) -> Result<(), Error> {
+        let chosen = config.process.congestion.as_ref().map(|wanted| wanted.client.clone());
+        let usual = Algorithm::usual().map_err(|error| Error::sys("TCP_CONGESTION", error))?;
         let renew = |socket: &mut ListenSocket| {
             let address = socket.address;
-            let renewed = socket.renew(worker, config.process.workers);
-            let done = renewed.and_then(|()| socket.control_congestion(config));
-            done.map_err(|error| Error::sys(format!("listening on {address} again"), error))
+            let congestion = chosen.as_ref().or_else(|| (socket.origin == Origin::Opened).then_some(&usual));
+            let renewed = socket.renew(worker, config.process.workers, congestion);
+            renewed.map_err(|error| Error::sys(format!("listening on {address} again"), error))
         };
         self.all.iter_mut().try_for_each(renew)
     }

@@ -124,6 +124,7 @@ pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Resu
 fn alone(config: Config, inherited: Inherited) -> Result<(), Error> {
     let pidfile = config.process.pidfile.as_deref().map(PidFile::write).transpose()?;
     let mut generation = Generation::prepare(GenerationId(0), config, &Listeners::default(), &inherited)?;
+    generation.listeners.renew(0, &generation.config)?;
     let names = Names::new();
     let redirections = generation.active_redirections(&names);
     ready::log_ready(&generation, &names);

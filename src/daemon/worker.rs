@@ -23,6 +23,7 @@ use crate::redirection::RedirectionId;
 use crate::relay::pipe::Pool;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::clock::{TICK, ticks};
+use crate::sys::congestion::Algorithm;
 use crate::sys::routing_table::RoutingTable;
 use crate::sys::{process, wait};
 use crate::traffic::acceptor::Acceptor;
@@ -30,7 +31,6 @@ use crate::traffic::access_log::{self, AccessLog};
 use crate::traffic::connections::Connections;
 use crate::traffic::counters::Counters;
 use crate::traffic::dialer::Dialer;
-use crate::traffic::pacing::Pacing;
 use crate::traffic::redirections::{ActiveRedirection, Redirections, UpstreamChange};
 use crate::traffic::source_limit::SourceLimit;
 use crate::traffic::token::EventToken;
@@ -79,8 +79,8 @@ struct Worker<'a> {
 /// Errors: the set-up failed, or the event loop cannot go on.
 pub(crate) fn run(start: WorkerArgs<'_>, confinement: Confinement) -> Result<(), Error> {
     let routes = RoutingTable::open().map_err(|error| Error::sys("a netlink socket for the routing table", error))?;
-    let chooses = start.config.process.congestion.is_some();
     let mut worker = Worker::new(start, routes).map_err(|error| Error::sys("setting up the event loop", error))?;
+    let chooses = worker.config.process.congestion.is_some();
     let confinement = if chooses { confinement.with_congestion_control() } else { confinement };
     confinement.seal()?;
     worker.say(ToGuardian::Ready);
@@ -93,7 +93,7 @@ impl<'a> Worker<'a> {
             number,
             config,
             listeners,
-            mut redirections,
+            redirections,
             access_log,
             guardian,
             capacity,
@@ -107,10 +107,9 @@ impl<'a> Worker<'a> {
         wait::be_punctual()?;
         let poll = Poll::new()?;
         let doors = listeners.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect();
-        let upstream = config.process.congestion.as_ref().map(|wanted| wanted.upstream.clone());
-        for redirection in &mut redirections {
-            redirection.pacing = Pacing::behind(&listeners, redirection.id, upstream.as_ref())?;
-        }
+        let chosen = config.process.congestion.as_ref().map(|wanted| wanted.upstream.clone());
+        let mut redirections = Redirections::new(redirections, config.process.upstream_grace.is_some());
+        redirections.look_for_pacing(&listeners, &chosen.clone().map_or_else(Algorithm::usual, Ok)?)?;
         let mut acceptor = Acceptor::new(listeners);
         let registry = poll.registry();
         registry.register(&mut SourceFd(&signals.as_raw_fd()), Token::from(EventToken::Signals), Interest::READABLE)?;
@@ -122,9 +121,8 @@ impl<'a> Worker<'a> {
             )?;
         }
         acceptor.register(registry)?;
-        let grace = config.process.upstream_grace.is_some();
         let mut connections = Connections::new(
-            Dialer::new(Redirections::new(redirections, grace), doors, capacity.places, routes, source_limit, upstream),
+            Dialer::new(redirections, doors, capacity.places, routes, source_limit, chosen),
             capacity.places,
             Pool::new(capacity.pipes),
             AccessLog::new(number, access_log),

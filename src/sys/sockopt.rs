@@ -114,9 +114,9 @@ fn start_listening(socket: OwnedFd, address: SocketAddr, beside: PortSharing) ->
     Ok(TcpListener::from(socket))
 }
 
-/// A listener in the place of one that no longer listens: at the same address, for the same families, on the same device, with the
-/// same keep-alive.
-/// Another process may have the former one open, which then keeps the port, but no longer listens there.
+/// A listener in the place of one that no longer listens: at the same address, for the same families, on the same device,
+/// with the same keep-alive. Another process may have the former one open, which then keeps the port, but no longer
+/// listens there.
 pub(crate) fn listener_instead_of(former: &TcpListener, address: SocketAddr) -> io::Result<TcpListener> {
     let socket = stream_socket(address)?;
     if address.is_ipv6() {

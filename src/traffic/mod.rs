@@ -12,7 +12,6 @@ pub(crate) mod dialer;
 pub(crate) mod embedded;
 pub(crate) mod host_check;
 pub(crate) mod layer;
-pub(crate) mod pacing;
 pub(crate) mod preread;
 pub(crate) mod probe;
 pub(crate) mod records;

@@ -2,15 +2,15 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use mio::Registry;
 use mio::event::Event;
 
 use crate::redirection::RedirectionId;
 use crate::sys::clock::Tick;
+use crate::sys::congestion::Algorithm;
 use crate::sys::shortage::{self, ConnectError};
-use crate::traffic::pacing::Pacing;
 use crate::traffic::probe::{ENOUGH, EVERY, Probe, Probed};
 use crate::traffic::service::{Service, Via};
 use crate::traffic::upstreams::{Attempt, HealthChange, Upstreams};
@@ -52,6 +52,13 @@ impl ActiveRedirection {
     }
 }
 
+/// On which sides the kernel sends what is written at a pace of its own.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Pacing {
+    pub client: bool,
+    pub upstream: bool,
+}
+
 /// What the guardian is told of a redirection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UpstreamChange {
@@ -88,6 +95,20 @@ impl Redirections {
             places[redirection.id.index()] = place as u16;
         }
         Redirections { all, places, changes: VecDeque::new(), grace, watched: Vec::new(), due: None }
+    }
+
+    /// Looks which sockets pace, once: connections have the congestion control of their listener, and those to upstreams
+    /// this one.
+    pub(crate) fn look_for_pacing(
+        &mut self,
+        listeners: &[(TcpListener, RedirectionId)],
+        upstream: &Algorithm,
+    ) -> io::Result<()> {
+        self.all.iter_mut().for_each(|redirection| redirection.pacing.upstream = upstream.paces());
+        for (listener, id) in listeners {
+            self.get_mut(*id).pacing.client = Algorithm::of(listener)?.paces();
+        }
+        Ok(())
     }
 
     fn get(&self, id: RedirectionId) -> &ActiveRedirection {
