@@ -259,7 +259,11 @@ fn second_termination_of_the_guardian_resets_what_is_left() {
 fn two_terminations_that_the_worker_gets_at_once_do_not_count_as_one() {
     // The kernel keeps one pending SIGTERM, however many were sent (signal(7)). A worker that is stopped stands for
     // one that has not had its turn yet, as when the guardian is still busy with the rules between the two.
-    let pending = |pid| process::status_field(pid, "ShdPnd") != "0000000000000000";
+    // The SIGSTOP itself is pending until the worker has its turn, so only the bit of SIGTERM counts (proc(5), ShdPnd).
+    let pending = |pid| {
+        let signals = u64::from_str_radix(&process::status_field(pid, "ShdPnd"), 16).expect("a mask of signals");
+        signals & 1 << (Signal::SIGTERM as u32 - 1) != 0
+    };
     second_termination(
         |daemon| process::signal(daemon.family.worker(), Signal::SIGSTOP),
         |daemon| {
