@@ -16,7 +16,7 @@ use crate::rules::firewall::Firewall;
 use crate::rules::ruleset::{self, RuleSet};
 use crate::sys::account;
 use crate::sys::reset;
-use crate::traffic::service::Destination;
+use crate::traffic::service::{self, Destination};
 
 /// The program. Writes an error to standard error, or to the log.
 pub fn main() -> ExitCode {
@@ -134,7 +134,7 @@ fn check(config: &Config) -> Result<(), Error> {
         let verb = if matches!(redirection.target, Target::Kernel(_)) { "forward" } else { "relay" };
         for host in redirection.hosts() {
             for address in host.addresses(|name| known.get(name).cloned().unwrap_or_default()) {
-                println!("{verb} to {}:{} at {address}{via}", host.name, host.port);
+                println!("{verb} to {host} at {}{via}", service::shown(&address));
             }
         }
     }

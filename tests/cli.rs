@@ -500,6 +500,14 @@ fn what_does_not_go_together_is_refused() {
         (&["--local", "80", "-R", "--dport 80", "cow", "80"], "--local: cannot be used with HOST PORT"),
         (&["--local", "0", "-R", "--dport 80"], "--local: invalid value '0'"),
         (&["--kernel", "-R", "--dport 80", "cow"], "HOST PORT"),
+        (
+            &["-s", "40123", "cow", "0"],
+            "PORT: invalid value '0': expected a port from 1 to 65535 or the name of a TCP service, or same",
+        ),
+        (
+            &["-s", "40123", "-R", "--dport 80", "--via", "connect", "cow", "same"],
+            "PORT: invalid value 'same': expected the port of the proxy (--via), which is one for all clients",
+        ),
         (&["-s", "40123", "--proto", "udp", "cow", "80"], "tcp"),
         (&["-s", "40123", "--proto", "sctp", "cow", "80"], "tcp or udp"),
         (&["-s", "40123", "--balance", "best", "cow", "80"], "round-robin"),

@@ -61,6 +61,8 @@ mod proxy_protocol;
 mod retiring;
 #[path = "netns/rule_ownership.rs"]
 mod rule_ownership;
+#[path = "netns/same_port.rs"]
+mod same_port;
 #[path = "netns/scenarios.rs"]
 mod scenarios;
 #[path = "netns/starting.rs"]

@@ -6,12 +6,12 @@ use crate::cli::relations;
 
 /// The lines of the synopsis.
 const SYNOPSIS: &[&str] = &[
-    "[options] -s PORT HOST PORT [HOST PORT ...]",
+    "[options] -s PORT HOST PORT|same [HOST PORT|same ...]",
     "[options] -s PORT -t",
     "[options] --local PORT|same -R MATCH",
-    "[options] --kernel -R MATCH HOST PORT",
+    "[options] --kernel -R MATCH HOST PORT|same",
     "[options] -c FILE",
-    "[options] HOST PORT              (a socket from inetd or systemd)",
+    "[options] HOST PORT|same         (a socket from inetd or systemd)",
     "--check | --print-rules ...",
     "--flush [-s PORT | -c FILE]",
 ];

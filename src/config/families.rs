@@ -8,6 +8,7 @@ use crate::config::{Config, Redirection, RuleKind, Target, waiting};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
+use crate::traffic::service;
 
 /// Returns a sentence for each redirect that leads nowhere, in a redirection in which others do.
 ///
@@ -44,7 +45,7 @@ fn is_loopback_only(redirection: &Redirection, there: &[SocketAddr]) -> bool {
 }
 
 fn list(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+    addresses.iter().map(service::shown).collect::<Vec<_>>().join(", ")
 }
 
 /// Where a redirection leads to; empty if that is not known yet, or everywhere.

@@ -261,6 +261,7 @@ fn name_of_redirection(redirection: &Redirection) -> String {
         (Target::Relay(_), Listen::Passed(_)) => "passed".into(),
         (Target::Local(Some(port)), _) => format!("local-{port}"),
         (Target::Local(None), _) => "local-same".into(),
-        (Target::Kernel(host), _) => format!("kernel-{}", host.port),
+        (Target::Kernel(HostPort { port: Some(port), .. }), _) => format!("kernel-{port}"),
+        (Target::Kernel(_), _) => "kernel-same".into(),
     }
 }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::relay::timeouts::Timeouts;
 use crate::rules::matching::Match;
 use crate::sys::clock::ticks;
-use crate::traffic::service::{Balance, Destination, HostPort, Service};
+use crate::traffic::service::{Balance, Destination, HostPort, SAME, Service, Via};
 use crate::traffic::upstreams::HOSTS;
 
 /// One entry of the table.
@@ -142,10 +142,15 @@ fn service(arguments: &Arguments) -> Result<Service, Error> {
         let given = seconds(id, 0)?.unwrap_or(std::time::Duration::from_secs(default));
         Ok(Some(given).filter(|duration| !duration.is_zero()).map(ticks))
     };
+    let via = via::read(arguments)?;
+    let destination = destination(arguments)?;
+    if !matches!(via, Via::Tcp(_)) && destination.follows_port() {
+        return Err(Error::value("PORT", SAME, "the port of the proxy (--via), which is one for all clients"));
+    }
     let at_least_one = |id| Ok(ticks(seconds(id, 1)?.unwrap_or(std::time::Duration::from_secs(10))));
     Ok(Service {
-        destination: destination(arguments)?,
-        via: via::read(arguments)?,
+        destination,
+        via,
         accept_proxy: arguments.has(OptionId::AcceptProxy),
         balance: match arguments.text(OptionId::Balance) {
             Some("round-robin") => Balance::RoundRobin,

@@ -102,7 +102,7 @@ fn action(
         }
         (RuleKind::Redirect, Target::Local(port)) => Some(Action::Local { port: *port }),
         (RuleKind::Redirect, Target::Kernel(host)) => {
-            known.upstream(host).iter().find(of_family).map(|to| Action::Kernel { to: *to })
+            known.upstream(host).iter().find(of_family).map(|to| Action::Kernel { to: to.ip(), port: host.port })
         }
     }
 }

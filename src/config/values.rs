@@ -17,7 +17,7 @@ use crate::protocol::hostname::HostName;
 use crate::protocol::request::MAX_HEAD;
 use crate::sys::account::{self, Account};
 use crate::sys::services;
-use crate::traffic::service::HostPort;
+use crate::traffic::service::{HostPort, SAME};
 use crate::traffic::source_limit::{self, SourcePrefix};
 
 /// `HOST PORT`
@@ -31,7 +31,10 @@ pub(super) fn host(pair: &[String]) -> Result<HostPort, Error> {
         });
     };
     let (name, interface) = host_name(name).map_err(|expected| Error::value("HOST", name, expected))?;
-    let port = port(number).map_err(|expected| Error::value("PORT", number, expected))?;
+    let port = match number.as_str() {
+        SAME => None,
+        _ => Some(port(number).map_err(|expected| Error::value("PORT", number, format!("{expected}, or {SAME}")))?),
+    };
     Ok(HostPort { name, port, interface })
 }
 

@@ -8,7 +8,7 @@ use crate::daemon::names::Names;
 use crate::daemon::transition::Kind;
 use crate::redirection::RedirectionId;
 use crate::sys::congestion::Algorithm;
-use crate::traffic::service::{Destination, HostPort, Service};
+use crate::traffic::service::{self, Destination, HostPort, Service};
 
 /// From so many redirections on, only their number is logged.
 const MANY: usize = 16;
@@ -72,7 +72,7 @@ fn relay_text(generation: &Generation, id: RedirectionId, service: &Service, nam
 }
 
 fn host_text(host: &HostPort, names: &Names) -> String {
-    let addresses: Vec<String> = generation::addresses(host, names).iter().map(SocketAddr::to_string).collect();
+    let addresses: Vec<String> = generation::addresses(host, names).iter().map(service::shown).collect();
     let addresses = if addresses.is_empty() { "does not resolve yet".to_owned() } else { addresses.join(", ") };
-    format!("{}:{} ({addresses})", host.name, host.port)
+    format!("{host} ({addresses})")
 }

@@ -12,6 +12,7 @@ use crate::rules::rule::{Action, RuleSpec};
 use crate::rules::ruleset::RuleSet;
 use crate::rules::verdict::{ExpectedPackets, Matches, holds_address, is_interface};
 use crate::sys::interfaces::{self, Interface};
+use crate::traffic::service::SAME;
 
 /// What the rules are judged by.
 struct Judge<'a> {
@@ -43,7 +44,7 @@ pub(crate) fn of_rules(
                 judge.listener_beside(spec, port);
             }
             Action::Local { .. } => judge.interfaces_without_address(spec),
-            Action::Kernel { to } => judge.kernel_to_loopback(spec, to),
+            Action::Kernel { to, port } => judge.kernel_to_loopback(spec, to, port),
             Action::Exempt | Action::Reject => {}
         }
     }
@@ -131,21 +132,20 @@ impl Judge<'_> {
     }
 
     /// A packet from outside with a loopback destination is a martian (`ip_route_input_slow`, net/ipv4/route.c).
-    fn kernel_to_loopback(&mut self, spec: &RuleSpec, to: SocketAddr) {
+    fn kernel_to_loopback(&mut self, spec: &RuleSpec, to: IpAddr, port: Option<u16>) {
         let permits = |name: &str| interfaces::is_on(&format!("ipv4/conf/{name}/route_localnet"));
         let named = self.named(spec);
         let all = if named.is_empty() { &self.interfaces } else { &named };
-        if !to.ip().is_loopback() || (to.is_ipv4() && (permits("all") || all.iter().any(|one| permits(&one.name)))) {
+        if !to.is_loopback() || (to.is_ipv4() && (permits("all") || all.iter().any(|one| permits(&one.name)))) {
             return;
         }
+        let port = port.map_or(SAME.to_owned(), |port| port.to_string());
         let unless = if to.is_ipv4() { " unless net.ipv4.conf.all.route_localnet is 1" } else { "" };
         self.warn(
             spec,
             format!(
-                "--kernel: the kernel drops what comes from other hosts for {}{unless}; for a service of this host use \
-                 --local {}",
-                to.ip(),
-                to.port()
+                "--kernel: the kernel drops what comes from other hosts for {to}{unless}; for a service of this host use \
+                 --local {port}"
             ),
         );
     }
@@ -178,7 +178,7 @@ impl Judge<'_> {
     /// Whether the redirection refuses clients that go to this host.
     fn is_refused(&self, spec: &RuleSpec) -> bool {
         let redirection = self.config.redirections.get(spec.redirection.index());
-        redirection.is_some_and(|one| matches!(&one.target, Target::Relay(service) if service.needs_original()))
+        redirection.is_some_and(|one| matches!(&one.target, Target::Relay(service) if service.clients_choose()))
     }
 }
 

@@ -94,8 +94,10 @@ fn leads<'a>(spec: &'a RuleSpec, is_own: &mut impl FnMut(IpAddr) -> bool) -> Opt
         Action::Exempt | Action::Reject => return None,
         Action::Redirect { port } => (Hook::Input, None, Some(port)),
         Action::Local { port } => (Hook::Input, None, port.or_else(|| only_port(&spec.matching.words))),
-        Action::Kernel { to } if is_own(to.ip()) => (Hook::Input, Some(to.ip()), Some(to.port())),
-        Action::Kernel { to } => (Hook::Forward, Some(to.ip()), Some(to.port())),
+        Action::Kernel { to, port } => {
+            let hook = if is_own(to) { Hook::Input } else { Hook::Forward };
+            (hook, Some(to), port.or_else(|| only_port(&spec.matching.words)))
+        }
     };
     let (family, protocol) = (spec.matching.family, spec.matching.protocol.as_str());
     Some(Leads { family, protocol, hook, interfaces: interfaces(&spec.matching.words), to, port })

@@ -1,5 +1,7 @@
 //! The tables of one family as an instance's rules want them.
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::rules::chains::{Chain, Jump, PREFIX, Rule, Table};
 use crate::rules::conntrack_match::ConntrackMatch;
 use crate::rules::rule::{Action, RuleSpec};
@@ -102,7 +104,10 @@ fn nat_rules(specs: &[&RuleSpec]) -> Vec<Rule> {
             spec.rule(&["-j", "REDIRECT", "--to-ports", &port.to_string()])
         }
         Action::Local { port: None } => spec.rule(&["-j", "REDIRECT"]),
-        Action::Kernel { to } => spec.rule(&["-j", "DNAT", "--to-destination", &to.to_string()]),
+        Action::Kernel { to, port } => {
+            let to = port.map_or_else(|| to.to_string(), |port| SocketAddr::new(to, port).to_string());
+            spec.rule(&["-j", "DNAT", "--to-destination", &to])
+        }
         Action::Exempt | Action::Reject => spec.rule(&["-j", "RETURN"]),
     };
     specs.iter().map(rule).collect()
@@ -130,11 +135,13 @@ fn filter_rules(specs: &[&RuleSpec]) -> Vec<Rule> {
 /// the new destination directly is judged by the other rules.
 fn translated(spec: &RuleSpec) -> Vec<Rule> {
     let pass = |now: &[&str]| vec![rule(&[&["-p", "tcp"], now, &TRANSLATED, &["-j", "RETURN"]].concat())];
+    // Where the port did not change, it does not tell them apart.
+    let as_asked = |now: &[&str]| ConntrackMatch::of(&spec.matching).rules(now, &["-j", "RETURN"]);
     match spec.action {
         Action::Redirect { port } | Action::Local { port: Some(port) } => pass(&["--dport", &port.to_string()]),
-        // The port did not change, so it does not tell them apart.
-        Action::Local { port: None } => ConntrackMatch::of(&spec.matching).rules(&[], &["-j", "RETURN"]),
-        Action::Kernel { to } => pass(&["-d", &to.ip().to_string(), "--dport", &to.port().to_string()]),
+        Action::Local { port: None } => as_asked(&[]),
+        Action::Kernel { to, port: Some(port) } => pass(&["-d", &to.to_string(), "--dport", &port.to_string()]),
+        Action::Kernel { to, port: None } => as_asked(&["-d", &to.to_string()]),
         Action::Exempt | Action::Reject => Vec::new(),
     }
 }
@@ -142,14 +149,15 @@ fn translated(spec: &RuleSpec) -> Vec<Rule> {
 /// The chain that gives connections translated by `--kernel` our address as source, so that the answers come back
 /// through this host; and the jumps to it.
 fn masquerade(chain: &str, specs: &[&RuleSpec]) -> Option<(Chain, Vec<Jump>)> {
-    let last = specs.iter().rposition(|spec| spec.kernel_target().is_some())?;
+    let last = specs.iter().rposition(|spec| spec.is_kernel())?;
     let specs = specs.get(..=last)?;
     let mut rules = Vec::new();
     for spec in specs {
         let before = ConntrackMatch::of(&spec.matching);
         match spec.action {
-            Action::Kernel { to } => {
-                let now = ["-d", &to.ip().to_string(), "--dport", &to.port().to_string()];
+            Action::Kernel { to, port } => {
+                let now = destination(to, port);
+                let now: Vec<&str> = now.iter().map(String::as_str).collect();
                 rules.extend(before.rules(&now, &["-j", "MASQUERADE"]));
             }
             // Rules of others may have sent an exempt connection to the same server. Without an exact match it is
@@ -161,9 +169,15 @@ fn masquerade(chain: &str, specs: &[&RuleSpec]) -> Option<(Chain, Vec<Jump>)> {
         }
     }
     let chain = Chain { name: format!("{chain}.post"), rules };
-    let kernel: Vec<&RuleSpec> = specs.iter().copied().filter(|spec| spec.kernel_target().is_some()).collect();
+    let kernel: Vec<&RuleSpec> = specs.iter().copied().filter(|spec| spec.is_kernel()).collect();
     let jumps = jumps("POSTROUTING", &kernel, &TRANSLATED, &chain.name);
     Some((chain, jumps))
+}
+
+/// The conditions on a packet that goes there; without a port, to any.
+fn destination(to: IpAddr, port: Option<u16>) -> Vec<String> {
+    let port = port.map(|port| ["--dport".to_owned(), port.to_string()]);
+    ["-d".to_owned(), to.to_string()].into_iter().chain(port.into_iter().flatten()).collect()
 }
 
 fn rule(words: &[&str]) -> Rule {

@@ -1,6 +1,6 @@
 //! One rule as the user wants it: which traffic, and what happens to it.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use crate::redirection::RedirectionId;
 use crate::rules::chains::Rule;
@@ -29,8 +29,9 @@ pub enum Action {
     /// `-R` with `--local`: redirected to a service on this host. Without a port, to the port of the original
     /// destination.
     Local { port: Option<u16> },
-    /// `-R` with `--kernel`: the kernel alone sends it to another host, which must be of the rule's family.
-    Kernel { to: SocketAddr },
+    /// `-R` with `--kernel`: the kernel alone sends it to another host, which must be of the rule's family. Without a
+    /// port, to the port of the original destination.
+    Kernel { to: IpAddr, port: Option<u16> },
 }
 
 /// Whether the redirects of a redirection are in place.
@@ -51,12 +52,9 @@ impl RuleSpec {
         Rule::new(words.chain(verdict.iter().copied()), self.matching.expands_to)
     }
 
-    /// The new destination of a `--kernel` rule.
-    pub(crate) fn kernel_target(&self) -> Option<SocketAddr> {
-        match self.action {
-            Action::Kernel { to } => Some(to),
-            _ => None,
-        }
+    /// Whether it is a `--kernel` rule.
+    pub(crate) fn is_kernel(&self) -> bool {
+        matches!(self.action, Action::Kernel { .. })
     }
 }
 
@@ -86,7 +84,7 @@ mod tests {
     #[test]
     fn only_a_redirect_to_a_worker_is_gated() {
         let local = Action::Local { port: None };
-        let kernel = Action::Kernel { to: SocketAddr::from(([10, 3, 0, 3], 80)) };
+        let kernel = Action::Kernel { to: [10, 3, 0, 3].into(), port: Some(80) };
         for action in [Action::Exempt, Action::Reject, local, kernel] {
             for gate in [Gate::Normal, Gate::Withdrawn, Gate::Rejected] {
                 assert_eq!(action.behind(gate), action);

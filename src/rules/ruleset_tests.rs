@@ -3,7 +3,7 @@ use crate::redirection::RedirectionId;
 use crate::rules::chains::{Chain, Rule};
 use crate::rules::matching::{Match, ResolvedMatch};
 use crate::rules::rule::Action;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 fn lookup(name: &str) -> Vec<IpAddr> {
     match name {
@@ -18,7 +18,7 @@ fn specs(id: RedirectionId, action: Action, text: &str) -> Vec<RuleSpec> {
     let found = Match::parse("-R", text, &["tcp", "udp"]).unwrap().resolve(&lookup).unwrap();
     let spec = |matching: ResolvedMatch| {
         let action = match action {
-            Action::Kernel { to } => Action::Kernel { to: cow(matching.family, to.port()) },
+            Action::Kernel { port, .. } => Action::Kernel { to: cow(matching.family), port },
             action => action,
         };
         RuleSpec { action, matching, redirection: id, output: false }
@@ -44,13 +44,12 @@ fn output(mut set: RuleSet) -> RuleSet {
     set
 }
 
-fn cow(family: Family, port: u16) -> SocketAddr {
-    let ip = lookup("cow").into_iter().find(|ip| Family::of(ip) == family).unwrap();
-    SocketAddr::new(ip, port)
+fn cow(family: Family) -> IpAddr {
+    lookup("cow").into_iter().find(|ip| Family::of(ip) == family).unwrap()
 }
 
 fn kernel(port: u16) -> Action {
-    Action::Kernel { to: cow(Family::V4, port) }
+    Action::Kernel { to: cow(Family::V4), port: Some(port) }
 }
 
 const TO: Action = Action::Redirect { port: 12970 };
@@ -324,10 +323,41 @@ fn one_redirection_can_be_withdrawn_or_refused_while_the_others_stay() {
 }
 
 #[test]
+fn a_translation_without_a_port_leaves_the_port_and_is_known_by_the_original_destination() {
+    let same = Action::Kernel { to: cow(Family::V4), port: None };
+    let set = set(&[(same, "-d moose -m multiport --dports 80,8000:8010"), (Action::Reject, "--dport 80")]);
+    assert_eq!(
+        only(Family::V4, set.clone()).restore_text(Family::V4),
+        "*filter
+:tproxy.12970 - [0:0]
+-A tproxy.12970 -i lo -j RETURN
+-A tproxy.12970 -p tcp -d 10.3.0.3 -m conntrack --ctstate DNAT --ctorigdst 10.2.0.5 --ctorigdstport 80 -j RETURN
+-A tproxy.12970 -p tcp -d 10.3.0.3 -m conntrack --ctstate DNAT --ctorigdst 10.2.0.5 --ctorigdstport 8000:8010 -j RETURN
+-A tproxy.12970 -p tcp -d 10.2.0.5 -m multiport --dports 80,8000:8010 -j RETURN
+-A tproxy.12970 -p tcp --dport 80 -j REJECT --reject-with tcp-reset
+-I INPUT -p tcp --syn -j tproxy.12970
+-I FORWARD -p tcp --syn -j tproxy.12970
+COMMIT
+*nat
+:tproxy.12970 - [0:0]
+:tproxy.12970.post - [0:0]
+-A tproxy.12970 -p tcp -d 10.2.0.5 -m multiport --dports 80,8000:8010 -j DNAT --to-destination 10.3.0.3
+-A tproxy.12970 -p tcp --dport 80 -j RETURN
+-A tproxy.12970.post -p tcp -d 10.3.0.3 -m conntrack --ctstate DNAT --ctorigdst 10.2.0.5 --ctorigdstport 80 -j MASQUERADE
+-A tproxy.12970.post -p tcp -d 10.3.0.3 -m conntrack --ctstate DNAT --ctorigdst 10.2.0.5 --ctorigdstport 8000:8010 -j MASQUERADE
+-I PREROUTING -p tcp --syn -j tproxy.12970
+-I POSTROUTING -p tcp --syn -m conntrack --ctstate DNAT -j tproxy.12970.post
+COMMIT
+"
+    );
+    assert!(only(Family::V6, set).restore_text(Family::V6).contains("-j DNAT --to-destination fd00:3::3\n"));
+}
+
+#[test]
 fn another_address_replaces_the_old_one_within_one_transaction() {
     let to = |ip: &str| {
         let mut set = set(&[(kernel(80), "-d moose --dport 80")]);
-        set.specs[0].action = Action::Kernel { to: SocketAddr::new(ip.parse().unwrap(), 80) };
+        set.specs[0].action = Action::Kernel { to: ip.parse().unwrap(), port: Some(80) };
         set.plan(Family::V4)
     };
     let text = restore_text(&to("10.3.0.3"), &to("10.3.0.4"));

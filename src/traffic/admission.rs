@@ -86,16 +86,16 @@ impl Admission {
     /// Finds the original destination of a connection, and whether it may go on.
     fn locate(&mut self, service: &Service, session: &mut Session, client: &TcpStream) -> Result<(), CloseReason> {
         let route = &mut session.route;
-        let (transparent, only_redirected) = (service.needs_original(), service.only_redirected);
+        let (needed, only_redirected) = (service.needs_original(), service.only_redirected);
         // A socket for both families has IPv4 clients too.
         match sockopt::original_destination(client, route.client.ip()) {
             Ok(original) => route.original = original.into(),
-            Err(error) if transparent || only_redirected => self.warn_unknown_original(&error),
+            Err(error) if needed || only_redirected => self.warn_unknown_original(&error),
             Err(_) => {}
         }
         let known = route.original.is_known();
         // The destination of a connection that was not redirected is the address where it arrived.
-        if transparent || only_redirected || !known {
+        if needed || only_redirected || !known {
             let arrived = client.local_addr().map_err(|error| self.shortage(error, route.client, None))?;
             let arrived = CompactAddr::from(arrived);
             let direct = !known || route.original == arrived;
@@ -103,7 +103,7 @@ impl Admission {
                 self.warn_not_redirected(route.client);
                 return Err(CloseReason::NotRedirected);
             }
-            if direct && transparent {
+            if direct && needed {
                 self.warn_loop(route.client, "connected to us directly: there is no other destination to relay to");
                 return Err(CloseReason::Loop);
             }
@@ -114,7 +114,7 @@ impl Admission {
         if known && self.is_ours(route.client, route.original) {
             return Err(CloseReason::Loop);
         }
-        if transparent { self.permit(service, session) } else { Ok(()) }
+        if service.clients_choose() { self.permit(service, session) } else { Ok(()) }
     }
 
     /// Takes over the addresses of a PROXY header; `None` when the balancer speaks for itself. From here on the
@@ -131,19 +131,19 @@ impl Admission {
             (route.client, route.original) = (addresses.client.into(), addresses.original.into());
         }
         let (client, original) = (route.client, route.original);
-        let transparent = service.needs_original();
-        if transparent && !original.is_known() {
+        let chosen = service.clients_choose();
+        if service.needs_original() && !original.is_known() {
             self.warn_loop(client, "has no destination in its PROXY header: there is nowhere to relay to");
             return Err(CloseReason::Loop);
         }
         if self.is_ours(client, original) {
             return Err(CloseReason::Loop);
         }
-        if transparent || service.fallback {
+        if chosen || service.fallback {
             let own = self.is_own(balancer.socket_addr());
             session.from_elsewhere = !own.map_err(|error| self.shortage(error, client, None))?;
         }
-        if transparent {
+        if chosen {
             self.permit(service, session)?;
         }
         self.count(session)

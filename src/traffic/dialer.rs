@@ -17,7 +17,7 @@ use crate::sys::sockopt;
 use crate::traffic::admission::Admission;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::redirections::Redirections;
-use crate::traffic::service::{Destination, Service};
+use crate::traffic::service::{self, Destination, Service};
 use crate::traffic::session::Session;
 use crate::traffic::source_limit::SourceLimit;
 use crate::traffic::upstreams::Attempt;
@@ -138,22 +138,23 @@ impl Dialer {
         let service = self.redirections.service(id);
         let may_fall_back = |attempt: &Attempt| !attempt.out_of_ports && route.original.is_known();
         let last_resort = service.fallback && may_fall_back(attempt);
+        let port = route.original.port();
         if let Some(address) = self.redirections.next(id, attempt, now, last_resort) {
-            return Some(address);
+            return Some(at_port(address, port));
         }
         if may_fall_back(attempt) && self.can_fall_back(session) {
             attempt.fell_back = true;
             return Some(route.original.socket_addr());
         }
-        self.redirections.next(id, attempt, now, false)
+        Some(at_port(self.redirections.next(id, attempt, now, false)?, port))
     }
 
     /// Whether connections may go to their original destination.
     fn can_fall_back(&mut self, session: &Session) -> bool {
         let service = self.redirections.service(session.redirection);
         let wanted = service.fallback || service.destination == Destination::Original;
-        // Where the original destination is needed, it was checked at the beginning.
-        wanted && (service.needs_original() || self.admission.permit(service, session).is_ok())
+        // Where clients choose the destination, it was checked at the beginning.
+        wanted && (service.clients_choose() || self.admission.permit(service, session).is_ok())
     }
 
     /// Whether connecting there would reach our own listening socket. Asked before connecting: a connection that is
@@ -167,4 +168,12 @@ impl Dialer {
         };
         if self.listeners.iter().any(reaches) { self.admission.is_own(address) } else { Ok(false) }
     }
+}
+
+/// An address of an upstream with the port that the client asked for, if it takes that.
+fn at_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    if service::follows_port(&address) {
+        address.set_port(port);
+    }
+    address
 }

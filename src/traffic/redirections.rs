@@ -161,8 +161,12 @@ impl Redirections {
         self.watch(id);
     }
 
-    /// No upstream of a redirection could be reached.
+    /// No upstream of a redirection could be reached. With the client's port that says nothing of the upstream: clients
+    /// could have the redirection withdrawn by asking for a port that nobody serves, and which port would be probed?
     pub(crate) fn unreachable(&mut self, id: RedirectionId, now: Tick) {
+        if self.service(id).destination.follows_port() {
+            return;
+        }
         let told = &mut self.get_mut(id).unreachable;
         if told.is_none_or(|told| told.saturating_add(TELL_AGAIN) <= now) {
             *told = Some(now);

@@ -1,5 +1,6 @@
 //! What a worker has to know of one redirection.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
 
@@ -46,9 +47,14 @@ impl Service {
         self.asks_by_name() || matches!(self.via, Via::Http(..))
     }
 
+    /// Whether clients choose where their connections end, directly or through a proxy.
+    pub(crate) fn clients_choose(&self) -> bool {
+        self.destination == Destination::Original || !matches!(self.via, Via::Tcp(_))
+    }
+
     /// Whether the original destination has to be known.
     pub(crate) fn needs_original(&self) -> bool {
-        self.destination == Destination::Original || !matches!(self.via, Via::Tcp(_))
+        self.clients_choose() || self.destination.follows_port()
     }
 }
 
@@ -69,6 +75,11 @@ impl Destination {
             Destination::Hosts(hosts) => hosts,
         }
     }
+
+    /// Whether one of the upstreams is reached at the port that the client asked for.
+    pub(crate) fn follows_port(&self) -> bool {
+        self.hosts().iter().any(|host| host.port.is_none())
+    }
 }
 
 /// How the upstreams are spoken to.
@@ -87,8 +98,8 @@ pub(crate) enum Via {
 pub(crate) struct HostPort {
     /// A name or an address.
     pub name: HostName,
-    /// The port.
-    pub port: u16,
+    /// The port; `None` is the one that the client asked for (`same`).
+    pub port: Option<u16>,
     /// The number of the interface behind which a link-local address is; 0 for all others.
     pub interface: u32,
 }
@@ -99,16 +110,43 @@ impl HostPort {
         self.name.literal().is_none().then(|| self.name.to_string())
     }
 
-    /// The socket addresses of this upstream. Only a name is looked up. Link-local addresses of a name are left out:
+    /// The socket addresses of this upstream, with port 0 in place of the client's. Only a name is looked up. Link-local addresses of a name are left out:
     /// nobody says behind which interface they are, and connect(2) refuses them so.
     pub(crate) fn addresses(&self, look_up: impl FnOnce(&str) -> Vec<IpAddr>) -> Vec<SocketAddr> {
+        let port = self.port.unwrap_or(0);
         let address = |ip| match ip {
             IpAddr::V6(v6) if v6.is_unicast_link_local() && self.interface == 0 => None,
-            IpAddr::V6(v6) => Some(SocketAddrV6::new(v6, self.port, 0, self.interface).into()),
-            IpAddr::V4(v4) => Some(SocketAddr::from((v4, self.port))),
+            IpAddr::V6(v6) => Some(SocketAddrV6::new(v6, port, 0, self.interface).into()),
+            IpAddr::V4(v4) => Some(SocketAddr::from((v4, port))),
         };
         self.name.addresses(look_up).into_iter().filter_map(address).collect()
     }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}:{port}", self.name),
+            None => write!(f, "{}:{SAME}", self.name),
+        }
+    }
+}
+
+/// The word for the port that the client asked for.
+pub(crate) const SAME: &str = "same";
+
+/// Whether an address of an upstream takes the client's port.
+pub(crate) fn follows_port(address: &SocketAddr) -> bool {
+    address.port() == 0
+}
+
+/// An address of an upstream, as people read it.
+pub(crate) fn shown(address: &SocketAddr) -> String {
+    if !follows_port(address) {
+        return address.to_string();
+    }
+    let text = address.to_string();
+    text.strip_suffix('0').map(|start| format!("{start}{SAME}")).unwrap_or(text)
 }
 
 /// Which upstream a connection is tried with first.

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::sys::clock::Tick;
-use crate::traffic::service::Balance;
+use crate::traffic::service::{self, Balance};
 
 /// The most addresses of one upstream.
 pub const ADDRESSES: usize = 16;
@@ -165,7 +165,10 @@ impl Upstreams {
         }
         attempt.tried |= 1 << index;
         let candidate = self.hosts.iter_mut().flatten().nth(index)?;
-        candidate.asked.get_or_insert(now);
+        // What one port does not answer says nothing of the others, and it is the client that has chosen it.
+        if !service::follows_port(&candidate.address) {
+            candidate.asked.get_or_insert(now);
+        }
         Some(candidate.address)
     }
 
@@ -180,10 +183,12 @@ impl Upstreams {
         self.hosts.iter().flatten().find(is_due).map(|candidate| candidate.address)
     }
 
-    /// A connection does not remember the interface of a link-local address.
+    /// The candidate of an address that was connected to. A connection does not remember the interface of a link-local
+    /// address.
     fn find(&mut self, address: SocketAddr) -> Option<(&mut Vec<Candidate>, usize)> {
         let is = |candidate: &Candidate| {
-            candidate.address.ip() == address.ip() && candidate.address.port() == address.port()
+            let same_port = candidate.address.port() == address.port() || service::follows_port(&candidate.address);
+            candidate.address.ip() == address.ip() && same_port
         };
         self.hosts.iter_mut().find_map(|host| {
             let at = host.iter().position(is)?;
@@ -195,6 +200,9 @@ impl Upstreams {
     pub(crate) fn failed(&mut self, address: SocketAddr, error: &io::Error, now: Tick) -> HealthChange {
         let Some((host, at)) = self.find(address) else { return HealthChange::None };
         let candidate = &mut host[at];
+        if service::follows_port(&candidate.address) {
+            return HealthChange::None;
+        }
         let silent = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable);
         candidate.asked = None;
         let before = candidate.down;
@@ -316,6 +324,20 @@ mod tests {
         assert_eq!(upstreams.next(&mut attempt, 51, false), Some(b));
         upstreams.failed(b, &error(libc::ECONNREFUSED), 50);
         assert_eq!(upstreams.next(&mut attempt, 51, false), None);
+    }
+
+    #[test]
+    fn the_failure_of_one_port_is_not_remembered_of_an_upstream_with_the_port_of_the_client() {
+        let (a, b) = (SocketAddr::from(([10, 0, 1, 1], 0)), addresses(2, 1)[0]);
+        let at = |port| SocketAddr::new(a.ip(), port);
+        let mut upstreams = Upstreams::new(&[vec![a], vec![b]], Balance::First);
+        assert_eq!(tried(&mut upstreams, 1, 0), [a, b]);
+        for failure in [libc::ETIMEDOUT, libc::ECONNREFUSED] {
+            assert_eq!(upstreams.failed(at(81), &error(failure), 0), HealthChange::None);
+        }
+        assert_eq!(tried(&mut upstreams, 1, SLOW)[0], a);
+        assert_eq!(upstreams.worked(at(80)), HealthChange::None);
+        assert_eq!(upstreams.to_probe(LONGEST_PAUSE), Some(b), "only the one that has a port");
     }
 
     #[test]

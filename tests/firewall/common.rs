@@ -46,7 +46,7 @@ pub fn named(name: &str, rules: &[(Action, &str)]) -> RuleSet {
 fn specs(redirection: RedirectionId, action: Action, text: &str) -> Vec<RuleSpec> {
     let found = Match::parse("--redirect", text, &["tcp", "udp"]).unwrap().resolve(&|_| Vec::new()).unwrap();
     let leads_to = |family| match action {
-        Action::Kernel { to } => Family::of(&to.ip()) == family,
+        Action::Kernel { to, .. } => Family::of(&to) == family,
         _ => true,
     };
     let found = found.into_iter().filter(|matching| leads_to(matching.family));
@@ -116,5 +116,5 @@ pub fn connect_to(address: SocketAddr) -> Result<(), ErrorKind> {
 
 /// `--kernel` to this address.
 pub fn kernel(address: &str, port: u16) -> Action {
-    Action::Kernel { to: SocketAddr::new(address.parse().unwrap(), port) }
+    Action::Kernel { to: address.parse().unwrap(), port: Some(port) }
 }

@@ -42,6 +42,7 @@ fn every_example_of_the_page_does_what_it_says() {
     assert_eq!(scene.page(MOOSE), "moose");
     run(&scene, "Stand-in server", || assert_eq!(scene.page(MOOSE), "cow"));
     run(&scene, "Plainly down for outsiders", || assert_eq!(scene.page(MOOSE), "cow"));
+    run(&scene, "Many ports of one server", || assert_eq!(scene.page(MOOSE), "cow"));
     run(&scene, "Split by source on one host", || assert_eq!(scene.page("10.2.0.5:113"), "ident"));
     run(&scene, "All in the kernel", || assert_eq!(scene.page(MOOSE), "cow"));
     run(&scene, "Fully transparent", || assert_eq!(scene.page(MOOSE), "moose"));
