@@ -1,4 +1,4 @@
-# make            builds tproxy
+# make            builds tproxy and tproxyctl
 # make demo       shows it at work in network namespaces that exist only during the demo (root)
 # make demo-proxy shows in the same way how it enforces the use of a proxy, a real Squid (root)
 # make bench      measures it beside HAProxy, nginx, rinetd, redsocks and socat in the same way (root); scripts/bench
@@ -24,6 +24,7 @@ FISHDIR    = $(PREFIX)/share/fish/vendor_completions.d
 CARGO      = cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 BINARY     = $(TARGET_DIR)/release/tproxy
+CONTROLLER = $(BINARY)ctl
 
 # A shell knows rustup's directory only after the next login. This finds a toolchain that was installed just now.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -37,7 +38,7 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
 	shellcheck -x tests/suites/nginx/run scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/lib/*.sh \
-		scripts/tproxy.init scripts/tproxy.default scripts/completions/tproxy.bash .ci/run
+		scripts/tproxy.init scripts/tproxy.default scripts/completions/*.bash .ci/run
 
 # tests/supply.rs checks most of this on every machine. A check that is impossible here is no failure, because not every
 # machine has the tool or reaches the database of vulnerabilities.
@@ -86,13 +87,20 @@ man:
 
 # Builds nothing, because root may have no toolchain.
 install:
-	@test -x $(BINARY) || { echo "there is no $(BINARY) yet: run 'make' first" >&2; exit 1; }
+	@for program in $(BINARY) $(CONTROLLER); do \
+		test -x $$program || { echo "there is no $$program yet: run 'make' first" >&2; exit 1; }; \
+	done
 	install -D -m 755 $(BINARY) $(DESTDIR)$(SBINDIR)/tproxy
+	install -D -m 755 $(CONTROLLER) $(DESTDIR)$(SBINDIR)/tproxyctl
 	install -D -m 644 man/tproxy.8 $(DESTDIR)$(MANDIR)/man8/tproxy.8
+	install -D -m 644 man/tproxyctl.8 $(DESTDIR)$(MANDIR)/man8/tproxyctl.8
 	install -D -m 644 man/tproxy.conf.5 $(DESTDIR)$(MANDIR)/man5/tproxy.conf.5
 	install -D -m 644 scripts/completions/tproxy.bash $(DESTDIR)$(BASHDIR)/tproxy
 	install -D -m 644 scripts/completions/_tproxy $(DESTDIR)$(ZSHDIR)/_tproxy
 	install -D -m 644 scripts/completions/tproxy.fish $(DESTDIR)$(FISHDIR)/tproxy.fish
+	install -D -m 644 scripts/completions/tproxyctl.bash $(DESTDIR)$(BASHDIR)/tproxyctl
+	install -D -m 644 scripts/completions/_tproxyctl $(DESTDIR)$(ZSHDIR)/_tproxyctl
+	install -D -m 644 scripts/completions/tproxyctl.fish $(DESTDIR)$(FISHDIR)/tproxyctl.fish
 	install -D -m 644 scripts/tproxy.conf $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf
 	install -d $(DESTDIR)$(SYSCONFDIR)/init.d $(DESTDIR)$(UNITDIR)
 	sed 's|/usr/local/sbin/tproxy|$(SBINDIR)/tproxy|g' scripts/tproxy.init > $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
@@ -107,6 +115,8 @@ uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/tproxy $(DESTDIR)$(MANDIR)/man8/tproxy.8 \
 		$(DESTDIR)$(MANDIR)/man5/tproxy.conf.5 $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf \
 		$(DESTDIR)$(BASHDIR)/tproxy $(DESTDIR)$(ZSHDIR)/_tproxy $(DESTDIR)$(FISHDIR)/tproxy.fish \
+		$(DESTDIR)$(SBINDIR)/tproxyctl $(DESTDIR)$(MANDIR)/man8/tproxyctl.8 $(DESTDIR)$(BASHDIR)/tproxyctl \
+		$(DESTDIR)$(ZSHDIR)/_tproxyctl $(DESTDIR)$(FISHDIR)/tproxyctl.fish \
 		$(DESTDIR)$(SYSCONFDIR)/init.d/tproxy $(DESTDIR)$(UNITDIR)/tproxy.service
 	! cmp -s scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
 		rm -f $(DESTDIR)$(SYSCONFDIR)/default/tproxy

@@ -47,7 +47,10 @@ mod daemon;
 
 mod commands;
 
+mod ctl;
+
 #[doc(hidden)]
 pub mod testing;
 
 pub use commands::main;
+pub use ctl::main as tproxyctl;

@@ -2,6 +2,7 @@
 
 pub use crate::cli::options::OPTIONS;
 pub use crate::cli::{MARKS, generated};
+pub use crate::ctl::{CTL_MARKS, generated_ctl};
 pub use crate::daemon::message::{self, Answer, Question, ToGuardian, ToWorker};
 pub use crate::protocol::addr_pair::AddrPair;
 pub use crate::protocol::credentials::Credentials;

@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
-use tproxy::testing::{MARKS, OPTIONS, generated};
+use tproxy::testing::{CTL_MARKS, MARKS, OPTIONS, generated, generated_ctl};
 
 /// A command line that is good, to which a bad option is added.
 const GOOD: &[&str] = &["-d", "-s", "40123", "127.0.0.1", "40124"];
@@ -1042,13 +1042,15 @@ fn version_is_the_package_version() {
 /// The manual pages and the completions. `make man` writes them.
 #[test]
 fn generated_files_match_the_table_of_options() {
-    for (path, wanted) in generated() {
+    let of_options = generated().into_iter().map(|(path, text)| (path, text, MARKS));
+    let of_commands = generated_ctl().into_iter().map(|(path, text)| (path, text, CTL_MARKS));
+    for (path, wanted, marks) in of_options.chain(of_commands) {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
         let found = fs::read_to_string(&path).unwrap_or_default();
-        let wanted = match found.split_once(MARKS.0) {
+        let wanted = match found.split_once(marks.0) {
             Some((head, rest)) => {
-                let (_, tail) = rest.split_once(MARKS.1).expect("the last mark");
-                [head, MARKS.0, &wanted, MARKS.1, tail].concat()
+                let (_, tail) = rest.split_once(marks.1).expect("the last mark");
+                [head, marks.0, &wanted, marks.1, tail].concat()
             }
             None => wanted,
         };

@@ -1,0 +1,170 @@
+//! The client's side of the control socket.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::ctl::failure::CtlFailure;
+use crate::ctl::json;
+
+/// Bytes of an answer that are looked at for an error before they are shown.
+const FIRST_LINE: u64 = 4096;
+
+/// A connection to a control socket.
+#[derive(Debug)]
+pub(super) struct Client {
+    reader: BufReader<UnixStream>,
+    path: String,
+}
+
+impl Client {
+    /// Waits for the connection, and later for each part of an answer, as long as `patience`; for ever without.
+    pub(super) fn connect(path: &Path, patience: Option<Duration>) -> Result<Client, CtlFailure> {
+        let path_text = path.display().to_string();
+        let stream = open(path, patience).map_err(|error| CtlFailure::NoAnswer(unreachable(&path_text, error)))?;
+        Ok(Client { reader: BufReader::with_capacity(64 * 1024, stream), path: path_text })
+    }
+
+    /// Sends a line.
+    pub(super) fn ask(&mut self, line: &str) -> Result<(), CtlFailure> {
+        match self.reader.get_mut().write_all(line.as_bytes()) {
+            // A daemon that has closed the connection has said why before.
+            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                Err(self.broken(&error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The first line of an answer, or as much as there is room for. It is not empty.
+    pub(super) fn first_line(&mut self) -> Result<Vec<u8>, CtlFailure> {
+        let mut line = Vec::new();
+        let result = self.reader.by_ref().take(FIRST_LINE).read_until(b'\n', &mut line);
+        result.map_err(|error| self.broken(&error))?;
+        match refusal(&line) {
+            Some(sentence) => Err(CtlFailure::Refused(sentence)),
+            None if line.is_empty() => Err(self.no_answer("the connection was closed without an answer")),
+            None => Ok(line),
+        }
+    }
+
+    /// Copies the answer to the only command of a connection.
+    pub(super) fn copy_answer(&mut self, to: &mut dyn Write) -> Result<(), CtlFailure> {
+        let mut part = self.first_line()?;
+        let mut is_whole = false;
+        while !part.is_empty() {
+            is_whole = part.ends_with(b"\n");
+            make_printable(&mut part);
+            match to.write_all(&part).and_then(|()| to.flush()) {
+                // The reader has seen enough.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                result => result.map_err(|error| CtlFailure::Refused(format!("standard output: {error}")))?,
+            }
+            part = match self.reader.fill_buf() {
+                Ok(bytes) => bytes.to_vec(),
+                Err(error) => return Err(self.broken(&error)),
+            };
+            self.reader.consume(part.len());
+        }
+        if is_whole { Ok(()) } else { Err(self.no_answer("the answer breaks off")) }
+    }
+
+    /// Copies lines as they come, until the daemon ends. The first one is there at once.
+    pub(super) fn follow(&mut self, to: &mut dyn Write) -> Result<(), CtlFailure> {
+        let first = self.first_line()?;
+        self.reader.get_ref().set_read_timeout(None).map_err(|error| self.broken(&error))?;
+        let first = io::Cursor::new(first);
+        // Nothing else needs the connection.
+        let mut lines = first.chain(&mut self.reader);
+        let mut line = Vec::new();
+        while matches!(lines.by_ref().take(FIRST_LINE).read_until(b'\n', &mut line), Ok(1..)) {
+            make_printable(&mut line);
+            match to.write_all(&line).and_then(|()| to.flush()) {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                result => result.map_err(|error| CtlFailure::Refused(format!("standard output: {error}")))?,
+            }
+            line.clear();
+        }
+        Err(self.no_answer("the instance has ended"))
+    }
+
+    fn broken(&self, error: &io::Error) -> CtlFailure {
+        match error.kind() {
+            ErrorKind::WouldBlock => self.no_answer("no answer in time"),
+            _ => self.no_answer(&error.to_string()),
+        }
+    }
+
+    fn no_answer(&self, why: &str) -> CtlFailure {
+        CtlFailure::NoAnswer(format!("{}: {why}", self.path))
+    }
+}
+
+/// Connects. `SO_SNDTIMEO` also bounds connect(2), which waits while the queue of the socket is full (unix(7)).
+fn open(path: &Path, patience: Option<Duration>) -> io::Result<UnixStream> {
+    let socket: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    if let Some(patience) = patience {
+        let limit = TimeVal::milliseconds(i64::try_from(patience.as_millis()).unwrap_or(i64::MAX));
+        setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &limit)?;
+    }
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixStream::from(socket))
+}
+
+fn unreachable(path: &str, error: io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            format!("{path}: there is no such socket: tproxy does not run, or has another --control")
+        }
+        ErrorKind::ConnectionRefused => format!("{path}: nobody listens on it: tproxy does not run any more"),
+        ErrorKind::PermissionDenied => {
+            format!("{path}: permission denied: only root and the group of --control-group may connect")
+        }
+        ErrorKind::WouldBlock => format!("{path}: no answer in time"),
+        _ => format!("{path}: {error}"),
+    }
+}
+
+/// The sentence of an answer that is an error.
+fn refusal(answer: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(answer);
+    if let Some(sentence) = text.strip_prefix("error: ") {
+        return Some(sentence.trim_end().to_owned());
+    }
+    if !text.starts_with("{\"error\":") {
+        return None;
+    }
+    json::parse(&text).and_then(|document| Some(document.text("error")?.to_owned()))
+}
+
+/// The process that answers faces clients. What it says must not reach the terminal as anything but text.
+fn make_printable(bytes: &mut [u8]) {
+    let is_control = |byte: u8| byte.is_ascii_control() && byte != b'\n' && byte != b'\t';
+    bytes.iter_mut().filter(|byte| is_control(**byte)).for_each(|byte| *byte = b'?');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_from_answers() {
+        assert_eq!(refusal(b"error: permission denied\n").as_deref(), Some("permission denied"));
+        assert_eq!(refusal(b"{\"error\":\"a \\\"b\\\"\"}\n").as_deref(), Some("a \"b\""));
+        assert_eq!(refusal(b"errors 5\n"), None);
+        assert_eq!(refusal(b"{\"errors\":[]}\n"), None);
+    }
+
+    #[test]
+    fn no_escape_sequence_reaches_the_terminal() {
+        let mut text = *b"a\x1b[2J\r\tb\n";
+        make_printable(&mut text);
+        assert_eq!(&text, b"a?[2J?\tb\n");
+    }
+}

@@ -1,0 +1,5 @@
+//! The tproxyctl program.
+
+fn main() -> std::process::ExitCode {
+    tproxy::tproxyctl()
+}
