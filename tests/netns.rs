@@ -65,6 +65,8 @@ mod rule_ownership;
 mod same_port;
 #[path = "netns/scenarios.rs"]
 mod scenarios;
+#[path = "netns/source.rs"]
+mod source;
 #[path = "netns/starting.rs"]
 mod starting;
 #[path = "netns/stuck_log.rs"]

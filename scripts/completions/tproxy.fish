@@ -15,6 +15,7 @@ complete -c tproxy -l proto -x -a 'tcp udp' -d 'Protocol of a MATCH that names n
 complete -c tproxy -s O -l output -d 'Apply the rules to this host\'s own connections too, except those of the user of -r'
 complete -c tproxy -l verify -x -d 'Compare the rules in the firewall with the configuration this often, and repair them'
 complete -c tproxy -l fail -x -a 'open closed' -d 'When no worker can be kept alive'
+complete -c tproxy -l source -x -a 'client client:port' -d 'Connect to the upstream from this address of this host'
 complete -c tproxy -s t -l transparent -d 'Relay each connection to its original destination'
 complete -c tproxy -s p -l proxy-only -d 'Relay to HOST PORT only'
 complete -c tproxy -l balance -x -a 'first round-robin source' -d 'Order in which several upstreams are tried'

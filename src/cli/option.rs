@@ -19,6 +19,7 @@ pub enum OptionId {
     Output,
     Verify,
     Fail,
+    Source,
     Transparent,
     ProxyOnly,
     Balance,
@@ -119,6 +120,7 @@ impl Value {
 pub enum Group {
     Listening,
     Rules,
+    Interception,
     Upstream,
     Proxies,
     Limits,
@@ -127,14 +129,23 @@ pub enum Group {
 }
 
 impl Group {
-    pub const ALL: [Group; 7] =
-        [Group::Listening, Group::Rules, Group::Upstream, Group::Proxies, Group::Limits, Group::Process, Group::Other];
+    pub const ALL: [Group; 8] = [
+        Group::Listening,
+        Group::Rules,
+        Group::Interception,
+        Group::Upstream,
+        Group::Proxies,
+        Group::Limits,
+        Group::Process,
+        Group::Other,
+    ];
 
     /// The heading.
     pub fn title(self) -> &'static str {
         match self {
             Group::Listening => "Listening",
             Group::Rules => "Rules",
+            Group::Interception => "Interception",
             Group::Upstream => "Upstream",
             Group::Proxies => "Proxies",
             Group::Limits => "Limits",

@@ -144,6 +144,13 @@ pub const OPTIONS: &[Opt] = &[
         ..process(Id::Fail, "", "fail", Group::Rules)
     },
     Opt {
+        value: Some(Value::Text("ADDRESS", &["client", "client:port"])),
+        repeatable: true,
+        help: "Connect to the upstream from this address of this host.",
+        more: "Give one for each family, or both as V4,V6; the system chooses for a family without one.",
+        ..relay(Id::Source, "", "source", Group::Interception)
+    },
+    Opt {
         overrides: Some(Id::ProxyOnly),
         goes_with: &[Relation::Excludes(&[VIA_HTTP, VIA_CONNECT, VIA_SOCKS5], "give the proxy's HOST PORT instead")],
         help: "Relay each connection to its original destination. HOST PORT is not needed.",

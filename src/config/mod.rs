@@ -19,6 +19,7 @@ mod local_names;
 pub(crate) mod outside;
 mod redirection;
 pub(crate) mod rules;
+mod source;
 mod trusted_file;
 mod values;
 pub(crate) mod via;
@@ -181,6 +182,16 @@ pub(crate) fn read_from(command_line: &CommandLine, file: Option<&[u8]>) -> Resu
     config(&parse::parse(&command_line.arguments, &command_line.directory)?, command_line.clone(), file)
 }
 
+/// Whether the addresses of `--source` can be used here and now.
+fn check_sources(config: &Config) -> Result<(), Error> {
+    config.relayed().try_for_each(|(_, redirection, service)| {
+        source::check(service).map_err(|error| match &redirection.place {
+            Some((file, line)) => error.in_file(file, *line),
+            None => error,
+        })
+    })
+}
+
 /// The configuration that another process has read: the same text, and the same answers.
 pub(crate) fn read_alike(
     command_line: &CommandLine,
@@ -212,6 +223,7 @@ fn config(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>)
     let (config, outside) = outside::collecting(OutsideAnswers::default(), || read(arguments, command_line, text));
     let config = config?;
     config.process.congestion.as_ref().map_or(Ok(()), congestion::check)?;
+    check_sources(&config)?;
     Ok(Config { outside, ..config })
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::cli::option::OptionId;
 use crate::cli::options;
 use crate::cli::parse::{ArgumentValue, Arguments};
-use crate::config::{values, via};
+use crate::config::{source, values, via};
 use crate::error::Error;
 use crate::relay::timeouts::Timeouts;
 use crate::rules::matching::Match;
@@ -150,6 +150,7 @@ fn service(arguments: &Arguments) -> Result<Service, Error> {
     let at_least_one = |id| Ok(ticks(seconds(id, 1)?.unwrap_or(std::time::Duration::from_secs(10))));
     Ok(Service {
         destination,
+        source: source::read(arguments)?,
         via,
         accept_proxy: arguments.has(OptionId::AcceptProxy),
         balance: match arguments.text(OptionId::Balance) {

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use crate::cli::CommandLine;
 use crate::config;
+use crate::daemon::confine::Sources;
 use crate::daemon::instructions::{self, RESOLVER, ToldTask, VARIABLE, WORKER};
 use crate::daemon::worker::{self, WorkerArgs};
 use crate::daemon::{confine, generation, handover, resolver};
@@ -79,7 +80,7 @@ fn work(told: ToldTask) -> Result<(), Error> {
             Some(source_limit.ok_or_else(|| Error::Failed("the counts of sources do not fit".into()))?)
         }
     };
-    let confinement = confine::worker(told.user, told.foreground, channel.as_fd())?;
+    let confinement = confine::worker(told.user, told.foreground, channel.as_fd(), Sources::of(&config))?;
     let args = WorkerArgs {
         number,
         config: &config,

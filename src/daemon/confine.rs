@@ -7,12 +7,31 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::c_long;
 
+use crate::config::Config;
 use crate::error::Error;
 use crate::logging;
 use crate::sys::account::{self, Account};
 use crate::sys::process;
 use crate::sys::seccomp::{Condition, SyscallFilter};
-use crate::sys::sockopt;
+use crate::sys::{sockopt, source};
+use crate::traffic::service::Source;
+
+/// Who chooses the addresses that connections to upstreams leave from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sources {
+    /// The kernel.
+    Kernel,
+    /// The worker, among the addresses of this host.
+    Own,
+}
+
+impl Sources {
+    /// What serving a configuration needs.
+    pub(crate) fn of(config: &Config) -> Sources {
+        let own = config.relayed().any(|(_, _, service)| service.source != Source::System);
+        if own { Sources::Own } else { Sources::Kernel }
+    }
+}
 
 /// A process that has given up its privileges but not yet the system calls that its set-up needs.
 #[derive(Debug)]
@@ -24,7 +43,12 @@ pub(crate) struct Confinement {
 
 /// Confines a worker: it keeps no file, no privilege, and only the system calls of a relay. `channel` is the one to the
 /// guardian.
-pub(crate) fn worker(user: Option<Account>, foreground: bool, channel: BorrowedFd<'_>) -> Result<Confinement, Error> {
+pub(crate) fn worker(
+    user: Option<Account>,
+    foreground: bool,
+    channel: BorrowedFd<'_>,
+    sources: Sources,
+) -> Result<Confinement, Error> {
     let null = null(foreground)?;
     if account::is_root()
         && let Err(error) = process::enter_empty_root()
@@ -35,7 +59,7 @@ pub(crate) fn worker(user: Option<Account>, foreground: bool, channel: BorrowedF
     // /dev/log cannot be reached from the empty root.
     logging::confine();
     become_harmless(user)?;
-    Ok(Confinement { null, filter: relaying(Some(channel)) })
+    Ok(Confinement { null, filter: relaying(Some(channel), sources) })
 }
 
 /// Confines a resolver: it keeps no privilege, and only the system calls of getaddrinfo(3) and of the modules in
@@ -47,9 +71,9 @@ pub(crate) fn resolver(user: Option<Account>, foreground: bool) -> Result<Confin
 }
 
 /// Confines a process that relays without a guardian. It keeps access to files, because it reopens its log itself.
-pub(crate) fn alone() -> Result<Confinement, Error> {
+pub(crate) fn alone(sources: Sources) -> Result<Confinement, Error> {
     no_new_privileges()?;
-    Ok(Confinement { null: None, filter: with_own_files(relaying(None)) })
+    Ok(Confinement { null: None, filter: with_own_files(relaying(None, sources)) })
 }
 
 impl Confinement {
@@ -226,18 +250,32 @@ const IP_ADDRESSES: [i32; 2] = [size_of::<libc::sockaddr_in>() as i32, size_of::
 /// not change: shutdown(2) ends writing only, since a listener without its reading end is deaf for all; no call makes a
 /// descriptor blocking, or clears `O_APPEND`, or gives a place in a file; no option is set but those of
 /// [`sockopt::WHILE_SERVING`]. `channel` is the one to the guardian: descriptors are received there and nowhere else.
-fn relaying(channel: Option<BorrowedFd<'_>>) -> SyscallFilter {
+///
+/// A worker that chooses addresses has bind(2), but no datagram sockets: without listen(2), it cannot take a service's
+/// place with what it binds.
+fn relaying(channel: Option<BorrowedFd<'_>>, sources: Sources) -> SyscallFilter {
     let pipe = libc::O_CLOEXEC | libc::O_NONBLOCK;
+    // A datagram socket finds out whether this host has an address at all.
+    let types: &[i32] = match sources {
+        Sources::Kernel => &[libc::SOCK_STREAM, libc::SOCK_DGRAM],
+        Sources::Own => &[libc::SOCK_STREAM],
+    };
     let filter = SyscallFilter::default()
         .allow_if(libc::SYS_splice, Condition::is_null(1).into_iter().chain(Condition::is_null(3)))
         .allow_if(libc::SYS_sendto, Condition::is_null(4))
         .allow_if(libc::SYS_connect, [Condition::is(2, &IP_ADDRESSES)])
-        .allow_if(libc::SYS_socket, socket(&OVER_IP, &[libc::SOCK_STREAM, libc::SOCK_DGRAM], &[0]))
+        .allow_if(libc::SYS_socket, socket(&OVER_IP, types, &[0]))
         .allow_if(libc::SYS_shutdown, [Condition::is(1, &[libc::SHUT_WR])])
         .allow_if(libc::SYS_ioctl, [Condition::is(1, &[libc::TIOCOUTQ as i32])])
         .allow_if(libc::SYS_pipe2, [Condition::is(1, &[pipe])])
         .allow_if(libc::SYS_fcntl, [Condition::is(1, &[libc::F_GETFD, libc::F_GETPIPE_SZ, libc::F_SETPIPE_SZ])]);
     let filter = setting(filter, sockopt::WHILE_SERVING);
+    let filter = match sources {
+        Sources::Kernel => filter,
+        Sources::Own => {
+            setting(filter, &[source::WITHOUT_PORT]).allow_if(libc::SYS_bind, [Condition::is(2, &IP_ADDRESSES)])
+        }
+    };
     let filter = channel
         .into_iter()
         .fold(filter, |filter, channel| filter.allow_if(libc::SYS_recvmsg, [Condition::is(0, &[channel.as_raw_fd()])]));

@@ -12,6 +12,7 @@ use std::net::TcpStream;
 use crate::cli::CommandLine;
 use crate::config::{self, Config, Listen, Process, Redirection};
 use crate::daemon::children::GenerationId;
+use crate::daemon::confine::Sources;
 use crate::daemon::generation::{self, Generation};
 use crate::daemon::guardian::Guardian;
 use crate::daemon::handover::{self, Handover};
@@ -144,7 +145,7 @@ fn alone(config: Config, inherited: Inherited) -> Result<(), Error> {
         source_limit: source_limit.take(),
         connection: None,
     };
-    let served = worker::run(args, confine::alone()?);
+    let served = worker::run(args, confine::alone(Sources::of(config))?);
     drop(pidfile);
     served
 }
@@ -199,5 +200,5 @@ fn one_connection(config: &Config, connection: TcpStream, from_inetd: bool) -> R
         source_limit: None,
         connection: Some(connection),
     };
-    worker::run(args, confine::alone()?)
+    worker::run(args, confine::alone(Sources::of(config))?)
 }

@@ -20,6 +20,7 @@ pub(crate) mod services;
 pub(crate) mod shared_memory;
 pub(crate) mod shortage;
 pub(crate) mod sockopt;
+pub(crate) mod source;
 pub(crate) mod splice;
 pub(crate) mod stderr;
 pub(crate) mod wait;

@@ -47,6 +47,8 @@ pub(crate) fn missing(error: &io::Error) -> Option<Resource> {
 pub(crate) enum ConnectError {
     /// This host is short of something.
     Shortage(io::Error),
+    /// The connection cannot leave from the address that it should.
+    Source(io::Error),
     /// The upstream or the way to it.
     Upstream(io::Error),
 }

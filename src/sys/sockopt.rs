@@ -17,6 +17,7 @@ use nix::{setsockopt_impl, sockopt_impl};
 
 use crate::sys::congestion::Algorithm;
 use crate::sys::shortage::{self, ConnectError};
+use crate::sys::source;
 
 /// The options, each with its level, that a relay sets once it serves. Its system call filter allows no others.
 pub(crate) const WHILE_SERVING: &[(libc::c_int, libc::c_int)] = &[
@@ -162,13 +163,15 @@ pub(crate) fn restore_options(listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-/// A non-blocking socket that is being connected, and its own address. The kernel chooses that in connect(2) already.
+/// A non-blocking socket that is being connected, and its own address. The kernel chooses that in connect(2) already,
+/// as far as `source` does not say it.
 ///
 /// The third packet of the handshake waits for the first data to go with it. A caller that has none must
 /// [`acknowledge`], or else the peer learns only after 200 ms that it is connected (`tcp_rcv_synsent_state_process`,
 /// net/ipv4/tcp_input.c).
 pub(crate) fn connecting(
     address: SocketAddr,
+    source: Option<IpAddr>,
     congestion: Option<&Algorithm>,
 ) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let socket = unconnected(address).map_err(ConnectError::Shortage)?;
@@ -176,6 +179,9 @@ pub(crate) fn connecting(
         && let Err(error) = algorithm.set(&socket)
     {
         log::debug!("congestion control {algorithm}: {error}");
+    }
+    if let Some(ip) = source {
+        source::from(&socket, ip).map_err(ConnectError::Source)?;
     }
     // With the length of its own kind of address: the filter looks at that.
     let connected = match address {
@@ -188,7 +194,9 @@ pub(crate) fn connecting(
             let local = socket.local_addr().map_err(ConnectError::Shortage)?;
             Ok((socket, local))
         }
-        Err(Errno::EADDRNOTAVAIL) if !has_source(address) => Err(ConnectError::Upstream(Errno::EADDRNOTAVAIL.into())),
+        Err(Errno::EADDRNOTAVAIL) if source.is_none() && !has_source(address) => {
+            Err(ConnectError::Upstream(Errno::EADDRNOTAVAIL.into()))
+        }
         Err(errno) => {
             let error = io::Error::from(errno);
             let missing = shortage::missing(&error);

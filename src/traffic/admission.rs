@@ -41,6 +41,7 @@ struct Warnings {
     not_redirected: Limiter,
     forbidden: Limiter,
     shortages: Limiter,
+    sources: Limiter,
 }
 
 /// The address pairs of our outgoing connections. When one of them is redirected, it comes back to us with the same
@@ -296,6 +297,19 @@ impl Admission {
             }
         }
         CloseReason::Resources(error)
+    }
+
+    /// A connection cannot leave from the address that it should.
+    pub(crate) fn warn_source(
+        &mut self,
+        client: CompactAddr,
+        to: SocketAddr,
+        source: Option<IpAddr>,
+        error: &io::Error,
+    ) {
+        if let (Some(source), Some(more)) = (source, self.warnings.sources.pass()) {
+            log::warn!("--source: cannot connect from {source} to {to} for {client}: {error}{more}");
+        }
     }
 
     pub(crate) fn warn_loop(&mut self, client: CompactAddr, what: &str) {

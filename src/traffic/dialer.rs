@@ -101,7 +101,8 @@ impl Dialer {
                 self.admission.warn_loop(session.route.client, "would be relayed to our own listening port");
                 return Err(CloseReason::Loop);
             }
-            match sockopt::connecting(address, self.congestion.as_ref()) {
+            let source = self.service(session.redirection).source.own_address(address);
+            match sockopt::connecting(address, source, self.congestion.as_ref()) {
                 Ok((socket, local)) => {
                     let (local, upstream) = (CompactAddr::from(local), CompactAddr::from(address));
                     // Before any answer: the connection may come back to us now.
@@ -111,6 +112,11 @@ impl Dialer {
                 Err(ConnectError::Upstream(error)) => {
                     self.redirections.failed(session.redirection, address, &error, now);
                     last = error;
+                }
+                Err(ConnectError::Source(error)) => {
+                    self.admission.warn_source(session.route.client, address, source, &error);
+                    // An address of the other family may leave from another one.
+                    attempt.out_of_ports = true;
                 }
                 Err(ConnectError::Shortage(error)) => {
                     let missing = shortage::missing(&error);

@@ -2,7 +2,7 @@
 //! client has to.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mio::event::Event;
 use mio::net::TcpStream;
@@ -60,12 +60,12 @@ impl Probe {
     pub(crate) fn start(
         &mut self,
         redirection: RedirectionId,
-        address: SocketAddr,
+        (address, source): (SocketAddr, Option<IpAddr>),
         (now, limit): (Tick, Tick),
         registry: &Registry,
     ) -> Result<(), ConnectError> {
         self.next = now.saturating_add(EVERY);
-        let mut socket = TcpStream::from_std(sockopt::connecting(address, None)?.0);
+        let mut socket = TcpStream::from_std(sockopt::connecting(address, source, None)?.0);
         let token = Token::from(EventToken::Probe(redirection.0.into()));
         registry.register(&mut socket, token, Interest::WRITABLE).map_err(ConnectError::Shortage)?;
         self.running = Some(Running { socket, address, until: now.saturating_add(limit) });

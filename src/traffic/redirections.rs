@@ -238,11 +238,14 @@ impl Redirections {
         let Some(address) = address else { return };
         // Where no upstream answers at all, one is tried every second.
         let limit = if all { EVERY } else { redirection.service.timeouts.connect };
-        match redirection.probe.start(id, address, (now, limit), registry) {
+        let source = redirection.service.source.own_address(address);
+        match redirection.probe.start(id, (address, source), (now, limit), registry) {
             Ok(()) => {}
             Err(ConnectError::Upstream(error)) => self.failed(id, address, &error, now),
             // It is tried again.
-            Err(ConnectError::Shortage(error)) => log::debug!("probing upstream {address}: {error}"),
+            Err(ConnectError::Shortage(error) | ConnectError::Source(error)) => {
+                log::debug!("probing upstream {address}: {error}")
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a worker has to know of one redirection.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
 
 use ipnet::IpNet;
@@ -17,6 +17,7 @@ use crate::relay::tunnel::Tunnel;
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     pub destination: Destination,
+    pub source: Source,
     pub via: Via,
     /// Whether connections begin with a PROXY header, which names the client and the original destination.
     pub accept_proxy: bool,
@@ -79,6 +80,28 @@ impl Destination {
     /// Whether one of the upstreams is reached at the port that the client asked for.
     pub(crate) fn follows_port(&self) -> bool {
         self.hosts().iter().any(|host| host.port.is_none())
+    }
+}
+
+/// The address that connections to upstreams leave from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// One that the kernel chooses.
+    System,
+    /// This one of its family; the kernel chooses for a family without one.
+    Address { v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr> },
+    /// The client's, and its port if that is possible.
+    Client { same_port: bool },
+}
+
+impl Source {
+    /// The address of this host that connections to `upstream` leave from; `None` if the kernel chooses.
+    pub(crate) fn own_address(self, upstream: SocketAddr) -> Option<IpAddr> {
+        match self {
+            Source::Address { v4, .. } if upstream.is_ipv4() => v4.map(IpAddr::V4),
+            Source::Address { v6, .. } => v6.map(IpAddr::V6),
+            Source::System | Source::Client { .. } => None,
+        }
     }
 }
 
