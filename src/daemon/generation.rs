@@ -21,6 +21,7 @@ use crate::daemon::instructions::Instructions;
 use crate::daemon::listeners::Listeners;
 use crate::daemon::message::ToWorker;
 use crate::daemon::names::Names;
+use crate::daemon::pulse::Pulse;
 use crate::daemon::resolver_pool::POOL_SIZE;
 use crate::daemon::respawn::Respawn;
 use crate::daemon::{forwarding, resolver};
@@ -55,6 +56,8 @@ pub(crate) struct WorkerSlot {
     pub worker: Option<Pid>,
     /// The worker has said that it takes connections.
     pub ready: bool,
+    /// Whether the worker answers.
+    pub pulse: Pulse,
     /// The worker's resolvers, for `--host-check`.
     pub resolvers: Vec<Pid>,
     /// What became of earlier workers.
@@ -109,10 +112,11 @@ impl Generation {
         let pid = children.spawn(Role::Worker { generation: self.id, slot }, instructions)?;
         let place = &mut self.slots[slot];
         (place.worker, place.ready) = (Some(pid), false);
+        place.pulse.answered();
         // Those of the last worker end with it, and it may drain for long.
         place.resolvers.clear();
         place.respawn.started(Instant::now());
-        // A worker without resolvers serves. They are started later (`Instance::fill_pools_soon`).
+        // A worker without resolvers serves. They are started later (`PoolRefill`).
         if let Err(error) = self.fill_pool(slot, children) {
             log::error!("starting a resolver: {error}");
         }
@@ -157,9 +161,18 @@ impl Generation {
         while self.slots[slot].resolvers.len() < POOL_SIZE {
             let resolver = resolver::start(Role::PoolResolver, &self.config.process, children)?;
             self.slots[slot].resolvers.push(resolver);
-            children.pass_on(resolver, worker, &ToWorker::PooledResolver);
+            children.pass_on(resolver, worker, &ToWorker::PooledResolver(resolver.as_raw().cast_unsigned()));
         }
         Ok(())
+    }
+
+    /// Kills a pool resolver that does not answer its worker. When it has ended, another one is started.
+    pub(crate) fn kill_resolver(&self, slot: usize, resolver: u32, children: &Children) {
+        let resolvers = self.slots[slot].resolvers.iter();
+        for resolver in resolvers.filter(|pid| pid.as_raw().cast_unsigned() == resolver) {
+            log::warn!("resolver {resolver} does not answer and is killed: another one is started");
+            children.kill(*resolver);
+        }
     }
 
     /// Slots whose worker has a listening socket that does not listen.

@@ -10,24 +10,22 @@ use nix::unistd::Pid;
 use crate::config::FailMode;
 use crate::daemon::children::{Children, Ended, GenerationId, Role};
 use crate::daemon::generation::{self, Generation};
+use crate::daemon::heartbeat::Heartbeat;
 use crate::daemon::inherited::Inherited;
 use crate::daemon::instance_lock::InstanceLock;
 use crate::daemon::listener_watch::ListenerWatch;
 use crate::daemon::local_ports::LocalPorts;
 use crate::daemon::message::{ToGuardian, ToWorker};
 use crate::daemon::names::Names;
-use crate::daemon::notify::Notifier;
+use crate::daemon::notify::{self, Notifier};
+use crate::daemon::pool_refill::PoolRefill;
 use crate::daemon::reachability::Reachability;
 use crate::daemon::reconciler::Reconciler;
 use crate::daemon::respawn::Verdict;
 use crate::daemon::stats::Stats;
 use crate::logging;
 use crate::redirection::RedirectionId;
-use crate::rules::rule::Gate;
 use crate::traffic::upstreams::ADDRESSES;
-
-/// Missing pool resolvers are replaced once in this time: a worker that was taken over could make them end at once.
-const POOL_PAUSE: Duration = Duration::from_secs(1);
 
 /// A running table.
 #[derive(Debug)]
@@ -46,13 +44,13 @@ pub(crate) struct Instance {
     /// What the workers have done.
     pub stats: Stats,
     pub notifier: Notifier,
+    pub heartbeat: Heartbeat,
     /// Sockets that this process was started with, until a generation takes them.
     pub inherited: Inherited,
     /// Tells when a socket of the serving generation stops listening.
     listener_watch: Option<ListenerWatch>,
     last_generation: GenerationId,
-    /// When missing pool resolvers are replaced.
-    pool_due: Option<Instant>,
+    pub pool_refill: PoolRefill,
 }
 
 impl Instance {
@@ -68,10 +66,11 @@ impl Instance {
             local_ports: LocalPorts::default(),
             stats: Stats::default(),
             notifier: Notifier::from_environment(),
+            heartbeat: Heartbeat::new(notify::watchdog()),
             inherited,
             listener_watch: None,
             last_generation: GenerationId(0),
-            pool_due: None,
+            pool_refill: PoolRefill::default(),
         }
     }
 
@@ -90,7 +89,9 @@ impl Instance {
         let names = self.names.due().filter(|_| resolves || self.serving.is_some());
         let retired = self.children.retirement_due(self.retire_timeout());
         let (children, stats) = (self.children.due(), self.stats.due());
-        let others = [names, rules, gates, self.local_ports.due(), self.pool_due, retired, children, stats];
+        let beat = self.serving.as_ref().map(|_| self.heartbeat.due());
+        let others =
+            [names, rules, gates, self.local_ports.due(), self.pool_refill.due(), retired, children, stats, beat];
         slots.chain(others.into_iter().flatten()).min()
     }
 
@@ -104,9 +105,7 @@ impl Instance {
         for slot in 0..self.serving.as_ref().map_or(0, |serving| serving.slots.len()) {
             self.respawn(slot, now);
         }
-        if self.pool_due.take_if(|due| *due <= now).is_some() {
-            self.fill_pools();
-        }
+        self.pool_refill.work(self.serving.as_mut(), &mut self.children, now);
         if let Some(serving) = &self.serving {
             if self.local_ports.due().is_some_and(|due| due <= now) {
                 self.local_ports.look(&serving.config);
@@ -117,7 +116,18 @@ impl Instance {
             self.watch_listeners();
         }
         self.children.limit_retirement(self.retire_timeout(), now);
+        self.beat(now);
         self.work_on_rules();
+    }
+
+    /// Asks the workers for a sign of life, if it is time to, and replaces those that give none.
+    fn beat(&mut self, now: Instant) {
+        let Some(serving) = &mut self.serving else { return };
+        let silent = self.heartbeat.beat(serving, &self.children, &self.notifier, now);
+        silent.into_iter().for_each(|slot| self.replace_silent_worker(slot));
+        if let Some(serving) = &self.serving {
+            self.heartbeat.tell_status(serving, &self.stats, &self.reachability, &self.notifier);
+        }
     }
 
     /// Starts what is due for the rules.
@@ -150,6 +160,10 @@ impl Instance {
             }
             ToGuardian::Unreachable(id) => self.upstreams_are_unreachable(id),
             ToGuardian::Reachable(id) => self.reachability.answers(id),
+            ToGuardian::Alive => self.serving.iter_mut().for_each(|serving| serving.slots[slot].pulse.answered()),
+            ToGuardian::ResolverHangs(pid) => {
+                self.serving.iter().for_each(|serving| serving.kill_resolver(slot, pid, &self.children))
+            }
             ToGuardian::Counters(_) | ToGuardian::Unheard | ToGuardian::LostLines(_) => {}
         }
     }
@@ -160,7 +174,7 @@ impl Instance {
             ToGuardian::Counters(counters) => self.stats.heard(pid.as_raw().cast_unsigned(), counters),
             ToGuardian::Unheard => self.connect_to_syslog(pid),
             ToGuardian::LostLines(count) => logging::take_losses_over(count),
-            ToGuardian::Ready | ToGuardian::Leaving | ToGuardian::Unreachable(_) | ToGuardian::Reachable(_) => {}
+            _ => {}
         }
     }
 
@@ -240,7 +254,7 @@ impl Instance {
                 for slot in self.serving.iter_mut().flat_map(|serving| &mut serving.slots) {
                     slot.resolvers.retain(|resolver| *resolver != pid);
                 }
-                self.fill_pools_soon();
+                self.pool_refill.soon(self.serving.as_ref());
             }
             Role::Rules => self.rules.iter_mut().for_each(|rules| rules.ended(pid, how)),
             Role::Resolver | Role::Rehearsal => {}
@@ -273,21 +287,7 @@ impl Instance {
             return self.worker_died(slot, "could not be started");
         }
         self.listeners_have_changed();
-        self.fill_pools_soon();
-    }
-
-    /// Looks at the listening sockets of the serving generation, and asks to be told when one stops listening.
-    fn watch_listeners(&mut self) {
-        self.replace_deaf_workers();
-        let Some(serving) = &self.serving else { return };
-        let watch = ListenerWatch::new(serving.listeners.sockets())
-            .and_then(|watch| self.children.listen_for(watch.as_raw_fd()).map(|()| watch));
-        self.listener_watch = watch.inspect_err(|error| log::error!("watching the listening sockets: {error}")).ok();
-    }
-
-    /// A listening socket may have stopped listening, or there are others now.
-    pub(crate) fn listeners_have_changed(&mut self) {
-        self.listener_watch = None;
+        self.pool_refill.soon(self.serving.as_ref());
     }
 
     /// A socket that no longer listens was made so by a process that shares it, and that is the worker: it drains, and its
@@ -303,10 +303,16 @@ impl Instance {
         }
     }
 
-    /// Has missing pool resolvers started.
-    pub(crate) fn fill_pools_soon(&mut self) {
-        if self.serving.as_ref().is_some_and(|serving| serving.config.checks_hosts()) {
-            self.pool_due.get_or_insert_with(|| Instant::now() + POOL_PAUSE);
+    /// A worker lives and does not answer. What it serves hangs as well.
+    fn replace_silent_worker(&mut self, slot: usize) {
+        let worker = self.serving.as_mut().and_then(|serving| serving.slots[slot].worker.take());
+        if let Some(worker) = worker {
+            log::error!(
+                "worker {worker} does not answer and is killed: another one is started; its connections are lost"
+            );
+            self.children.kill(worker);
+            self.children.drain(worker);
+            self.start_worker(slot);
         }
     }
 
@@ -314,7 +320,7 @@ impl Instance {
     pub(crate) fn fill_slots(&mut self) {
         let slots = self.serving.iter_mut().flat_map(|serving| &mut serving.slots);
         slots.filter(|slot| slot.worker.is_none()).for_each(|slot| slot.respawn.next = Some(Instant::now()));
-        self.fill_pools_soon();
+        self.pool_refill.soon(self.serving.as_ref());
     }
 
     /// After a series of deaths: either another worker is to be tried, or the one that was tried has survived.
@@ -331,35 +337,25 @@ impl Instance {
         }
     }
 
-    fn fill_pools(&mut self) {
-        let Some(serving) = &mut self.serving else { return };
-        for slot in 0..serving.slots.len() {
-            if let Err(error) = serving.fill_pool(slot, &mut self.children) {
-                log::error!("a resolver cannot be started: {error}");
-                self.pool_due = Some(Instant::now() + POOL_PAUSE);
-                return;
-            }
-        }
+    /// Looks at the listening sockets of the serving generation, and asks to be told when one stops listening.
+    fn watch_listeners(&mut self) {
+        self.replace_deaf_workers();
+        let Some(serving) = &self.serving else { return };
+        let watch = ListenerWatch::new(serving.listeners.sockets())
+            .and_then(|watch| self.children.listen_for(watch.as_raw_fd()).map(|()| watch));
+        self.listener_watch = watch.inspect_err(|error| log::error!("watching the listening sockets: {error}")).ok();
     }
 
-    /// Decides for each redirection whether its rules stand: workers that cannot be kept alive and upstreams that have
-    /// not answered for too long close it, in the way that `--fail` says.
+    /// A listening socket may have stopped listening, or there are others now.
+    pub(crate) fn listeners_have_changed(&mut self) {
+        self.listener_watch = None;
+    }
+
+    /// Decides for each redirection whether its rules stand.
     pub(crate) fn set_gates(&mut self) {
         let (Some(rules), Some(serving)) = (&mut self.rules, &self.serving) else { return };
-        let process = &serving.config.process;
-        let closed = match process.fail {
-            FailMode::Open => Gate::Withdrawn,
-            FailMode::Closed => Gate::Rejected,
-        };
         let no_worker = serving.slots.iter().any(|slot| slot.respawn.has_given_up());
-        let mut gates = vec![Gate::Normal; serving.config.redirections.len()];
-        for (id, _, _) in serving.config.relayed() {
-            let unreachable = self.reachability.is_given_up(id, process.upstream_grace, closed);
-            if no_worker || unreachable {
-                gates[id.index()] = closed;
-            }
-        }
-        rules.set_gates(gates);
+        rules.set_gates(self.reachability.gates(&serving.config, no_worker));
     }
 
     /// SIGURG: the log files were renamed, and new ones are wanted.

@@ -49,12 +49,14 @@ pub enum ToWorker {
     },
     /// Write the access log to the file whose descriptor comes along.
     AccessLog,
-    /// The channel to another resolver comes along (`--host-check`).
-    PooledResolver,
+    /// The channel to another resolver, the process with this id, comes along (`--host-check`).
+    PooledResolver(u32),
     /// Reset all connections now. A second SIGTERM would not do: two pending signals are one (signal(7)).
     Reset,
     /// A new connection to syslog comes along.
     SystemLog,
+    /// Say that you are alive, and what you have counted.
+    Ping,
 }
 
 /// From a worker to the guardian.
@@ -74,6 +76,10 @@ pub enum ToGuardian {
     Unheard,
     /// The worker ends, and has not been able to tell how many lines of its log were lost.
     LostLines(u64),
+    /// The answer to [`ToWorker::Ping`].
+    Alive,
+    /// This resolver has not answered for too long (`--host-check`).
+    ResolverHangs(u32),
 }
 
 /// From the guardian to the resolver: look up the addresses of a name.
@@ -106,8 +112,9 @@ impl ToWorker {
             }
             ToWorker::AccessLog => put(2, 0, &[]),
             ToWorker::Reset => put(3, 0, &[]),
-            ToWorker::PooledResolver => put(4, 0, &[]),
+            ToWorker::PooledResolver(pid) => put(4, 0, &pid.to_be_bytes()),
             ToWorker::SystemLog => put(5, 0, &[]),
+            ToWorker::Ping => put(6, 0, &[]),
         }
     }
 
@@ -122,8 +129,9 @@ impl ToWorker {
             }
             2 => Some(ToWorker::AccessLog),
             3 => Some(ToWorker::Reset),
-            4 => Some(ToWorker::PooledResolver),
+            4 => process(bytes).map(ToWorker::PooledResolver),
             5 => Some(ToWorker::SystemLog),
+            6 => Some(ToWorker::Ping),
             _ => None,
         }
     }
@@ -136,6 +144,8 @@ impl ToGuardian {
             ToGuardian::Leaving => (2, 0),
             ToGuardian::Unheard => (6, 0),
             ToGuardian::LostLines(count) => return put(7, 0, &count.to_be_bytes()),
+            ToGuardian::Alive => (8, 0),
+            ToGuardian::ResolverHangs(pid) => return put(9, 0, &pid.to_be_bytes()),
             ToGuardian::Unreachable(id) => (3, id.0),
             ToGuardian::Reachable(id) => (4, id.0),
             ToGuardian::Counters(counters) => {
@@ -159,6 +169,8 @@ impl ToGuardian {
             5 => Some(ToGuardian::Counters(counters(bytes))),
             6 => Some(ToGuardian::Unheard),
             7 => bytes[2..].first_chunk().map(|count| ToGuardian::LostLines(u64::from_be_bytes(*count))),
+            8 => Some(ToGuardian::Alive),
+            9 => process(bytes).map(ToGuardian::ResolverHangs),
             _ => None,
         }
     }
@@ -167,6 +179,11 @@ impl ToGuardian {
 fn counters(bytes: &Bytes) -> Counters {
     let mut numbers = bytes[2..].as_chunks().0.iter();
     Counters::from_numbers(std::array::from_fn(|_| numbers.next().map_or(0, |number| u64::from_be_bytes(*number))))
+}
+
+/// The id of a process.
+fn process(bytes: &Bytes) -> Option<u32> {
+    bytes[2..].first_chunk().map(|pid| u32::from_be_bytes(*pid))
 }
 
 /// The redirection's number.
@@ -297,8 +314,9 @@ mod tests {
             order(vec![]),
             ToWorker::AccessLog,
             ToWorker::Reset,
-            ToWorker::PooledResolver,
+            ToWorker::PooledResolver(u32::MAX - 7),
             ToWorker::SystemLog,
+            ToWorker::Ping,
         ] {
             assert_eq!(ToWorker::decode(&order.encode()), Some(order));
         }
@@ -310,6 +328,8 @@ mod tests {
             ToGuardian::Unheard,
             ToGuardian::Counters(counters),
             ToGuardian::LostLines(u64::MAX - 7),
+            ToGuardian::Alive,
+            ToGuardian::ResolverHangs(u32::MAX - 7),
         ];
         for word in words.into_iter().chain(lines) {
             assert_eq!(ToGuardian::decode(&word.encode()), Some(word));
@@ -351,7 +371,7 @@ mod tests {
     fn bytes_that_mean_nothing_are_nothing() {
         assert_eq!(ToGuardian::decode(&[]), None);
         assert_eq!(ToGuardian::decode(&[1]), None);
-        assert_eq!(ToGuardian::decode(&[9; SIZE]), None);
+        assert_eq!(ToGuardian::decode(&[99; SIZE]), None);
         assert_eq!(ToWorker::decode(&[1, 255]), None);
         let mut nameless = put_addresses(1, &[]);
         nameless[NAMED] = 255;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// The socket of the service manager, if there is one.
 #[derive(Debug)]
@@ -19,6 +20,11 @@ impl Notifier {
             log::warn!("NOTIFY_SOCKET is '{shown}', no path and no abstract name: the service manager is told nothing");
         }
         Notifier(socket.filter(usable))
+    }
+
+    /// Whether there is a service manager.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Says that a reload has begun. `READY=1` says that it has ended.
@@ -43,4 +49,11 @@ impl Notifier {
             log::warn!("the service manager cannot be told (NOTIFY_SOCKET): {error}");
         }
     }
+}
+
+/// The time after which the service manager kills this process unless it is told that all is well (sd_watchdog_enabled(3)).
+pub(crate) fn watchdog() -> Option<Duration> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let is_for_us = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    number("WATCHDOG_USEC").filter(|limit| is_for_us && *limit > 0).map(Duration::from_micros)
 }

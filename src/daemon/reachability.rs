@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::config::{Config, FailMode};
 use crate::redirection::RedirectionId;
 use crate::rules::rule::Gate;
 
@@ -25,6 +26,11 @@ impl Reachability {
         self.silent_since.remove(&id);
     }
 
+    /// Whether no upstream of this redirection answers.
+    pub(crate) fn is_silent(&self, id: RedirectionId) -> bool {
+        self.silent_since.contains_key(&id)
+    }
+
     /// The redirections are others now.
     pub(crate) fn forget(&mut self) {
         *self = Reachability::default();
@@ -36,9 +42,27 @@ impl Reachability {
         self.silent_since.values().filter_map(|since| Some(*since + grace?)).filter(|due| *due > now).min()
     }
 
+    /// What becomes of the rules of each redirection: workers that cannot be kept alive and upstreams that have not answered
+    /// for too long close it, in the way that `--fail` says.
+    pub(crate) fn gates(&mut self, config: &Config, no_worker: bool) -> Vec<Gate> {
+        let process = &config.process;
+        let closed = match process.fail {
+            FailMode::Open => Gate::Withdrawn,
+            FailMode::Closed => Gate::Rejected,
+        };
+        let mut gates = vec![Gate::Normal; config.redirections.len()];
+        for (id, _, _) in config.relayed() {
+            let unreachable = self.is_given_up(id, process.upstream_grace, closed);
+            if no_worker || unreachable {
+                gates[id.index()] = closed;
+            }
+        }
+        gates
+    }
+
     /// Whether a redirection has been silent for longer than the grace. Tells the log when that changes; `closed` says
     /// what becomes of it.
-    pub(crate) fn is_given_up(&mut self, id: RedirectionId, grace: Option<Duration>, closed: Gate) -> bool {
+    fn is_given_up(&mut self, id: RedirectionId, grace: Option<Duration>, closed: Gate) -> bool {
         let late = |since: &Instant| grace.is_some_and(|grace| since.elapsed() >= grace);
         let given_up = self.silent_since.get(&id).is_some_and(late);
         if given_up && self.given_up.insert(id) {

@@ -52,7 +52,7 @@ impl Shutdown {
     /// Begins to stop.
     pub(crate) fn begin(instance: &Instance) -> Shutdown {
         log::info!("stopping");
-        instance.notifier.tell("STOPPING=1");
+        instance.notifier.tell("STOPPING=1\nSTATUS=stopping: what is established may end");
         Shutdown { phase: Phase::Waiting, leaves_rules: false, reset: false }
     }
 

@@ -311,10 +311,11 @@ impl Transition {
             instance.reachability.forget();
         }
         instance.pass_access_log_on();
+        instance.heartbeat.hurry();
         instance.inherited.forget(&serving.listeners.addresses_of_all());
         instance.local_ports.look(&serving.config);
         instance.listeners_have_changed();
-        instance.fill_pools_soon();
+        instance.pool_refill.soon(instance.serving.as_ref());
         // Names may have got other addresses while the rules were being installed.
         instance.refresh_rules();
     }

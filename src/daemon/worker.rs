@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::daemon::confine::Confinement;
 use crate::daemon::lifecycle::Lifecycle;
 use crate::daemon::message::{SIZE, ToGuardian, ToWorker};
 use crate::daemon::resolver_pool::ResolverPool;
+use crate::daemon::worker_args::WorkerArgs;
 use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
@@ -31,33 +32,11 @@ use crate::traffic::access_log::{self, AccessLog};
 use crate::traffic::connections::Connections;
 use crate::traffic::counters::Counters;
 use crate::traffic::dialer::Dialer;
-use crate::traffic::redirections::{ActiveRedirection, Redirections, UpstreamChange};
-use crate::traffic::source_limit::SourceLimit;
+use crate::traffic::redirections::{Redirections, UpstreamChange};
 use crate::traffic::token::EventToken;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
-
-/// What a worker starts with.
-#[derive(Debug)]
-pub(crate) struct WorkerArgs<'a> {
-    /// The number of this worker, from 1. Log lines of connections begin with it.
-    pub number: u32,
-    pub config: &'a Config,
-    /// Listening, non-blocking sockets, each with the number of its redirection.
-    pub listeners: Vec<(TcpListener, RedirectionId)>,
-    /// The redirections, with the addresses of their upstreams.
-    pub redirections: Vec<ActiveRedirection>,
-    /// The file of `-l`.
-    pub access_log: Option<File>,
-    /// The channel to the guardian; `None` for a process without one.
-    pub guardian: Option<Channel>,
-    pub capacity: Capacity,
-    /// Counts the connections of each source (`--max-per-source`).
-    pub source_limit: Option<SourceLimit>,
-    /// The connection that inetd has accepted. The worker serves no other one then.
-    pub connection: Option<TcpStream>,
-}
 
 struct Worker<'a> {
     config: &'a Config,
@@ -208,7 +187,8 @@ impl<'a> Worker<'a> {
         let probe = self.connections.dialer().redirections.probe_due().filter(|_| probes);
         let probe = probe.map(|due| due.saturating_sub(now));
         let log = logging::behind().map(ticks);
-        let wait = [self.connections.wait(), lifecycle, pause, probe, log].into_iter().flatten().min()?;
+        let resolver = self.resolvers.due().map(|due| due.saturating_sub(now));
+        let wait = [self.connections.wait(), lifecycle, pause, probe, log, resolver].into_iter().flatten().min()?;
         Some(TICK * wait.max(1))
     }
 
@@ -227,10 +207,15 @@ impl<'a> Worker<'a> {
         if std::mem::take(&mut self.connections.freed) {
             self.acceptor.resume();
         }
+        let now = self.connections.time();
         while self.resolvers.is_idle()
             && let Some(name) = self.connections.next_question()
         {
-            self.resolvers.ask(name);
+            self.resolvers.ask(name, now);
+        }
+        while let Some((pid, name)) = self.resolvers.give_up(now) {
+            self.connections.resolved(&name, &[]);
+            self.say(ToGuardian::ResolverHangs(pid));
         }
         logging::catch_up();
         if logging::is_cut_off() {
@@ -261,8 +246,9 @@ impl<'a> Worker<'a> {
                     (Some(ToWorker::Addresses { name, addresses }), _) => self.readdress(&name, &addresses),
                     (Some(ToWorker::AccessLog), Some(file)) => self.connections.access_log().reopen(File::from(file)),
                     (Some(ToWorker::Reset), _) => self.reset_all(),
-                    (Some(ToWorker::PooledResolver), Some(line)) => self.add_resolver(line),
+                    (Some(ToWorker::PooledResolver(pid)), Some(line)) => self.add_resolver(pid, line),
                     (Some(ToWorker::SystemLog), Some(connection)) => logging::go_on_in(connection),
+                    (Some(ToWorker::Ping), _) => self.show_life(),
                     _ => log::debug!("an order that means nothing"),
                 },
                 Ok((Received::Nothing, _)) => return,
@@ -274,8 +260,13 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn add_resolver(&mut self, line: OwnedFd) {
-        if let Err(error) = self.resolvers.add(Channel::from(line), self.poll.registry()) {
+    fn show_life(&mut self) {
+        self.tell_counters();
+        self.say(ToGuardian::Alive);
+    }
+
+    fn add_resolver(&mut self, pid: u32, line: OwnedFd) {
+        if let Err(error) = self.resolvers.add(pid, Channel::from(line), self.poll.registry()) {
             log::error!("a resolver cannot be used: {error}");
         }
     }

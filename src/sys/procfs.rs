@@ -78,6 +78,12 @@ pub(crate) fn has_file(pid: Pid, id: FileId) -> bool {
     files.any(|path| fs::metadata(path).is_ok_and(|about| FileId::of(&about) == id))
 }
 
+/// Whether another process traces this one, as a debugger does (proc(5), TracerPid).
+pub(crate) fn is_traced(pid: Pid) -> bool {
+    let status = read(&format!("/proc/{pid}/status"));
+    status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
+}
+
 /// Names of processes may be any bytes.
 fn read(path: &str) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()

@@ -7,6 +7,8 @@ use lab::tempdir::TempDir;
 use lab::wait;
 use nix::sys::signal::Signal;
 use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 /// A directory with an iptables-save that takes a minute once there is a file `slow` beside it.
@@ -85,4 +87,54 @@ fn a_worker_that_hangs_makes_the_guardian_wait_for_nothing_but_its_end() {
     assert_eq!(daemon.wait(), 0);
     assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
     assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
+/// What the daemon tells the service manager, until a message that `is_wanted`.
+fn told(socket: &UnixDatagram, what: &str, is_wanted: impl Fn(&str) -> bool) -> String {
+    let mut buffer = [0; 2048];
+    wait::until_within(Duration::from_secs(60), what, || {
+        let count = socket.recv(&mut buffer).ok()?;
+        let text = String::from_utf8_lossy(&buffer[..count]).to_string();
+        is_wanted(&text).then_some(text)
+    })
+}
+
+#[test]
+fn a_worker_that_lives_and_does_not_answer_is_replaced_and_the_watchdog_waits_for_the_next_one() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = TempDir::new();
+    let path = directory.file("notify");
+    let socket = UnixDatagram::bind(&path).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("timeout");
+    let daemon = scene.launch(STAND_IN).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000000").ready();
+    assert_eq!(scene.page(MOOSE), "cow");
+    told(&socket, "the watchdog is fed", |text| text.contains("WATCHDOG=1"));
+    let status = told(&socket, "the connection is counted", |text| text.contains("STATUS=0 connections, 1 accepted"));
+    assert!(status.ends_with("; upstreams: cow:80"), "{status}");
+    let worker = daemon.family.worker();
+    let mut established = scene.lab.client.connect(MOOSE).expect("connect");
+    told(&socket, "it is open", |text| text.contains("STATUS=1 connections, 2 accepted"));
+    process::signal(worker, Signal::SIGSTOP);
+    // What was sent before is read before it.
+    socket.set_nonblocking(true).expect("non-blocking");
+    wait::until_true("the worker is stopped", || process::status_field(worker, "State").starts_with('T'));
+    while socket.recv(&mut [0; 2048]).is_ok() {}
+    socket.set_nonblocking(false).expect("blocking");
+    let begin = Instant::now();
+    let mut fed = 0;
+    let gone = || daemon.journal.text().contains("does not answer and is killed");
+    wait::until_within(Duration::from_secs(90), "the worker is replaced", || {
+        let mut buffer = [0; 2048];
+        if let Ok(count) = socket.recv(&mut buffer) {
+            fed += usize::from(buffer[..count].starts_with(b"WATCHDOG=1"));
+        }
+        gone().then_some(())
+    });
+    assert!(begin.elapsed() >= Duration::from_secs(15), "{:?}", begin.elapsed());
+    // One may have been sent between an answer and the stop, and one by the time that the log was read.
+    assert!(fed <= 2, "{fed} in {:?}", begin.elapsed());
+    assert!(matches!(established.read(&mut [0; 1]), Ok(0) | Err(_)), "what the worker had is lost");
+    daemon.family.next_worker(worker);
+    assert_eq!(scene.page(MOOSE), "cow");
+    told(&socket, "the watchdog is fed again", |text| text.contains("WATCHDOG=1"));
 }
