@@ -8,6 +8,7 @@ pub(crate) mod chains;
 pub(crate) mod command;
 pub(crate) mod conntrack_match;
 pub(crate) mod drift;
+pub(crate) mod family_tables;
 pub(crate) mod firewall;
 pub(crate) mod groups;
 pub(crate) mod lacking;
