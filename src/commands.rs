@@ -69,11 +69,18 @@ fn flush(name: Option<&str>) -> Result<(), Error> {
     let mut firewall = Firewall::find()?;
     match name {
         Some(name) => firewall.remove(name)?,
-        None => match firewall.flush_all()? {
-            0 => println!("no rules of tproxy were there"),
-            1 => println!("1 chain removed"),
-            chains => println!("{chains} chains removed"),
-        },
+        None => {
+            let (chains, routes) = firewall.flush_all()?;
+            match chains {
+                0 if routes > 0 => {}
+                0 => println!("no rules of tproxy were there"),
+                1 => println!("1 chain removed"),
+                chains => println!("{chains} chains removed"),
+            }
+            if routes > 0 {
+                println!("policy routing removed");
+            }
+        }
     }
     for (other, holder) in instance_lock::living().iter().filter(|(other, _)| name.is_none_or(|name| name == other)) {
         let sentence = format!("the rules '{other}' belong to {holder}, which will put them back; stop it first");

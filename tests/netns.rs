@@ -37,6 +37,8 @@ mod hostile;
 mod instance_lock;
 #[path = "netns/integrity.rs"]
 mod integrity;
+#[path = "netns/interception.rs"]
+mod interception;
 #[path = "netns/listeners.rs"]
 mod listeners;
 #[path = "netns/loops.rs"]

@@ -13,6 +13,8 @@ const VIA_HTTP: Term = Term::Is(Id::Via, "http");
 const VIA_CONNECT: Term = Term::Is(Id::Via, "connect");
 const VIA_SOCKS5: Term = Term::Is(Id::Via, "socks5");
 
+const BY_TPROXY: Term = Term::Is(Id::Intercept, "tproxy");
+
 const NEEDS_HTTP: &[Relation] = &[Relation::Needs(&[VIA_HTTP], "")];
 
 /// Of one redirection.
@@ -124,10 +126,13 @@ pub const OPTIONS: &[Opt] = &[
         ..one(Id::Proto, "", "proto", Group::Rules)
     },
     Opt {
-        goes_with: &[Relation::Needs(
-            &[Term::Given(Id::Redirect), Term::Given(Id::Exempt), Term::Given(Id::Reject)],
-            "",
-        )],
+        goes_with: &[
+            Relation::Needs(&[Term::Given(Id::Redirect), Term::Given(Id::Exempt), Term::Given(Id::Reject)], ""),
+            Relation::Excludes(
+                &[BY_TPROXY],
+                "TPROXY sees only what comes in from other hosts; only --intercept redirect takes connections of this one",
+            ),
+        ],
         help: "Apply the rules to this host's own connections too, except those of the user of -r.",
         ..one(Id::Output, "O", "output", Group::Rules)
     },
@@ -144,11 +149,29 @@ pub const OPTIONS: &[Opt] = &[
         ..process(Id::Fail, "", "fail", Group::Rules)
     },
     Opt {
+        value: Some(Value::OneOf(&["redirect", "tproxy"])),
+        help: "How connections that match -R get to tproxy: with a new destination (REDIRECT, the default), or as they \
+               are (TPROXY, with policy routing).",
+        ..relay(Id::Intercept, "", "intercept", Group::Interception)
+    },
+    Opt {
         value: Some(Value::Text("ADDRESS", &["client", "client:port"])),
         repeatable: true,
         help: "Connect to the upstream from this address of this host.",
         more: "Give one for each family, or both as V4,V6; the system chooses for a family without one.",
         ..relay(Id::Source, "", "source", Group::Interception)
+    },
+    Opt {
+        value: text("MARK"),
+        help: "The mark for packets that policy routing keeps on this host: VALUE or VALUE/MASK. The default is \
+               0x10000000/0x10000000.",
+        more: "Without MASK only the bits count that VALUE has; the others are never changed.",
+        ..process(Id::TproxyMark, "", "tproxy-mark", Group::Interception)
+    },
+    Opt {
+        value: text("NUMBER"),
+        help: "The routing table for them. The default is 12970.",
+        ..process(Id::TproxyTable, "", "tproxy-table", Group::Interception)
     },
     Opt {
         overrides: Some(Id::ProxyOnly),
@@ -350,7 +373,8 @@ pub const OPTIONS: &[Opt] = &[
         ..command(Id::Check, "", "check", Group::Other)
     },
     Opt {
-        help: "Print exactly what iptables-restore and ip6tables-restore would be given, and change nothing.",
+        help: "Print exactly what iptables-restore and ip6tables-restore would be given, and the commands of ip(8), and change \
+               nothing.",
         ..command(Id::PrintRules, "", "print-rules", Group::Other)
     },
     Opt {

@@ -41,7 +41,9 @@ pub(crate) fn check(config: &Config, known: &Known<'_>) -> Result<Vec<String>, E
 
 /// The kernel sends redirected connections to the address of the interface that they come in on.
 fn is_loopback_only(redirection: &Redirection, there: &[SocketAddr]) -> bool {
-    matches!(redirection.target, Target::Relay(_)) && there.iter().all(|address| address.ip().is_loopback())
+    matches!(redirection.target, Target::Relay(_))
+        && !redirection.is_tproxy()
+        && there.iter().all(|address| address.ip().is_loopback())
 }
 
 fn list(addresses: &[SocketAddr]) -> String {

@@ -10,6 +10,7 @@ use crate::cli::parse::Arguments;
 use crate::config::congestion::{self, CongestionControl};
 use crate::config::values;
 use crate::error::Error;
+use crate::rules::policy_routing::{Mark, PolicyRouting};
 use crate::sys::account::Account;
 use crate::traffic::source_limit::SourcePrefix;
 
@@ -40,6 +41,9 @@ pub(crate) struct Process {
     pub congestion: Option<CongestionControl>,
     /// How often the rules are compared with what they should be; `None` is never.
     pub verify: Option<Duration>,
+    /// What marks the packets that stay on this host, and the table that keeps them there.
+    pub mark: Mark,
+    pub table: u32,
     /// How long all upstreams of a redirection may be unreachable before `fail` counts; `None` is for ever.
     pub upstream_grace: Option<Duration>,
 }
@@ -71,6 +75,8 @@ pub(super) struct GlobalOptions {
     congestion: Option<CongestionControl>,
     verify: Option<Duration>,
     upstream_grace: Option<Duration>,
+    mark: Option<Mark>,
+    table: Option<u32>,
 }
 
 impl GlobalOptions {
@@ -100,6 +106,8 @@ impl GlobalOptions {
         fill(&mut self.congestion, arguments.value(OptionId::CongestionControl, congestion::parse)?);
         fill(&mut self.verify, seconds(OptionId::Verify)?);
         fill(&mut self.upstream_grace, seconds(OptionId::UpstreamGrace)?);
+        fill(&mut self.mark, arguments.value(OptionId::TproxyMark, values::mark)?);
+        fill(&mut self.table, arguments.value(OptionId::TproxyTable, values::table)?);
         Ok(())
     }
 
@@ -125,6 +133,8 @@ impl GlobalOptions {
             congestion: self.congestion,
             verify: or_never(self.verify, 30),
             upstream_grace: or_never(self.upstream_grace, 0),
+            mark: self.mark.unwrap_or(Mark::DEFAULT),
+            table: self.table.unwrap_or(PolicyRouting::TABLE),
         }
     }
 }

@@ -69,9 +69,9 @@ impl Config {
         self.relayed().any(|(_, _, service)| service.check_host)
     }
 
-    /// Whether any firewall rule is asked for.
+    /// Whether any firewall rule is asked for, or takes part in something else.
     pub(crate) fn has_rules(&self) -> bool {
-        self.redirections.iter().any(|redirection| !redirection.rules.is_empty())
+        self.redirections.iter().any(|redirection| !redirection.rules.is_empty() || redirection.needs_routing())
     }
 
     /// All host names that have to be resolved before anything can be redirected.

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::relay::timeouts::Timeouts;
 use crate::rules::matching::Match;
 use crate::sys::clock::ticks;
-use crate::traffic::service::{Balance, Destination, HostPort, SAME, Service, Via};
+use crate::traffic::service::{Balance, Destination, HostPort, Interception, SAME, Service, Source, Via};
 use crate::traffic::upstreams::HOSTS;
 
 /// One entry of the table.
@@ -67,6 +67,18 @@ impl Redirection {
         }
     }
 
+    /// Whether its connections are intercepted by TPROXY.
+    pub(crate) fn is_tproxy(&self) -> bool {
+        is_tproxy(&self.target)
+    }
+
+    /// Whether it has sockets whose addresses are not this host's: packets for them must be kept here.
+    pub(crate) fn needs_routing(&self) -> bool {
+        let redirects = self.rules.iter().any(|(kind, _)| *kind == RuleKind::Redirect);
+        let uses_clients = |service: &Service| matches!(service.source, Source::Client { .. });
+        (self.is_tproxy() && redirects) || matches!(&self.target, Target::Relay(service) if uses_clients(service))
+    }
+
     /// The addresses to listen on.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let Listen::Port { port, bind } = self.listen else { return Vec::new() };
@@ -89,12 +101,17 @@ pub(super) fn read(arguments: &Arguments) -> Result<Redirection, Error> {
     if let Listen::Port { bind: Some(ip), .. } = listen
         && ip.is_loopback()
         && redirects
+        && !is_tproxy(&target)
     {
         // The kernel sends them to the address of the interface that they come in on.
         let expected = "an address that redirected connections can reach, which the loopback address is not";
         return Err(Error::value("-b", ip.to_string(), expected));
     }
     Ok(Redirection { listen, target, rules, output: arguments.has(OptionId::Output), place: None })
+}
+
+fn is_tproxy(target: &Target) -> bool {
+    matches!(target, Target::Relay(service) if service.interception == Interception::Tproxy)
 }
 
 fn listen(arguments: &Arguments) -> Result<Listen, Error> {
@@ -149,6 +166,10 @@ fn service(arguments: &Arguments) -> Result<Service, Error> {
     }
     let at_least_one = |id| Ok(ticks(seconds(id, 1)?.unwrap_or(std::time::Duration::from_secs(10))));
     Ok(Service {
+        interception: match arguments.text(OptionId::Intercept) {
+            Some("tproxy") => Interception::Tproxy,
+            _ => Interception::Redirect,
+        },
         destination,
         source: source::read(arguments)?,
         via,

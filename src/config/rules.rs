@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use nix::sys::socket::AddressFamily;
 
-use crate::config::{Config, Redirection, RuleKind, Target, waiting};
+use crate::config::{Config, FailMode, Redirection, RuleKind, Target, waiting};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
+use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::{Action, RuleSpec};
 use crate::rules::ruleset::RuleSet;
 use crate::sys::ipset;
@@ -62,7 +63,19 @@ impl Config {
         }
         let own_uid = self.process.user.map(|user| user.uid);
         let locations = self.redirections.iter().map(|redirection| redirection.place.clone()).collect();
-        Ok(Some(RuleSet { name: self.name.clone(), specs, own_uid, locations }))
+        let holds = self.process.fail == FailMode::Closed;
+        Ok(Some(RuleSet { name: self.name.clone(), specs, own_uid, routing: self.routing(known), holds, locations }))
+    }
+
+    /// How packets get to sockets whose addresses are not this host's, if there are such sockets.
+    fn routing(&self, known: &Known<'_>) -> Option<PolicyRouting> {
+        let foreign = self.redirections.iter().enumerate().filter(|(_, redirection)| redirection.needs_routing());
+        let listening: Vec<SocketAddr> =
+            foreign.flat_map(|(index, _)| (known.listening)(RedirectionId::from(index))).collect();
+        let has = |family: &Family| listening.iter().any(|address| Family::of(&address.ip()) == *family);
+        let families: Vec<Family> = Family::BOTH.into_iter().filter(has).collect();
+        let (mark, table) = (self.process.mark, self.process.table);
+        (!families.is_empty()).then_some(PolicyRouting { mark, table, families })
     }
 
     /// Whether the kernel has to forward for one of the redirections, by family.
@@ -98,7 +111,11 @@ fn action(
         (RuleKind::Exempt, _) => Some(Action::Exempt),
         (RuleKind::Reject, _) => Some(Action::Reject),
         (RuleKind::Redirect, Target::Relay(_)) => {
-            listening.iter().find(of_family).map(|address| Action::Redirect { port: address.port() })
+            let action = |to: &SocketAddr| match redirection.is_tproxy() {
+                true => Action::Tproxy { to: *to },
+                false => Action::Redirect { port: to.port() },
+            };
+            listening.iter().find(of_family).map(action)
         }
         (RuleKind::Redirect, Target::Local(port)) => Some(Action::Local { port: *port }),
         (RuleKind::Redirect, Target::Kernel(host)) => {

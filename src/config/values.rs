@@ -15,6 +15,7 @@ use crate::config::outside;
 use crate::error::Error;
 use crate::protocol::hostname::HostName;
 use crate::protocol::request::MAX_HEAD;
+use crate::rules::policy_routing::Mark;
 use crate::sys::account::{self, Account};
 use crate::sys::services;
 use crate::traffic::service::{HostPort, SAME};
@@ -66,6 +67,17 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
         outside::answer("service", OsStr::new(text), service)?.and_then(|port| port.parse().ok())
     };
     found.ok_or_else(|| "a port from 1 to 65535 or the name of a TCP service".to_owned())
+}
+
+/// `--tproxy-mark`
+pub(super) fn mark(text: &str) -> Result<Mark, String> {
+    text.parse().map_err(|()| "VALUE or VALUE/MASK, with a bit that is set and none outside of the mask".to_owned())
+}
+
+/// `--tproxy-table`: not one of the kernel's own (rtnetlink(7)).
+pub(super) fn table(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|table| !matches!(table, 0 | 253..=255));
+    number.ok_or_else(|| "a number from 1 to 4294967295 other than 253, 254 and 255".to_owned())
 }
 
 /// `-b`

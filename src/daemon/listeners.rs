@@ -128,8 +128,24 @@ impl Listeners {
             }
         }
         listeners.owners = None;
+        listeners.be_transparent(config)?;
         listeners.keep_alive()?;
         Ok(listeners)
+    }
+
+    /// Lets the listeners of what TPROXY intercepts have the addresses of others. That stays with a socket: it does no harm.
+    fn be_transparent(&self, config: &Config) -> Result<(), Error> {
+        for (id, _, _) in config.relayed().filter(|(_, redirection, _)| redirection.is_tproxy()) {
+            for socket in self.all.iter().filter(|socket| socket.redirection == id) {
+                socket.listeners.iter().try_for_each(sockopt::be_transparent).map_err(|error| match error.kind() {
+                    ErrorKind::PermissionDenied => Error::Privilege(format!(
+                        "--intercept tproxy: a socket for the addresses of others needs CAP_NET_ADMIN: {error}"
+                    )),
+                    _ => Error::sys(format!("IP_TRANSPARENT for {}", socket.address), error),
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Sets the keep-alive of the connections to come.

@@ -373,7 +373,7 @@ impl Transition {
 }
 
 fn none_of(set: &RuleSet) -> RuleSet {
-    RuleSet { specs: Vec::new(), ..set.clone() }
+    RuleSet { specs: Vec::new(), routing: None, ..set.clone() }
 }
 
 /// Locks the name of the rules, if there are any and this process has not done so before.

@@ -45,7 +45,7 @@ pub(crate) fn of_rules(
             }
             Action::Local { .. } => judge.interfaces_without_address(spec),
             Action::Kernel { to, port } => judge.kernel_to_loopback(spec, to, port),
-            Action::Exempt | Action::Reject => {}
+            Action::Exempt | Action::Reject | Action::Tproxy { .. } => {}
         }
     }
     judge.warnings
@@ -162,7 +162,7 @@ impl Judge<'_> {
         let addresses: BTreeSet<IpAddr> = caught.iter().map(|(ip, _)| *ip).collect();
         let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
         let outcome = match first.action {
-            Action::Redirect { .. } if self.is_refused(first) => "redirected, and refused",
+            Action::Redirect { .. } | Action::Tproxy { .. } if self.is_refused(first) => "redirected, and refused",
             Action::Reject => "rejected",
             _ => "redirected",
         };
@@ -201,8 +201,8 @@ fn catches_ssh<'a>(specs: &[&'a RuleSpec], ip: IpAddr) -> Option<&'a RuleSpec> {
 
 /// New SSH connections to an address of this host.
 fn ssh_to(to: Option<IpAddr>) -> ExpectedPackets<'static> {
-    let interfaces = Vec::new();
-    ExpectedPackets { protocol: "tcp", to, port: Some(SSH), interfaces, to_this_host: true, states: &["NEW"] }
+    let (interfaces, mark) = (Vec::new(), None);
+    ExpectedPackets { protocol: "tcp", to, port: Some(SSH), mark, interfaces, to_this_host: true, states: &["NEW"] }
 }
 
 const SSH: u16 = 22;

@@ -4,14 +4,17 @@
 /// Every chain of ours has a name that begins so.
 pub(crate) const PREFIX: &str = "tproxy.";
 
-/// The tables that hold chains of ours, in the order in which they are filled: what the nat table lets through
-/// to the filter table must find its rules there.
-pub(crate) const TABLES: [&str; 2] = ["filter", "nat"];
+/// The tables that hold chains of ours, in the order in which they are filled: what the others let through to the filter
+/// table must find its rules there.
+pub(crate) const TABLES: [&str; 3] = ["filter", "mangle", "nat"];
+
+/// What the names of the chains end with that established connections need. They go when the last connection has ended.
+pub(crate) const FOR_ESTABLISHED: &str = ".sock";
 
 /// Our part of one table of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// `nat` or `filter`.
+    /// One of [`TABLES`].
     pub name: &'static str,
     pub chains: Vec<Chain>,
     /// The jumps to our chains from others.
@@ -54,6 +57,11 @@ impl Table {
 }
 
 impl Jump {
+    /// Whether it brings packets to established connections, and no new ones.
+    pub fn serves_established(&self) -> bool {
+        unquote(&self.text).last().is_some_and(|target| target.ends_with(FOR_ESTABLISHED))
+    }
+
     /// Whether it is one line, as iptables-restore needs it. A comment of others may have several.
     pub fn is_line(&self) -> bool {
         !self.text.contains('\n')
@@ -92,13 +100,13 @@ pub(crate) fn restore_text(from: &[Table], to: &[Table]) -> String {
     text
 }
 
-/// The exact input that deletes the jumps and leaves the chains. Established connections stay translated that way: when
+/// The exact input that deletes the jumps of new connections and leaves the chains. Established connections stay translated that way: when
 /// the last rule that needs connection tracking goes, the kernel switches it off in the namespace (`nf_ct_netns_put`,
 /// net/netfilter/nf_conntrack_proto.c).
 pub(crate) fn unhook_text(from: &[Table]) -> String {
     let mut text = String::new();
     for table in from {
-        let jumps = table.jumps.iter().filter(|jump| jump.is_line());
+        let jumps = table.jumps.iter().filter(|jump| jump.is_line() && !jump.serves_established());
         let deleted: String = jumps.map(|jump| format!("-D {} {}\n", jump.from, jump.text)).collect();
         if !deleted.is_empty() {
             text.push_str(&format!("*{}\n{deleted}COMMIT\n", table.name));

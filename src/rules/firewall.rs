@@ -11,6 +11,7 @@ use crate::rules::blame;
 use crate::rules::chains::Table;
 use crate::rules::family_tables::{Compared, FamilyTables, as_far_as_known};
 use crate::rules::lacking;
+use crate::rules::routes::{MarksInUse, Routes, marks};
 use crate::rules::rule::RuleSpec;
 use crate::rules::ruleset::RuleSet;
 use crate::rules::save::Owner;
@@ -22,6 +23,7 @@ use crate::sys::routing_table::{AddressOwner, RoutingTable};
 #[derive(Debug)]
 pub struct Firewall {
     families: Vec<FamilyTables>,
+    routes: Routes,
     /// The instance whose rules this value has installed and not removed.
     installed: Option<String>,
 }
@@ -38,7 +40,8 @@ impl Firewall {
             let tools = Tools::find(directories, family)?;
             Ok(FamilyTables { family, tools, reference: Vec::new(), hidden: Vec::new() })
         };
-        Ok(Firewall { families: Family::BOTH.into_iter().map(tables).collect::<Result<_, Error>>()?, installed: None })
+        let families = Family::BOTH.into_iter().map(tables).collect::<Result<_, Error>>()?;
+        Ok(Firewall { families, routes: Routes::find_in(directories), installed: None })
     }
 
     /// The tools that were found, for the log.
@@ -58,6 +61,7 @@ impl Firewall {
         let reinstalls = self.installed.as_ref() == Some(&set.name);
         // Also read when it is not to be restored: tables that cannot be read are better found before any is touched.
         let found = self.families.iter().map(|tables| tables.read(&owner)).collect::<Result<Vec<_>, _>>()?;
+        let had_routes = self.routes.installed.is_some() || found.iter().any(|found| !marks(&found.tables).is_empty());
         let mut before = Vec::new();
         for (tables, found) in self.families.iter().zip(found) {
             if reinstalls {
@@ -67,20 +71,34 @@ impl Firewall {
                 before.push(Vec::new());
             }
         }
-        match self.families.iter().map(|tables| tables.install(set, &owner)).collect::<Result<Vec<_>, _>>() {
+        if set.routing.is_some() && self.routes.installed != set.routing {
+            self.routes.check_free(set, &self.marks_in_use(Some(&owner))?)?;
+        }
+        let uses_routes = had_routes || set.routing.is_some();
+        match self.install_all(set, &owner, uses_routes) {
             Ok(installed) => {
-                self.watch(&set.name, installed);
+                self.watch(set, installed);
                 Ok(())
             }
             Err(error) => {
                 let at_fault = blame::redirection(&set.specs, &error);
-                let error = self.roll_back(&owner, &before, error);
+                let error = self.roll_back(&owner, &before, uses_routes, error);
                 Err(match at_fault.and_then(|id| set.locations.get(id.index())?.as_ref()) {
                     Some((file, line)) => error.in_file(file, *line),
                     None => error,
                 })
             }
         }
+    }
+
+    /// First the routes, without which marked packets would leave this host.
+    fn install_all(&self, set: &RuleSet, owner: &Owner, uses_routes: bool) -> Result<Vec<Found>, Error> {
+        self.routes.install(set.routing.as_ref())?;
+        let installed = self.families.iter().map(|tables| tables.install(set, owner)).collect::<Result<_, _>>()?;
+        if uses_routes {
+            self.purge_routes()?;
+        }
+        Ok(installed)
     }
 
     /// What keeps redirected connections from getting where this set leads them, each with the command that mends it.
@@ -93,8 +111,13 @@ impl Firewall {
         let mut all = Vec::new();
         for tables in &self.families {
             let specs: Vec<&RuleSpec> = set.specs.iter().filter(|spec| spec.matching.family == tables.family).collect();
-            if let Some(tools) = tables.tools.as_ref().filter(|_| specs.iter().any(|spec| spec.action.translates())) {
-                all.extend(lacking::lacking(&tools.filters()?, &specs, &mut is_own));
+            if let Some(tools) = tables.tools.as_ref().filter(|_| specs.iter().any(|spec| spec.action.redirects())) {
+                all.extend(lacking::lacking(
+                    &tools.filters()?,
+                    &specs,
+                    set.routing.as_ref().map(|routing| routing.mark),
+                    &mut is_own,
+                ));
             }
         }
         Ok(all)
@@ -106,13 +129,14 @@ impl Firewall {
         let tables = std::array::from_fn(|_| tables.next().unwrap_or_default());
         let mut hidden = self.families.iter().map(|side| side.hidden.clone());
         let hidden = std::array::from_fn(|_| hidden.next().unwrap_or_default());
-        Snapshot { instance: self.installed.clone(), tables, hidden }
+        Snapshot { instance: self.installed.clone(), tables, hidden, routing: self.routes.installed.clone() }
     }
 
     /// Goes on from what another process has installed: [`Firewall::check`] watches over it, and it is put back if the
     /// next installation fails.
     pub fn resume(&mut self, snapshot: Snapshot) {
         self.installed = snapshot.instance;
+        self.routes.installed = snapshot.routing;
         for ((side, reference), hidden) in self.families.iter_mut().zip(snapshot.tables).zip(snapshot.hidden) {
             (side.reference, side.hidden) = (reference, hidden);
         }
@@ -128,25 +152,34 @@ impl Firewall {
 
     /// Removes the rules of an instance, whoever installed them. That there are none is no error.
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
-        self.remove_all(&Owner::Instance(name.to_string()))?;
+        let owner = Owner::Instance(name.to_string());
+        let found = self.families.iter().map(|tables| tables.read(&owner).unwrap_or_default());
+        let had_routes =
+            self.routes.installed.is_some() || found.into_iter().any(|found| !marks(&found.tables).is_empty());
+        self.remove_all(&owner)?;
+        if had_routes {
+            self.purge_routes()?;
+        }
         if self.installed.as_deref() == Some(name) {
             self.forget();
         }
         Ok(())
     }
 
-    /// Removes the rules of all instances, and returns how many chains these were.
-    pub fn flush_all(&mut self) -> Result<usize, Error> {
+    /// Removes the rules of all instances. Returns how many chains these were, and how many rules and routes of ip(8).
+    pub fn flush_all(&mut self) -> Result<(usize, usize), Error> {
         let chains = self.remove_all(&Owner::All)?;
+        let routes = self.purge_routes()?;
         self.forget();
-        Ok(chains)
+        Ok((chains, routes))
     }
 
     /// Compares the tables with their state after the installation. Returns a short sentence for each rule that is gone,
     /// changed or out of place; [`Firewall::install`] of the same set repairs them. What cannot be shown is taken to be
     /// there still.
     pub fn check(&self) -> Result<Vec<String>, Error> {
-        Ok(self.compare()?.into_iter().flat_map(|compared| compared.differences).collect())
+        let tables = self.compare()?.into_iter().flat_map(|compared| compared.differences);
+        Ok(tables.chain(self.routes.differences()?).collect())
     }
 
     /// The same, and remembers which tables could not be shown, for [`Firewall::hidden`].
@@ -159,6 +192,7 @@ impl Firewall {
             }
             all.extend(compared.differences);
         }
+        all.extend(self.routes.differences()?);
         Ok(all)
     }
 
@@ -185,15 +219,17 @@ impl Firewall {
         })
     }
 
-    fn watch(&mut self, name: &str, installed: Vec<Found>) {
+    fn watch(&mut self, set: &RuleSet, installed: Vec<Found>) {
         for (tables, Found { tables: reference, hidden }) in self.families.iter_mut().zip(installed) {
             (tables.reference, tables.hidden) = (reference, hidden);
         }
-        self.installed = Some(name.to_string());
+        self.installed = Some(set.name.clone());
+        self.routes.installed = set.routing.clone();
     }
 
     fn forget(&mut self) {
         self.installed = None;
+        self.routes.installed = None;
         for tables in &mut self.families {
             tables.reference.clear();
             tables.hidden.clear();
@@ -204,6 +240,24 @@ impl Firewall {
         self.families.iter().filter_map(|tables| tables.tools.as_ref())
     }
 
+    /// The marks that chains of tproxy set, in each family, besides those of one owner.
+    fn marks_in_use(&self, besides: Option<&Owner>) -> Result<MarksInUse, Error> {
+        let mut all = MarksInUse::default();
+        for (tables, in_use) in self.families.iter().zip(&mut all.0) {
+            let found = tables.read(&Owner::All)?;
+            let mut tables = found.tables;
+            let is_other = |chain: &str| !besides.is_some_and(|owner| owner.owns(chain));
+            tables.iter_mut().for_each(|table| table.chains.retain(|chain| is_other(&chain.name)));
+            *in_use = marks(&tables);
+        }
+        Ok(all)
+    }
+
+    /// Removes the policy routing that belongs to no chain any more.
+    fn purge_routes(&self) -> Result<usize, Error> {
+        self.routes.purge(&self.marks_in_use(None)?)
+    }
+
     /// Both families, even if the first fails: half removed is better than not removed.
     fn remove_all(&self, owner: &Owner) -> Result<usize, Error> {
         let results: Vec<_> = self.tools().map(|tools| tools.remove(owner)).collect();
@@ -212,7 +266,7 @@ impl Firewall {
 
     /// Restores the tables as they were before, and where that fails removes all: without its rules the proxy merely
     /// gets no connections, but without the proxy its rules cut them off.
-    fn roll_back(&self, owner: &Owner, before: &[Vec<Table>], error: Error) -> Error {
+    fn roll_back(&self, owner: &Owner, before: &[Vec<Table>], uses_routes: bool, error: Error) -> Error {
         let mut trouble = Vec::new();
         for (tables, before) in self.families.iter().zip(before) {
             let Some(tools) = &tables.tools else { continue };
@@ -221,6 +275,10 @@ impl Firewall {
             } else {
                 tools.replace(owner, before).or_else(|first| tools.remove(owner).and(Err(first)))
             };
+            trouble.extend(restored.err().map(|e| e.to_string()));
+        }
+        if uses_routes {
+            let restored = self.routes.install(self.routes.installed.as_ref()).and(self.purge_routes());
             trouble.extend(restored.err().map(|e| e.to_string()));
         }
         if trouble.is_empty() {
@@ -247,7 +305,7 @@ mod tests {
     fn a_missing_tool_is_an_error_only_where_rules_are_wanted() {
         let mut firewall = Firewall::find_in(&["/nonexistent"]).unwrap();
         assert_eq!(firewall.description(), "no iptables-restore, no ip6tables-restore");
-        assert_eq!(firewall.flush_all().unwrap(), 0);
+        assert_eq!(firewall.flush_all().unwrap(), (0, 0));
         firewall.remove("1").unwrap();
         let matching = Match::parse("-R", "-d fd00::1", RELAYED).unwrap().resolve(&|_| Vec::new()).unwrap();
         let spec = RuleSpec {
@@ -256,7 +314,7 @@ mod tests {
             redirection: RedirectionId(0),
             output: false,
         };
-        let set = RuleSet { name: "1".into(), specs: vec![spec], own_uid: None, locations: vec![] };
+        let set = RuleSet { name: "1".into(), specs: vec![spec], ..RuleSet::default() };
         let error = firewall.install(&set).unwrap_err();
         assert_eq!(error.exit_status(), 71);
         assert!(error.to_string().contains("`ip6tables-restore` failed (not found)"), "{error}");

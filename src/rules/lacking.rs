@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::rules::address::Family;
 use crate::rules::groups::{interfaces, only_port};
 use crate::rules::passage::FilterTable;
+use crate::rules::policy_routing::Mark;
 use crate::rules::rule::{Action, RuleSpec};
 use crate::rules::verdict::ExpectedPackets;
 
@@ -61,6 +62,8 @@ struct Leads<'a> {
     interfaces: Vec<&'a str>,
     to: Option<IpAddr>,
     port: Option<u16>,
+    /// The mark of connections that keep their destination.
+    mark: Option<Mark>,
 }
 
 /// The most lines of [`lacking`]. The others are like these.
@@ -71,10 +74,11 @@ const MOST: usize = 16;
 pub(crate) fn lacking(
     filters: &[PacketFilter],
     specs: &[&RuleSpec],
+    mark: Option<Mark>,
     mut is_own: impl FnMut(IpAddr) -> bool,
 ) -> Vec<String> {
     let mut lacking = Vec::new();
-    for leads in specs.iter().filter_map(|spec| leads(spec, &mut is_own)) {
+    for leads in specs.iter().filter_map(|spec| leads(spec, mark, &mut is_own)) {
         for filter in filters.iter().filter(|filter| filter.hook == leads.hook) {
             for line in lacking_for(filter, &leads) {
                 if !lacking.contains(&line) {
@@ -89,9 +93,10 @@ pub(crate) fn lacking(
     lacking
 }
 
-fn leads<'a>(spec: &'a RuleSpec, is_own: &mut impl FnMut(IpAddr) -> bool) -> Option<Leads<'a>> {
+fn leads<'a>(spec: &'a RuleSpec, mark: Option<Mark>, is_own: &mut impl FnMut(IpAddr) -> bool) -> Option<Leads<'a>> {
     let (hook, to, port) = match spec.action {
         Action::Exempt | Action::Reject => return None,
+        Action::Tproxy { .. } => (Hook::Input, None, only_port(&spec.matching.words)),
         Action::Redirect { port } => (Hook::Input, None, Some(port)),
         Action::Local { port } => (Hook::Input, None, port.or_else(|| only_port(&spec.matching.words))),
         Action::Kernel { to, port } => {
@@ -100,14 +105,16 @@ fn leads<'a>(spec: &'a RuleSpec, is_own: &mut impl FnMut(IpAddr) -> bool) -> Opt
         }
     };
     let (family, protocol) = (spec.matching.family, spec.matching.protocol.as_str());
-    Some(Leads { family, protocol, hook, interfaces: interfaces(&spec.matching.words), to, port })
+    let mark = mark.filter(|_| matches!(spec.action, Action::Tproxy { .. }));
+    Some(Leads { family, protocol, hook, interfaces: interfaces(&spec.matching.words), to, port, mark })
 }
 
 fn lacking_for(filter: &PacketFilter, leads: &Leads) -> Vec<String> {
-    let Leads { family, protocol, hook, to, port, .. } = *leads;
+    let Leads { family, protocol, hook, to, port, mark, .. } = *leads;
     let interfaces = leads.interfaces.clone();
-    let to_this_host = hook == Hook::Input;
-    let expected = ExpectedPackets { protocol, to, port, interfaces, to_this_host, states: &["NEW", "DNAT"] };
+    let to_this_host = hook == Hook::Input && mark.is_none();
+    let states: &[&str] = if mark.is_none() { &["NEW", "DNAT"] } else { &["NEW"] };
+    let expected = ExpectedPackets { protocol, to, port, mark, interfaces, to_this_host, states };
     let mut found = Vec::new();
     if filter.table.is_closed(&filter.chain, &expected) {
         let port = port.map(|port| format!(" to port {port}")).unwrap_or_default();
@@ -129,23 +136,27 @@ fn lacking_for(filter: &PacketFilter, leads: &Leads) -> Vec<String> {
 
 /// The command that lets the connections in.
 fn command(filter: &PacketFilter, leads: &Leads) -> String {
-    let Leads { family, protocol, to, port, .. } = *leads;
+    let Leads { family, protocol, to, mark, .. } = *leads;
+    // The mark says it all.
+    let port = leads.port.filter(|_| mark.is_none());
     let interface = leads.interfaces.first();
     let (tool, ip) = words_of(family);
     match &filter.native {
         None => format!(
-            "{tool} -I {}{} -p {protocol}{}{} -j ACCEPT",
+            "{tool} -I {}{} -p {protocol}{}{}{} -j ACCEPT",
             filter.chain,
             interface.map(|name| format!(" -i {name}")).unwrap_or_default(),
             to.map(|to| format!(" -d {to}")).unwrap_or_default(),
             port.map(|port| format!(" --dport {port}")).unwrap_or_default(),
+            mark.map(|mark| format!(" -m mark --mark {mark}")).unwrap_or_default(),
         ),
         Some(table) => format!(
-            "nft insert rule {table} {}{}{}{} accept",
+            "nft insert rule {table} {}{}{}{}{} accept",
             filter.chain,
             interface.map(|name| format!(" iifname {}", name.replace('+', "*"))).unwrap_or_default(),
             to.map(|to| format!(" {ip} daddr {to}")).unwrap_or_default(),
             port.map_or_else(|| format!(" meta l4proto {protocol}"), |port| format!(" {protocol} dport {port}")),
+            mark.map(|Mark { value, mask }| format!(" meta mark & {mask:#x} == {value:#x}")).unwrap_or_default(),
         ),
     }
 }

@@ -308,6 +308,7 @@ mod tests {
             protocol: "tcp",
             to: None,
             port: Some(8081),
+            mark: None,
             interfaces: vec!["eth1"],
             to_this_host: true,
             states: &["NEW", "DNAT"],

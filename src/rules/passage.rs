@@ -116,6 +116,7 @@ mod tests {
             protocol: "tcp",
             to: None,
             port: Some(8081),
+            mark: None,
             interfaces: Vec::new(),
             to_this_host: true,
             states: &["NEW", "DNAT"],

@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::rules::address::Family;
 use crate::rules::chains::{Chain, Jump, PREFIX, Rule, Table};
 use crate::rules::conntrack_match::ConntrackMatch;
+use crate::rules::interception;
+use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::{Action, RuleSpec};
 
 /// Matches a packet whose destination was translated.
@@ -16,35 +19,56 @@ struct Draft<'a> {
     hooks: &'static [&'static str],
     specs: Vec<&'a RuleSpec>,
     /// Whether an action needs this table. Other actions are in it only to take effect before a later rule.
-    needs: fn(Action) -> bool,
-    rules: fn(&[&RuleSpec]) -> Vec<Rule>,
-    /// Stands before the rules in the chain for arriving packets.
-    first: Option<Rule>,
+    needs: &'a dyn Fn(Action) -> bool,
+    rules: &'a dyn Fn(&[&RuleSpec]) -> Vec<Rule>,
+    /// Stand before the rules in the chain for arriving packets.
+    first: Vec<Rule>,
 }
 
-/// The tables for these rules, which are of one family. Empty if they need none.
-pub(crate) fn tables(name: &str, own_uid: Option<u32>, specs: Vec<&RuleSpec>) -> Vec<Table> {
+/// What an instance wants in one family.
+pub(crate) struct Wanted<'a> {
+    pub name: &'a str,
+    pub own_uid: Option<u32>,
+    pub family: Family,
+    pub routing: Option<&'a PolicyRouting>,
+    pub holds: bool,
+    pub specs: Vec<&'a RuleSpec>,
+}
+
+/// The tables for these rules. Empty if they need none.
+pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
+    let Wanted { name, own_uid, family, routing, holds, specs } = wanted;
     let chain = format!("{PREFIX}{name}");
+    // A reset is TCP's, so nothing else is refused.
+    let of_tcp: Vec<&RuleSpec> = specs.iter().copied().filter(|spec| spec.matching.protocol == "tcp").collect();
+    let mangle = interception::mangle(&chain, routing, family, &of_tcp);
+    // OUTPUT decides about this host's own connections (with -O), or nothing does (without). One that goes to this
+    // host also passes INPUT. Without this rule the relay could not reach an upstream on its own machine.
+    let own = rule(&["-i", "lo", "-j", "RETURN"]);
+    let intercepted = routing.map(|routing| rule(&["-m", "mark", "--mark", &routing.mark.to_string(), "-j", "RETURN"]));
     let filter = Draft {
         name: "filter",
         hooks: &["INPUT", "FORWARD"],
-        // A reset is TCP's, so nothing else is refused.
-        specs: specs.iter().copied().filter(|spec| spec.matching.protocol == "tcp").collect(),
-        needs: |action| action == Action::Reject,
-        rules: filter_rules,
-        // OUTPUT decides about this host's own connections (with -O), or nothing does (without). One that goes to this
-        // host also passes INPUT. Without this rule the relay could not reach an upstream on its own machine.
-        first: Some(rule(&["-i", "lo", "-j", "RETURN"])),
+        specs: of_tcp,
+        needs: &|action| action == Action::Reject || (holds && matches!(action, Action::Tproxy { .. })),
+        rules: &|specs| filter_rules(specs, holds),
+        first: std::iter::once(own).chain(intercepted).collect(),
     };
-    let nat =
-        Draft { name: "nat", hooks: &["PREROUTING"], specs, needs: Action::translates, rules: nat_rules, first: None };
+    let nat = Draft {
+        name: "nat",
+        hooks: &["PREROUTING"],
+        specs,
+        needs: &Action::translates,
+        rules: &nat_rules,
+        first: Vec::new(),
+    };
     let masquerade = masquerade(&chain, &nat.specs);
     let mut nat = nat.table(&chain, own_uid);
     if let (Some(nat), Some((chain, jumps))) = (&mut nat, masquerade) {
         nat.chains.push(chain);
         nat.jumps.extend(jumps);
     }
-    filter.table(&chain, own_uid).into_iter().chain(nat).collect()
+    filter.table(&chain, own_uid).into_iter().chain(mangle).chain(nat).collect()
 }
 
 impl Draft<'_> {
@@ -108,12 +132,12 @@ fn nat_rules(specs: &[&RuleSpec]) -> Vec<Rule> {
             let to = port.map_or_else(|| to.to_string(), |port| SocketAddr::new(to, port).to_string());
             spec.rule(&["-j", "DNAT", "--to-destination", &to])
         }
-        Action::Exempt | Action::Reject => spec.rule(&["-j", "RETURN"]),
+        Action::Exempt | Action::Reject | Action::Tproxy { .. } => spec.rule(&["-j", "RETURN"]),
     };
     specs.iter().map(rule).collect()
 }
 
-fn filter_rules(specs: &[&RuleSpec]) -> Vec<Rule> {
+fn filter_rules(specs: &[&RuleSpec], holds: bool) -> Vec<Rule> {
     // Translated connections come first: the other rules would judge them by their new destination.
     let mut rules = Vec::new();
     for translated in specs.iter().flat_map(|spec| translated(spec)) {
@@ -123,9 +147,11 @@ fn filter_rules(specs: &[&RuleSpec]) -> Vec<Rule> {
     }
     let verdict = |spec: &&RuleSpec| match spec.action {
         Action::Reject => Some(spec.rule(&["-j", "REJECT", "--reject-with", "tcp-reset"])),
+        // It has no mark, so the rules of the mangle table or the socket are gone.
+        Action::Tproxy { .. } if holds => Some(spec.rule(&["-j", "REJECT", "--reject-with", "tcp-reset"])),
         // A connection that already went to the rule's target was not translated. No later rule may decide about it.
         Action::Exempt | Action::Local { .. } | Action::Kernel { .. } => Some(spec.rule(&["-j", "RETURN"])),
-        Action::Redirect { .. } => None,
+        Action::Redirect { .. } | Action::Tproxy { .. } => None,
     };
     rules.extend(specs.iter().filter_map(verdict));
     rules
@@ -142,7 +168,7 @@ fn translated(spec: &RuleSpec) -> Vec<Rule> {
         Action::Local { port: None } => as_asked(&[]),
         Action::Kernel { to, port: Some(port) } => pass(&["-d", &to.to_string(), "--dport", &port.to_string()]),
         Action::Kernel { to, port: None } => as_asked(&["-d", &to.to_string()]),
-        Action::Exempt | Action::Reject => Vec::new(),
+        Action::Exempt | Action::Reject | Action::Tproxy { .. } => Vec::new(),
     }
 }
 

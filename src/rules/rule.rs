@@ -1,6 +1,6 @@
 //! One rule as the user wants it: which traffic, and what happens to it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::redirection::RedirectionId;
 use crate::rules::chains::Rule;
@@ -26,6 +26,8 @@ pub enum Action {
     Reject,
     /// `-R` of a relay: redirected to the port that a worker listens on.
     Redirect { port: u16 },
+    /// The same with `--intercept tproxy`: handed to the socket that listens at this address, unchanged.
+    Tproxy { to: SocketAddr },
     /// `-R` with `--local`: redirected to a service on this host. Without a port, to the port of the original
     /// destination.
     Local { port: Option<u16> },
@@ -65,14 +67,19 @@ impl Action {
     /// and not match a later rule instead.
     pub fn behind(self, gate: Gate) -> Action {
         match (self, gate) {
-            (Action::Redirect { .. }, Gate::Withdrawn) => Action::Exempt,
-            (Action::Redirect { .. }, Gate::Rejected) => Action::Reject,
+            (Action::Redirect { .. } | Action::Tproxy { .. }, Gate::Withdrawn) => Action::Exempt,
+            (Action::Redirect { .. } | Action::Tproxy { .. }, Gate::Rejected) => Action::Reject,
             (action, _) => action,
         }
     }
 
     /// Whether it changes the destination, which only the nat table can.
     pub fn translates(self) -> bool {
+        matches!(self, Action::Redirect { .. } | Action::Local { .. } | Action::Kernel { .. })
+    }
+
+    /// Whether it leads connections elsewhere.
+    pub fn redirects(self) -> bool {
         !matches!(self, Action::Exempt | Action::Reject)
     }
 }
@@ -90,8 +97,9 @@ mod tests {
                 assert_eq!(action.behind(gate), action);
             }
         }
-        let redirect = Action::Redirect { port: 1 };
-        let gates = [Gate::Normal, Gate::Withdrawn, Gate::Rejected].map(|gate| redirect.behind(gate));
-        assert_eq!(gates, [redirect, Action::Exempt, Action::Reject]);
+        for redirect in [Action::Redirect { port: 1 }, Action::Tproxy { to: SocketAddr::from(([0, 0, 0, 0], 1)) }] {
+            let gates = [Gate::Normal, Gate::Withdrawn, Gate::Rejected].map(|gate| redirect.behind(gate));
+            assert_eq!(gates, [redirect, Action::Exempt, Action::Reject]);
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! All rules that one instance wants in the kernel. Everything here is pure: the same [`RuleSet`] makes what is
 //! installed, what is printed and what is compared, so these three cannot differ.
 //!
-//! A new connection meets the nat table first, and only once. The first rule that matches decides: an exempt or
+//! A new connection meets the mangle table first. There a rule with `--intercept tproxy` hands it to the listening socket
+//! and marks it; for all other rules it goes on. Then it meets the nat table, and only once. The first rule that matches decides: an exempt or
 //! rejected connection RETURNs untouched, a redirected one gets a new destination. A redirected connection reaches the
 //! filter table with its new destination, and RETURNs from there before any reject is looked at. So the order on the
 //! command line decides in both tables.
@@ -9,11 +10,12 @@
 use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
 use crate::rules::chains::{Table, restore_text};
-use crate::rules::plan;
+use crate::rules::plan::{self, Wanted};
+use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::{Gate, RuleSpec};
 
 /// All that one instance asks of the firewall.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleSet {
     /// The name of the instance, at most 16 characters. Its chains are called after it.
     pub name: String,
@@ -21,6 +23,10 @@ pub struct RuleSet {
     pub specs: Vec<RuleSpec>,
     /// The user whose own connections are left alone under `-O`: the workers'.
     pub own_uid: Option<u32>,
+    /// How packets get to sockets whose addresses are not this host's; `None` if there are no such sockets.
+    pub routing: Option<PolicyRouting>,
+    /// Whether connections are refused that should have been intercepted and were not (`--fail closed`).
+    pub holds: bool,
     /// The file and the line in which each redirection was written, for messages.
     pub locations: Vec<Option<(String, usize)>>,
 }
@@ -37,8 +43,15 @@ impl RuleSet {
 
     /// The tables of a family as they should be. Empty if the family gets no rule.
     pub fn plan(&self, family: Family) -> Vec<Table> {
-        let specs: Vec<&RuleSpec> = self.specs.iter().filter(|spec| spec.matching.family == family).collect();
-        plan::tables(&self.name, self.own_uid, specs)
+        let RuleSet { name, own_uid, holds, .. } = self;
+        let (own_uid, holds, routing) = (*own_uid, *holds, self.routing_of(family));
+        let specs = self.specs.iter().filter(|spec| spec.matching.family == family).collect();
+        plan::tables(Wanted { name, own_uid, family, routing, holds, specs })
+    }
+
+    /// The policy routing, if this family needs it.
+    pub(crate) fn routing_of(&self, family: Family) -> Option<&PolicyRouting> {
+        self.routing.as_ref().filter(|routing| routing.families.contains(&family))
     }
 
     /// The exact input for `iptables-restore --noflush` (or `ip6tables-restore`) where nothing of this instance is
@@ -48,10 +61,11 @@ impl RuleSet {
     }
 }
 
-/// The input of a clean installation, word for word, under the commands that take it.
+/// The commands of a clean installation, each with its input, word for word.
 pub(crate) fn print_rules(set: &RuleSet) -> String {
     let mut text = String::new();
     for (family, tool) in [(Family::V4, "iptables-restore"), (Family::V6, "ip6tables-restore")] {
+        text.push_str(&set.routing_of(family).map(|routing| routing.commands(family)).unwrap_or_default());
         let rules = set.restore_text(family);
         if !rules.is_empty() {
             text.push_str(&format!("# {tool} --noflush\n{rules}"));

@@ -30,7 +30,7 @@ fn specs(id: RedirectionId, action: Action, text: &str) -> Vec<RuleSpec> {
 fn set(rules: &[(Action, &str)]) -> RuleSet {
     let rules = rules.iter().enumerate();
     let specs = rules.flat_map(|(at, (action, text))| specs(RedirectionId::from(at), *action, text)).collect();
-    RuleSet { name: "12970".into(), specs, own_uid: None, locations: vec![] }
+    RuleSet { name: "12970".into(), specs, ..RuleSet::default() }
 }
 
 fn only(family: Family, mut set: RuleSet) -> RuleSet {

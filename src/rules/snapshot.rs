@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use crate::record::{Writer, words};
 use crate::rules::address::Family;
 use crate::rules::chains::{Chain, Jump, Rule, TABLES, Table};
+use crate::rules::policy_routing::PolicyRouting;
 
 /// The instance and, for each family, its part of the tables as it was read back.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Snapshot {
     pub tables: [Vec<Table>; 2],
     /// Those of them that could not be shown.
     pub hidden: [Vec<&'static str>; 2],
+    /// The policy routing that belongs to them.
+    pub routing: Option<PolicyRouting>,
 }
 
 impl Snapshot {
@@ -24,6 +27,10 @@ impl Snapshot {
         let mut writer = Writer::default();
         if let Some(instance) = &self.instance {
             writer.line(["instance", instance]);
+        }
+        if let Some(PolicyRouting { mark, table, families }) = &self.routing {
+            let families = families.iter().map(Family::to_string);
+            writer.line(["routing".to_owned(), mark.to_string(), table.to_string()].into_iter().chain(families));
         }
         for ((family, tables), hidden) in Family::BOTH.iter().zip(&self.tables).zip(&self.hidden) {
             writer.line(["family", &family.to_string()]);
@@ -44,6 +51,11 @@ impl Snapshot {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             match (&mut current, &words[..]) {
                 (None, ["instance", name]) => snapshot.instance = Some((*name).to_owned()),
+                (None, ["routing", mark, table, families @ ..]) => {
+                    let families = families.iter().map(|name| known_family(name)).collect::<Option<_>>()?;
+                    let (mark, table) = (mark.parse().ok()?, table.parse().ok()?);
+                    snapshot.routing = Some(PolicyRouting { mark, table, families });
+                }
                 (_, ["family", _]) => current = Some(families.next()?),
                 (Some((_, hidden)), ["hidden", name]) => hidden.push(known_table(name)?),
                 (Some((tables, _)), words) => read_into(tables, words)?,
@@ -63,6 +75,10 @@ fn write_table(table: &Table, writer: &mut Writer) {
     for Jump { from, at, at_head, text } in &table.jumps {
         writer.line(["jump", from, &at.to_string(), &at_head.to_string(), text]);
     }
+}
+
+fn known_family(name: &str) -> Option<Family> {
+    Family::BOTH.into_iter().find(|family| family.to_string() == name)
 }
 
 fn known_table(name: &str) -> Option<&'static str> {
@@ -91,6 +107,7 @@ fn read_into(tables: &mut Vec<Table>, words: &[&str]) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::policy_routing::Mark;
 
     #[test]
     fn a_snapshot_survives_its_text() {
@@ -103,6 +120,7 @@ mod tests {
             instance: Some("1".into()),
             tables: [vec![filter, nat.clone()], vec![nat]],
             hidden: [vec!["nat"], vec![]],
+            routing: Some(PolicyRouting { mark: Mark::DEFAULT, table: 7, families: vec![Family::V6] }),
         };
         assert_eq!(Snapshot::from_text(&snapshot.to_text()).unwrap(), snapshot);
         let nothing = Snapshot::default();
@@ -114,9 +132,11 @@ mod tests {
         for text in [
             "chain x\n",
             "family v4\nrule 1 x\n",
-            "family v4\ntable mangle\n",
-            "family v4\nhidden mangle\n",
+            "family v4\ntable bridge\n",
+            "family v4\nhidden bridge\n",
             "family v4\nfamily v6\nfamily x\n",
+            "routing 1 7 IPv5\n",
+            "routing 0 7 IPv4\n",
         ] {
             assert_eq!(Snapshot::from_text(text), None, "{text}");
         }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::rules::groups::{OptionWords, groups};
+use crate::rules::policy_routing::{Mark, found_mark};
 use crate::sys::services;
 
 /// The packets of connections that may come. Their clients may be any hosts.
@@ -14,6 +15,8 @@ pub(crate) struct ExpectedPackets<'a> {
     /// Where they go, if that is known.
     pub to: Option<IpAddr>,
     pub port: Option<u16>,
+    /// The bits of the mark that are known.
+    pub mark: Option<Mark>,
     /// The interfaces on which they may come in, as `-i` takes them; empty if on any.
     pub interfaces: Vec<&'a str>,
     /// Whether their destination is one of this host's addresses.
@@ -34,7 +37,7 @@ pub(crate) enum Matches {
 }
 
 /// Modules that have no condition without an option.
-const PLAIN_MODULES: &[&str] = &["tcp", "udp", "multiport", "comment", "conntrack", "state", "addrtype"];
+const PLAIN_MODULES: &[&str] = &["tcp", "udp", "multiport", "comment", "conntrack", "state", "addrtype", "mark"];
 
 impl ExpectedPackets<'_> {
     /// How often all conditions in the words hold.
@@ -60,6 +63,7 @@ impl ExpectedPackets<'_> {
             }
             "--dst-type" if self.to_this_host => Some(value.split(',').any(|kind| kind == "LOCAL")),
             "--ctstate" | "--state" => Some(value.split(',').any(|state| self.states.contains(&state))),
+            "--mark" => self.mark.and_then(|mark| mark.is_within(found_mark(value)?)),
             // What iptables-save makes of --syn.
             "--tcp-flags" if group.values == ["FIN,SYN,RST,ACK", "SYN"] => Some(self.states.contains(&"NEW")),
             _ => None,
@@ -131,6 +135,7 @@ mod tests {
             protocol: "tcp",
             to: Some([10, 1, 0, 1].into()),
             port: Some(22),
+            mark: Some(Mark { value: 0x10, mask: 0x30 }),
             interfaces: vec!["eth1", "ppp+"],
             to_this_host: true,
             states: &["NEW", "DNAT"],
@@ -171,6 +176,11 @@ mod tests {
             ("-m state --state NEW,ESTABLISHED", Always),
             ("-m conntrack --ctstate DNAT", Always),
             ("-m socket", Unknown),
+            ("-m mark --mark 0x10/0x30", Always),
+            ("-m mark --mark 0x10/0x10", Always),
+            ("-m mark --mark 0x30/0x30", Never),
+            ("-m mark ! --mark 0x10/0x10", Never),
+            ("-m mark --mark 0x10", Unknown),
             ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN", Always),
             ("-m limit --limit 1/s", Unknown),
             ("-m set --match-set x src -s 10.0.0.1", Unknown),

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
-    AcceptConn, BindToDevice, Ip6tOriginalDst, Ipv6V6Only, KeepAlive, Linger, OobInline, OriginalDst, ReuseAddr,
-    ReusePort, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay,
+    AcceptConn, BindToDevice, Ip6tOriginalDst, IpTransparent, Ipv6V6Only, KeepAlive, Linger, OobInline, OriginalDst,
+    ReuseAddr, ReusePort, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, connect, getsockopt,
@@ -130,6 +130,17 @@ pub(crate) fn listener_instead_of(former: &TcpListener, address: SocketAddr) -> 
     set_keep_alive(&socket, keep_alive_times(former)?)?;
     setsockopt(former, ReusePort, &true)?;
     start_listening(socket, address, PortSharing::Shared)
+}
+
+/// Lets a socket have addresses that are not this host's (`IP_TRANSPARENT`, ip(7)), and connections that it accepts too. An
+/// IPv6 socket has the same flag (`do_ip_setsockopt`, net/ipv4/ip_sockglue.c).
+///
+/// Errors: EPERM without CAP_NET_ADMIN or CAP_NET_RAW, unless it is so already.
+pub(crate) fn be_transparent(socket: &TcpListener) -> io::Result<()> {
+    if !getsockopt(socket, IpTransparent)? {
+        setsockopt(socket, IpTransparent, &true)?;
+    }
+    Ok(())
 }
 
 /// Whether an IPv6 socket takes IPv4 as well (`IPV6_V6ONLY`, ipv6(7)).

@@ -18,7 +18,7 @@ use crate::sys::sockopt;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::destinations::{self, Forbidden};
 use crate::traffic::host_check::KnownName;
-use crate::traffic::service::Service;
+use crate::traffic::service::{Interception, Service};
 use crate::traffic::session::{Route, Session};
 use crate::traffic::source_limit::SourceLimit;
 
@@ -29,6 +29,8 @@ pub(crate) struct Admission {
     source_limit: Option<SourceLimit>,
     outgoing: Outgoing,
     routes: RoutingTable,
+    /// Where this worker listens.
+    ports: Vec<u16>,
     warnings: Warnings,
 }
 
@@ -59,10 +61,15 @@ impl Outgoing {
 }
 
 impl Admission {
-    /// For `capacity` connections at once.
-    pub(crate) fn new(capacity: usize, routes: RoutingTable, source_limit: Option<SourceLimit>) -> Admission {
+    /// For `capacity` connections at once, behind these listening ports.
+    pub(crate) fn new(
+        capacity: usize,
+        routes: RoutingTable,
+        source_limit: Option<SourceLimit>,
+        ports: Vec<u16>,
+    ) -> Admission {
         let outgoing = Outgoing { pairs: HashSet::with_capacity(capacity), hasher: RandomState::new() };
-        Admission { source_limit, outgoing, routes, warnings: Warnings::default() }
+        Admission { source_limit, outgoing, routes, ports, warnings: Warnings::default() }
     }
 
     /// Checks an accepted connection, and finds its original destination. Unless a PROXY header is yet to come, it is
@@ -86,8 +93,11 @@ impl Admission {
 
     /// Finds the original destination of a connection, and whether it may go on.
     fn locate(&mut self, service: &Service, session: &mut Session, client: &TcpStream) -> Result<(), CloseReason> {
-        let route = &mut session.route;
         let (needed, only_redirected) = (service.needs_original(), service.only_redirected);
+        if service.interception == Interception::Tproxy {
+            return self.locate_unchanged(service, session, client);
+        }
+        let route = &mut session.route;
         // A socket for both families has IPv4 clients too.
         match sockopt::original_destination(client, route.client.ip()) {
             Ok(original) => route.original = original.into(),
@@ -105,7 +115,7 @@ impl Admission {
                 return Err(CloseReason::NotRedirected);
             }
             if direct && needed {
-                self.warn_loop(route.client, "connected to us directly: there is no other destination to relay to");
+                self.warn_direct(route.client);
                 return Err(CloseReason::Loop);
             }
             if !known && self.is_ours(route.client, arrived) {
@@ -113,6 +123,33 @@ impl Admission {
             }
         }
         if known && self.is_ours(route.client, route.original) {
+            return Err(CloseReason::Loop);
+        }
+        if service.clients_choose() { self.permit(service, session) } else { Ok(()) }
+    }
+
+    /// The same for a connection that TPROXY has intercepted: its destination is the address that our socket has. Only one to
+    /// our own port has come directly.
+    fn locate_unchanged(
+        &mut self,
+        service: &Service,
+        session: &mut Session,
+        client: &TcpStream,
+    ) -> Result<(), CloseReason> {
+        let from = session.route.client;
+        let arrived = client.local_addr().map_err(|error| self.shortage(error, from, None))?;
+        session.route.original = arrived.into();
+        let direct = self.ports.contains(&arrived.port())
+            && self.is_own(arrived).map_err(|error| self.shortage(error, from, None))?;
+        if direct && service.only_redirected {
+            self.warn_not_redirected(from);
+            return Err(CloseReason::NotRedirected);
+        }
+        if direct && service.needs_original() {
+            self.warn_direct(from);
+            return Err(CloseReason::Loop);
+        }
+        if self.is_ours(from, session.route.original) {
             return Err(CloseReason::Loop);
         }
         if service.clients_choose() { self.permit(service, session) } else { Ok(()) }
@@ -316,6 +353,10 @@ impl Admission {
         if let Some(more) = self.warnings.loops.pass() {
             log::warn!("loop: {client} {what}{more}");
         }
+    }
+
+    fn warn_direct(&mut self, client: CompactAddr) {
+        self.warn_loop(client, "connected to us directly: there is no other destination to relay to");
     }
 
     fn warn_not_redirected(&mut self, client: CompactAddr) {

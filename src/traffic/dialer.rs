@@ -54,7 +54,8 @@ impl Dialer {
         source_limit: Option<SourceLimit>,
         congestion: Option<Algorithm>,
     ) -> Dialer {
-        let admission = Admission::new(capacity, routes, source_limit);
+        let ports = listeners.iter().map(SocketAddr::port).collect();
+        let admission = Admission::new(capacity, routes, source_limit, ports);
         Dialer { redirections, admission, listeners, congestion }
     }
 

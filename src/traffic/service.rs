@@ -16,6 +16,7 @@ use crate::relay::tunnel::Tunnel;
 /// One redirection that is relayed.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
+    pub interception: Interception,
     pub destination: Destination,
     pub source: Source,
     pub via: Via,
@@ -57,6 +58,15 @@ impl Service {
     pub(crate) fn needs_original(&self) -> bool {
         self.clients_choose() || self.destination.follows_port()
     }
+}
+
+/// How connections get to our listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interception {
+    /// With our address as their new destination (REDIRECT). Connection tracking knows the original one.
+    Redirect,
+    /// As they are (TPROXY): our address of the connection is its original destination.
+    Tproxy,
 }
 
 /// Where connections are relayed to.

@@ -40,7 +40,7 @@ pub fn set(rules: &[(Action, &str)]) -> RuleSet {
 pub fn named(name: &str, rules: &[(Action, &str)]) -> RuleSet {
     let rules = rules.iter().enumerate();
     let specs = rules.flat_map(|(at, (action, text))| specs(RedirectionId::from(at), *action, text)).collect();
-    RuleSet { name: name.into(), specs, own_uid: None, locations: vec![] }
+    RuleSet { name: name.into(), specs, ..RuleSet::default() }
 }
 
 fn specs(redirection: RedirectionId, action: Action, text: &str) -> Vec<RuleSpec> {

@@ -139,7 +139,9 @@ impl Lab {
         // A table that was never used is not mentioned by iptables-save, a used one stays for ever: use them all now,
         // so that "before" and "after" can be compared.
         for family in ["iptables", "ip6tables"] {
-            for (table, chain) in [("nat", "PREROUTING"), ("filter", "INPUT")] {
+            for (table, chain) in
+                [("nat", "PREROUTING"), ("filter", "INPUT"), ("mangle", "PREROUTING"), ("raw", "PREROUTING")]
+            {
                 lab.gateway.run(&[family, "-w", "-t", table, "-A", chain, "-j", "ACCEPT"]);
                 lab.gateway.run(&[family, "-w", "-t", table, "-D", chain, "-j", "ACCEPT"]);
             }

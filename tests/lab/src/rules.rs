@@ -11,6 +11,19 @@ pub fn saved(net: &Net) -> String {
     text
 }
 
+/// The same, with the rules and routes of policy routing, except those of link-local addresses: these come by themselves.
+pub fn saved_with_routing(net: &Net) -> String {
+    let mut text = saved(net);
+    for family in ["-4", "-6"] {
+        for what in [&["rule", "show"][..], &["route", "show", "table", "all"]] {
+            let shown = net.run(&[&["ip", family], what].concat());
+            let lasting = |line: &&str| !line.contains("fe80:");
+            text += &shown.lines().filter(lasting).map(|line| format!("{}\n", line.trim_end())).collect::<String>();
+        }
+    }
+    text
+}
+
 /// Drops comments and counters.
 fn comparable(saved: &str) -> String {
     let lines = saved.lines().filter(|line| !line.starts_with('#'));
