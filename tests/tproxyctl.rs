@@ -3,7 +3,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use lab::tempdir::TempDir;
 
@@ -225,4 +227,204 @@ fn bash_completes_commands() {
     assert_eq!(completed(&["stop", "--"]), ["--drain"]);
     assert_eq!(completed(&["show", "connections", "client", "10.0.0.1", "ol"]), ["older"]);
     assert_eq!(completed(&["--j"]), ["--json"]);
+}
+
+/// A daemon for `top`: it answers command after command, and notes those that change something.
+struct Steered {
+    directory: TempDir,
+    changes: Arc<Mutex<Vec<String>>>,
+}
+
+/// What it answers to.
+const DOCUMENTS: [(&str, &str); 3] = [
+    (
+        "json show summary",
+        r#"{"instance":"web","health":"serving","health_reason":null,"uptime":7500,"open":3,"limit":7500,"workers":2,
+        "draining":0,"pipes":0,"accept_pauses":0,"rules":"in place","accepted":1000,"bytes_up":5000,"bytes_down":6000,
+        "reasons":{"finished":990,"idle":7}}"#,
+    ),
+    (
+        "json show upstreams",
+        r#"{"upstreams":[{"redirection":1,"upstream":"cow:80","state":"up","check":"passing","open":3,"connected":1000,
+        "failed":0,"connect_time":0.002,"connect_time_last_minute":0.004},
+        {"redirection":1,"upstream":"moose:80","state":"down","check":"failing","open":0,"connected":0,"failed":12,
+        "connect_time":null,"connect_time_last_minute":null}]}"#,
+    ),
+    (
+        "json show connections",
+        r#"{"connections":[
+        {"id":"1-1","client":"10.1.0.2:1001","original":"10.9.0.9:80","bytes_up":10,"bytes_down":SLOW,"age":10},
+        {"id":"1-2","client":"10.1.0.3:1002","original":"10.9.0.9:80","bytes_up":10,"bytes_down":FAST,"age":10},
+        {"id":"1-3","client":"10.1.0.3:1003","original":"10.9.0.9:80","bytes_up":10,"bytes_down":500,"age":10}]}"#,
+    ),
+];
+
+impl Steered {
+    fn new() -> Steered {
+        let steered = Steered { directory: TempDir::new(), changes: Arc::default() };
+        let listener = UnixListener::bind(steered.directory.file("web.sock")).expect("bind");
+        let changes = Arc::clone(&steered.changes);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("accept");
+                let mut fast = 90_000;
+                for line in BufReader::new(stream.try_clone().expect("clone")).lines().map_while(Result::ok) {
+                    if line == "prompt" {
+                        continue;
+                    }
+                    let known = DOCUMENTS.iter().find(|(command, _)| *command == line);
+                    let answer = known
+                        .map(|(_, answer)| {
+                            fast += 1000;
+                            let answer = answer.replace('\n', "").replace("FAST", &fast.to_string());
+                            answer.replace("SLOW", &(fast / 10).to_string())
+                        })
+                        .unwrap_or_else(|| {
+                            changes.lock().expect("changes").push(line);
+                            "ok done".to_owned()
+                        });
+                    let _ = write!(stream, "{answer}\n\n");
+                }
+            }
+        });
+        steered
+    }
+}
+
+/// A terminal with a program in it.
+struct Terminal {
+    server: String,
+}
+
+impl Terminal {
+    fn with(script: &str) -> Option<Terminal> {
+        if Command::new("tmux").arg("-V").output().is_err() {
+            assert!(std::env::var("TPROXY_MUST_NETNS").is_err(), "tmux is not installed");
+            lab::report("SKIPPED: tmux is not installed");
+            return None;
+        }
+        let terminal = Terminal { server: lab::process::unique("tproxyctl") };
+        // The shell stays when the program has ended.
+        let script = format!("{script}; echo \"status $?\"; exec cat");
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", &script]);
+        Some(terminal)
+    }
+
+    fn tmux(&self, words: &[&str]) -> String {
+        let output = Command::new("tmux").args(["-L", &self.server]).args(words).output().expect("tmux");
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    fn press(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    /// Waits until the screen has all these texts. Returns it.
+    fn shows(&self, wanted: &[&str]) -> String {
+        let mut last = String::new();
+        let found = lab::wait::try_until(Duration::from_secs(20), || {
+            last = self.screen();
+            wanted.iter().all(|text| last.contains(text)).then_some(())
+        });
+        assert!(found.is_some(), "{wanted:?} is not on the screen:\n{last}");
+        last
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux").args(["-L", &self.server, "kill-server"]).output();
+    }
+}
+
+#[test]
+fn top_shows_a_screen_of_80_by_24_and_steers() {
+    let daemon = Steered::new();
+    let changes = || daemon.changes.lock().expect("changes").clone();
+    let program = env!("CARGO_BIN_EXE_tproxyctl");
+    let script = format!("LC_ALL=C.UTF-8 {program} -S {} top", daemon.directory.file("web.sock"));
+    let Some(terminal) = Terminal::with(&script) else { return };
+
+    let screen = terminal.shows(&["tproxy web  serving", "up 2h05m", "open 3 of 7.50k", "cow:80", "10s, most"]);
+    for text in
+        ["accepted 1.00k   failed 7   workers 2", "rules in place", "moose:80", "down", "4.0 ms", "? help  q quit"]
+    {
+        assert!(screen.contains(text), "{text}:\n{screen}");
+    }
+    // The busiest connection and the busiest source come first.
+    let row = |text: &str| {
+        screen.lines().position(|line| line.starts_with(text)).unwrap_or_else(|| panic!("{text}:\n{screen}"))
+    };
+    assert!(row("1-2 ") < row("1-1 ") && row("1-1 ") < row("1-3 "), "{screen}");
+    assert!(row("10.1.0.3 ") < row("10.1.0.2 "), "{screen}");
+    assert_eq!(screen.lines().count(), 24, "{screen}");
+
+    // A question that is not answered with yes does nothing.
+    terminal.press(&["d"]);
+    terminal.shows(&["disable the upstream cow:80? y/n"]);
+    terminal.press(&["n"]);
+    terminal.shows(&["nothing was done"]);
+    assert_eq!(changes(), [""; 0]);
+    for (keys, question, key, done) in [
+        (&["Down", "n"][..], "drain the upstream moose:80? y/n", "y", "upstream drain moose:80"),
+        (&["c", "k"], "reset the connection 1-2 of 10.1.0.3:1002? y/n", "y", "kill 1-2"),
+        (&["s", "k"], "reset all 2 connections of 10.1.0.3? y/n", "Y", "kill source 10.1.0.3"),
+    ] {
+        terminal.press(keys);
+        terminal.shows(&[question]);
+        terminal.press(&[key]);
+        terminal.shows(&[&format!("{done}: ok done")]);
+        assert_eq!(changes().last().map(String::as_str), Some(done));
+    }
+
+    // Sorted by age, the other way round; only what has a text.
+    terminal.press(&["c", "o", "o", "r"]);
+    terminal.shows(&["^AGE"]);
+    terminal.press(&["/"]);
+    terminal.press(&["-l", "1.0.2"]);
+    let screen = terminal.shows(&["filter: 1.0.2_", "1-1 "]);
+    assert!(!screen.contains("1-3 "), "{screen}");
+    terminal.press(&["Escape"]);
+    terminal.shows(&["1-3 ", "? help  q quit"]);
+    terminal.press(&["?"]);
+    terminal.shows(&["disable, drain, enable the selected upstream"]);
+    terminal.press(&["x", "z"]);
+    assert!(!terminal.shows(&["ORIGINAL"]).is_empty());
+
+    terminal.tmux(&["resize-window", "-x", "130", "-y", "30"]);
+    terminal.shows(&["STATE"]);
+    terminal.press(&["q"]);
+    terminal.shows(&["status 0"]);
+}
+
+#[test]
+fn top_needs_no_colour() {
+    let daemon = Steered::new();
+    let program = env!("CARGO_BIN_EXE_tproxyctl");
+    let script = format!("LC_ALL=C NO_COLOR=1 {program} -S {} top", daemon.directory.file("web.sock"));
+    let Some(terminal) = Terminal::with(&script) else { return };
+    terminal.shows(&["moose:80", "10s, most"]);
+    let screen = terminal.tmux(&["capture-pane", "-p", "-e"]);
+    let parts = screen.split("\x1b[").skip(1).filter_map(|rest| Some(rest.split_once('m')?.0));
+    let numbers: Vec<u32> = parts.flat_map(|part| part.split(';')).filter_map(|number| number.parse().ok()).collect();
+    assert!(numbers.contains(&7), "nothing is highlighted:\n{screen}");
+    // 39 and 49 are the terminal's own colours.
+    let colour = numbers.iter().find(|number| **number >= 30 && !matches!(number, 39 | 49));
+    assert_eq!(colour, None, "{screen}");
+    assert!(screen.is_ascii(), "{screen}");
+    terminal.press(&["C-c"]);
+    terminal.shows(&["status 0"]);
+}
+
+#[test]
+fn top_needs_a_terminal() {
+    let daemon = Steered::new();
+    let (status, _, said) = shown(&tproxyctl(&["-S", &daemon.directory.file("web.sock"), "top"]));
+    assert_eq!((status, said.lines().count()), (64, 1), "{said}");
+    assert!(said.starts_with("tproxyctl: top needs a terminal"), "{said}");
 }

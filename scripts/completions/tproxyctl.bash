@@ -24,7 +24,7 @@ _tproxyctl() {
         esac
     done
     case $given in
-    '') words='show health monitor upstream redirection kill reload reopen upgrade stop verbose' ;;
+    '') words='show health monitor top upstream redirection kill reload reopen upgrade stop verbose' ;;
     kill) words='source' ;;
     redirection) words='disable enable' ;;
     show) words='summary redirections upstreams connections workers rules config' ;;

@@ -1,7 +1,7 @@
 # fish completion for tproxyctl: made from src/ctl/subcommands.rs by `make man`, do not edit
 
 complete -c tproxyctl -f
-complete -c tproxyctl -n __fish_use_subcommand -a 'show health monitor upstream redirection kill reload reopen upgrade stop verbose'
+complete -c tproxyctl -n __fish_use_subcommand -a 'show health monitor top upstream redirection kill reload reopen upgrade stop verbose'
 complete -c tproxyctl -n '__fish_seen_subcommand_from kill' -a 'source'
 complete -c tproxyctl -n '__fish_seen_subcommand_from redirection' -a 'disable enable'
 complete -c tproxyctl -n '__fish_seen_subcommand_from show' -a 'summary redirections upstreams connections workers rules config'

@@ -107,6 +107,9 @@ fn request(given: &Matches) -> Result<CtlRequest, String> {
         words.extend(["--drain".to_owned(), seconds]);
     }
     let json = given.opt_present("json");
+    if json && name == "top" {
+        return Err("--json does not go with 'top', which is for people".to_owned());
+    }
     let which = match (given.opt_str("instance"), given.opt_str("socket")) {
         (Some(_), Some(_)) => return Err("-i and -S cannot both be given: each names an instance".to_owned()),
         (Some(name), None) => Which::Instance(name),
@@ -140,7 +143,7 @@ mod tests {
 
     #[test]
     fn bad_command_lines_are_refused() {
-        for text in ["-i", "-x", "-i a -S b health", "--drain 5 reload", "stop --drain soon", "show"] {
+        for text in ["-i", "-x", "-i a -S b health", "--drain 5 reload", "stop --drain soon", "--json top", "show"] {
             assert!(matches!(parsed(text), Err(CtlFailure::Usage(_))), "{text}");
         }
         assert!(parse(vec!["kill".into(), "1\nstop".into()]).is_err());

@@ -15,6 +15,9 @@ use crate::ctl::json;
 /// Bytes of an answer that are looked at for an error before they are shown.
 const FIRST_LINE: u64 = 4096;
 
+/// Longest answer that is kept as a whole. One with 100,000 connections has half of it.
+const LONGEST: u64 = 64 << 20;
+
 /// A connection to a control socket.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -91,6 +94,25 @@ impl Client {
             line.clear();
         }
         Err(self.no_answer("the instance has ended"))
+    }
+
+    /// Reads one answer of many after `prompt`: up to an empty line.
+    pub(super) fn one_of_many(&mut self) -> Result<String, CtlFailure> {
+        let mut text = String::new();
+        let mut limited = self.reader.by_ref().take(LONGEST);
+        loop {
+            let before = text.len();
+            match limited.read_line(&mut text) {
+                Ok(0) => return Err(self.no_answer("the instance has ended")),
+                Ok(_) if text.get(before..) == Some("\n") => break,
+                Ok(_) => {}
+                Err(error) => return Err(self.broken(&error)),
+            }
+        }
+        match refusal(text.as_bytes()) {
+            Some(sentence) => Err(CtlFailure::Refused(sentence)),
+            None => Ok(text),
+        }
     }
 
     fn broken(&self, error: &io::Error) -> CtlFailure {

@@ -22,6 +22,20 @@ impl Json {
         }
     }
 
+    pub(super) fn number(&self, name: &str) -> Option<f64> {
+        match self.get(name)? {
+            Json::Number(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    pub(super) fn list(&self, name: &str) -> &[Json] {
+        match self.get(name) {
+            Some(Json::List(list)) => list,
+            _ => &[],
+        }
+    }
+
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         match self.get(name)? {
             Json::Text(text) => Some(text),

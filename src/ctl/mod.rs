@@ -9,6 +9,7 @@ mod failure;
 mod instances;
 mod json;
 mod subcommands;
+mod top;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -62,6 +63,10 @@ fn print(text: &str) -> Result<u8, CtlFailure> {
 }
 
 fn answer(request: &CtlRequest) -> Result<u8, CtlFailure> {
+    if request.is("top") {
+        top::run(&|| connect(&request.which, request.patience()))?;
+        return Ok(0);
+    }
     let mut client = connect(&request.which, request.patience())?;
     client.ask(&request.line())?;
     if request.is("health") {

@@ -71,6 +71,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
         "Follow events: upstreams, rules, workers.",
         "It prints one line for each event as it happens, also for reloads, upgrades and changes of health, and ends with 2 when the instance ends.",
     ),
+    look("top", "", "A live view of all this.", "See LIVE VIEW."),
     change(
         "upstream disable",
         "HOST:PORT",

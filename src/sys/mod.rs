@@ -23,4 +23,5 @@ pub(crate) mod sockopt;
 pub(crate) mod source;
 pub(crate) mod splice;
 pub(crate) mod stderr;
+pub(crate) mod terminal;
 pub(crate) mod wait;
