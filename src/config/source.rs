@@ -6,8 +6,8 @@ use crate::cli::option::OptionId;
 use crate::cli::options;
 use crate::cli::parse::Arguments;
 use crate::error::Error;
+use crate::sys::outgoing;
 use crate::sys::routing_table::{AddressOwner, RoutingTable};
-use crate::sys::source;
 use crate::traffic::service::{Service, Source};
 
 /// Reads the option, which may be given once for each family.
@@ -57,7 +57,7 @@ fn check_one(ip: IpAddr, service: &Service) -> Result<(), Error> {
     if ip.is_unspecified() || ip.is_multicast() || is_link_local || is_no_host(ip) {
         return refused("an address of this host that others can answer to".into());
     }
-    if source::try_out(ip).is_err() {
+    if outgoing::try_out(ip).is_err() {
         return refused("an address of this host".into());
     }
     let literals: Option<Vec<IpAddr>> = service.destination.hosts().iter().map(|host| host.name.literal()).collect();

@@ -13,7 +13,7 @@ use crate::logging;
 use crate::sys::account::{self, Account};
 use crate::sys::process;
 use crate::sys::seccomp::{Condition, SyscallFilter};
-use crate::sys::{sockopt, source};
+use crate::sys::{outgoing, sockopt};
 use crate::traffic::service::Source;
 
 /// Who chooses the addresses that connections to upstreams leave from.
@@ -273,7 +273,7 @@ fn relaying(channel: Option<BorrowedFd<'_>>, sources: Sources) -> SyscallFilter 
     let filter = match sources {
         Sources::Kernel => filter,
         Sources::Own => {
-            setting(filter, &[source::WITHOUT_PORT]).allow_if(libc::SYS_bind, [Condition::is(2, &IP_ADDRESSES)])
+            setting(filter, &[outgoing::WITHOUT_PORT]).allow_if(libc::SYS_bind, [Condition::is(2, &IP_ADDRESSES)])
         }
     };
     let filter = channel

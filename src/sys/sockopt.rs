@@ -1,7 +1,7 @@
 //! Socket options, and making the sockets that need them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -10,14 +10,10 @@ use nix::sys::socket::sockopt::{
     ReuseAddr, ReusePort, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay,
 };
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, connect, getsockopt,
-    listen, setsockopt, socket,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, getsockopt, listen,
+    setsockopt, socket,
 };
 use nix::{setsockopt_impl, sockopt_impl};
-
-use crate::sys::congestion::Algorithm;
-use crate::sys::shortage::{self, ConnectError};
-use crate::sys::source;
 
 /// The options, each with its level, that a relay sets once it serves. Its system call filter allows no others.
 pub(crate) const WHILE_SERVING: &[(libc::c_int, libc::c_int)] = &[
@@ -79,7 +75,7 @@ pub(crate) enum PortSharing {
 }
 
 /// A non-blocking socket of the family of `address`: without Nagle's delay, and a dead peer is noticed.
-fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+pub(crate) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
     be_prompt(&socket)?;
@@ -174,72 +170,6 @@ pub(crate) fn restore_options(listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-/// A non-blocking socket that is being connected, and its own address. The kernel chooses that in connect(2) already,
-/// as far as `source` does not say it.
-///
-/// The third packet of the handshake waits for the first data to go with it. A caller that has none must
-/// [`acknowledge`], or else the peer learns only after 200 ms that it is connected (`tcp_rcv_synsent_state_process`,
-/// net/ipv4/tcp_input.c).
-pub(crate) fn connecting(
-    address: SocketAddr,
-    source: Option<IpAddr>,
-    congestion: Option<&Algorithm>,
-) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let socket = unconnected(address).map_err(ConnectError::Shortage)?;
-    if let Some(algorithm) = congestion
-        && let Err(error) = algorithm.set(&socket)
-    {
-        log::debug!("congestion control {algorithm}: {error}");
-    }
-    if let Some(ip) = source {
-        source::from(&socket, ip).map_err(ConnectError::Source)?;
-    }
-    // With the length of its own kind of address: the filter looks at that.
-    let connected = match address {
-        SocketAddr::V4(v4) => connect(socket.as_raw_fd(), &SockaddrIn::from(v4)),
-        SocketAddr::V6(v6) => connect(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
-    };
-    match connected {
-        Ok(()) | Err(Errno::EINPROGRESS) => {
-            let socket = TcpStream::from(socket);
-            let local = socket.local_addr().map_err(ConnectError::Shortage)?;
-            Ok((socket, local))
-        }
-        Err(Errno::EADDRNOTAVAIL) if source.is_none() && !has_source(address) => {
-            Err(ConnectError::Upstream(Errno::EADDRNOTAVAIL.into()))
-        }
-        Err(errno) => {
-            let error = io::Error::from(errno);
-            let missing = shortage::missing(&error);
-            Err(if missing.is_some() { ConnectError::Shortage(error) } else { ConnectError::Upstream(error) })
-        }
-    }
-}
-
-fn unconnected(address: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = stream_socket(address)?;
-    setsockopt(&socket, QuickAck, &false)?;
-    Ok(socket)
-}
-
-/// Whether this host has an address from which it can send there. Without an IPv6 address connect(2) says EADDRNOTAVAIL,
-/// as it does without a port (`ipv6_dev_get_saddr`, net/ipv6/addrconf.c). A datagram socket that has a port tells them
-/// apart. Without an IPv4 address it says ENETUNREACH.
-fn has_source(address: SocketAddr) -> bool {
-    if address.is_ipv4() {
-        return true;
-    }
-    let Ok(probe) = datagram_socket(address) else { return true };
-    let error = probe.connect(address).err().and_then(|error| error.raw_os_error());
-    error != Some(libc::EADDRNOTAVAIL)
-}
-
-/// Without bind(2), which a confined process does not have: connect(2) gives it a port.
-fn datagram_socket(address: SocketAddr) -> io::Result<UdpSocket> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    Ok(UdpSocket::from(socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?))
-}
-
 /// Makes the coming close send RST and throw away what is unsent (`SO_LINGER` of zero seconds, socket(7)).
 pub(crate) fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
@@ -254,6 +184,12 @@ sockopt_impl!(
     libc::TCP_QUICKACK,
     bool
 );
+
+/// Lets the third packet of a handshake wait for the first data to go with it.
+pub(crate) fn acknowledge_late(socket: impl AsFd) -> io::Result<()> {
+    setsockopt(&socket, QuickAck, &false)?;
+    Ok(())
+}
 
 /// Acknowledges now what was received, and not only when there is something to send: a peer that has not set
 /// `TCP_NODELAY` holds back what it says next until then, 40 ms (RFC 896, RFC 1122 4.2.3.2). Not permanent, tcp(7).

@@ -11,9 +11,9 @@ use crate::relay::close::CloseReason;
 use crate::relay::timeouts::Timeouts;
 use crate::sys::clock::Tick;
 use crate::sys::congestion::Algorithm;
+use crate::sys::outgoing;
 use crate::sys::routing_table::RoutingTable;
 use crate::sys::shortage::{self, ConnectError, Resource};
-use crate::sys::sockopt;
 use crate::traffic::admission::Admission;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::redirections::Redirections;
@@ -103,7 +103,7 @@ impl Dialer {
                 return Err(CloseReason::Loop);
             }
             let source = self.service(session.redirection).source.own_address(address);
-            match sockopt::connecting(address, source, self.congestion.as_ref()) {
+            match outgoing::connecting(address, source, self.congestion.as_ref()) {
                 Ok((socket, local)) => {
                     let (local, upstream) = (CompactAddr::from(local), CompactAddr::from(address));
                     // Before any answer: the connection may come back to us now.

@@ -1,0 +1,120 @@
+//! Connections to upstreams, and the address that they leave from.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, setsockopt, socket};
+
+use crate::sys::congestion::Algorithm;
+use crate::sys::shortage::{self, ConnectError};
+use crate::sys::sockopt;
+
+/// The option that [`leave_from`] sets. The system call filter allows it where addresses are chosen.
+pub(crate) const WITHOUT_PORT: (libc::c_int, libc::c_int) = (libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT);
+
+/// Has connections of this socket leave from an address. connect(2) chooses the port then: only it knows which ports are
+/// free towards one upstream (`IP_BIND_ADDRESS_NO_PORT`, ip(7), which is for IPv6 too).
+fn leave_from(socket: impl AsFd, ip: IpAddr) -> io::Result<()> {
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    bind_to(socket, SocketAddr::new(ip, 0))
+}
+
+/// Binds, with the length of the address's own kind: the system call filter looks at that.
+fn bind_to(socket: impl AsFd, address: SocketAddr) -> io::Result<()> {
+    let socket = socket.as_fd().as_raw_fd();
+    match address {
+        SocketAddr::V4(v4) => bind(socket, &SockaddrIn::from(v4)),
+        SocketAddr::V6(v6) => bind(socket, &SockaddrIn6::from(v6)),
+    }?;
+    Ok(())
+}
+
+/// A non-blocking socket that is being connected, and its own address. The kernel chooses that in connect(2) already,
+/// as far as `source` does not say it.
+///
+/// The third packet of the handshake waits for the first data to go with it. A caller that has none must
+/// [`sockopt::acknowledge`], or else the peer learns only after 200 ms that it is connected (`tcp_rcv_synsent_state_process`,
+/// net/ipv4/tcp_input.c).
+pub(crate) fn connecting(
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    congestion: Option<&Algorithm>,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let socket = unconnected(address).map_err(ConnectError::Shortage)?;
+    if let Some(algorithm) = congestion
+        && let Err(error) = algorithm.set(&socket)
+    {
+        log::debug!("congestion control {algorithm}: {error}");
+    }
+    if let Some(ip) = source {
+        leave_from(&socket, ip).map_err(ConnectError::Source)?;
+    }
+    // With the length of its own kind of address: the filter looks at that.
+    let connected = match address {
+        SocketAddr::V4(v4) => connect(socket.as_raw_fd(), &SockaddrIn::from(v4)),
+        SocketAddr::V6(v6) => connect(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
+    };
+    match connected {
+        Ok(()) | Err(Errno::EINPROGRESS) => {
+            let socket = TcpStream::from(socket);
+            let local = socket.local_addr().map_err(ConnectError::Shortage)?;
+            Ok((socket, local))
+        }
+        Err(Errno::EADDRNOTAVAIL) if source.is_none() && !has_source(address) => {
+            Err(ConnectError::Upstream(Errno::EADDRNOTAVAIL.into()))
+        }
+        Err(errno) => {
+            let error = io::Error::from(errno);
+            let missing = shortage::missing(&error);
+            Err(if missing.is_some() { ConnectError::Shortage(error) } else { ConnectError::Upstream(error) })
+        }
+    }
+}
+
+fn unconnected(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = sockopt::stream_socket(address)?;
+    sockopt::acknowledge_late(&socket)?;
+    Ok(socket)
+}
+
+/// Whether this host has an address from which it can send there. Without an IPv6 address connect(2) says EADDRNOTAVAIL,
+/// as it does without a port (`ipv6_dev_get_saddr`, net/ipv6/addrconf.c). A datagram socket that has a port tells them
+/// apart. Without an IPv4 address it says ENETUNREACH.
+fn has_source(address: SocketAddr) -> bool {
+    if address.is_ipv4() {
+        return true;
+    }
+    let Ok(probe) = datagram_socket(address) else { return true };
+    let error = probe.connect(address).err().and_then(|error| error.raw_os_error());
+    error != Some(libc::EADDRNOTAVAIL)
+}
+
+/// Without bind(2), which a confined process does not have: connect(2) gives it a port.
+fn datagram_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    Ok(UdpSocket::from(socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?))
+}
+
+/// Whether connections can leave from this address.
+///
+/// Errors: EADDRNOTAVAIL when it is not one of this host.
+pub(crate) fn try_out(ip: IpAddr) -> io::Result<()> {
+    let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    leave_from(socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?, ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_this_host_can_be_used_and_no_other() {
+        try_out("127.0.0.3".parse().unwrap()).unwrap();
+        // TEST-NET-1 of RFC 5737.
+        let error = try_out("192.0.2.1".parse().unwrap()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+    }
+}
