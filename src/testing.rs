@@ -28,4 +28,5 @@ pub use crate::rules::snapshot::Snapshot;
 pub use crate::sys::clock::Tick;
 pub use crate::traffic::compact_addr::CompactAddr;
 pub use crate::traffic::counters::{self, Counters};
+pub use crate::traffic::stock::SocketCounts;
 pub use crate::traffic::upstreams::ADDRESSES;

@@ -7,6 +7,8 @@
 mod changes;
 #[path = "netns/claims.rs"]
 mod claims;
+#[path = "netns/client_source.rs"]
+mod client_source;
 #[path = "netns/confinement.rs"]
 mod confinement;
 #[path = "netns/congestion.rs"]

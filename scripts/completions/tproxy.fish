@@ -16,7 +16,7 @@ complete -c tproxy -s O -l output -d 'Apply the rules to this host\'s own connec
 complete -c tproxy -l verify -x -d 'Compare the rules in the firewall with the configuration this often, and repair them'
 complete -c tproxy -l fail -x -a 'open closed' -d 'When no worker can be kept alive'
 complete -c tproxy -l intercept -x -a 'redirect tproxy' -d 'How connections that match -R get to tproxy'
-complete -c tproxy -l source -x -a 'client client:port' -d 'Connect to the upstream from this address of this host'
+complete -c tproxy -l source -x -a 'client client:port' -d 'Connect to the upstream from this address of this host, or from that of the client, with the client\'s port if that is possible (client:port)'
 complete -c tproxy -l tproxy-mark -x -d 'The mark for packets that policy routing keeps on this host'
 complete -c tproxy -l tproxy-table -x -d 'The routing table for them'
 complete -c tproxy -s t -l transparent -d 'Relay each connection to its original destination'

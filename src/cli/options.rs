@@ -157,8 +157,9 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         value: Some(Value::Text("ADDRESS", &["client", "client:port"])),
         repeatable: true,
-        help: "Connect to the upstream from this address of this host.",
-        more: "Give one for each family, or both as V4,V6; the system chooses for a family without one.",
+        help: "Connect to the upstream from this address of this host, or from that of the client, with the client's port \
+               if that is possible (client:port).",
+        more: "Give one address for each family, or both as V4,V6. See SOURCE ADDRESS.",
         ..relay(Id::Source, "", "source", Group::Interception)
     },
     Opt {

@@ -9,7 +9,7 @@ use crate::config::outside::OutsideAnswers;
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::sys::account::{self, Capability};
-use crate::traffic::service::{HostPort, Service};
+use crate::traffic::service::{HostPort, Service, Source};
 
 pub(crate) mod congestion;
 pub(crate) mod families;
@@ -69,6 +69,11 @@ impl Config {
         self.relayed().any(|(_, _, service)| service.check_host)
     }
 
+    /// Whether connections leave from addresses of clients (`--source client`).
+    pub(crate) fn uses_client_addresses(&self) -> bool {
+        self.relayed().any(|(_, _, service)| matches!(service.source, Source::Client { .. }))
+    }
+
     /// Whether any firewall rule is asked for, or takes part in something else.
     pub(crate) fn has_rules(&self) -> bool {
         self.redirections.iter().any(|redirection| !redirection.rules.is_empty() || redirection.needs_routing())
@@ -111,6 +116,7 @@ impl Config {
             && !self.has_rules()
             && self.names_to_follow().is_empty()
             && !self.checks_hosts()
+            && !self.uses_client_addresses()
     }
 }
 
@@ -148,6 +154,10 @@ fn command(command_line: CommandLine) -> Result<Command, Error> {
 fn check_privileges(config: &Config) -> Result<(), Error> {
     if config.has_rules() {
         check_privileges_for_rules("-R, -X and --reject", "install")?;
+    }
+    if config.uses_client_addresses() {
+        let needed = [Capability::NetAdmin];
+        check_root("--source client", "connect from addresses of clients", &needed, "which sockets for that need")?;
     }
     if config.process.user.is_some() {
         let needed = [Capability::SetUid, Capability::SetGid, Capability::Kill];

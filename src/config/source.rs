@@ -12,13 +12,15 @@ use crate::traffic::service::{Service, Source};
 
 /// Reads the option, which may be given once for each family.
 pub(super) fn read(arguments: &Arguments) -> Result<Source, Error> {
+    // A balancer on this host speaks for itself when it checks tproxy.
+    let serves_own = arguments.has(OptionId::Output) || arguments.has(OptionId::AcceptProxy);
     let given: Vec<&str> = arguments.texts(OptionId::Source).flat_map(|text| text.split(',')).collect();
     let mut source = Source::System;
     for text in &given {
         let refused = |expected: &str| Err(Error::value(name(), *text, expected));
         source = match (*text, source, text.parse::<IpAddr>().map(|ip| ip.to_canonical())) {
-            ("client", Source::System, _) => Source::Client { same_port: false },
-            ("client:port", Source::System, _) => Source::Client { same_port: true },
+            ("client", Source::System, _) => Source::Client { same_port: false, serves_own },
+            ("client:port", Source::System, _) => Source::Client { same_port: true, serves_own },
             ("client" | "client:port", ..) | (_, Source::Client { .. }, _) => {
                 return refused("the client's address or addresses of this host, not both");
             }
@@ -38,11 +40,8 @@ pub(super) fn read(arguments: &Arguments) -> Result<Source, Error> {
 /// Errors: one that is none of this host's, or that no upstream can be reached from.
 pub(super) fn check(service: &Service) -> Result<(), Error> {
     let (v4, v6) = match service.source {
-        Source::System => return Ok(()),
+        Source::System | Source::Client { .. } => return Ok(()),
         Source::Address { v4, v6 } => (v4, v6),
-        Source::Client { .. } => {
-            return Err(Error::value(name(), "client", "an address of this host; the client's cannot be used yet"));
-        }
     };
     let addresses = [v4.map(IpAddr::V4), v6.map(IpAddr::V6)];
     addresses.into_iter().flatten().try_for_each(|ip| check_one(ip, service))
@@ -96,8 +95,9 @@ mod tests {
     #[test]
     fn a_source_is_the_client_or_one_address_for_each_family() {
         assert_eq!(given(""), Ok(Source::System));
-        assert_eq!(given("--source client"), Ok(Source::Client { same_port: false }));
-        assert_eq!(given("--source client:port"), Ok(Source::Client { same_port: true }));
+        let client = |same_port, serves_own| Ok(Source::Client { same_port, serves_own });
+        assert_eq!(given("--source client"), client(false, false));
+        assert_eq!(given("--source client:port -O"), client(true, true));
         let both = Ok(Source::Address { v4: "10.0.0.1".parse().ok(), v6: "fd00::1".parse().ok() });
         for text in
             ["--source 10.0.0.1,fd00::1", "--source fd00::1 --source 10.0.0.1", "--source fd00::1,::ffff:10.0.0.1"]

@@ -1,5 +1,7 @@
 //! How many connections and pipes a worker can have with its descriptors.
 
+use crate::traffic::stock::MOST;
+
 /// Descriptors for everything but connections and pipes: listeners, logs, channels, epoll, and some to spare.
 const RESERVE: u64 = 64;
 
@@ -14,15 +16,19 @@ pub(crate) struct Capacity {
     pub places: usize,
     /// Pipes, each with two descriptors.
     pub pipes: usize,
+    /// Sockets of each family in stock for connections from addresses of clients.
+    pub sockets: usize,
 }
 
 impl Capacity {
-    /// Divides `descriptors` among connections and pipes; `wanted` bounds the connections.
-    pub(crate) fn plan(descriptors: u64, wanted: Option<usize>) -> Capacity {
-        let free = descriptors.saturating_sub(RESERVE);
+    /// Divides `descriptors` among connections and pipes; `wanted` bounds the connections. `stocks` says whether there are
+    /// sockets in stock.
+    pub(crate) fn plan(descriptors: u64, wanted: Option<usize>, stocks: bool) -> Capacity {
+        let sockets = if stocks { MOST.min(descriptors as usize / 32) } else { 0 };
+        let free = descriptors.saturating_sub(RESERVE + 2 * sockets as u64);
         let pipes = PIPES.min(free / 8);
         let most = ((free - 2 * pipes) / 2).clamp(1, 1_000_000) as usize;
-        Capacity { places: wanted.unwrap_or(most).min(most), pipes: pipes as usize }
+        Capacity { places: wanted.unwrap_or(most).min(most), pipes: pipes as usize, sockets }
     }
 }
 
@@ -33,11 +39,13 @@ mod tests {
     #[test]
     fn descriptors_are_enough_for_all_connections_and_pipes() {
         for descriptors in [100, 1024, 4096, 20_000, 1_048_576] {
-            let Capacity { places, pipes } = Capacity::plan(descriptors, None);
-            assert!((2 * places + 2 * pipes) as u64 + RESERVE <= descriptors, "{descriptors}");
-            assert!(places > 0 && pipes > 0);
+            for stocks in [false, true] {
+                let Capacity { places, pipes, sockets } = Capacity::plan(descriptors, None, stocks);
+                assert!((2 * (places + pipes + sockets)) as u64 + RESERVE <= descriptors, "{descriptors}");
+                assert!(places > 0 && pipes > 0 && (sockets > 0) == stocks);
+            }
         }
-        assert_eq!(Capacity::plan(20_000, Some(10)).places, 10);
-        assert_eq!(Capacity::plan(1024, Some(100_000)), Capacity::plan(1024, None));
+        assert_eq!(Capacity::plan(20_000, Some(10), false).places, 10);
+        assert_eq!(Capacity::plan(1024, Some(100_000), false), Capacity::plan(1024, None, false));
     }
 }

@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStringExt;
 
 use crate::cli::CommandLine;
 use crate::config;
-use crate::daemon::confine::Sources;
 use crate::daemon::instructions::{self, RESOLVER, ToldTask, VARIABLE, WORKER};
+use crate::daemon::sources::Sources;
 use crate::daemon::worker;
 use crate::daemon::worker_args::WorkerArgs;
 use crate::daemon::{confine, generation, handover, resolver};

@@ -14,12 +14,14 @@ use nix::unistd::Pid;
 use crate::daemon::instructions::Instructions;
 use crate::daemon::message::{Answer, SIZE, ToGuardian, ToWorker};
 use crate::daemon::retirement::{Overdue, Retirement};
+use crate::daemon::sources::SocketSupply;
 use crate::error::Error;
 use crate::logging;
-use crate::sys::channel::{Channel, Received};
+use crate::sys::channel::{Channel, DESCRIPTORS, Received};
 use crate::sys::execution::RunningProgram;
 use crate::sys::process::{self, Death, Forked};
 use crate::sys::{inherited, reset};
+use crate::traffic::stock::SocketCounts;
 use crate::traffic::token::EventToken;
 
 /// The name of a process that works on the rules.
@@ -73,6 +75,8 @@ struct Child {
     muted_until: Option<Instant>,
     /// Since when it drains.
     retirement: Option<Retirement>,
+    /// The sockets that it may have for connections from addresses of clients.
+    supply: Option<SocketSupply>,
 }
 
 /// A child that has ended.
@@ -190,7 +194,7 @@ impl Children {
             registered.map_err(|error| Error::sys("epoll_ctl", error))?;
         }
         let retirement = (role == Role::Draining).then(|| Retirement::begin(Instant::now()));
-        self.all.insert(pid, Child { role, channel, muted_until: None, retirement });
+        self.all.insert(pid, Child { role, channel, muted_until: None, retirement, supply: None });
         Ok(())
     }
 
@@ -244,6 +248,30 @@ impl Children {
     /// The same to all workers.
     pub(crate) fn tell_workers(&self, order: &ToWorker, descriptor: Option<BorrowedFd<'_>>) {
         self.workers().for_each(|pid| self.tell(pid, order, descriptor));
+    }
+
+    /// A worker may have sockets for connections from addresses of clients.
+    pub(crate) fn set_supply(&mut self, pid: Pid, supply: Option<SocketSupply>) {
+        if let Some(child) = self.all.get_mut(&pid) {
+            child.supply = supply;
+        }
+    }
+
+    /// Workers that may have such sockets.
+    pub(crate) fn supplied(&self) -> impl Iterator<Item = Pid> {
+        self.all.iter().filter(|(_, child)| child.supply.is_some()).map(|(pid, _)| *pid)
+    }
+
+    /// Gives a worker sockets that it has asked for.
+    pub(crate) fn give_sockets(&mut self, pid: Pid, wanted: SocketCounts) {
+        let Some(Child { supply: Some(supply), channel: Some(channel), .. }) = self.all.get_mut(&pid) else { return };
+        for (is_v4, wanted) in [(true, wanted.v4), (false, wanted.v6)] {
+            for sockets in supply.make(is_v4, wanted).chunks(DESCRIPTORS) {
+                if let Err(error) = channel.send_with(&ToWorker::Sockets { is_v4 }.encode(), sockets) {
+                    log::debug!("sockets for worker {pid}: {error}");
+                }
+            }
+        }
     }
 
     /// Sends a signal. A child that has ended already needs none.

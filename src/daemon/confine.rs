@@ -7,31 +7,14 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::c_long;
 
-use crate::config::Config;
+use crate::daemon::sources::Sources;
 use crate::error::Error;
 use crate::logging;
 use crate::sys::account::{self, Account};
+use crate::sys::landlock;
 use crate::sys::process;
 use crate::sys::seccomp::{Condition, SyscallFilter};
 use crate::sys::{outgoing, sockopt};
-use crate::traffic::service::Source;
-
-/// Who chooses the addresses that connections to upstreams leave from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sources {
-    /// The kernel.
-    Kernel,
-    /// The worker, among the addresses of this host.
-    Own,
-}
-
-impl Sources {
-    /// What serving a configuration needs.
-    pub(crate) fn of(config: &Config) -> Sources {
-        let own = config.relayed().any(|(_, _, service)| service.source != Source::System);
-        if own { Sources::Own } else { Sources::Kernel }
-    }
-}
 
 /// A process that has given up its privileges but not yet the system calls that its set-up needs.
 #[derive(Debug)]
@@ -39,6 +22,8 @@ pub(crate) struct Confinement {
     /// /dev/null, for the moment when the process leaves the terminal.
     null: Option<File>,
     filter: SyscallFilter,
+    /// Ports that the kernel chooses are the only ones to be bound.
+    only_free_ports: bool,
 }
 
 /// Confines a worker: it keeps no file, no privilege, and only the system calls of a relay. `channel` is the one to the
@@ -59,7 +44,8 @@ pub(crate) fn worker(
     // /dev/log cannot be reached from the empty root.
     logging::confine();
     become_harmless(user)?;
-    Ok(Confinement { null, filter: relaying(Some(channel), sources) })
+    let only_free_ports = sources.are_chosen() && !sources.ports;
+    Ok(Confinement { null, filter: relaying(Some(channel), sources), only_free_ports })
 }
 
 /// Confines a resolver: it keeps no privilege, and only the system calls of getaddrinfo(3) and of the modules in
@@ -67,13 +53,13 @@ pub(crate) fn worker(
 pub(crate) fn resolver(user: Option<Account>, foreground: bool) -> Result<Confinement, Error> {
     let null = null(foreground)?;
     become_harmless(user)?;
-    Ok(Confinement { null, filter: resolving() })
+    Ok(Confinement { null, filter: resolving(), only_free_ports: false })
 }
 
 /// Confines a process that relays without a guardian. It keeps access to files, because it reopens its log itself.
 pub(crate) fn alone(sources: Sources) -> Result<Confinement, Error> {
     no_new_privileges()?;
-    Ok(Confinement { null: None, filter: with_own_files(relaying(None, sources)) })
+    Ok(Confinement { null: None, filter: with_own_files(relaying(None, sources)), only_free_ports: sources.own })
 }
 
 impl Confinement {
@@ -86,6 +72,11 @@ impl Confinement {
     pub(crate) fn seal(self) -> Result<(), Error> {
         if let Some(null) = &self.null {
             logging::leave_terminal_for(null)?;
+        }
+        if self.only_free_ports
+            && let Err(error) = landlock::bind_free_ports_only()
+        {
+            log::debug!("Landlock cannot keep this process from choosing ports: {error}");
         }
         match self.filter.install() {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
@@ -234,6 +225,9 @@ mod older {
     pub const UNLINK: &[c_long] = &[];
 }
 
+/// A datagram socket finds out whether this host has an address at all.
+const STREAMS: [i32; 2] = [libc::SOCK_STREAM, libc::SOCK_DGRAM];
+
 const OVER_IP: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
 
 /// Flags in the second argument of socket(2). The rest of it is the type.
@@ -255,11 +249,7 @@ const IP_ADDRESSES: [i32; 2] = [size_of::<libc::sockaddr_in>() as i32, size_of::
 /// place with what it binds.
 fn relaying(channel: Option<BorrowedFd<'_>>, sources: Sources) -> SyscallFilter {
     let pipe = libc::O_CLOEXEC | libc::O_NONBLOCK;
-    // A datagram socket finds out whether this host has an address at all.
-    let types: &[i32] = match sources {
-        Sources::Kernel => &[libc::SOCK_STREAM, libc::SOCK_DGRAM],
-        Sources::Own => &[libc::SOCK_STREAM],
-    };
+    let types = if sources.are_chosen() { &STREAMS[..1] } else { &STREAMS };
     let filter = SyscallFilter::default()
         .allow_if(libc::SYS_splice, Condition::is_null(1).into_iter().chain(Condition::is_null(3)))
         .allow_if(libc::SYS_sendto, Condition::is_null(4))
@@ -270,11 +260,10 @@ fn relaying(channel: Option<BorrowedFd<'_>>, sources: Sources) -> SyscallFilter 
         .allow_if(libc::SYS_pipe2, [Condition::is(1, &[pipe])])
         .allow_if(libc::SYS_fcntl, [Condition::is(1, &[libc::F_GETFD, libc::F_GETPIPE_SZ, libc::F_SETPIPE_SZ])]);
     let filter = setting(filter, sockopt::WHILE_SERVING);
-    let filter = match sources {
-        Sources::Kernel => filter,
-        Sources::Own => {
-            setting(filter, &[outgoing::WITHOUT_PORT]).allow_if(libc::SYS_bind, [Condition::is(2, &IP_ADDRESSES)])
-        }
+    let filter = if sources.own { setting(filter, &[outgoing::WITHOUT_PORT]) } else { filter };
+    let filter = match sources.are_chosen() {
+        true => filter.allow_if(libc::SYS_bind, [Condition::is(2, &IP_ADDRESSES)]),
+        false => filter,
     };
     let filter = channel
         .into_iter()

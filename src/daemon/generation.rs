@@ -24,6 +24,7 @@ use crate::daemon::names::Names;
 use crate::daemon::pulse::Pulse;
 use crate::daemon::resolver_pool::POOL_SIZE;
 use crate::daemon::respawn::Respawn;
+use crate::daemon::sources::SocketSupply;
 use crate::daemon::{forwarding, resolver};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
@@ -72,6 +73,7 @@ impl Generation {
         before: &Listeners,
         inherited: &Inherited,
     ) -> Result<Generation, Error> {
+        SocketSupply::try_out(&config)?;
         let listeners = Listeners::open(&config, before, inherited)?;
         let access_log = config.process.access_log.as_deref().map(access_log::open).transpose()?;
         Generation::new(id, config, listeners, access_log)
@@ -110,6 +112,7 @@ impl Generation {
         let number = children.next_worker();
         let instructions = self.instructions(slot, number, names);
         let pid = children.spawn(Role::Worker { generation: self.id, slot }, instructions)?;
+        children.set_supply(pid, SocketSupply::of(&self.config));
         let place = &mut self.slots[slot];
         (place.worker, place.ready) = (Some(pid), false);
         place.pulse.answered();
@@ -141,7 +144,12 @@ impl Generation {
             new.line(["address".to_owned(), name.to_owned()].into_iter().chain(addresses));
         }
         new.line(["number".into(), number.to_string()]);
-        new.line(["capacity".into(), capacity.places.to_string(), capacity.pipes.to_string()]);
+        new.line([
+            "capacity".into(),
+            capacity.places.to_string(),
+            capacity.pipes.to_string(),
+            capacity.sockets.to_string(),
+        ]);
         for socket in &listeners.all {
             for listener in socket.of(slot, slots.len()) {
                 new.descriptor("listener", listener.as_fd(), [socket.redirection.0.to_string()]);
@@ -268,7 +276,7 @@ fn capacity(config: &Config) -> Result<Capacity, Error> {
     let Process { max_connections, workers, .. } = config.process;
     // Each worker can let in its share of them only: together they must not let in more.
     let wanted = max_connections.map(|most| most / workers);
-    let capacity = Capacity::plan(descriptors, wanted);
+    let capacity = Capacity::plan(descriptors, wanted, config.uses_client_addresses());
     if wanted.is_some_and(|wanted| wanted > capacity.places) {
         let most = capacity.places * workers;
         log::warn!("{descriptors} open files are enough for {most} connections, not for as many as -m asks for");

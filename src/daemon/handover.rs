@@ -20,6 +20,7 @@ use crate::daemon::inherited::{Inherited, PassedSocket};
 use crate::daemon::instance::Instance;
 use crate::daemon::listeners::{ListenSocket, Origin};
 use crate::daemon::pidfile::PidFile;
+use crate::daemon::sources::SocketSupply;
 use crate::error::Error;
 use crate::record::{Writer, words};
 use crate::redirection::RedirectionId;
@@ -27,7 +28,7 @@ use crate::sys::{inherited, reset};
 use crate::traffic::counters::{COUNT, Counters};
 
 /// The first line: change a number whenever what follows, or a message of `message.rs`, changes its meaning.
-const HEADER: &str = "tproxy-handover 2 messages 4";
+const HEADER: &str = "tproxy-handover 2 messages 5";
 
 /// What an upgrade hands over.
 #[derive(Debug)]
@@ -78,6 +79,8 @@ pub(crate) struct Handover {
     /// The descriptor of the access log.
     pub access_log: Option<RawFd>,
     pub workers: Vec<WorkerEntry>,
+    /// Workers that may have sockets for connections from addresses of clients.
+    pub supplied: Vec<Pid>,
     /// Pool resolvers, each with its slot.
     pub pool_resolvers: Vec<(Pid, usize)>,
     pub names: Vec<(String, Vec<IpAddr>)>,
@@ -149,6 +152,7 @@ pub(crate) fn write(source: &HandoverSource<'_>) -> Result<Written, Error> {
             out.line(["draining".into(), pid.to_string(), copy(channel)?]);
         }
     }
+    instance.children.supplied().for_each(|pid| out.line(["supplied".into(), pid.to_string()]));
     for (name, addresses) in instance.names.known() {
         out.line(["name".to_owned(), name.to_owned()].into_iter().chain(addresses.iter().map(ToString::to_string)));
     }
@@ -216,6 +220,7 @@ impl Handover {
             ["access-log", descriptor] => self.access_log = Some(descriptor.parse().ok()?),
             ["worker", pid, channel, slot] => self.workers.push(worker(pid, channel, Some(slot))?),
             ["draining", pid, channel] => self.workers.push(worker(pid, channel, None)?),
+            ["supplied", pid] => self.supplied.push(Pid::from_raw(pid.parse().ok()?)),
             ["pool", pid, slot] => self.pool_resolvers.push((Pid::from_raw(pid.parse().ok()?), slot.parse().ok()?)),
             ["name", name, ref addresses @ ..] => {
                 let addresses = addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>().ok()?;
@@ -264,6 +269,9 @@ impl Handover {
             };
             children.adopt(pid, role, Some(descriptor(channel)?.into()))?;
         }
+        for pid in self.supplied.drain(..) {
+            children.set_supply(pid, Some(SocketSupply::new(&serving.config)));
+        }
         for (pid, slot) in self.pool_resolvers.drain(..) {
             if let Some(place) = serving.slots.get_mut(slot) {
                 place.resolvers.push(pid);
@@ -292,7 +300,7 @@ mod tests {
     fn every_line_is_understood() {
         let text = format!(
             "{HEADER}\npid 7\nfile -s%2080%0a\npidfile /run/t%ff 8\nlock 9\nworkers 12\nlistener 3 [::]:80 10\nlistener 4 1.2.3.4:5 13 passed web\nunused 14\naccess-log 15\n\
-             worker 20 11 0\ndraining 21 12\npool 22 0\nname cow 10.0.0.1 fd00::1\nname lost\n\
+             worker 20 11 0\ndraining 21 12\nsupplied 20\npool 22 0\nname cow 10.0.0.1 fd00::1\nname lost\n\
              past 1 2 3 4 5 6 7 8 9 10 11 12{}\nrules family%20IPv4%0a\n",
             " 13".repeat(COUNT - 12)
         );

@@ -164,7 +164,7 @@ impl Instance {
             ToGuardian::ResolverHangs(pid) => {
                 self.serving.iter().for_each(|serving| serving.kill_resolver(slot, pid, &self.children))
             }
-            ToGuardian::Counters(_) | ToGuardian::Unheard | ToGuardian::LostLines(_) => {}
+            ToGuardian::Counters(_) | ToGuardian::Unheard | ToGuardian::LostLines(_) | ToGuardian::Sockets(_) => {}
         }
     }
 
@@ -174,6 +174,7 @@ impl Instance {
             ToGuardian::Counters(counters) => self.stats.heard(pid.as_raw().cast_unsigned(), counters),
             ToGuardian::Unheard => self.connect_to_syslog(pid),
             ToGuardian::LostLines(count) => logging::take_losses_over(count),
+            ToGuardian::Sockets(wanted) => self.children.give_sockets(pid, wanted),
             _ => {}
         }
     }

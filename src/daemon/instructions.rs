@@ -144,8 +144,9 @@ impl ToldTask {
                 self.addresses.insert(name.to_owned(), addresses);
             }
             ["number", number] => self.number = number.parse().ok()?,
-            ["capacity", places, pipes] => {
-                self.capacity = Some(Capacity { places: places.parse().ok()?, pipes: pipes.parse().ok()? });
+            ["capacity", places, pipes, sockets] => {
+                let (places, pipes, sockets) = (places.parse().ok()?, pipes.parse().ok()?, sockets.parse().ok()?);
+                self.capacity = Some(Capacity { places, pipes, sockets });
             }
             ["listener", descriptor, redirection] => {
                 self.listeners.push((descriptor.parse().ok()?, RedirectionId(redirection.parse().ok()?)));
@@ -169,7 +170,7 @@ mod tests {
     fn every_line_is_understood() {
         let text = "parent 7\nname tproxy-worker\nfacility LOG_DAEMON\nuser 1 2\nforeground\nverbose\nchannel 9\n\
                     directory /\nargument -s\nargument 80%20\nfile -s%2080%0a\noutside service http 80\n\
-                    address cow 10.0.0.1 fd00::1\naddress lost\nnumber 3\ncapacity 100 20\nlistener 5 0\naccess-log 6\n\
+                    address cow 10.0.0.1 fd00::1\naddress lost\nnumber 3\ncapacity 100 20 5\nlistener 5 0\naccess-log 6\n\
                     source-limit 8 1 2 3 4 5 6\n";
         let told = understood(text).unwrap();
         assert_eq!((told.parent, told.name.as_str(), told.channel, told.number), (7, WORKER, Some(9), 3));

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::redirection::RedirectionId;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::counters::{COUNT, Counters};
+use crate::traffic::stock::SocketCounts;
 use crate::traffic::upstreams::ADDRESSES;
 
 /// Bytes of the longest host name (RFC 1035, 2.3.4).
@@ -57,6 +58,8 @@ pub enum ToWorker {
     SystemLog,
     /// Say that you are alive, and what you have counted.
     Ping,
+    /// Sockets for connections from addresses of clients come along, all of one family.
+    Sockets { is_v4: bool },
 }
 
 /// From a worker to the guardian.
@@ -74,6 +77,8 @@ pub enum ToGuardian {
     Counters(Counters),
     /// The worker has lost its connection to syslog and cannot make another one itself.
     Unheard,
+    /// The worker needs so many sockets for connections from addresses of clients.
+    Sockets(SocketCounts),
     /// The worker ends, and has not been able to tell how many lines of its log were lost.
     LostLines(u64),
     /// The answer to [`ToWorker::Ping`].
@@ -115,6 +120,7 @@ impl ToWorker {
             ToWorker::PooledResolver(pid) => put(4, 0, &pid.to_be_bytes()),
             ToWorker::SystemLog => put(5, 0, &[]),
             ToWorker::Ping => put(6, 0, &[]),
+            ToWorker::Sockets { is_v4 } => put(7, u8::from(*is_v4), &[]),
         }
     }
 
@@ -132,6 +138,7 @@ impl ToWorker {
             4 => process(bytes).map(ToWorker::PooledResolver),
             5 => Some(ToWorker::SystemLog),
             6 => Some(ToWorker::Ping),
+            7 => Some(ToWorker::Sockets { is_v4: bytes[1] == 1 }),
             _ => None,
         }
     }
@@ -143,6 +150,9 @@ impl ToGuardian {
             ToGuardian::Ready => (1, 0),
             ToGuardian::Leaving => (2, 0),
             ToGuardian::Unheard => (6, 0),
+            ToGuardian::Sockets(SocketCounts { v4, v6 }) => {
+                return put(10, 0, [v4, v6].map(u16::to_be_bytes).as_flattened());
+            }
             ToGuardian::LostLines(count) => return put(7, 0, &count.to_be_bytes()),
             ToGuardian::Alive => (8, 0),
             ToGuardian::ResolverHangs(pid) => return put(9, 0, &pid.to_be_bytes()),
@@ -168,6 +178,10 @@ impl ToGuardian {
             4 => Some(ToGuardian::Reachable(redirection(bytes))),
             5 => Some(ToGuardian::Counters(counters(bytes))),
             6 => Some(ToGuardian::Unheard),
+            10 => Some(ToGuardian::Sockets(SocketCounts {
+                v4: u16::from_be_bytes([bytes[2], bytes[3]]),
+                v6: u16::from_be_bytes([bytes[4], bytes[5]]),
+            })),
             7 => bytes[2..].first_chunk().map(|count| ToGuardian::LostLines(u64::from_be_bytes(*count))),
             8 => Some(ToGuardian::Alive),
             9 => process(bytes).map(ToGuardian::ResolverHangs),
@@ -317,6 +331,8 @@ mod tests {
             ToWorker::PooledResolver(u32::MAX - 7),
             ToWorker::SystemLog,
             ToWorker::Ping,
+            ToWorker::Sockets { is_v4: true },
+            ToWorker::Sockets { is_v4: false },
         ] {
             assert_eq!(ToWorker::decode(&order.encode()), Some(order));
         }
@@ -330,6 +346,7 @@ mod tests {
             ToGuardian::LostLines(u64::MAX - 7),
             ToGuardian::Alive,
             ToGuardian::ResolverHangs(u32::MAX - 7),
+            ToGuardian::Sockets(SocketCounts { v4: 506, v6: u16::MAX }),
         ];
         for word in words.into_iter().chain(lines) {
             assert_eq!(ToGuardian::decode(&word.encode()), Some(word));

@@ -34,6 +34,7 @@ pub(crate) mod respawn;
 pub(crate) mod retirement;
 pub(crate) mod shutdown;
 pub(crate) mod socket_owners;
+pub(crate) mod sources;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod terminal;

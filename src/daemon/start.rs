@@ -12,7 +12,6 @@ use std::net::TcpStream;
 use crate::cli::CommandLine;
 use crate::config::{self, Config, Listen, Process, Redirection};
 use crate::daemon::children::GenerationId;
-use crate::daemon::confine::Sources;
 use crate::daemon::generation::{self, Generation};
 use crate::daemon::guardian::Guardian;
 use crate::daemon::handover::{self, Handover};
@@ -23,6 +22,7 @@ use crate::daemon::names::Names;
 use crate::daemon::notify::Notifier;
 use crate::daemon::pidfile::PidFile;
 use crate::daemon::reconciler::Reconciler;
+use crate::daemon::sources::Sources;
 use crate::daemon::terminal::{self, Terminal};
 use crate::daemon::transition::Kind;
 use crate::daemon::worker;
@@ -176,6 +176,11 @@ fn one_connection(config: &Config, connection: TcpStream, from_inetd: bool) -> R
     }
     if config.checks_hosts() {
         let sentence = "--host-check: cannot be used with a connection that was passed (nowait, Accept=yes); have a \
+                        listening socket passed (wait, Accept=no), or use -s";
+        return Err(Error::Usage(sentence.into()));
+    }
+    if config.uses_client_addresses() {
+        let sentence = "--source client: cannot be used with a connection that was passed (nowait, Accept=yes); have a \
                         listening socket passed (wait, Accept=no), or use -s";
         return Err(Error::Usage(sentence.into()));
     }

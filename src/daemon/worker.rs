@@ -1,9 +1,10 @@
 //! The event loop of a worker. It has one thread, needs no privileges and never blocks.
 
-use std::fs::File;
+mod messages;
+
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -15,28 +16,40 @@ use crate::config::Config;
 use crate::daemon::capacity::Capacity;
 use crate::daemon::confine::Confinement;
 use crate::daemon::lifecycle::Lifecycle;
-use crate::daemon::message::{SIZE, ToGuardian, ToWorker};
+use crate::daemon::message::ToGuardian;
 use crate::daemon::resolver_pool::ResolverPool;
 use crate::daemon::worker_args::WorkerArgs;
 use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::relay::pipe::Pool;
-use crate::sys::channel::{Channel, Received};
+use crate::sys::channel::Channel;
 use crate::sys::clock::{TICK, ticks};
 use crate::sys::congestion::Algorithm;
 use crate::sys::routing_table::RoutingTable;
 use crate::sys::{process, wait};
 use crate::traffic::acceptor::Acceptor;
 use crate::traffic::access_log::{self, AccessLog};
+use crate::traffic::admission::Admission;
 use crate::traffic::connections::Connections;
-use crate::traffic::counters::Counters;
 use crate::traffic::dialer::Dialer;
 use crate::traffic::redirections::{Redirections, UpstreamChange};
+use crate::traffic::stock::Stock;
 use crate::traffic::token::EventToken;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
+
+/// The stock of sockets for `--source client`, of the families of the clients that can come.
+fn stock(config: &Config, listening: &[SocketAddr], size: usize) -> Stock {
+    if !config.uses_client_addresses() {
+        return Stock::default();
+    }
+    // A PROXY header may name a client of another family.
+    let is_named = config.relayed().any(|(_, _, service)| service.accept_proxy);
+    let comes = |is_v4| is_named || listening.iter().any(|address| address.is_ipv4() == is_v4);
+    Stock::new(comes(true), comes(false), size)
+}
 
 struct Worker<'a> {
     config: &'a Config,
@@ -63,6 +76,7 @@ pub(crate) fn run(start: WorkerArgs<'_>, confinement: Confinement) -> Result<(),
     let confinement = if chooses { confinement.with_congestion_control() } else { confinement };
     confinement.seal()?;
     worker.say(ToGuardian::Ready);
+    worker.ask_for_sockets();
     worker.serve().map_err(|error| Error::sys("waiting for events", error))
 }
 
@@ -85,7 +99,10 @@ impl<'a> Worker<'a> {
         let signals = process::signals(if alone { &own } else { &own[..3] })?;
         wait::be_punctual()?;
         let poll = Poll::new()?;
-        let doors = listeners.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect();
+        let doors: Vec<SocketAddr> = listeners.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect();
+        let stock = stock(config, &doors, capacity.sockets);
+        let ports = doors.iter().map(SocketAddr::port).collect();
+        let admission = Admission::new(capacity.places, routes, source_limit, ports);
         let chosen = config.process.congestion.as_ref().map(|wanted| wanted.upstream.clone());
         let mut redirections = Redirections::new(redirections, config.process.upstream_grace.is_some());
         redirections.look_for_pacing(&listeners, &chosen.clone().map_or_else(Algorithm::usual, Ok)?)?;
@@ -101,7 +118,7 @@ impl<'a> Worker<'a> {
         }
         acceptor.register(registry)?;
         let mut connections = Connections::new(
-            Dialer::new(redirections, doors, capacity.places, routes, source_limit, chosen),
+            Dialer::new(redirections, doors, admission, stock, chosen),
             capacity.places,
             Pool::new(capacity.pipes),
             AccessLog::new(number, access_log),
@@ -188,7 +205,9 @@ impl<'a> Worker<'a> {
         let probe = probe.map(|due| due.saturating_sub(now));
         let log = logging::behind().map(ticks);
         let resolver = self.resolvers.due().map(|due| due.saturating_sub(now));
-        let wait = [self.connections.wait(), lifecycle, pause, probe, log, resolver].into_iter().flatten().min()?;
+        let sockets = self.connections.dialer().stock.due().map(|due| due.saturating_sub(now));
+        let all = [self.connections.wait(), lifecycle, pause, probe, log, resolver, sockets];
+        let wait = all.into_iter().flatten().min()?;
         Some(TICK * wait.max(1))
     }
 
@@ -217,6 +236,7 @@ impl<'a> Worker<'a> {
             self.connections.resolved(&name, &[]);
             self.say(ToGuardian::ResolverHangs(pid));
         }
+        self.ask_for_sockets();
         logging::catch_up();
         if logging::is_cut_off() {
             self.say(ToGuardian::Unheard);
@@ -226,65 +246,6 @@ impl<'a> Worker<'a> {
                 UpstreamChange::Unreachable(line) => ToGuardian::Unreachable(line),
                 UpstreamChange::Reachable(line) => ToGuardian::Reachable(line),
             });
-        }
-    }
-
-    fn say(&mut self, word: ToGuardian) {
-        // A message that is lost does no harm: the important ones are repeated, and a dead guardian is noticed elsewhere.
-        if let Some(line) = &self.guardian
-            && let Err(error) = line.send(&word.encode(), None)
-        {
-            log::debug!("telling the guardian: {error}");
-        }
-    }
-
-    fn take_orders(&mut self) {
-        let mut buffer = [0; SIZE];
-        while let Some(line) = &self.guardian {
-            match line.receive_with_descriptor(&mut buffer) {
-                Ok((Received::Message(count), file)) => match (ToWorker::decode(&buffer[..count]), file) {
-                    (Some(ToWorker::Addresses { name, addresses }), _) => self.readdress(&name, &addresses),
-                    (Some(ToWorker::AccessLog), Some(file)) => self.connections.access_log().reopen(File::from(file)),
-                    (Some(ToWorker::Reset), _) => self.reset_all(),
-                    (Some(ToWorker::PooledResolver(pid)), Some(line)) => self.add_resolver(pid, line),
-                    (Some(ToWorker::SystemLog), Some(connection)) => logging::go_on_in(connection),
-                    (Some(ToWorker::Ping), _) => self.show_life(),
-                    _ => log::debug!("an order that means nothing"),
-                },
-                Ok((Received::Nothing, _)) => return,
-                Ok((Received::Closed, _)) | Err(_) => {
-                    log::warn!("the guardian is gone: serving on without it; the rules stay until the next start");
-                    self.guardian = None;
-                }
-            }
-        }
-    }
-
-    fn show_life(&mut self) {
-        self.tell_counters();
-        self.say(ToGuardian::Alive);
-    }
-
-    fn add_resolver(&mut self, pid: u32, line: OwnedFd) {
-        if let Err(error) = self.resolvers.add(pid, Channel::from(line), self.poll.registry()) {
-            log::error!("a resolver cannot be used: {error}");
-        }
-    }
-
-    fn take_answer(&mut self, number: u32) {
-        if let Some((name, addresses)) = self.resolvers.hear(number) {
-            self.connections.resolved(&name, &addresses);
-        }
-    }
-
-    /// Gives these addresses to every upstream of that name.
-    fn readdress(&mut self, name: &str, addresses: &[IpAddr]) {
-        for (line, redirection, _) in self.config.relayed() {
-            for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name.as_str() == name)
-            {
-                let addresses = host.addresses(|_| addresses.to_vec());
-                self.connections.dialer().redirections.upstreams(line).replace(number, addresses);
-            }
         }
     }
 
@@ -372,14 +333,5 @@ impl<'a> Worker<'a> {
             }
         }
         self.connections.is_empty()
-    }
-
-    /// Sends the counters to the guardian, which adds them up. Without a guardian they go to the log.
-    fn tell_counters(&mut self) {
-        let counters = Counters { pauses: self.acceptor.pauses, ..self.connections.counters() };
-        match &self.guardian {
-            Some(_) => self.say(ToGuardian::Counters(counters)),
-            None => log::info!("counters: {counters}"),
-        }
     }
 }

@@ -31,6 +31,8 @@ pub enum CloseReason {
     NotRedirected,
     /// The original destination is one that clients may not be relayed to.
     Forbidden(DenyReason),
+    /// Nobody is to be connected to from the client's address (`--source client`).
+    BadSource(DenyReason),
     /// The proxy refused the connection to the original destination.
     ProxyRefused(String),
     /// The client or the proxy took longer than `--handshake-timeout` for what comes before the payload.
@@ -67,6 +69,7 @@ impl fmt::Display for CloseReason {
             CloseReason::SourceLimit => f.write_str("too many from this source"),
             CloseReason::NotRedirected => f.write_str("not redirected"),
             CloseReason::Forbidden(why) => write!(f, "forbidden: {why}"),
+            CloseReason::BadSource(why) => write!(f, "source refused: {why}"),
             CloseReason::ProxyRefused(text) => write!(f, "refused by proxy: {text}"),
             CloseReason::HandshakeTimeout => f.write_str("handshake timed out"),
             CloseReason::BadProxyHeader(why) => write!(f, "bad PROXY header: {why}"),
@@ -77,7 +80,7 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// Why clients are not relayed to a destination.
+/// Why clients are not relayed to a destination, or not connected for from their address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenyReason {
     /// It is in `--deny`.

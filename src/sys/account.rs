@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, Uid, User, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
+use nix::unistd::{
+    Gid, Uid, User, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgroups, setresgid, setresuid,
+};
 
 /// A user and its primary group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,17 @@ pub(crate) fn become_account(account: Account) -> io::Result<()> {
         return Err(io::Error::other("root can be regained"));
     }
     Ok(())
+}
+
+/// Does something whose files and sockets belong to another user then, and not to root (setfsuid(2)). This process keeps
+/// its capabilities, apart from those over files while that lasts (capabilities(7)).
+pub(crate) fn make_files_as<T>(account: Account, work: impl FnOnce() -> T) -> T {
+    let group = setfsgid(Gid::from_raw(account.gid));
+    let user = setfsuid(Uid::from_raw(account.uid));
+    let done = work();
+    setfsuid(user);
+    setfsgid(group);
+    done
 }
 
 /// Prevents programs that this process executes from getting capabilities from their files (`PR_CAPBSET_DROP`,

@@ -10,6 +10,9 @@ use nix::sys::socket::{
     socketpair,
 };
 
+/// The most descriptors that come with one message (`SCM_MAX_FD`, net/scm.h).
+pub(crate) const DESCRIPTORS: usize = 253;
+
 /// One end of a channel. Never blocks.
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
@@ -50,6 +53,15 @@ impl Channel {
         Ok(())
     }
 
+    /// Sends a whole message with these descriptors, at most [`DESCRIPTORS`]. Errors as for [`Channel::send`].
+    pub(crate) fn send_with(&self, message: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let rights: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&rights)];
+        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(message)], &rights, flags, None)?;
+        Ok(())
+    }
+
     /// Takes the next message. Descriptors that come with it are never accepted.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         // MSG_TRUNC returns the whole length, even of a message that did not fit.
@@ -57,27 +69,25 @@ impl Channel {
         received(recv(self.0.as_raw_fd(), buffer, flags), buffer.len())
     }
 
-    /// Takes the next message with its descriptor, from an end that is trusted.
-    pub(crate) fn receive_with_descriptor(&self, buffer: &mut [u8]) -> io::Result<(Received, Option<OwnedFd>)> {
-        let mut space = nix::cmsg_space!([RawFd; 1]);
+    /// Takes the next message with its descriptors, from an end that is trusted.
+    pub(crate) fn receive_with_descriptors(&self, buffer: &mut [u8]) -> io::Result<(Received, Vec<OwnedFd>)> {
+        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS]);
         let room = buffer.len();
         let mut slices = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_TRUNC;
         let message = match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags) {
             Ok(message) => message,
-            Err(errno) => return Ok((received(Err(errno), room)?, None)),
+            Err(errno) => return Ok((received(Err(errno), room)?, Vec::new())),
         };
-        let mut descriptor = None;
+        let mut all = Vec::new();
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(descriptors) = control {
-                for raw in descriptors {
-                    // SAFETY: the kernel has just made this descriptor for us (SCM_RIGHTS, unix(7)); nothing else in
-                    // the process knows its number. A second one would replace, and so close, the first.
-                    descriptor = Some(unsafe { OwnedFd::from_raw_fd(raw) });
-                }
+                // SAFETY: the kernel has just made these descriptors for us (SCM_RIGHTS, unix(7)); nothing else in the
+                // process knows their numbers.
+                all.extend(descriptors.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
             }
         }
-        Ok((received(Ok(message.bytes), room)?, descriptor))
+        Ok((received(Ok(message.bytes), room)?, all))
     }
 }
 
@@ -122,11 +132,18 @@ mod tests {
         a.send(b"one", None).unwrap();
         a.send(b"two!", Some(read.as_fd())).unwrap();
         let mut buffer = [0; 16];
-        assert!(matches!(b.receive_with_descriptor(&mut buffer).unwrap(), (Received::Message(3), None)));
-        assert!(matches!(b.receive_with_descriptor(&mut buffer).unwrap(), (Received::Message(4), Some(_))));
-        assert!(matches!(b.receive_with_descriptor(&mut buffer).unwrap(), (Received::Nothing, None)));
+        let copies: Vec<OwnedFd> = (0..DESCRIPTORS).map(|_| read.try_clone().unwrap()).collect();
+        a.send_with(b"many", &copies).unwrap();
+        let mut counts = Vec::new();
+        for wanted in [3, 4, 4] {
+            let (received, descriptors) = b.receive_with_descriptors(&mut buffer).unwrap();
+            assert!(matches!(received, Received::Message(count) if count == wanted));
+            counts.push(descriptors.len());
+        }
+        assert_eq!(counts, [0, 1, DESCRIPTORS]);
+        assert!(matches!(b.receive_with_descriptors(&mut buffer).unwrap().0, Received::Nothing));
         drop(a);
-        assert!(matches!(b.receive_with_descriptor(&mut buffer).unwrap(), (Received::Closed, None)));
+        assert!(matches!(b.receive_with_descriptors(&mut buffer).unwrap().0, Received::Closed));
     }
 
     #[test]
@@ -138,10 +155,9 @@ mod tests {
             a.send(&vec![7; length], None).unwrap();
             assert!(matches!(b.receive(&mut buffer).unwrap(), Received::Message(count) if count == counted));
             a.send(&vec![7; length], None).unwrap();
-            let (received, _) = b.receive_with_descriptor(&mut buffer).unwrap();
+            let (received, _) = b.receive_with_descriptors(&mut buffer).unwrap();
             assert!(matches!(received, Received::Message(count) if count == counted));
         }
-        // Three descriptors do not fit into the room for one.
         let all = [read.as_raw_fd(); 3];
         let rights = [ControlMessage::ScmRights(&all)];
         sendmsg::<()>(a.as_raw_fd(), &[IoSlice::new(b"four")], &rights, MsgFlags::empty(), None).unwrap();

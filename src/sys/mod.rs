@@ -10,6 +10,7 @@ pub(crate) mod files;
 pub(crate) mod inherited;
 pub(crate) mod interfaces;
 pub(crate) mod ipset;
+pub(crate) mod landlock;
 pub(crate) mod message;
 pub(crate) mod outgoing;
 pub(crate) mod process;

@@ -1,12 +1,13 @@
 //! Connections to upstreams, and the address that they leave from.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use nix::sys::socket::sockopt::{IpBindAddressNoPort, IpTransparent, ReuseAddr};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, setsockopt, socket};
+use nix::{setsockopt_impl, sockopt_impl};
 
 use crate::sys::congestion::Algorithm;
 use crate::sys::shortage::{self, ConnectError};
@@ -52,27 +53,69 @@ pub(crate) fn connecting(
     if let Some(ip) = source {
         leave_from(&socket, ip).map_err(ConnectError::Source)?;
     }
+    connect_to(socket, address).map_err(|errno| match errno {
+        Errno::EADDRNOTAVAIL if source.is_none() && !has_source(address) => ConnectError::Upstream(errno.into()),
+        errno => refused(errno),
+    })
+}
+
+/// The same on a [`transparent_socket`], from this address; port 0 leaves the port to the kernel.
+pub(crate) fn connecting_from(
+    socket: OwnedFd,
+    source: SocketAddr,
+    address: SocketAddr,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    bind_to(&socket, source).map_err(ConnectError::Source)?;
+    connect_to(socket, address).map_err(refused)
+}
+
+fn connect_to(socket: OwnedFd, address: SocketAddr) -> nix::Result<(TcpStream, SocketAddr)> {
     // With the length of its own kind of address: the filter looks at that.
     let connected = match address {
         SocketAddr::V4(v4) => connect(socket.as_raw_fd(), &SockaddrIn::from(v4)),
         SocketAddr::V6(v6) => connect(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
     };
     match connected {
-        Ok(()) | Err(Errno::EINPROGRESS) => {
-            let socket = TcpStream::from(socket);
-            let local = socket.local_addr().map_err(ConnectError::Shortage)?;
-            Ok((socket, local))
-        }
-        Err(Errno::EADDRNOTAVAIL) if source.is_none() && !has_source(address) => {
-            Err(ConnectError::Upstream(Errno::EADDRNOTAVAIL.into()))
-        }
-        Err(errno) => {
-            let error = io::Error::from(errno);
-            let missing = shortage::missing(&error);
-            Err(if missing.is_some() { ConnectError::Shortage(error) } else { ConnectError::Upstream(error) })
-        }
+        Ok(()) | Err(Errno::EINPROGRESS) => {}
+        Err(errno) => return Err(errno),
     }
+    let socket = TcpStream::from(socket);
+    // What getsockname(2) can fail with on a socket of one's own is want of memory (ENOBUFS).
+    let local = socket.local_addr().map_err(|_| Errno::ENOBUFS)?;
+    Ok((socket, local))
 }
+
+fn refused(errno: Errno) -> ConnectError {
+    let error = io::Error::from(errno);
+    if shortage::missing(&error).is_some() { ConnectError::Shortage(error) } else { ConnectError::Upstream(error) }
+}
+
+/// A socket for a connection from any address, which need not be one of this host (`IP_TRANSPARENT`, ip(7)), with what all
+/// sockets to upstreams have. connect(2) chooses the port if bind(2) does not. A process without privileges can use it.
+///
+/// Errors: EPERM without CAP_NET_ADMIN and CAP_NET_RAW.
+pub(crate) fn transparent_socket(is_v4: bool, congestion: Option<&Algorithm>) -> io::Result<OwnedFd> {
+    let any = if is_v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let socket = unconnected(SocketAddr::new(any, 0))?;
+    match is_v4 {
+        true => setsockopt(&socket, IpTransparent, &true)?,
+        false => setsockopt(&socket, Ipv6Transparent, &true)?,
+    }
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    // One port of a client may lead to several upstreams.
+    setsockopt(&socket, ReuseAddr, &true)?;
+    congestion.map_or(Ok(()), |algorithm| algorithm.set(&socket))?;
+    Ok(socket)
+}
+
+sockopt_impl!(
+    /// `IP_TRANSPARENT` for IPv6 (linux/in6.h).
+    Ipv6Transparent,
+    SetOnly,
+    libc::SOL_IPV6,
+    libc::IPV6_TRANSPARENT,
+    bool
+);
 
 fn unconnected(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = sockopt::stream_socket(address)?;
@@ -109,6 +152,18 @@ pub(crate) fn try_out(ip: IpAddr) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transparent_socket_leaves_from_an_address_of_nobody() {
+        let from = SocketAddr::from(([192, 0, 2, 7], 4321));
+        let socket = match transparent_socket(true, None) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,
+            socket => socket.unwrap(),
+        };
+        bind_to(&socket, from).unwrap();
+        assert_eq!(std::net::UdpSocket::from(socket).local_addr().unwrap(), from);
+        transparent_socket(false, None).unwrap();
+    }
 
     #[test]
     fn an_address_of_this_host_can_be_used_and_no_other() {

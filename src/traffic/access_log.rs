@@ -170,8 +170,15 @@ mod tests {
         };
         let mut id = AccessLog::new(3, None).first_id();
         (0..41).for_each(|_| _ = id.take());
-        let session =
-            Session { id, started: 0, redirection: RedirectionId(0), counted: false, from_elsewhere: false, route };
+        let session = Session {
+            id,
+            started: 0,
+            redirection: RedirectionId(0),
+            counted: false,
+            from_elsewhere: false,
+            as_client: false,
+            route,
+        };
         let entry = LogRecord { session: &session, moved: (78, 1024), lasted: 1_012, reason: &"finished" };
         assert_eq!(entry.to_string(), "#3-42 10.1.0.2:51234 - 10.3.0.1:40000 [fd00::3]:80 78 1024 1.012 finished");
     }

@@ -1,6 +1,8 @@
 //! Which connections are relayed: who may connect, where to, how many from one source, and none that comes from
 //! ourselves.
 
+mod source;
+
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -44,6 +46,8 @@ struct Warnings {
     forbidden: Limiter,
     shortages: Limiter,
     sources: Limiter,
+    own_sources: Limiter,
+    empty_stock: Limiter,
 }
 
 /// The address pairs of our outgoing connections. When one of them is redirected, it comes back to us with the same
@@ -88,6 +92,7 @@ impl Admission {
             return Ok(());
         }
         self.locate(service, session, client)?;
+        self.choose_source(service, session, false)?;
         self.count(session)
     }
 
@@ -184,6 +189,7 @@ impl Admission {
         if chosen {
             self.permit(service, session)?;
         }
+        self.choose_source(service, session, addresses.is_some())?;
         self.count(session)
     }
 
@@ -318,35 +324,25 @@ impl Admission {
     }
 
     /// This host is short of something that a connection needs: warns, and returns the close reason. `towards` is the
-    /// address that was being connected to.
+    /// address that was being connected to, with the one that the connection should leave from.
     pub(crate) fn shortage(
         &mut self,
         error: io::Error,
         client: CompactAddr,
-        towards: Option<SocketAddr>,
+        towards: Option<(SocketAddr, Option<IpAddr>)>,
     ) -> CloseReason {
         if let Some(more) = self.warnings.shortages.pass() {
             match (shortage::missing(&error).unwrap_or(Resource::Other), towards) {
-                (Resource::LocalPorts, Some(address)) => {
+                (Resource::LocalPorts, Some((address, None))) => {
                     log::warn!("out of local ports towards {address} for {client}: {error}{more}");
+                }
+                (Resource::LocalPorts, Some((address, Some(source)))) => {
+                    log::warn!("out of local ports of {source} towards {address} for {client}: {error}{more}");
                 }
                 (resource, _) => log::warn!("out of {resource} for {client}: {error}{more}"),
             }
         }
         CloseReason::Resources(error)
-    }
-
-    /// A connection cannot leave from the address that it should.
-    pub(crate) fn warn_source(
-        &mut self,
-        client: CompactAddr,
-        to: SocketAddr,
-        source: Option<IpAddr>,
-        error: &io::Error,
-    ) {
-        if let (Some(source), Some(more)) = (source, self.warnings.sources.pass()) {
-            log::warn!("--source: cannot connect from {source} to {to} for {client}: {error}{more}");
-        }
     }
 
     pub(crate) fn warn_loop(&mut self, client: CompactAddr, what: &str) {

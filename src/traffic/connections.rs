@@ -3,6 +3,7 @@
 mod establish;
 mod names;
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub(crate) struct Connections {
     table: Slots<Connection>,
     capacity: usize,
     deadlines: Deadlines,
+    /// Connections that wait for a socket to connect with, in their order.
+    awaiting_sockets: VecDeque<Key>,
     turns: Turns,
     shared: Shared<Tcp>,
     dialer: Dialer,
@@ -61,6 +64,7 @@ impl Connections {
             table: Slots::with_capacity(capacity),
             capacity,
             deadlines: Deadlines::with_capacity(capacity),
+            awaiting_sockets: VecDeque::new(),
             turns: Turns::new(capacity)?,
             shared: Shared::with_heads(pool, dialer.redirections.longest_head()),
             dialer,

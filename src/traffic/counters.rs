@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::AddAssign;
 
-pub const COUNT: usize = 13;
+pub const COUNT: usize = 15;
 
 /// What happened so far, and how much is held now.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,10 @@ pub struct Counters {
     pub down: u64,
     /// How often accepting had to pause.
     pub pauses: u64,
+    /// Those that left from our own address instead of the client's.
+    pub own_source: u64,
+    /// Those that left from another port than the client's, where that was wanted.
+    pub other_port: u64,
     /// Connections now.
     pub open: u64,
     /// Pipes that hold bytes now.
@@ -65,6 +69,8 @@ impl Counters {
             up,
             down,
             pauses,
+            own_source,
+            other_port,
             open,
             pipes,
         } = self;
@@ -80,6 +86,8 @@ impl Counters {
             up,
             down,
             pauses,
+            own_source,
+            other_port,
             open,
             pipes,
         ]
@@ -103,12 +111,13 @@ impl AddAssign for Counters {
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counters { accepted, finished, reset, timed_out, unreachable, refused, no_resources, stopped, .. } = self;
-        let Counters { up, down, pauses, open, pipes, .. } = self;
+        let Counters { up, down, pauses, own_source, other_port, open, pipes, .. } = self;
         write!(
             f,
             "{accepted} accepted, {open} open, {finished} finished, {reset} reset, {timed_out} timed out, \
              {unreachable} unreachable, {refused} refused, {no_resources} without resources, {stopped} stopped; {up} bytes up, {down} bytes down; \
-             {pipes} pipes lent; {pauses} pauses"
+             {pipes} pipes lent; {pauses} pauses; \
+             {own_source} from our own address, {other_port} from another port"
         )
     }
 }
@@ -124,8 +133,9 @@ mod tests {
         assert_eq!(counters.numbers(), numbers);
         assert_eq!(
             counters.to_string(),
-            "1 accepted, 12 open, 2 finished, 3 reset, 4 timed out, 5 unreachable, 6 refused, 7 without resources, \
-             8 stopped; 9 bytes up, 10 bytes down; 13 pipes lent; 11 pauses"
+            "1 accepted, 14 open, 2 finished, 3 reset, 4 timed out, 5 unreachable, 6 refused, 7 without resources, \
+             8 stopped; 9 bytes up, 10 bytes down; 15 pipes lent; 11 pauses; \
+             12 from our own address, 13 from another port"
         );
         counters += counters;
         assert_eq!(counters.numbers(), numbers.map(|number| 2 * number));

@@ -1,7 +1,7 @@
 //! From an admitted connection to the outgoing one: which address is tried next.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mio::net::TcpStream;
 
@@ -12,14 +12,13 @@ use crate::relay::timeouts::Timeouts;
 use crate::sys::clock::Tick;
 use crate::sys::congestion::Algorithm;
 use crate::sys::outgoing;
-use crate::sys::routing_table::RoutingTable;
 use crate::sys::shortage::{self, ConnectError, Resource};
 use crate::traffic::admission::Admission;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::redirections::Redirections;
-use crate::traffic::service::{self, Destination, Service};
+use crate::traffic::service::{self, Destination, Service, Source};
 use crate::traffic::session::Session;
-use crate::traffic::source_limit::SourceLimit;
+use crate::traffic::stock::Stock;
 use crate::traffic::upstreams::Attempt;
 
 /// Admits connections and dials their upstreams.
@@ -27,6 +26,8 @@ use crate::traffic::upstreams::Attempt;
 pub(crate) struct Dialer {
     pub redirections: Redirections,
     pub admission: Admission,
+    /// Sockets for connections from addresses of clients.
+    pub stock: Stock,
     /// Where this worker listens.
     listeners: Vec<SocketAddr>,
     /// The congestion control of outgoing connections, if it is not the usual one.
@@ -42,21 +43,43 @@ pub(crate) struct Dialed {
     pub local: CompactAddr,
     /// The address that it is connecting to.
     pub upstream: CompactAddr,
+    pub departure: Departure,
+}
+
+/// Where a connection has left from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Departure {
+    AsWanted,
+    /// Not from the client's port, as `--source client:port` asks for.
+    OtherPort,
+    /// Not from the client's address, as `--source client` asks for.
+    OwnAddress,
+}
+
+/// Why a connection is not on its way.
+#[derive(Debug)]
+pub(crate) enum NotDialed {
+    Closed(CloseReason),
+    /// The stock is empty. The guardian fills it up.
+    NoSocket,
+}
+
+impl From<CloseReason> for NotDialed {
+    fn from(reason: CloseReason) -> NotDialed {
+        NotDialed::Closed(reason)
+    }
 }
 
 impl Dialer {
-    /// For these redirections, behind these listening addresses, and `capacity` connections at once.
+    /// For these redirections, behind these listening addresses.
     pub(crate) fn new(
         redirections: Redirections,
         listeners: Vec<SocketAddr>,
-        capacity: usize,
-        routes: RoutingTable,
-        source_limit: Option<SourceLimit>,
+        admission: Admission,
+        stock: Stock,
         congestion: Option<Algorithm>,
     ) -> Dialer {
-        let ports = listeners.iter().map(SocketAddr::port).collect();
-        let admission = Admission::new(capacity, routes, source_limit, ports);
-        Dialer { redirections, admission, listeners, congestion }
+        Dialer { redirections, admission, stock, listeners, congestion }
     }
 
     pub(crate) fn service(&self, redirection: RedirectionId) -> &Service {
@@ -94,46 +117,106 @@ impl Dialer {
         attempt: &mut Attempt,
         last: Option<io::Error>,
         now: Tick,
-    ) -> Result<Dialed, CloseReason> {
+    ) -> Result<Dialed, NotDialed> {
+        let is_first = last.is_none();
         let mut last = last.unwrap_or_else(|| io::Error::other("no address is known"));
-        while let Some(address) = self.next(session, attempt, now) {
+        loop {
+            if session.as_client && self.stock.must_wait(session.route.client.socket_addr(), is_first) {
+                return Err(NotDialed::NoSocket);
+            }
+            let Some(address) = self.next(session, attempt, now) else { break };
             let ourselves = self.is_ourselves(address);
             if ourselves.map_err(|error| self.admission.shortage(error, session.route.client, None))? {
                 self.admission.warn_loop(session.route.client, "would be relayed to our own listening port");
-                return Err(CloseReason::Loop);
+                return Err(CloseReason::Loop.into());
             }
-            let source = self.service(session.redirection).source.own_address(address);
-            match outgoing::connecting(address, source, self.congestion.as_ref()) {
-                Ok((socket, local)) => {
-                    let (local, upstream) = (CompactAddr::from(local), CompactAddr::from(address));
+            match self.connect(session, address) {
+                Ok(dialed) => {
                     // Before any answer: the connection may come back to us now.
-                    self.admission.add_outgoing(local, upstream);
-                    return Ok(Dialed { socket: TcpStream::from_std(socket), local, upstream });
+                    self.admission.add_outgoing(dialed.local, dialed.upstream);
+                    return Ok(dialed);
                 }
                 Err(ConnectError::Upstream(error)) => {
                     self.redirections.failed(session.redirection, address, &error, now);
                     last = error;
                 }
                 Err(ConnectError::Source(error)) => {
+                    let source = self.source(session, address);
                     self.admission.warn_source(session.route.client, address, source, &error);
                     // An address of the other family may leave from another one.
                     attempt.out_of_ports = true;
                 }
                 Err(ConnectError::Shortage(error)) => {
                     let missing = shortage::missing(&error);
-                    let reason = self.admission.shortage(error, session.route.client, Some(address));
+                    let towards = Some((address, self.source(session, address)));
+                    let reason = self.admission.shortage(error, session.route.client, towards);
                     if missing != Some(Resource::LocalPorts) {
-                        return Err(reason);
+                        return Err(reason.into());
                     }
                     // Another address may have a port left.
                     attempt.out_of_ports = true;
                 }
             }
         }
-        Err(match attempt.out_of_ports {
+        Err(NotDialed::Closed(match attempt.out_of_ports {
             true => CloseReason::Resources(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
             false => CloseReason::ConnectFailed(last),
-        })
+        }))
+    }
+
+    /// The address that a connection to `upstream` leaves from; `None` if the kernel chooses.
+    fn source(&self, session: &Session, upstream: SocketAddr) -> Option<IpAddr> {
+        let client = session.route.client.ip();
+        match session.as_client && client.is_ipv4() == upstream.is_ipv4() {
+            true => Some(client),
+            false => self.service(session.redirection).source.own_address(upstream),
+        }
+    }
+
+    /// Starts connecting from where the connection is to leave from.
+    fn connect(&mut self, session: &Session, upstream: SocketAddr) -> Result<Dialed, ConnectError> {
+        let dialed = |(socket, local): (std::net::TcpStream, SocketAddr), departure| Dialed {
+            socket: TcpStream::from_std(socket),
+            local: local.into(),
+            upstream: upstream.into(),
+            departure,
+        };
+        let source = self.source(session, upstream);
+        let same_port = matches!(self.service(session.redirection).source, Source::Client { same_port: true, .. });
+        if session.as_client && source.is_some() {
+            let client = session.route.client.socket_addr();
+            if same_port && let Some(connecting) = self.connect_from_port(client, session, upstream) {
+                return Ok(dialed(connecting?, Departure::AsWanted));
+            }
+            if let Some(socket) = self.stock.take(client) {
+                let connecting = outgoing::connecting_from(socket, SocketAddr::new(client.ip(), 0), upstream)?;
+                return Ok(dialed(connecting, if same_port { Departure::OtherPort } else { Departure::AsWanted }));
+            }
+        }
+        let departure = if session.as_client { Departure::OwnAddress } else { Departure::AsWanted };
+        if session.as_client {
+            self.admission.warn_own_source(session.route.client, upstream);
+        }
+        let source = source.filter(|_| !session.as_client);
+        Ok(dialed(outgoing::connecting(upstream, source, self.congestion.as_ref())?, departure))
+    }
+
+    /// Starts connecting from the client's port too; `None` if that is taken, or was never to be had.
+    fn connect_from_port(
+        &mut self,
+        client: SocketAddr,
+        session: &Session,
+        upstream: SocketAddr,
+    ) -> Option<Result<(std::net::TcpStream, SocketAddr), ConnectError>> {
+        // The client's own connection has this pair already, and the kernel would take ours for it and redirect it.
+        if session.route.original.socket_addr() == upstream {
+            return None;
+        }
+        match outgoing::connecting_from(self.stock.take(client)?, client, upstream) {
+            // EADDRINUSE, EADDRNOTAVAIL; EACCES for a port below 1024.
+            Err(ConnectError::Source(_) | ConnectError::Shortage(_)) => None,
+            connecting => Some(connecting),
+        }
     }
 
     /// The next upstream, or as the last resort the original destination.

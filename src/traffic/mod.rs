@@ -20,6 +20,7 @@ pub(crate) mod service;
 pub(crate) mod session;
 pub(crate) mod slots;
 pub(crate) mod source_limit;
+pub(crate) mod stock;
 pub(crate) mod timers;
 pub(crate) mod token;
 pub(crate) mod turns;

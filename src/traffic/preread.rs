@@ -28,6 +28,8 @@ pub(crate) struct Preread {
     pub session: Session,
     awaits: Awaits,
     due: Tick,
+    /// The name that the client asks for, while a socket is awaited.
+    name: Option<Box<str>>,
 }
 
 /// The bytes that are awaited from the client.
@@ -39,6 +41,8 @@ enum Awaits {
     Rest,
     /// Not the client, but whether the name is believed.
     Answer,
+    /// Not the client, but a socket for its connection to the upstream.
+    Socket,
     Nothing,
 }
 
@@ -59,7 +63,7 @@ impl Preread {
     /// A connection that was accepted just now.
     pub(crate) fn new(client: TcpStream, session: Session) -> Preread {
         let side = Side { can_read: true, ..Side::new(client) };
-        Preread { side, session, awaits: Awaits::Nothing, due: 0 }
+        Preread { side, session, awaits: Awaits::Nothing, due: 0, name: None }
     }
 
     /// Begins to wait for what the redirection needs.
@@ -81,7 +85,7 @@ impl Preread {
     pub(crate) fn read(&mut self, service: &Service, buffer: &mut [u8], now: Tick) -> PrereadStep {
         match self.awaits {
             Awaits::Nothing => return PrereadStep::Ready(None),
-            Awaits::Answer => return PrereadStep::Waiting,
+            Awaits::Answer | Awaits::Socket => return PrereadStep::Waiting,
             Awaits::Header | Awaits::Name | Awaits::Rest => {}
         }
         let peeked = match self.side.socket.peek(buffer) {
@@ -137,10 +141,26 @@ impl Preread {
         self.due = now.saturating_add(service.timeouts.handshake);
     }
 
+    /// A socket for the connection to the upstream is to come. `name` is the one that the client asks for.
+    pub(crate) fn await_socket(&mut self, name: Option<&str>, service: &Service, now: Tick) {
+        self.awaits = Awaits::Socket;
+        self.name = name.map(Box::from);
+        self.due = now.saturating_add(service.timeouts.connect);
+    }
+
+    /// A socket may have come: ends that, and returns the name. `None` if it waits for something else.
+    pub(crate) fn socket_has_come(&mut self) -> Option<Option<Box<str>>> {
+        (self.awaits == Awaits::Socket).then(|| self.name.take())
+    }
+
     /// It has waited for long enough.
     pub(crate) fn timed_out(&self) -> PrereadStep {
         match self.awaits {
             Awaits::Header | Awaits::Rest => PrereadStep::Close(CloseReason::HandshakeTimeout),
+            Awaits::Socket => {
+                let error = io::Error::other("the guardian has made no socket");
+                PrereadStep::Close(CloseReason::Resources(error))
+            }
             Awaits::Name | Awaits::Answer | Awaits::Nothing => PrereadStep::Ready(None),
         }
     }

@@ -6,6 +6,7 @@ use crate::logging::Limiter;
 use crate::relay::close::CloseReason;
 use crate::traffic::access_log::{AccessLog, LogRecord};
 use crate::traffic::counters::Counters;
+use crate::traffic::dialer::Departure;
 use crate::traffic::session::{Route, Session};
 
 /// The access log and the counters of a worker.
@@ -37,6 +38,7 @@ impl Records {
             | CloseReason::SourceLimit
             | CloseReason::NotRedirected
             | CloseReason::Forbidden(_)
+            | CloseReason::BadSource(_)
             | CloseReason::ProxyRefused(_)
             | CloseReason::BadProxyHeader(_)
             | CloseReason::BadRequest(_) => &mut counters.refused,
@@ -48,6 +50,15 @@ impl Records {
         {
             let Route { client, upstream, .. } = &session.route;
             log::warn!("cannot reach the upstream {upstream} for {client}: {error}{more}");
+        }
+    }
+
+    /// Counts a connection that has left from elsewhere than wanted.
+    pub(crate) fn count_departure(&mut self, departure: Departure) {
+        match departure {
+            Departure::AsWanted => {}
+            Departure::OtherPort => self.counters.other_port += 1,
+            Departure::OwnAddress => self.counters.own_source += 1,
         }
     }
 

@@ -100,8 +100,12 @@ pub(crate) enum Source {
     System,
     /// This one of its family; the kernel chooses for a family without one.
     Address { v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr> },
-    /// The client's, and its port if that is possible.
-    Client { same_port: bool },
+    /// The client's, with the client's port if that is possible.
+    Client {
+        same_port: bool,
+        /// Connections of clients on this host leave from the address that the kernel chooses. Otherwise they are refused.
+        serves_own: bool,
+    },
 }
 
 impl Source {

@@ -18,6 +18,8 @@ pub(crate) struct Session {
     /// Whether a balancer on another host has brought it (`--accept-proxy`): its client is not on this host, whatever
     /// address the header names.
     pub from_elsewhere: bool,
+    /// Whether the upstream sees the client's address.
+    pub as_client: bool,
     pub route: Route,
 }
 

@@ -16,7 +16,7 @@ use crate::relay::tcp::Tcp;
 use crate::sys::clock::Tick;
 use crate::sys::shortage;
 use crate::traffic::connection::{Connection, INTEREST, Register, Relayed, reset, token};
-use crate::traffic::dialer::{Dialed, Dialer};
+use crate::traffic::dialer::{Dialed, Dialer, NotDialed};
 use crate::traffic::layer;
 use crate::traffic::preread::{Preread, PrereadStep};
 use crate::traffic::service::{Destination, Via};
@@ -29,8 +29,15 @@ impl Connections {
         let now = self.time();
         self.records.counters.accepted += 1;
         let (id, route) = (self.next_id.take(), Route::from(from));
-        let session =
-            Session { id, started: self.milliseconds, redirection, counted: false, from_elsewhere: false, route };
+        let session = Session {
+            id,
+            started: self.milliseconds,
+            redirection,
+            counted: false,
+            from_elsewhere: false,
+            as_client: false,
+            route,
+        };
         let mut preread = Preread::new(client, session);
         if let Err(reason) = self.dialer.admit(&mut preread.session, &preread.side.socket) {
             return self.refuse(&preread, &reason);
@@ -99,8 +106,10 @@ impl Connections {
         let mut attempt = self.dialer.begin(&preread.session);
         let dialed = match self.dialer.dial(&preread.session, &mut attempt, None, now) {
             Ok(dialed) => dialed,
-            Err(reason) => return self.refuse(&preread, &reason),
+            Err(NotDialed::Closed(reason)) => return self.refuse(&preread, &reason),
+            Err(NotDialed::NoSocket) => return self.await_socket(preread, name, register),
         };
+        self.records.count_departure(dialed.departure);
         let route = &mut preread.session.route;
         (route.local, route.upstream) = (dialed.local, dialed.upstream);
         let Preread { session, mut side, .. } = preread;
@@ -116,6 +125,29 @@ impl Connections {
         }
         if let Ok(key) = self.table.insert(Connection::Relayed(relayed)) {
             self.set_deadline(key);
+        }
+    }
+
+    /// The connection waits until the guardian has sent sockets.
+    fn await_socket(&mut self, mut preread: Preread, name: Option<&str>, register: Register) {
+        self.dialer.admission.warn_empty_stock(preread.session.route.client);
+        preread.await_socket(name, self.dialer.service(preread.session.redirection), self.time());
+        let key = self.insert_preread(preread, register);
+        if self.awaiting_sockets.len() >= self.capacity {
+            // Some have waited for too long, and are closed.
+            self.awaiting_sockets.retain(|key| self.table.get_mut(*key).is_some());
+        }
+        self.awaiting_sockets.extend(key);
+    }
+
+    /// The guardian has sent sockets, or is gone: the connections go on that wait for them.
+    pub(crate) fn sockets_have_come(&mut self) {
+        for _ in 0..self.awaiting_sockets.len() {
+            let Some(key) = self.awaiting_sockets.pop_front() else { return };
+            let Some(Connection::Preread(preread)) = self.table.get_mut(key) else { continue };
+            if let Some(name) = preread.socket_has_come() {
+                self.answer_preread(key, name.as_deref());
+            }
         }
     }
 
@@ -181,14 +213,21 @@ impl Connections {
         let address = session.route.upstream.socket_addr();
         self.dialer.admission.remove_outgoing(&session.route);
         if shortage::missing(&error).is_some() {
-            let reason = self.dialer.admission.shortage(error, session.route.client, Some(address));
+            let reason = self.dialer.admission.shortage(error, session.route.client, Some((address, None)));
             return self.close(key, &reason);
         }
         self.dialer.redirections.failed(session.redirection, address, &error, now);
-        let Dialed { mut socket, local, upstream } = match self.dialer.dial(session, attempt, Some(error), now) {
-            Ok(dialed) => dialed,
-            Err(reason) => return self.close(key, &reason),
-        };
+        let Dialed { mut socket, local, upstream, departure } =
+            match self.dialer.dial(session, attempt, Some(error), now) {
+                Ok(dialed) => dialed,
+                Err(NotDialed::Closed(reason)) => return self.close(key, &reason),
+                Err(NotDialed::NoSocket) => {
+                    self.dialer.admission.warn_empty_stock(session.route.client);
+                    let reason = CloseReason::Resources(io::Error::other("the guardian has made no socket"));
+                    return self.close(key, &reason);
+                }
+            };
+        self.records.count_departure(departure);
         (session.route.local, session.route.upstream) = (local, upstream);
         if let Err(error) = self.registry.register(&mut socket, token(key, Peer::Upstream), INTEREST) {
             let reason = self.dialer.admission.shortage(error, session.route.client, None);
