@@ -67,6 +67,8 @@ fn run(command_line: CommandLine) -> Result<u8, Error> {
 fn flush(name: Option<&str>) -> Result<(), Error> {
     config::check_privileges_for_rules("--flush", "remove")?;
     let mut firewall = Firewall::find()?;
+    // Where there can be no lock, no daemon has started either.
+    let _lock = instance_lock::for_routing().ok();
     match name {
         Some(name) => firewall.remove(name)?,
         None => {

@@ -79,6 +79,11 @@ impl Config {
         self.redirections.iter().any(|redirection| !redirection.rules.is_empty() || redirection.needs_routing())
     }
 
+    /// Whether packets have to be kept here for sockets whose addresses are not this host's.
+    pub(crate) fn needs_routing(&self) -> bool {
+        self.redirections.iter().any(Redirection::needs_routing)
+    }
+
     /// All host names that have to be resolved before anything can be redirected.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names = self.names_in_rules();

@@ -117,6 +117,12 @@ impl Instance {
         }
         self.children.limit_retirement(self.retire_timeout(), now);
         self.beat(now);
+        if self.children.draining().next().is_none()
+            && let (Some(rules), Some(serving)) = (&mut self.rules, &self.serving)
+            && !serving.config.needs_routing()
+        {
+            rules.forget_former_routing();
+        }
         self.work_on_rules();
     }
 

@@ -11,6 +11,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
@@ -33,6 +34,9 @@ const LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the last process of a killed daemon that works on its rules may take: it waits for the lock of the tables.
 const LIMIT_FOR_RULES: Duration = Duration::from_secs(15);
+
+/// The name of what is shared.
+const ROUTING: &str = "+routing";
 
 /// Between two attempts to lock the name.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -60,6 +64,23 @@ impl InstanceLock {
             return Ok(Some(InstanceLock { file, path }));
         }
         InstanceLock::try_lock(name)
+    }
+}
+
+/// The lock on what all instances in this network namespace share: policy routing. Work on it is short. No instance has
+/// this name, because no file of `-c` gives one with a `+`.
+///
+/// Errors: another process keeps it.
+pub(crate) fn for_routing() -> Result<InstanceLock, Error> {
+    let since = Instant::now();
+    loop {
+        if let Some(lock) = InstanceLock::try_lock(ROUTING)? {
+            return Ok(lock);
+        }
+        if since.elapsed() > LIMIT_FOR_RULES {
+            return Err(taken(ROUTING, &holders(ROUTING)));
+        }
+        thread::sleep(PAUSE);
     }
 }
 
@@ -206,6 +227,9 @@ pub(crate) fn living() -> Vec<(String, String)> {
     let Ok(namespace) = namespace() else { return Vec::new() };
     let living = |path: PathBuf| {
         let name = path.file_name().and_then(OsStr::to_str)?.strip_prefix(&format!("{namespace}."))?.to_owned();
+        if name == ROUTING {
+            return None;
+        }
         let is_free = files::try_lock(&open(&path, &mut File::options()).ok()?).ok()?;
         (!is_free).then(|| (name, list(&holders_of(&path))))
     };

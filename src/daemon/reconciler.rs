@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use crate::daemon::children::{self, Children, Role};
+use crate::daemon::instance_lock;
 use crate::error::Error;
 use crate::rules::firewall::Firewall;
+use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::Gate;
 use crate::rules::ruleset::RuleSet;
 use crate::rules::snapshot::Snapshot;
@@ -34,6 +36,8 @@ pub(crate) struct Reconciler {
     configured: RuleSet,
     /// Whether these rules have not been installed yet, and nobody has looked whether connections get through.
     untried: bool,
+    /// What earlier rules had: connections from their time need it until they end.
+    former_routing: Option<PolicyRouting>,
     /// For each redirection whether its rules stand.
     gates: Vec<Gate>,
     /// The rules in the tables, as far as is known.
@@ -89,6 +93,7 @@ impl Reconciler {
         Reconciler {
             configured,
             untried: true,
+            former_routing: None,
             gates: Vec::new(),
             installed: None,
             snapshot: String::new(),
@@ -101,16 +106,25 @@ impl Reconciler {
     }
 
     /// Goes on from rules that the former program of this process has installed. Whether all gates were open then is not
-    /// known, so the next work installs them.
-    pub(crate) fn resume(configured: RuleSet, verify: Option<Duration>, snapshot: String) -> Reconciler {
+    /// known, so the next work installs them. A configuration without rules may still have those of an earlier one.
+    pub(crate) fn resume(
+        configured: Option<RuleSet>,
+        verify: Option<Duration>,
+        snapshot: String,
+    ) -> Option<Reconciler> {
         let next = verify.map(|verify| Instant::now() + verify);
-        Reconciler { next, snapshot, ..Reconciler::new(configured, verify) }
+        let found = Snapshot::from_text(&snapshot).unwrap_or_default();
+        let none = |name| RuleSet { name, ..RuleSet::default() };
+        let configured = configured.or(found.instance.map(none))?;
+        let former_routing = found.routing;
+        Some(Reconciler { next, former_routing, snapshot, ..Reconciler::new(configured, verify) })
     }
 
     /// Wants other rules, verified this often.
     pub(crate) fn want(&mut self, configured: RuleSet, verify: Option<Duration>) {
         self.verify = verify;
         if self.configured != configured {
+            self.former_routing = PolicyRouting::both(self.configured.routing.as_ref(), self.former_routing.as_ref());
             self.configured = configured;
             self.untried = true;
             self.next = Some(Instant::now());
@@ -144,7 +158,18 @@ impl Reconciler {
     }
 
     fn target(&self) -> RuleSet {
-        self.configured.with_gates(|id| self.gates.get(id.index()).copied().unwrap_or(Gate::Normal))
+        let target = self.configured.with_gates(|id| self.gates.get(id.index()).copied().unwrap_or(Gate::Normal));
+        let routing = PolicyRouting::both(target.routing.as_ref(), self.former_routing.as_ref());
+        RuleSet { routing, ..target }
+    }
+
+    /// No connection from the time of earlier rules is left.
+    pub(crate) fn forget_former_routing(&mut self) {
+        let before = self.target();
+        self.former_routing = None;
+        if self.target() != before {
+            self.next = Some(Instant::now());
+        }
     }
 
     /// How the rules stand.
@@ -280,6 +305,9 @@ fn run(task: &Task, instance: &str, snapshot: &str, untried: bool) -> Result<Str
     let mut firewall = Firewall::find()?;
     let snapshot =
         Snapshot::from_text(snapshot).ok_or_else(|| Error::Failed("the rules' snapshot is broken".into()))?;
+    let shares = snapshot.routing.is_some()
+        || matches!(task, Task::Install(target) | Task::Verify(target) if target.routing.is_some());
+    let _lock = shares.then(instance_lock::for_routing).transpose()?;
     firewall.resume(snapshot);
     match task {
         Task::Install(target) => {

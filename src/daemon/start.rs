@@ -106,9 +106,9 @@ pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Resu
     let access_log = handover.access_log.take().map(handover::descriptor).transpose()?.map(File::from);
     let mut serving = Generation::new(instance.next_generation(), config, listeners, access_log)?;
     handover.take_children(&mut serving, &mut instance.children)?;
-    if let (Some(set), Some(snapshot)) = (serving.rules(&instance.names)?, handover.snapshot.take()) {
-        let snapshot = snapshot.into_string().unwrap_or_default();
-        instance.rules = Some(Reconciler::resume(set, serving.config.process.verify, snapshot));
+    if let Some(snapshot) = handover.snapshot.take() {
+        let (snapshot, set) = (snapshot.into_string().unwrap_or_default(), serving.rules(&instance.names)?);
+        instance.rules = Reconciler::resume(set, serving.config.process.verify, snapshot);
     }
     instance.serving = Some(serving);
     instance.fill_slots();

@@ -153,9 +153,13 @@ impl Firewall {
     /// Removes the rules of an instance, whoever installed them. That there are none is no error.
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
         let owner = Owner::Instance(name.to_string());
-        let found = self.families.iter().map(|tables| tables.read(&owner).unwrap_or_default());
-        let had_routes =
-            self.routes.installed.is_some() || found.into_iter().any(|found| !marks(&found.tables).is_empty());
+        let had_routes = match &self.installed {
+            Some(installed) if installed == name => self.routes.installed.is_some(),
+            _ => self.families.iter().any(|tables| {
+                let found = tables.read(&owner).unwrap_or_default();
+                !marks(&found.tables).is_empty()
+            }),
+        };
         self.remove_all(&owner)?;
         if had_routes {
             self.purge_routes()?;

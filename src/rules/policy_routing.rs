@@ -78,6 +78,14 @@ impl PolicyRouting {
     /// The table by default: a number far from those that programs count up from.
     pub const TABLE: u32 = 12_970;
 
+    /// What is needed for one, the other, or both: with the mark and the table of the first one.
+    pub(crate) fn both(one: Option<&PolicyRouting>, other: Option<&PolicyRouting>) -> Option<PolicyRouting> {
+        let mut routing = one.or(other)?.clone();
+        let needed = |family: &Family| [one, other].into_iter().flatten().any(|each| each.families.contains(family));
+        routing.families = Family::BOTH.into_iter().filter(needed).collect();
+        Some(routing)
+    }
+
     /// The words behind `ip rule add` and `ip rule del`. Without a priority the kernel puts a rule before all others except
     /// that of the table `local`. No rule of others must decide before ours.
     pub(crate) fn rule(&self) -> Vec<String> {

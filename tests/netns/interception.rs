@@ -2,7 +2,10 @@
 
 use super::{MOOSE, MOOSE6, Scene};
 use lab::servers::Server;
-use lab::{clients, rules, wait};
+use lab::tempdir::TempDir;
+use lab::{clients, process, rules, wait};
+use nix::sys::signal::Signal;
+use std::time::Duration;
 
 /// Scenario S1 for both families.
 const INTERCEPT: &[&str] = &[
@@ -138,4 +141,194 @@ fn a_mark_or_table_of_others_is_named_and_nothing_is_touched() {
         assert_eq!(rules::saved_with_routing(gateway), before);
         gateway.run(&remove.split(' ').collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn instances_share_the_routing_and_the_last_one_takes_it_away() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let before = rules::saved_with_routing(gateway);
+    let mut one = scene.relay(INTERCEPT);
+    let only_one = rules::saved_with_routing(gateway);
+    let other = ["-d", "-s", "1297", "--intercept", "tproxy", "-R", "-d 10.2.0.5 --dport 443", "10.3.0.3", "80"];
+    let mut two = scene.relay(&other);
+    assert_eq!((scene.page(MOOSE), scene.page("10.2.0.5:443")), ("cow".into(), "cow".into()));
+    assert_eq!(two.stop(), 0);
+    assert_eq!(rules::saved_with_routing(gateway), only_one);
+    assert_eq!(scene.page(MOOSE), "cow");
+    let third = scene.relay(&other);
+    assert_eq!(one.stop(), 0);
+    assert_eq!(scene.page("10.2.0.5:443"), "cow");
+    third.family.end();
+    assert_eq!(scene.launch(&["--flush", "-s", "12970"]).run().status, 0);
+    assert!(rules::saved_with_routing(gateway).contains("lookup 12970"), "it belongs to the other instance");
+    assert_eq!(scene.launch(&["--flush", "-s", "1297"]).run().status, 0);
+    assert_eq!(rules::saved_with_routing(gateway), before);
+}
+
+#[test]
+fn a_reload_or_upgrade_that_ends_interception_lets_older_connections_go_on() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let _cow = scene.lab.cow.enter(|| Server::echo("[::]:7"));
+    let directory = TempDir::new();
+    for next in ["-s 12970 -R '-d moose --dport 7' 10.3.0.3 7", "-s 12970 10.3.0.3 7"] {
+        let before = rules::saved_with_routing(gateway);
+        let file = directory.write("table.conf", "-s 12970 --intercept tproxy -R '-d moose --dport 7' 10.3.0.3 7\n");
+        let mut daemon = scene.relay(&["-d", "-r", "nobody", "-c", &file]);
+        let mut client = scene.lab.client.connect("10.2.0.5:7").expect("connect");
+        clients::round_trip(&mut client, b"before").expect("echo");
+        directory.write("table.conf", &format!("{next}\n"));
+        for (signal, said) in [(Signal::SIGHUP, "reloaded: "), (Signal::SIGUSR2, "upgraded to ")] {
+            daemon.signal(signal);
+            daemon.journal.wait_for(said);
+            clients::round_trip(&mut client, b"after").expect("an older connection goes on");
+            assert!(rules::saved_with_routing(gateway).contains("lookup 12970"), "{said}");
+        }
+        drop(client);
+        wait::until_true("the end of the routing", || !rules::saved_with_routing(gateway).contains("lookup 12970"));
+        assert!(!rules::saved(gateway).contains("TPROXY"));
+        assert_eq!(daemon.stop(), 0);
+        assert_eq!(rules::saved_with_routing(gateway), before);
+    }
+}
+
+/// What becomes of a client that asks for moose, within a short time.
+fn outcome(scene: &Scene) -> String {
+    let got = scene.lab.client.enter(|| {
+        let stream = std::net::TcpStream::connect_timeout(&MOOSE.parse().expect("address"), Duration::from_millis(700));
+        stream.and_then(clients::ask)
+    });
+    got.unwrap_or_else(|error| format!("({:?})", error.kind()))
+}
+
+#[test]
+fn fail_closed_lets_nothing_pass_whoever_is_killed_or_whatever_is_removed() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let args = [&["--fail", "closed", "--verify", "0"], INTERCEPT].concat();
+    let before = rules::saved_with_routing(gateway);
+    let daemon = scene.relay(&args);
+    assert_eq!(outcome(&scene), "cow");
+    // Another program removes what intercepts.
+    for remove in ["iptables -w -t mangle -F PREROUTING", "ip rule del lookup 12970"] {
+        gateway.run(&remove.split(' ').collect::<Vec<_>>());
+        assert_ne!(outcome(&scene), "moose", "{remove}");
+        daemon.signal(Signal::SIGHUP);
+        wait::until_true("put back", || outcome(&scene) == "cow");
+    }
+    // Workers die: one after the other is started, until none can be kept alive.
+    let mut killed = 0;
+    while daemon.journal.count("no worker can be kept alive") == 0 {
+        let worker = daemon.family.named("tproxy-worker").first().copied();
+        worker.into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));
+        killed += 1;
+        assert_ne!(outcome(&scene), "moose", "after {killed} deaths");
+    }
+    process::signal(daemon.pid(), Signal::SIGKILL);
+    assert_ne!(outcome(&scene), "moose", "without the guardian");
+    daemon.family.end();
+    assert_ne!(outcome(&scene), "moose", "without any process");
+    let mut next = scene.relay(&args);
+    assert_eq!(outcome(&scene), "cow");
+    assert_eq!(next.stop(), 0);
+    assert_eq!(rules::saved_with_routing(gateway), before);
+    assert_eq!(outcome(&scene), "moose");
+}
+
+#[test]
+fn fail_open_lets_clients_pass_when_no_worker_can_be_kept_alive() {
+    let Some(scene) = Scene::new() else { return };
+    let daemon = scene.relay(INTERCEPT);
+    wait::until_true("no worker is kept alive", || {
+        daemon.family.named("tproxy-worker").into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));
+        daemon.journal.count("no worker can be kept alive") > 0
+    });
+    wait::until_true("the original destination", || outcome(&scene) == "moose");
+}
+
+#[test]
+fn the_first_rule_that_matches_decides_whatever_its_kind() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let before = rules::saved_with_routing(gateway);
+    let pages = [(81, "redirected"), (82, "intercepted"), (83, "local")];
+    let _servers: Vec<Server> = pages
+        .into_iter()
+        .flat_map(|(port, page)| {
+            let net = if page == "local" { gateway } else { &scene.lab.cow };
+            [net.enter(move || Server::page(&format!("[::]:{port}"), page))]
+        })
+        .collect();
+    let directory = TempDir::new();
+    let file = directory.write(
+        "mixed.conf",
+        "-r nobody\n\
+         -s 1 --intercept redirect -X '--dport 1001' -R '--dport 1000:1009' 10.3.0.3 81\n\
+         -s 2 --intercept tproxy --reject '--dport 1012' -R '--dport 1000:1019' -R '-d 10.1.0.1 --dport 1030' 10.3.0.3 82\n\
+         --local 83 -R '--dport 1010:1029' --reject '--dport 1000:1039'\n",
+    );
+    let mut daemon = scene.relay(&["-d", "-c", &file]);
+    let ask = |to: &str| scene.lab.client.fetch(to).unwrap_or_else(|error| format!("({:?})", error.kind()));
+    for host in ["10.2.0.5", "[fd00:2::5]"] {
+        for (port, page) in [(1000, "redirected"), (1010, "intercepted"), (1020, "local")] {
+            assert_eq!(ask(&format!("{host}:{port}")), page);
+        }
+        for port in [1001, 1012, 1031] {
+            assert_eq!(ask(&format!("{host}:{port}")), "(ConnectionRefused)", "{port}");
+        }
+    }
+    // An address of the gateway itself.
+    assert_eq!(ask("10.1.0.1:1030"), "intercepted");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(rules::saved_with_routing(gateway), before);
+}
+
+#[test]
+fn a_listener_at_loopback_takes_what_is_intercepted_and_nothing_else() {
+    let Some(scene) = Scene::new() else { return };
+    let args =
+        ["-d", "-s", "12970", "-b", "127.0.0.1", "--intercept", "tproxy", "-R", "-d moose --dport 80", "cow", "80"];
+    let _daemon = scene.relay(&args);
+    assert_eq!(scene.page(MOOSE), "cow");
+    let direct = scene.lab.client.connect("10.1.0.1:12970").expect_err("nobody listens there");
+    assert_eq!(direct.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn transparent_relays_what_is_intercepted_and_refuses_what_comes_directly() {
+    let Some(scene) = Scene::new() else { return };
+    let args =
+        ["-d", "-s", "8081", "-r", "nobody", "--intercept", "tproxy", "-t", "-R", "--dport 80", "-R", "--dport 8081"];
+    let daemon = scene.relay(&args);
+    let _high = scene.lab.moose.enter(|| Server::page("[::]:8081", "moose 8081"));
+    assert_eq!((scene.page(MOOSE), scene.page(MOOSE6)), ("moose".into(), "moose".into()));
+    assert_eq!(scene.page("10.2.0.5:8081"), "moose 8081", "our port, but another host's address");
+    for to in ["10.1.0.1:8081", "10.1.0.1:80"] {
+        clients::expect_connect_reset(scene.lab.client.connect(to));
+    }
+    let endings: Vec<String> = daemon.journal.wait_connections(5).into_iter().map(|line| line.ending).collect();
+    assert_eq!(endings[3..], ["loop", "forbidden: address of this host"], "{endings:?}");
+}
+
+#[test]
+fn an_upstream_on_the_gateway_itself_is_reached_and_not_intercepted() {
+    let Some(scene) = Scene::new() else { return };
+    let _own = scene.lab.gateway.enter(|| Server::page("[::]:80", "gateway"));
+    let daemon = scene.relay(&[
+        "-d",
+        "-s",
+        "12970",
+        "-r",
+        "nobody",
+        "--intercept",
+        "tproxy",
+        "-R",
+        "--dport 80",
+        "10.1.0.1",
+        "80",
+    ]);
+    assert_eq!(scene.page(MOOSE), "gateway");
+    assert_eq!(scene.lab.gateway.fetch("10.1.0.1:80").expect("own connection"), "gateway");
+    assert_eq!(daemon.journal.wait_connections(1).len(), 1);
 }
