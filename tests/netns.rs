@@ -81,6 +81,8 @@ mod system_log;
 mod table;
 #[path = "netns/tools.rs"]
 mod tools;
+#[path = "netns/udp_reject.rs"]
+mod udp_reject;
 #[path = "netns/via.rs"]
 mod via;
 #[path = "netns/via_http.rs"]

@@ -89,7 +89,7 @@ pub(crate) fn manual_options() -> String {
         text += &format!(".Ss {}\n.Bl -tag -width Ds\n", group.title());
         options(group).for_each(|opt| text += &manual_option(opt));
         text += ".El\n";
-        if group == Group::Rules {
+        if group == Group::Without {
             text += &escaped(&format!(
                 ".Pp\nWith --local and --kernel nothing is relayed.\nThey cannot be used with {}.\n",
                 listed_relay_only()

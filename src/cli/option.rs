@@ -13,12 +13,13 @@ pub enum OptionId {
     Redirect,
     Exempt,
     Reject,
-    Local,
-    Kernel,
-    Proto,
+    RejectQuic,
     Output,
     Verify,
     Fail,
+    Local,
+    Kernel,
+    Proto,
     Intercept,
     Source,
     TproxyMark,
@@ -123,6 +124,7 @@ impl Value {
 pub enum Group {
     Listening,
     Rules,
+    Without,
     Interception,
     Upstream,
     Proxies,
@@ -132,9 +134,10 @@ pub enum Group {
 }
 
 impl Group {
-    pub const ALL: [Group; 8] = [
+    pub const ALL: [Group; 9] = [
         Group::Listening,
         Group::Rules,
+        Group::Without,
         Group::Interception,
         Group::Upstream,
         Group::Proxies,
@@ -148,6 +151,7 @@ impl Group {
         match self {
             Group::Listening => "Listening",
             Group::Rules => "Rules",
+            Group::Without => "Without a relay",
             Group::Interception => "Interception",
             Group::Upstream => "Upstream",
             Group::Proxies => "Proxies",

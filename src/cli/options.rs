@@ -101,29 +101,17 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         value: text("MATCH"),
         repeatable: true,
-        help: "Refuse connections that match with a reset, to this host and through it.",
+        help: "Refuse what matches, to this host and through it: TCP with a reset, UDP (-p udp) with an ICMP error.",
         ..one(Id::Reject, "", "reject", Group::Rules)
     },
     Opt {
-        value: Some(Value::Text("PORT", &["same"])),
         goes_with: &[
             Relation::Needs(&[Term::Given(Id::Redirect)], ""),
-            Relation::Excludes(&[Term::Given(Id::Kernel), Term::Operands], ""),
+            Relation::Excludes(&[Term::Is(Id::Proto, "udp")], ""),
         ],
-        help: "Redirect to this port of this host, or to the same port that the client asked for. Nothing is relayed.",
-        ..one(Id::Local, "", "local", Group::Rules)
-    },
-    Opt {
-        goes_with: &[Relation::Needs(&[Term::Given(Id::Redirect)], "")],
-        help: "Let the kernel send connections to HOST PORT (DNAT and MASQUERADE). Nothing is relayed.",
-        more: "Forwarding must be switched on.",
-        ..one(Id::Kernel, "", "kernel", Group::Rules)
-    },
-    Opt {
-        value: Some(Value::OneOf(&["tcp", "udp"])),
-        help: "Protocol of a MATCH that names none. The default is tcp.",
-        more: "udp is for --local and --kernel.",
-        ..one(Id::Proto, "", "proto", Group::Rules)
+        help: "Refuse HTTP/3 (UDP port 443) of what -R matches, so that browsers use TCP.",
+        more: "The other conditions of the MATCH apply, and each -X before it.",
+        ..one(Id::RejectQuic, "", "reject-quic", Group::Rules)
     },
     Opt {
         goes_with: &[
@@ -147,6 +135,27 @@ pub const OPTIONS: &[Opt] = &[
         help: "When no worker can be kept alive: open removes the redirection, so clients reach their original \
                destination; closed rejects them. The default is open.",
         ..process(Id::Fail, "", "fail", Group::Rules)
+    },
+    Opt {
+        value: Some(Value::Text("PORT", &["same"])),
+        goes_with: &[
+            Relation::Needs(&[Term::Given(Id::Redirect)], ""),
+            Relation::Excludes(&[Term::Given(Id::Kernel), Term::Operands], ""),
+        ],
+        help: "Redirect to this port of this host, or to the same port that the client asked for. Nothing is relayed.",
+        ..one(Id::Local, "", "local", Group::Without)
+    },
+    Opt {
+        goes_with: &[Relation::Needs(&[Term::Given(Id::Redirect)], "")],
+        help: "Let the kernel send connections to HOST PORT (DNAT and MASQUERADE). Nothing is relayed.",
+        more: "Forwarding must be switched on.",
+        ..one(Id::Kernel, "", "kernel", Group::Without)
+    },
+    Opt {
+        value: Some(Value::OneOf(&["tcp", "udp"])),
+        help: "Protocol of a MATCH that names none. The default is tcp.",
+        more: "udp is for --local and --kernel.",
+        ..one(Id::Proto, "", "proto", Group::Without)
     },
     Opt {
         value: Some(Value::OneOf(&["redirect", "tproxy"])),

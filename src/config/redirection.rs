@@ -9,7 +9,8 @@ use crate::cli::parse::{ArgumentValue, Arguments};
 use crate::config::{source, values, via};
 use crate::error::Error;
 use crate::relay::timeouts::Timeouts;
-use crate::rules::matching::Match;
+use crate::rules::matching::{Match, RELAYED};
+use crate::rules::quic;
 use crate::sys::clock::ticks;
 use crate::traffic::service::{Balance, Destination, HostPort, Interception, SAME, Service, Source, Via};
 use crate::traffic::upstreams::HOSTS;
@@ -21,6 +22,8 @@ pub(crate) struct Redirection {
     pub target: Target,
     /// The rules, in the order of the command line.
     pub rules: Vec<(RuleKind, Match)>,
+    /// Whether HTTP/3 of what is redirected is rejected.
+    pub reject_quic: bool,
     /// Whether this host's own connections are redirected too.
     pub output: bool,
     /// The file and the line that it was read from.
@@ -107,12 +110,20 @@ pub(super) fn read(arguments: &Arguments) -> Result<Redirection, Error> {
         let expected = "an address that redirected connections can reach, which the loopback address is not";
         return Err(Error::value("-b", ip.to_string(), expected));
     }
-    Ok(Redirection { listen, target, rules, output: arguments.has(OptionId::Output), place: None })
+    let (reject_quic, output) = (arguments.has(OptionId::RejectQuic), arguments.has(OptionId::Output));
+    let redirected = rules.iter().filter(|(kind, _)| *kind == RuleKind::Redirect);
+    if reject_quic && let Some(error) = redirected.filter_map(|(_, written)| unfit_for_quic(written)).next() {
+        return Err(error);
+    }
+    Ok(Redirection { listen, target, rules, reject_quic, output, place: None })
 }
 
 fn is_tproxy(target: &Target) -> bool {
     matches!(target, Target::Relay(service) if service.interception == Interception::Tproxy)
 }
+
+/// The protocols of rules that relay nothing.
+const EITHER: &[&str] = &["tcp", "udp"];
 
 fn listen(arguments: &Arguments) -> Result<Listen, Error> {
     let bind = arguments.value(OptionId::Bind, values::address)?;
@@ -142,14 +153,21 @@ fn target(arguments: &Arguments) -> Result<Target, Error> {
     }
 }
 
-/// The protocols that a MATCH may name, first the one that is meant when it names none.
+fn unfit_for_quic(written: &Match) -> Option<Error> {
+    let (option, shown) = (quic::unfit(written.conditions())?, written.shown());
+    let advice = "write a --reject '-p udp --dport 443 ...' instead";
+    Some(Error::Usage(format!("--reject-quic: {option} of {shown} cannot be tested for UDP; {advice}")))
+}
+
+/// The protocols that a MATCH of `-R` may name, first the one that is meant when it names none.
 fn protocols(arguments: &Arguments, target: &Target) -> Result<&'static [&'static str], Error> {
     match (arguments.text(OptionId::Proto), target) {
         (Some("udp"), Target::Relay(_)) => {
             Err(Error::value("--proto", "udp", "tcp; udp needs --local or --kernel, because it cannot be relayed"))
         }
-        (Some("udp"), Target::Local(_) | Target::Kernel(_)) => Ok(&["udp"]),
-        _ => Ok(&["tcp"]),
+        (Some("udp"), Target::Local(_) | Target::Kernel(_)) => Ok(&["udp", "tcp"]),
+        (_, Target::Local(_) | Target::Kernel(_)) => Ok(EITHER),
+        (_, Target::Relay(_)) => Ok(RELAYED),
     }
 }
 
@@ -225,6 +243,8 @@ fn rules(arguments: &Arguments, protocols: &[&str]) -> Result<Vec<(RuleKind, Mat
             _ => continue,
         };
         if let ArgumentValue::Text(text) = &argument.value {
+            // What is not relayed may be of any protocol that a rule can be about.
+            let protocols = if kind != RuleKind::Redirect && protocols == RELAYED { EITHER } else { protocols };
             rules.push((kind, Match::parse(&options::opt(argument.id).to_string(), text, protocols)?));
         }
     }

@@ -8,7 +8,9 @@ use crate::config::{Config, FailMode, Redirection, RuleKind, Target, waiting};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
+use crate::rules::matching::ResolvedMatch;
 use crate::rules::policy_routing::PolicyRouting;
+use crate::rules::quic;
 use crate::rules::rule::{Action, RuleSpec};
 use crate::rules::ruleset::RuleSet;
 use crate::sys::ipset;
@@ -53,11 +55,14 @@ impl Config {
                     return Err(Error::Failed(format!("{shown}: {why}")));
                 }
                 for matching in resolved {
-                    let action = action(redirection, *kind, matching.family, &listening, known);
+                    let Some(action) = action(redirection, *kind, matching.family, &listening, known) else { continue };
                     // In the place of the rule, so that no later one takes its traffic (`Action::behind`).
-                    let action = action.map(|action| if withheld { Action::Exempt } else { action });
-                    let spec = |action| RuleSpec { action, matching, redirection: id, output: redirection.output };
-                    specs.extend(action.map(spec));
+                    let action = if withheld { Action::Exempt } else { action };
+                    let spec =
+                        |action, matching| RuleSpec { action, matching, redirection: id, output: redirection.output };
+                    let quic = quic_rule(action, &matching).filter(|_| redirection.reject_quic);
+                    specs.push(spec(action, matching));
+                    specs.extend(quic.map(|(action, matching)| spec(action, matching)));
                 }
             }
         }
@@ -85,6 +90,15 @@ impl Config {
         let mut families: Vec<Family> = upstreams.map(|address| Family::of(&address.ip())).collect();
         families.dedup();
         families
+    }
+}
+
+/// The rule of `--reject-quic` beside another one.
+fn quic_rule(action: Action, matching: &ResolvedMatch) -> Option<(Action, ResolvedMatch)> {
+    match action {
+        Action::Exempt => Some((Action::Exempt, quic::exempted(matching)?)),
+        Action::Reject => None,
+        _ => Some((Action::Reject, quic::rejected(matching)?)),
     }
 }
 

@@ -152,6 +152,11 @@ impl Match {
         one_family::sets(&self.rest)
     }
 
+    /// All but protocol, source and destination.
+    pub(crate) fn conditions(&self) -> &[String] {
+        &self.rest
+    }
+
     /// The families that know all of its conditions but source and destination.
     fn families(&self) -> impl Iterator<Item = Family> {
         one_family::families(&self.rest).into_iter()

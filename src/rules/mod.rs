@@ -21,6 +21,7 @@ pub(crate) mod one_family;
 pub(crate) mod passage;
 pub(crate) mod plan;
 pub(crate) mod policy_routing;
+pub(crate) mod quic;
 pub(crate) mod routes;
 pub(crate) mod rule;
 pub(crate) mod ruleset;

@@ -6,6 +6,7 @@ use crate::rules::address::Family;
 use crate::rules::chains::{Chain, Jump, PREFIX, Rule, Table};
 use crate::rules::conntrack_match::ConntrackMatch;
 use crate::rules::interception;
+use crate::rules::matching::ResolvedMatch;
 use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::{Action, RuleSpec};
 
@@ -39,22 +40,22 @@ pub(crate) struct Wanted<'a> {
 pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
     let Wanted { name, own_uid, family, routing, holds, specs } = wanted;
     let chain = format!("{PREFIX}{name}");
-    // A reset is TCP's, so nothing else is refused.
+    // Only TCP is intercepted.
     let of_tcp: Vec<&RuleSpec> = specs.iter().copied().filter(|spec| spec.matching.protocol == "tcp").collect();
     let mangle = interception::mangle(&chain, routing, family, &of_tcp);
     // OUTPUT decides about this host's own connections (with -O), or nothing does (without). One that goes to this
     // host also passes INPUT. Without this rule the relay could not reach an upstream on its own machine.
     let own = rule(&["-i", "lo", "-j", "RETURN"]);
     let intercepted = routing.map(|routing| rule(&["-m", "mark", "--mark", &routing.mark.to_string(), "-j", "RETURN"]));
-    let filter = Draft {
+    let mut filter = Draft {
         name: "filter",
         hooks: &["INPUT", "FORWARD"],
-        specs: of_tcp,
+        specs: specs.clone(),
         needs: &|action| action == Action::Reject || (holds && matches!(action, Action::Tproxy { .. })),
         rules: &|specs| filter_rules(specs, holds),
         first: std::iter::once(own).chain(intercepted).collect(),
     };
-    let nat = Draft {
+    let mut nat = Draft {
         name: "nat",
         hooks: &["PREROUTING"],
         specs,
@@ -73,11 +74,12 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
 
 impl Draft<'_> {
     /// The table with the instance's chain, and with a second one for OUTPUT if a rule asks for it (`-O`).
-    fn table(&self, chain: &str, own_uid: Option<u32>) -> Option<Table> {
+    fn table(&mut self, chain: &str, own_uid: Option<u32>) -> Option<Table> {
         let needing: Vec<&RuleSpec> = self.specs.iter().copied().filter(|spec| (self.needs)(spec.action)).collect();
         if needing.is_empty() {
             return None;
         }
+        self.specs.retain(|spec| needing.iter().any(|other| other.matching.protocol == spec.matching.protocol));
         let mut table = Table::new(self.name);
         let rules = self.first.iter().cloned().chain((self.rules)(&self.specs)).collect();
         table.chains.push(Chain { name: chain.to_string(), rules });
@@ -138,15 +140,19 @@ fn nat_rules(specs: &[&RuleSpec]) -> Vec<Rule> {
 }
 
 fn filter_rules(specs: &[&RuleSpec], holds: bool) -> Vec<Rule> {
-    // Translated connections come first: the other rules would judge them by their new destination.
     let mut rules = Vec::new();
+    // A chain gets each packet of UDP, not only those that begin something. An answer is not what a MATCH names.
+    if specs.iter().any(|spec| spec.matching.protocol == "udp") {
+        rules.push(rule(&["-p", "udp", "-m", "conntrack", "--ctdir", "REPLY", "-j", "RETURN"]));
+    }
+    // Translated connections come before the other rules, which would judge them by their new destination.
     for translated in specs.iter().flat_map(|spec| translated(spec)) {
         if !rules.contains(&translated) {
             rules.push(translated);
         }
     }
     let verdict = |spec: &&RuleSpec| match spec.action {
-        Action::Reject => Some(spec.rule(&["-j", "REJECT", "--reject-with", "tcp-reset"])),
+        Action::Reject => Some(spec.rule(&["-j", "REJECT", "--reject-with", refusal(&spec.matching)])),
         // It has no mark, so the rules of the mangle table or the socket are gone.
         Action::Tproxy { .. } if holds => Some(spec.rule(&["-j", "REJECT", "--reject-with", "tcp-reset"])),
         // A connection that already went to the rule's target was not translated. No later rule may decide about it.
@@ -157,10 +163,20 @@ fn filter_rules(specs: &[&RuleSpec], holds: bool) -> Vec<Rule> {
     rules
 }
 
+/// How a client learns at once that nobody serves it.
+fn refusal(matching: &ResolvedMatch) -> &'static str {
+    match (matching.protocol.as_str(), matching.family) {
+        ("tcp", _) => "tcp-reset",
+        (_, Family::V4) => "icmp-port-unreachable",
+        (_, Family::V6) => "icmp6-port-unreachable",
+    }
+}
+
 /// Lets the connections pass that the nat table translated for this rule, and only those: a client that connects to
 /// the new destination directly is judged by the other rules.
 fn translated(spec: &RuleSpec) -> Vec<Rule> {
-    let pass = |now: &[&str]| vec![rule(&[&["-p", "tcp"], now, &TRANSLATED, &["-j", "RETURN"]].concat())];
+    let protocol = ["-p", &spec.matching.protocol];
+    let pass = |now: &[&str]| vec![rule(&[&protocol, now, &TRANSLATED, &["-j", "RETURN"]].concat())];
     // Where the port did not change, it does not tell them apart.
     let as_asked = |now: &[&str]| ConntrackMatch::of(&spec.matching).rules(now, &["-j", "RETURN"]);
     match spec.action {

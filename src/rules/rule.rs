@@ -22,7 +22,7 @@ pub struct RuleSpec {
 pub enum Action {
     /// `-X`: left alone.
     Exempt,
-    /// `--reject`: refused at once.
+    /// `--reject`: refused at once, also when it is to be forwarded.
     Reject,
     /// `-R` of a relay: redirected to the port that a worker listens on.
     Redirect { port: u16 },

@@ -179,8 +179,6 @@ COMMIT
 *nat
 :tproxy.12970 - [0:0]
 -A tproxy.12970 -p udp --dport 53 -j REDIRECT --to-ports 53
--A tproxy.12970 -p tcp --dport 53 -j RETURN
--A tproxy.12970 -p tcp --dport 54 -j RETURN
 -I PREROUTING -p udp -j tproxy.12970
 COMMIT
 ";
@@ -320,6 +318,37 @@ fn one_redirection_can_be_withdrawn_or_refused_while_the_others_stay() {
     assert!(
         set.with_gates(|_| Gate::Withdrawn).restore_text(Family::V4).contains("--dport 82 -j REDIRECT --to-ports 9")
     );
+}
+
+#[test]
+fn udp_is_rejected_with_an_error_of_icmp_and_answers_are_not() {
+    let kept = "-p tcp --dport 80";
+    let set =
+        set(&[(Action::Exempt, "-p udp -s 10.1.0.9,fd00:1::9"), (Action::Reject, "-p udp --dport 443"), (TO, kept)]);
+    let text = |address: &str, error: &str| {
+        format!(
+            "*filter
+:tproxy.12970 - [0:0]
+-A tproxy.12970 -i lo -j RETURN
+-A tproxy.12970 -p udp -m conntrack --ctdir REPLY -j RETURN
+-A tproxy.12970 -p udp -s {address} -j RETURN
+-A tproxy.12970 -p udp --dport 443 -j REJECT --reject-with {error}
+-I INPUT -p udp -j tproxy.12970
+-I FORWARD -p udp -j tproxy.12970
+COMMIT
+*nat
+:tproxy.12970 - [0:0]
+-A tproxy.12970 -p tcp --dport 80 -j REDIRECT --to-ports 12970
+-I PREROUTING -p tcp --syn -j tproxy.12970
+COMMIT
+"
+        )
+    };
+    for (family, address, error) in
+        [(Family::V4, "10.1.0.9", "icmp-port-unreachable"), (Family::V6, "fd00:1::9", "icmp6-port-unreachable")]
+    {
+        assert_eq!(set.restore_text(family), text(address, error));
+    }
 }
 
 #[test]
