@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::commands;
-use crate::protocol::{Request, WEB_PORT};
+use crate::protocol::{Request, WEB_PORT, head_length};
 use crate::resources::process_tree;
 
 /// The origin's address. The client connects to this address, and to a port that belongs to one contestant.
@@ -222,11 +222,10 @@ fn fetch_one_byte(from: SocketAddr) -> io::Result<()> {
     stream.write_all(&Request::Object { size: 1, close: true }.bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    let expected = Request::answer_head(1, true).len() + 1;
-    if answer.len() == expected {
+    if head_length(&answer).is_some_and(|head| answer.len() == head + 1) {
         return Ok(());
     }
-    Err(io::Error::other(format!("expected {expected} bytes: {:?}", String::from_utf8_lossy(&answer))))
+    Err(io::Error::other(format!("expected a head and one byte: {:?}", String::from_utf8_lossy(&answer))))
 }
 
 /// Installs a rule unless it is there.
