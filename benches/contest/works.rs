@@ -82,7 +82,7 @@ const FOR_WEB_SERVER: [(&str, &str, &str); 7] = [
 const BESIDE_IDLE: [&str; 4] = ["stream", "objects", "small", "churn"];
 
 /// The works in which only some take part: name, title, load, contestants.
-const FOR_SOME: [(&str, &str, &str, &[&str]); 8] = [
+const FOR_SOME: [(&str, &str, &str, &[&str]); 10] = [
     ("workers", "Eight streams, one worker and two", "down:8", &["tproxy", "tproxy-w2"]),
     ("kernel", "Eight streams through the kernel's DNAT", "down:8", &["direct", "dnat", "tproxy-kernel"]),
     ("kernel-churn", "A connection for each object, through DNAT", "new:200:64", &["direct", "dnat", "tproxy-kernel"]),
@@ -110,6 +110,19 @@ const FOR_SOME: [(&str, &str, &str, &[&str]); 8] = [
         "One stream through an HTTP proxy with CONNECT",
         "down:1",
         &["tproxy", "tproxy-connect", "redsocks-connect"],
+    ),
+    // The last ones: rules that they need stay.
+    (
+        "source",
+        "A connection for each object, which leaves from the client's address",
+        "new:200:64",
+        &["tproxy", "tproxy-source", "tproxy-both", "haproxy-source", "nginx-source"],
+    ),
+    (
+        "intercept",
+        "A connection for each object, by REDIRECT and by TPROXY",
+        "new:200:64",
+        &["tproxy", "tproxy-intercept"],
     ),
 ];
 

@@ -28,7 +28,7 @@ use crate::sys::{inherited, reset};
 use crate::traffic::counters::{COUNT, Counters};
 
 /// The first line: change a number whenever what follows, or a message of `message.rs`, changes its meaning.
-const HEADER: &str = "tproxy-handover 2 messages 5";
+const HEADER: &str = "tproxy-handover 3 messages 5";
 
 /// What an upgrade hands over.
 #[derive(Debug)]
