@@ -12,7 +12,9 @@ use crate::daemon::{child, inherited, instance_lock, resolver, start, warnings};
 use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
-use crate::rules::firewall::Firewall;
+use crate::rules::backend::FirewallKind;
+use crate::rules::installation::Installation;
+use crate::rules::nft;
 use crate::rules::ruleset::{self, RuleSet};
 use crate::sys::account;
 use crate::sys::reset;
@@ -56,7 +58,7 @@ fn run(command_line: CommandLine) -> Result<u8, Error> {
         Command::Flush(name) => flush(name.as_deref())?,
         Command::PrintRules(config) => {
             let set = rules(&config, &resolver::look_up_all(config.names_in_rules())?)?;
-            print!("{}", set.as_ref().map(ruleset::print_rules).unwrap_or_default());
+            print!("{}", set.as_ref().map(printed).transpose()?.unwrap_or_default());
         }
         Command::Check(config) => check(&config)?,
         Command::Run(config) => return start::run(config),
@@ -66,29 +68,58 @@ fn run(command_line: CommandLine) -> Result<u8, Error> {
 
 fn flush(name: Option<&str>) -> Result<(), Error> {
     config::check_privileges_for_rules("--flush", "remove")?;
-    let mut firewall = Firewall::find()?;
+    let mut living = instance_lock::living();
+    living.retain(|(other, _)| name.is_none_or(|name| name == other));
+    // Workers whose guardian was killed serve on, and so do their tables.
+    nft::owners::end_all(|instance| {
+        name.is_none_or(|name| name == instance) && !living.iter().any(|(other, _)| other == instance)
+    });
+    let mut firewall = Installation::find(None)?;
     // Where there can be no lock, no daemon has started either.
     let _lock = instance_lock::for_routing().ok();
-    match name {
-        Some(name) => firewall.remove(name)?,
-        None => {
-            let (chains, routes) = firewall.flush_all()?;
-            match chains {
-                0 if routes > 0 => {}
-                0 => println!("no rules of tproxy were there"),
-                1 => println!("1 chain removed"),
-                chains => println!("{chains} chains removed"),
-            }
-            if routes > 0 {
-                println!("policy routing removed");
-            }
+    let done = match name {
+        Some(name) => firewall.remove(name).map(|()| None),
+        None => firewall.flush_all().map(|counts| Some(removed(counts))),
+    };
+    match (done, living.first()) {
+        (Ok(said), _) => said.iter().for_each(|said| println!("{said}")),
+        (Err(error), Some((other, holder))) if nft::firewall::is_foreign(&error) => {
+            let sentence = format!("the rules '{other}' belong to {holder}, and nobody else can remove them; stop it");
+            return Err(Error::Taken(sentence));
         }
+        (Err(error), _) => return Err(error),
     }
-    for (other, holder) in instance_lock::living().iter().filter(|(other, _)| name.is_none_or(|name| name == other)) {
+    for (other, holder) in &living {
         let sentence = format!("the rules '{other}' belong to {holder}, which will put them back; stop it first");
         eprintln!("tproxy: {}", logging::escaped(sentence));
     }
     Ok(())
+}
+
+/// What `--flush` has removed: chains of iptables, tables of nft, and policy routing.
+fn removed([chains, tables, routes]: [usize; 3]) -> String {
+    let counted = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        _ => Some(format!("{count} {what}s")),
+    };
+    let all: Vec<String> = counted(chains, "chain").into_iter().chain(counted(tables, "nft table")).collect();
+    let rules = (!all.is_empty()).then(|| format!("{} removed", all.join(" and ")));
+    let routes = (routes > 0).then(|| "policy routing removed".to_owned());
+    match rules.into_iter().chain(routes).collect::<Vec<_>>().as_slice() {
+        [] => "no rules of tproxy were there".into(),
+        lines => lines.join("\n"),
+    }
+}
+
+/// The rules as text, for the firewall that they would be installed with. Who may not look at the firewall gets what would
+/// be installed where nobody has rules.
+fn printed(set: &RuleSet) -> Result<String, Error> {
+    let (kind, _) = Installation::find(None)?.choose(set, account::is_root())?;
+    match kind {
+        FirewallKind::Iptables => Ok(ruleset::print_rules(set)),
+        FirewallKind::Nft => nft::firewall::print_rules(set),
+    }
 }
 
 type Addresses = HashMap<String, Vec<IpAddr>>;
@@ -112,8 +143,9 @@ fn check(config: &Config) -> Result<(), Error> {
     if let Some(set) = &rules {
         let mut warnings = warnings::of_rules(config, set, &|id| config.redirections[id.index()].addresses());
         if account::is_root() {
-            let firewall = Firewall::find()?;
-            firewall.check_shown(set)?;
+            let firewall = Installation::find(None)?;
+            let (kind, _) = firewall.choose(set, true)?;
+            firewall.try_out(set, kind)?;
             warnings.extend(firewall.lacking(set).unwrap_or_default());
         }
         warnings.into_iter().for_each(|what| eprintln!("tproxy: warning: {}", logging::escaped(what)));
@@ -147,6 +179,6 @@ fn check(config: &Config) -> Result<(), Error> {
             }
         }
     }
-    print!("{}", rules.as_ref().map(ruleset::print_rules).unwrap_or_default());
+    print!("{}", rules.as_ref().map(printed).transpose()?.unwrap_or_default());
     Ok(())
 }

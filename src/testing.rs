@@ -22,6 +22,7 @@ pub use crate::relay::tunnel::{Tunnel, TunnelHandshake};
 pub use crate::rules::address::Family;
 pub use crate::rules::firewall::Firewall;
 pub use crate::rules::matching::Match;
+pub use crate::rules::nft::translation::{untranslated, without_iptables};
 pub use crate::rules::rule::{Action, Gate, RuleSpec};
 pub use crate::rules::ruleset::RuleSet;
 pub use crate::rules::snapshot::Snapshot;

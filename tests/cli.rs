@@ -264,6 +264,38 @@ fn a_match_that_is_more_than_a_match_is_refused() {
 }
 
 #[test]
+fn what_nft_has_no_words_for_is_refused_by_name() {
+    for (rule, named) in [
+        ("--dport 80 -m string --algo bm --string x", "-m string"),
+        ("-m set --match-set inside src", "-m set --match-set inside (nft cannot look into a set of ipset(8)"),
+        ("-m time --timestart 25:00", "this use of -m time"),
+        ("--dport no-such-service", "--dport no-such-service"),
+        ("-m conntrack --ctexpire 3", "--ctexpire 3"),
+    ] {
+        let said = refused(&["--firewall", "nft", "-R", rule, "-s", "40123", "127.0.0.1", "40124"]).stderr;
+        assert!(said.starts_with(&format!("tproxy: -R '{rule}': {named}")), "{said}");
+        assert!(said.trim_end().ends_with(" needs --firewall iptables"), "{said}");
+    }
+    let said = refused(&["--firewall", "nft", "-R", "--dport 80", "--intercept", "tproxy", "-s", "40123", "-t"]).stderr;
+    assert_eq!(said, "tproxy: --intercept tproxy: needs --firewall iptables");
+    value_refused("--firewall", "pf");
+}
+
+#[test]
+fn rules_for_nft_are_one_table_with_a_map_for_many_redirections() {
+    let directory = TempDir::new();
+    let file = directory.file("table.conf");
+    let lines =
+        (1..=500).map(|at| format!("--local {} -R '-d 10.0.{}.{} --dport 80'\n", 1000 + at, at / 250, at % 250));
+    fs::write(&file, lines.collect::<String>()).unwrap();
+    let done = Launch::new(&["--print-rules", "--firewall", "nft", "-c", &file]).run();
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""));
+    assert!(done.stdout.starts_with("# nft -f -\ntable inet tproxy.table {\n"), "{}", done.stdout);
+    assert_eq!(done.stdout.matches(" : 1").count(), 500, "{}", done.stdout);
+    assert_eq!(done.stdout.matches("redirect to ").count(), 1, "{}", done.stdout);
+}
+
+#[test]
 fn a_match_with_an_open_quote_is_refused() {
     value_refused("-R", "-d 'moose");
     value_refused("-X", "-m comment --comment \"open");

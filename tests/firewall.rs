@@ -16,3 +16,5 @@ mod install;
 mod tools;
 #[path = "firewall/traffic.rs"]
 mod traffic;
+#[path = "firewall/translation.rs"]
+mod translation;

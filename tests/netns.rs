@@ -53,6 +53,8 @@ mod measures;
 mod memory;
 #[path = "netns/names.rs"]
 mod names;
+#[path = "netns/nft.rs"]
+mod nft;
 #[path = "netns/passed.rs"]
 mod passed;
 #[path = "netns/privileges.rs"]

@@ -15,6 +15,7 @@ pub enum OptionId {
     Reject,
     RejectQuic,
     Output,
+    Firewall,
     Verify,
     Fail,
     Local,

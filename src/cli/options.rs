@@ -48,6 +48,10 @@ const fn command(id: Id, short: &'static str, long: &'static str, group: Group) 
     Opt { scope: Scope::Command, ..one(id, short, long, group) }
 }
 
+const fn matching(id: Id, short: &'static str, long: &'static str) -> Opt {
+    Opt { value: text("MATCH"), repeatable: true, ..one(id, short, long, Group::Rules) }
+}
+
 const fn text(name: &'static str) -> Option<Value> {
     Some(Value::Text(name, &[]))
 }
@@ -85,24 +89,17 @@ pub const OPTIONS: &[Opt] = &[
         ..relay(Id::AcceptProxy, "", "accept-proxy", Group::Listening)
     },
     Opt {
-        value: text("MATCH"),
-        repeatable: true,
-        help: "Redirect connections that match: what you would write between the chain name and -j for iptables. \
-               Needs root.",
-        ..one(Id::Redirect, "R", "redirect", Group::Rules)
+        help: "Redirect connections that match: what iptables takes between the chain name and -j. Needs root.",
+        ..matching(Id::Redirect, "R", "redirect")
     },
     Opt {
-        value: text("MATCH"),
-        repeatable: true,
         help: "Leave connections that match alone.",
         more: "-X, --reject and -R are tried in the order in which they are given.",
-        ..one(Id::Exempt, "X", "exempt", Group::Rules)
+        ..matching(Id::Exempt, "X", "exempt")
     },
     Opt {
-        value: text("MATCH"),
-        repeatable: true,
         help: "Refuse what matches, to this host and through it: TCP with a reset, UDP (-p udp) with an ICMP error.",
-        ..one(Id::Reject, "", "reject", Group::Rules)
+        ..matching(Id::Reject, "", "reject")
     },
     Opt {
         goes_with: &[
@@ -125,9 +122,13 @@ pub const OPTIONS: &[Opt] = &[
         ..one(Id::Output, "O", "output", Group::Rules)
     },
     Opt {
+        value: Some(Value::OneOf(&["auto", "iptables", "nft"])),
+        help: "Install the rules with iptables, the default, or with nft; auto decides. See FIREWALL RULES.",
+        ..process(Id::Firewall, "", "firewall", Group::Rules)
+    },
+    Opt {
         value: text("SECONDS"),
-        help: "Compare the rules in the firewall with the configuration this often, and repair them. 0 means never. \
-               The default is 30.",
+        help: "Compare the rules in the firewall with what they should be this often. 0 means never. Default: 30.",
         ..process(Id::Verify, "", "verify", Group::Rules)
     },
     Opt {

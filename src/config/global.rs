@@ -10,6 +10,7 @@ use crate::cli::parse::Arguments;
 use crate::config::congestion::{self, CongestionControl};
 use crate::config::values;
 use crate::error::Error;
+use crate::rules::backend::FirewallChoice;
 use crate::rules::policy_routing::{Mark, PolicyRouting};
 use crate::sys::account::Account;
 use crate::traffic::source_limit::SourcePrefix;
@@ -30,6 +31,8 @@ pub(crate) struct Process {
     pub verbose: bool,
     /// Where in syslog.
     pub facility: Facility,
+    /// What installs the rules.
+    pub firewall: FirewallChoice,
     /// What to do with a redirection that no worker can serve.
     pub fail: FailMode,
     /// How long connections may go on after SIGTERM.
@@ -68,6 +71,7 @@ pub(super) struct GlobalOptions {
     source_block: Option<SourcePrefix>,
     verbose: bool,
     facility: Option<Facility>,
+    firewall: Option<FirewallChoice>,
     fail: Option<FailMode>,
     drain: Option<Duration>,
     retire_timeout: Option<Duration>,
@@ -99,6 +103,7 @@ impl GlobalOptions {
         fill(&mut self.source_block, arguments.value(OptionId::SourceBlock, values::source_block)?);
         self.verbose |= arguments.has(OptionId::Verbose);
         fill(&mut self.facility, arguments.value(OptionId::Syslog, values::facility)?);
+        fill(&mut self.firewall, arguments.text(OptionId::Firewall).map(firewall));
         fill(&mut self.fail, arguments.text(OptionId::Fail).map(fail_mode));
         fill(&mut self.drain, seconds(OptionId::Drain)?);
         fill(&mut self.retire_timeout, seconds(OptionId::RetireTimeout)?);
@@ -126,6 +131,7 @@ impl GlobalOptions {
             source_block: self.source_block.unwrap_or(SourcePrefix::DEFAULT),
             verbose: self.verbose,
             facility: self.facility.unwrap_or(Facility::LOG_DAEMON),
+            firewall: self.firewall.unwrap_or_default(),
             fail: self.fail.unwrap_or(FailMode::Open),
             drain: self.drain.unwrap_or(Duration::from_secs(30)),
             retire_timeout: or_never(self.retire_timeout, 86_400),
@@ -142,6 +148,14 @@ impl GlobalOptions {
 fn fill<T>(setting: &mut Option<T>, given: Option<T>) {
     if setting.is_none() {
         *setting = given;
+    }
+}
+
+fn firewall(word: &str) -> FirewallChoice {
+    match word {
+        "auto" => FirewallChoice::Auto,
+        "nft" => FirewallChoice::Nft,
+        _ => FirewallChoice::Iptables,
     }
 }
 

@@ -8,6 +8,9 @@ use crate::cli::{CommandLine, options, quoting, relations};
 use crate::config::outside::OutsideAnswers;
 use crate::error::Error;
 use crate::redirection::RedirectionId;
+use crate::rules::backend::FirewallChoice;
+use crate::rules::nft::translation;
+use crate::rules::one_family;
 use crate::sys::account::{self, Capability};
 use crate::traffic::service::{HostPort, Service, Source};
 
@@ -260,6 +263,7 @@ fn read(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>) -
         }
     };
     local_names::give(&mut redirections);
+    check_translatable(&process, &redirections)?;
     let Process { max_connections, workers, .. } = process;
     if let Some(most) = max_connections.filter(|most| *most < workers) {
         // The kernel chooses the worker of a client. One without room would let the client wait for ever.
@@ -271,6 +275,33 @@ fn read(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>) -
     }
     let process = Process { foreground: arguments.has(OptionId::Foreground), ..process };
     Ok(Config { name, command_line, file, outside: OutsideAnswers::default(), process, redirections })
+}
+
+/// With nft there is no match that only iptables has.
+fn check_translatable(process: &Process, redirections: &[Redirection]) -> Result<(), Error> {
+    if process.firewall != FirewallChoice::Nft {
+        return Ok(());
+    }
+    for redirection in redirections {
+        let placed = |error: Error| match &redirection.place {
+            Some((file, line)) => error.in_file(file, *line),
+            None => error,
+        };
+        if redirection.needs_routing() {
+            let what = if redirection.is_tproxy() { "--intercept tproxy" } else { "--source client" };
+            return Err(placed(Error::Usage(format!("{what}: needs --firewall iptables"))));
+        }
+        for (_, matching) in &redirection.rules {
+            let conditions = matching.conditions().iter().map(String::as_str);
+            let words: Vec<&str> = ["-p", matching.protocol()].into_iter().chain(conditions).collect();
+            let untranslated = |family| translation::translate(&words, family).err();
+            if let Some(what) = one_family::families(matching.conditions()).into_iter().find_map(untranslated) {
+                let sentence = format!("{}: {what} needs --firewall iptables", matching.shown());
+                return Err(placed(Error::Usage(sentence)));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The longest name of an instance: between `tproxy.` and `.post` it makes the longest name of a chain.

@@ -69,7 +69,8 @@ impl Config {
         let own_uid = self.process.user.map(|user| user.uid);
         let locations = self.redirections.iter().map(|redirection| redirection.place.clone()).collect();
         let holds = self.process.fail == FailMode::Closed;
-        Ok(Some(RuleSet { name: self.name.clone(), specs, own_uid, routing: self.routing(known), holds, locations }))
+        let (routing, firewall) = (self.routing(known), self.process.firewall);
+        Ok(Some(RuleSet { name: self.name.clone(), specs, own_uid, routing, holds, firewall, locations }))
     }
 
     /// How packets get to sockets whose addresses are not this host's, if there are such sockets.
@@ -79,8 +80,8 @@ impl Config {
             foreign.flat_map(|(index, _)| (known.listening)(RedirectionId::from(index))).collect();
         let has = |family: &Family| listening.iter().any(|address| Family::of(&address.ip()) == *family);
         let families: Vec<Family> = Family::BOTH.into_iter().filter(has).collect();
-        let (mark, table, connects) = (self.process.mark, self.process.table, self.uses_client_addresses());
-        (!families.is_empty()).then_some(PolicyRouting { mark, table, families, connects })
+        let (mark, table) = (self.process.mark, self.process.table);
+        (!families.is_empty()).then_some(PolicyRouting { mark, table, families })
     }
 
     /// Whether the kernel has to forward for one of the redirections, by family.

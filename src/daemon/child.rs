@@ -16,9 +16,10 @@ use crate::daemon::instructions::{self, RESOLVER, ToldTask, VARIABLE, WORKER};
 use crate::daemon::sources::Sources;
 use crate::daemon::worker;
 use crate::daemon::worker_args::WorkerArgs;
-use crate::daemon::{confine, generation, handover, resolver};
+use crate::daemon::{confine, generation, handover, resolver, table_owner};
 use crate::error::Error;
 use crate::logging;
+use crate::rules::nft::owners::OWNER;
 use crate::sys::channel::Channel;
 use crate::sys::{inherited, process};
 use crate::traffic::source_limit::SourceLimit;
@@ -42,11 +43,15 @@ pub(crate) fn told() -> Result<Option<ToldTask>, Error> {
 
 /// Does what this child is for, and ends with it. A failure goes to the log.
 pub(crate) fn run(told: ToldTask) -> ! {
-    let name = if told.name == WORKER { WORKER } else { RESOLVER };
+    let name = [WORKER, OWNER].into_iter().find(|name| told.name == *name).unwrap_or(RESOLVER);
     process::set_name(name);
     let facility = told.facility.as_deref().and_then(|facility| facility.parse().ok());
     logging::start_in_child(name, facility.filter(|_| !told.foreground), told.verbose);
-    let result = if name == WORKER { work(told) } else { resolve(&told) };
+    let result = match name {
+        WORKER => work(told),
+        OWNER => own_table(&told),
+        _ => resolve(&told),
+    };
     process::leave(match result {
         Ok(()) => 0,
         Err(error) => {
@@ -65,8 +70,15 @@ fn resolve(told: &ToldTask) -> Result<(), Error> {
     resolver::run(&channel(told)?, confine::resolver(told.user, told.foreground)?)
 }
 
+fn own_table(told: &ToldTask) -> Result<(), Error> {
+    let number = told.lifeline.ok_or_else(|| Error::Failed("a child was told of no lifeline".into()))?;
+    table_owner::run(channel(told)?, &handover::descriptor(number)?)
+}
+
 fn work(told: ToldTask) -> Result<(), Error> {
     let channel = channel(&told)?;
+    // Held, and not used, for as long as this process serves.
+    let _lifeline = told.lifeline.map(handover::descriptor).transpose()?;
     let ToldTask { arguments, directory, file, outside, addresses, number, listeners, .. } = told;
     let command_line = CommandLine { arguments, directory };
     let config = config::read_alike(&command_line, file.map(OsString::into_vec).as_deref(), outside)?;

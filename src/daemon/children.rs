@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -19,6 +20,7 @@ use crate::error::Error;
 use crate::logging;
 use crate::sys::channel::{Channel, DESCRIPTORS, Received};
 use crate::sys::execution::RunningProgram;
+use crate::sys::lifeline::Lifeline;
 use crate::sys::process::{self, Death, Forked};
 use crate::sys::{inherited, reset};
 use crate::traffic::stock::SocketCounts;
@@ -63,6 +65,8 @@ pub(crate) enum Role {
     PoolResolver,
     /// Installs, verifies or removes rules.
     Rules,
+    /// Keeps the table of nft, which belongs to it.
+    TableOwner,
     /// The next program, which tries whether it could take over.
     Rehearsal,
 }
@@ -110,6 +114,7 @@ pub(crate) struct Children {
     registry: Registry,
     /// What children execute.
     program: RunningProgram,
+    pub lifeline: Rc<Lifeline>,
     /// How many workers were started so far. The next one's number is the next; access log lines begin with it.
     pub workers_started: u32,
 }
@@ -118,7 +123,8 @@ impl Children {
     /// None yet. Their channels are registered with `registry`, under their process ids.
     pub(crate) fn new(registry: Registry) -> Result<Children, Error> {
         let program = RunningProgram::open().map_err(|error| Error::sys("/proc/self/exe", error))?;
-        Ok(Children { all: BTreeMap::new(), registry, program, workers_started: 0 })
+        let lifeline = Rc::new(Lifeline::new().map_err(|error| Error::sys("pipe", error))?);
+        Ok(Children { all: BTreeMap::new(), registry, program, lifeline, workers_started: 0 })
     }
 
     /// The number of the next worker, from 1.
@@ -187,8 +193,8 @@ impl Children {
 
     /// Enters a child: one that was forked just now, or one that the former program of this process has left.
     pub(crate) fn adopt(&mut self, pid: Pid, role: Role, channel: Option<Channel>) -> Result<(), Error> {
-        // The guardian does not read a pool resolver: its channel is passed on to the worker.
-        if let Some(channel) = channel.as_ref().filter(|_| role != Role::PoolResolver) {
+        // The guardian does not read these: others speak through their channels.
+        if let (false, Some(channel)) = (matches!(role, Role::PoolResolver | Role::TableOwner), &channel) {
             let token = Token::from(EventToken::Channel(pid.as_raw().cast_unsigned()));
             let registered = self.registry.register(&mut SourceFd(&channel.as_raw_fd()), token, Interest::READABLE);
             registered.map_err(|error| Error::sys("epoll_ctl", error))?;
@@ -358,7 +364,7 @@ impl Children {
         while let Some((pid, how)) = process::reap() {
             if let Some(child) = self.all.get_mut(&pid) {
                 child.muted_until = None;
-                let last = self.hear(pid);
+                let last = if child.role == Role::TableOwner { Vec::new() } else { self.hear(pid) };
                 if let Some(child) = self.all.remove(&pid) {
                     return Some(Ended { pid, role: child.role, how, last });
                 }

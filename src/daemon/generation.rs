@@ -28,6 +28,7 @@ use crate::daemon::sources::SocketSupply;
 use crate::daemon::{forwarding, resolver};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
+use crate::rules::backend::FirewallChoice;
 use crate::rules::ruleset::RuleSet;
 use crate::sys::{process, procfs};
 use crate::traffic::access_log;
@@ -110,7 +111,11 @@ impl Generation {
     pub(crate) fn start_worker(&mut self, slot: usize, names: &Names, children: &mut Children) -> Result<(), Error> {
         self.listeners.renew(slot, &self.config)?;
         let number = children.next_worker();
-        let instructions = self.instructions(slot, number, names);
+        let lifeline = children.lifeline.clone();
+        let mut instructions = self.instructions(slot, number, names);
+        if self.config.process.firewall != FirewallChoice::Iptables {
+            instructions.descriptor("lifeline", lifeline.held.as_fd(), []);
+        }
         let pid = children.spawn(Role::Worker { generation: self.id, slot }, instructions)?;
         children.set_supply(pid, SocketSupply::of(&self.config));
         let place = &mut self.slots[slot];

@@ -336,7 +336,7 @@ impl Guardian {
                     self.heard(pid, role, message);
                 }
             }
-            Some(Role::PoolResolver | Role::Rules | Role::Rehearsal) | None => {}
+            Some(Role::PoolResolver | Role::Rules | Role::TableOwner | Role::Rehearsal) | None => {}
         }
     }
 

@@ -20,10 +20,12 @@ use crate::daemon::inherited::{Inherited, PassedSocket};
 use crate::daemon::instance::Instance;
 use crate::daemon::listeners::{ListenSocket, Origin};
 use crate::daemon::pidfile::PidFile;
+use crate::daemon::reconciler::Reconciler;
 use crate::daemon::sources::SocketSupply;
 use crate::error::Error;
 use crate::record::{Writer, words};
 use crate::redirection::RedirectionId;
+use crate::sys::lifeline::Lifeline;
 use crate::sys::{inherited, reset};
 use crate::traffic::counters::{COUNT, Counters};
 
@@ -88,6 +90,10 @@ pub(crate) struct Handover {
     pub past: Counters,
     /// The installed rules ([`crate::rules::snapshot::Snapshot`]).
     pub snapshot: Option<OsString>,
+    /// Both ends of the lifeline.
+    pub lifeline: Option<(RawFd, RawFd)>,
+    /// The owner of the nft table, with the guardian's end of its channel.
+    pub table_owner: Option<(Pid, RawFd)>,
 }
 
 /// A handover that was written, with the copies of the descriptors that survive execve(2).
@@ -161,6 +167,13 @@ pub(crate) fn write(source: &HandoverSource<'_>) -> Result<Written, Error> {
     if let Some(rules) = &instance.rules {
         out.line(["rules", rules.snapshot()]);
     }
+    let lifeline = &instance.children.lifeline;
+    out.line(["lifeline".into(), copy(&lifeline.held)?, copy(&lifeline.watched)?]);
+    if let Some(pid) = instance.rules.as_ref().and_then(Reconciler::owner)
+        && let Some(channel) = instance.children.channel(pid)
+    {
+        out.line(["table-owner".into(), pid.to_string(), copy(channel)?]);
+    }
     let mut file = inherited::memory_file().map_err(failed)?;
     let text = format!("{HEADER}\n{}", out.into_text());
     reset::without_size_limit(|| file.write_all(text.as_bytes())).map_err(failed)?;
@@ -230,6 +243,10 @@ impl Handover {
                 let numbers: Vec<u64> = numbers.iter().map(|number| number.parse()).collect::<Result<_, _>>().ok()?;
                 self.past = Counters::from_numbers(<[u64; COUNT]>::try_from(numbers).ok()?);
             }
+            ["lifeline", held, watched] => self.lifeline = Some((held.parse().ok()?, watched.parse().ok()?)),
+            ["table-owner", pid, channel] => {
+                self.table_owner = Some((Pid::from_raw(pid.parse().ok()?), channel.parse().ok()?));
+            }
             ["rules", _] => self.snapshot = words.into_iter().nth(1),
             _ => return None,
         }
@@ -254,6 +271,19 @@ impl Handover {
             Ok(PassedSocket { name, address, listener })
         };
         Ok(Inherited::adopt(self.unused.drain(..).map(take).collect::<Result<_, Error>>()?))
+    }
+
+    /// Takes the lifeline over that the workers hold.
+    pub(crate) fn take_lifeline(&mut self) -> Result<Option<Lifeline>, Error> {
+        let take = |(held, watched)| Ok(Lifeline { held: descriptor(held)?, watched: descriptor(watched)? });
+        self.lifeline.take().map(take).transpose()
+    }
+
+    /// Enters the owner of the nft table as a child of this process, which it is.
+    pub(crate) fn take_table_owner(&mut self, children: &mut Children) -> Result<Option<Pid>, Error> {
+        let Some((pid, number)) = self.table_owner.take() else { return Ok(None) };
+        children.adopt(pid, Role::TableOwner, Some(descriptor(number)?.into()))?;
+        Ok(Some(pid))
     }
 
     /// Enters the workers and pool resolvers as children of this process, which they are.
@@ -301,7 +331,7 @@ mod tests {
         let text = format!(
             "{HEADER}\npid 7\nfile -s%2080%0a\npidfile /run/t%ff 8\nlock 9\nworkers 12\nlistener 3 [::]:80 10\nlistener 4 1.2.3.4:5 13 passed web\nunused 14\naccess-log 15\n\
              worker 20 11 0\ndraining 21 12\nsupplied 20\npool 22 0\nname cow 10.0.0.1 fd00::1\nname lost\n\
-             past 1 2 3 4 5 6 7 8 9 10 11 12{}\nrules family%20IPv4%0a\n",
+             past 1 2 3 4 5 6 7 8 9 10 11 12{}\nrules family%20IPv4%0a\nlifeline 16 17\ntable-owner 23 18\n",
             " 13".repeat(COUNT - 12)
         );
         let handover = decode(&text).unwrap();
@@ -316,6 +346,7 @@ mod tests {
         assert_eq!(handover.names[0].1.len(), 2);
         assert_eq!((handover.names[1].1.len(), handover.past.accepted), (0, 1));
         assert_eq!(handover.snapshot.unwrap(), "family IPv4\n");
+        assert_eq!((handover.lifeline, handover.table_owner), (Some((16, 17)), Some((Pid::from_raw(23), 18))));
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl Instance {
     pub(crate) fn refresh_rules(&mut self) {
         let (Some(rules), Some(serving)) = (&mut self.rules, &self.serving) else { return };
         match serving.rules(&self.names) {
-            Ok(Some(set)) => rules.want(set, serving.config.process.verify),
+            Ok(Some(set)) => rules.want(set, &serving.config.process),
             Ok(None) => {}
             Err(error) => log::error!("the rules stay as they are: {error}"),
         }
@@ -263,7 +263,8 @@ impl Instance {
                 }
                 self.pool_refill.soon(self.serving.as_ref());
             }
-            Role::Rules => self.rules.iter_mut().for_each(|rules| rules.ended(pid, how)),
+            Role::TableOwner => self.rules.iter_mut().for_each(|rules| rules.owner_ended(pid, how)),
+            Role::Rules => self.rules.iter_mut().for_each(|rules| rules.ended(pid, how, &self.children)),
             Role::Resolver | Role::Rehearsal => {}
         }
     }

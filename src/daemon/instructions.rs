@@ -15,6 +15,7 @@ use crate::daemon::capacity::Capacity;
 use crate::error::Error;
 use crate::record::{Writer, words};
 use crate::redirection::RedirectionId;
+use crate::rules::nft::owners;
 use crate::sys::account::Account;
 use crate::sys::channel::Channel;
 use crate::sys::execution::Execution;
@@ -33,14 +34,14 @@ pub(crate) const VARIABLE: &str = "TPROXY_CHILD";
 /// The text for a child under construction, with the descriptors that it names.
 #[derive(Debug)]
 pub(crate) struct Instructions<'a> {
-    title: &'static str,
+    title: String,
     text: Writer,
     keep: Vec<BorrowedFd<'a>>,
 }
 
 impl<'a> Instructions<'a> {
-    fn new(name: &'static str, title: &'static str, process: &Process) -> Instructions<'a> {
-        let mut new = Instructions { title, text: Writer::default(), keep: Vec::new() };
+    fn new(name: &'static str, title: &str, process: &Process) -> Instructions<'a> {
+        let mut new = Instructions { title: title.to_owned(), text: Writer::default(), keep: Vec::new() };
         new.text.line(["parent".into(), std::process::id().to_string()]);
         new.text.line(["name", name]);
         new.text.line(["facility".into(), format!("{:?}", process.facility)]);
@@ -82,6 +83,11 @@ impl<'a> Instructions<'a> {
         Instructions::new(RESOLVER, "tproxy: resolver", process)
     }
 
+    /// For the owner of an instance's nft table.
+    pub(crate) fn for_table_owner(instance: &str, process: &Process) -> Instructions<'a> {
+        Instructions::new(owners::OWNER, &owners::title(instance), process)
+    }
+
     /// Makes the program ready that the child executes; `channel` is its end, `text` an empty file for the text.
     pub(crate) fn finish(mut self, channel: &'a Channel, mut text: &'a File) -> Result<Execution<'a>, Error> {
         self.descriptor("channel", channel.as_fd(), []);
@@ -91,7 +97,7 @@ impl<'a> Instructions<'a> {
         inherited::seal(text).map_err(failed)?;
         let variable = (VARIABLE, text.as_raw_fd().to_string());
         self.keep.push(text.as_fd());
-        Execution::new(self.title, variable, self.keep).map_err(|error| Error::sys("executing a child", error))
+        Execution::new(&self.title, variable, self.keep).map_err(|error| Error::sys("executing a child", error))
     }
 }
 
@@ -113,6 +119,7 @@ pub(crate) struct ToldTask {
     pub number: u32,
     pub capacity: Option<Capacity>,
     pub listeners: Vec<(RawFd, RedirectionId)>,
+    pub lifeline: Option<RawFd>,
     pub access_log: Option<RawFd>,
     pub source_limit: Option<(RawFd, [u64; NUMBERS])>,
 }
@@ -151,6 +158,7 @@ impl ToldTask {
             ["listener", descriptor, redirection] => {
                 self.listeners.push((descriptor.parse().ok()?, RedirectionId(redirection.parse().ok()?)));
             }
+            ["lifeline", descriptor] => self.lifeline = Some(descriptor.parse().ok()?),
             ["access-log", descriptor] => self.access_log = Some(descriptor.parse().ok()?),
             ["source-limit", descriptor, ref numbers @ ..] => {
                 let numbers: Vec<u64> = numbers.iter().map(|number| number.parse()).collect::<Result<_, _>>().ok()?;
@@ -170,7 +178,7 @@ mod tests {
     fn every_line_is_understood() {
         let text = "parent 7\nname tproxy-worker\nfacility LOG_DAEMON\nuser 1 2\nforeground\nverbose\nchannel 9\n\
                     directory /\nargument -s\nargument 80%20\nfile -s%2080%0a\noutside service http 80\n\
-                    address cow 10.0.0.1 fd00::1\naddress lost\nnumber 3\ncapacity 100 20 5\nlistener 5 0\naccess-log 6\n\
+                    address cow 10.0.0.1 fd00::1\naddress lost\nnumber 3\ncapacity 100 20 5\nlistener 5 0\naccess-log 6\nlifeline 4\n\
                     source-limit 8 1 2 3 4 5 6\n";
         let told = understood(text).unwrap();
         assert_eq!((told.parent, told.name.as_str(), told.channel, told.number), (7, WORKER, Some(9), 3));

@@ -6,15 +6,20 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
+use crate::config::Process;
 use crate::daemon::children::{self, Children, Role};
-use crate::daemon::instance_lock;
+use crate::daemon::rules_work::{self, Task};
+use crate::daemon::table_owner::{self, OwnerLink};
 use crate::error::Error;
-use crate::rules::firewall::Firewall;
+use crate::rules::backend::FirewallChoice;
 use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::Gate;
 use crate::rules::ruleset::RuleSet;
 use crate::rules::snapshot::Snapshot;
 use crate::sys::process::Death;
+
+/// The pause before the nft table is made again, if its owner has just ended before.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The pause after work that failed.
 const RETRY: Duration = Duration::from_secs(5);
@@ -46,7 +51,11 @@ pub(crate) struct Reconciler {
     snapshot: String,
     job: Option<Job>,
     failure: Option<Error>,
-    verify: Option<Duration>,
+    process: Process,
+    /// The process to which the nft table belongs, if there is one.
+    owner: Option<Pid>,
+    /// When the last owner was lost.
+    lost_owner: Option<Instant>,
     next: Option<Instant>,
     /// How long a process may work.
     limit: Duration,
@@ -64,18 +73,6 @@ struct Job {
     killed: Option<Instant>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Task {
-    /// Make the tables hold these rules.
-    Install(RuleSet),
-    /// Look whether they still hold these, and put them back if not.
-    Verify(RuleSet),
-    /// Take the jumps away: no new connection is redirected.
-    Unhook,
-    /// Take everything away.
-    Remove,
-}
-
 /// How the rules stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RulesState {
@@ -89,7 +86,7 @@ pub(crate) enum RulesState {
 
 impl Reconciler {
     /// Wants these rules, where none of this instance are.
-    pub(crate) fn new(configured: RuleSet, verify: Option<Duration>) -> Reconciler {
+    pub(crate) fn new(configured: RuleSet, process: &Process) -> Reconciler {
         Reconciler {
             configured,
             untried: true,
@@ -99,7 +96,9 @@ impl Reconciler {
             snapshot: String::new(),
             job: None,
             failure: None,
-            verify,
+            process: process.clone(),
+            owner: None,
+            lost_owner: None,
             next: Some(Instant::now()),
             limit: LIMIT,
         }
@@ -107,22 +106,28 @@ impl Reconciler {
 
     /// Goes on from rules that the former program of this process has installed. Whether all gates were open then is not
     /// known, so the next work installs them. A configuration without rules may still have those of an earlier one.
-    pub(crate) fn resume(
-        configured: Option<RuleSet>,
-        verify: Option<Duration>,
-        snapshot: String,
-    ) -> Option<Reconciler> {
-        let next = verify.map(|verify| Instant::now() + verify);
+    pub(crate) fn resume(configured: Option<RuleSet>, process: &Process, snapshot: String) -> Option<Reconciler> {
+        let next = process.verify.map(|verify| Instant::now() + verify);
         let found = Snapshot::from_text(&snapshot).unwrap_or_default();
         let none = |name| RuleSet { name, ..RuleSet::default() };
-        let configured = configured.or(found.instance.map(none))?;
+        let configured = configured.or(found.instance().map(none))?;
         let former_routing = found.routing;
-        Some(Reconciler { next, former_routing, snapshot, ..Reconciler::new(configured, verify) })
+        Some(Reconciler { next, former_routing, snapshot, ..Reconciler::new(configured, process) })
     }
 
-    /// Wants other rules, verified this often.
-    pub(crate) fn want(&mut self, configured: RuleSet, verify: Option<Duration>) {
-        self.verify = verify;
+    /// The same, with a process to which the nft table belongs.
+    pub(crate) fn with_owner(self, owner: Option<Pid>) -> Reconciler {
+        Reconciler { owner, ..self }
+    }
+
+    /// The process to which the nft table belongs.
+    pub(crate) fn owner(&self) -> Option<Pid> {
+        self.owner
+    }
+
+    /// Wants other rules, installed and verified as these settings say.
+    pub(crate) fn want(&mut self, configured: RuleSet, process: &Process) {
+        self.process = process.clone();
         if self.configured != configured {
             self.former_routing = PolicyRouting::both(self.configured.routing.as_ref(), self.former_routing.as_ref());
             self.configured = configured;
@@ -234,7 +239,7 @@ impl Reconciler {
         if self.job.is_some() || self.next.is_none_or(|next| Instant::now() < next) {
             return;
         }
-        self.next = self.verify.map(|verify| Instant::now() + verify);
+        self.next = self.process.verify.map(|verify| Instant::now() + verify);
         let target = self.target();
         let settled = self.installed.as_ref() == Some(&target);
         if let Err(error) = self.start(if settled { Task::Verify(target) } else { Task::Install(target) }, children) {
@@ -254,19 +259,58 @@ impl Reconciler {
     }
 
     fn start(&mut self, task: Task, children: &mut Children) -> Result<(), Error> {
+        let link = self.link(children)?;
         let (instance, snapshot) = (&self.configured.name, &self.snapshot);
         let untried = self.untried;
-        let work = || run(&task, instance, snapshot, untried);
+        let work = || rules_work::run(&task, instance, snapshot, untried, link);
         let (pid, result) = children.spawn_task(Role::Rules, children::RULES, work)?;
         self.job = Some(Job { pid, task, result, since: Instant::now(), killed: None });
         Ok(())
     }
 
+    /// The way to the owner of the nft table, which is started if one may be needed.
+    fn link(&mut self, children: &mut Children) -> Result<Option<OwnerLink>, Error> {
+        if self.owner.is_none() && self.configured.firewall != FirewallChoice::Iptables {
+            self.owner = Some(table_owner::start(&self.configured.name, &self.process, children)?);
+        }
+        Ok(self.owner.and_then(|pid| OwnerLink::to(pid, children)))
+    }
+
+    /// The owner of the nft table has ended, and the kernel has removed the table.
+    pub(crate) fn owner_ended(&mut self, pid: Pid, how: Death) {
+        if self.owner.take_if(|owner| *owner == pid).is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let again = self.lost_owner.replace(now).is_some_and(|before| now < before + PAUSE);
+        if self.installed.is_some() && self.has_nft_tables() {
+            log::error!("process {pid}, to which the nft table belongs, {how}: the rules are gone, and are put back");
+            self.installed = None;
+            self.next = Some(if again { now + PAUSE } else { now });
+        }
+    }
+
+    fn has_nft_tables(&self) -> bool {
+        Snapshot::from_text(&self.snapshot).is_some_and(|snapshot| !snapshot.nft.is_empty())
+    }
+
+    /// Has the owner end that is not needed: the rules are installed with iptables, or removed.
+    fn dismiss_owner(&mut self, children: &Children) {
+        if !self.has_nft_tables()
+            && let Some(link) = self.owner.take().and_then(|pid| OwnerLink::to(pid, children))
+        {
+            link.end();
+        }
+    }
+
     /// A process has ended that worked on the rules.
-    pub(crate) fn ended(&mut self, pid: Pid, how: Death) {
+    pub(crate) fn ended(&mut self, pid: Pid, how: Death, children: &Children) {
         let Some(job) = self.job.take_if(|job| job.pid == pid) else { return };
         match children::task_result(job.result, how) {
-            Ok(snapshot) => self.succeeded(job.task, snapshot),
+            Ok(snapshot) => {
+                self.succeeded(job.task, snapshot);
+                self.dismiss_owner(children);
+            }
             Err(error) if self.is_outdated(&job.task) => {
                 log::error!("{error}");
                 self.next = Some(Instant::now());
@@ -297,57 +341,5 @@ impl Reconciler {
         } else {
             self.next = Some(Instant::now());
         }
-    }
-}
-
-/// Does the work, in a process of its own. Returns what is installed then.
-fn run(task: &Task, instance: &str, snapshot: &str, untried: bool) -> Result<String, Error> {
-    let mut firewall = Firewall::find()?;
-    let snapshot =
-        Snapshot::from_text(snapshot).ok_or_else(|| Error::Failed("the rules' snapshot is broken".into()))?;
-    let shares = snapshot.routing.is_some()
-        || matches!(task, Task::Install(target) | Task::Verify(target) if target.routing.is_some());
-    let _lock = shares.then(instance_lock::for_routing).transpose()?;
-    firewall.resume(snapshot);
-    match task {
-        Task::Install(target) => {
-            firewall.install(target)?;
-            log::debug!("rules installed with {}", firewall.description());
-            if untried {
-                warn_of_drops(&firewall, target);
-            }
-        }
-        Task::Verify(target) => {
-            let hidden_before = firewall.hidden();
-            let changed = firewall.verify()?;
-            report_hidden(&hidden_before, &firewall.hidden());
-            if !changed.is_empty() {
-                log::warn!("rules were changed by another program and are put back: {}", changed.join(", "));
-                firewall.install(target)?;
-            }
-        }
-        Task::Unhook => firewall.unhook(instance)?,
-        Task::Remove => firewall.remove(instance)?,
-    }
-    Ok(firewall.snapshot().to_text())
-}
-
-/// Tells which rules of the administrator's are missing without which nothing that is redirected arrives.
-fn warn_of_drops(firewall: &Firewall, set: &RuleSet) {
-    match firewall.lacking(set) {
-        Ok(lacking) => lacking.iter().for_each(|what| log::warn!("{what}")),
-        Err(error) => log::debug!("looking for rules that drop: {error}"),
-    }
-}
-
-/// Tells, once, that rules can no longer be verified, or can be again.
-fn report_hidden(before: &str, now: &str) {
-    if before != now && now.is_empty() {
-        log::info!("{before}: iptables-save shows it again, and its rules are verified");
-    } else if before != now {
-        log::error!(
-            "{now}: iptables-save cannot show it any more, because rules were added with nft for which iptables has no \
-             words; our rules in it stay and are not verified"
-        );
     }
 }

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::net::TcpStream;
+use std::rc::Rc;
 
 use crate::cli::CommandLine;
 use crate::config::{self, Config, Listen, Process, Redirection};
@@ -102,13 +103,18 @@ pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Resu
     instance.names.want(&config.names(), &config.names_to_follow());
     handover.names.drain(..).for_each(|(name, addresses)| instance.names.adopt(&name, addresses));
     instance.stats.inherit(handover.past);
+    if let Some(lifeline) = handover.take_lifeline()? {
+        instance.children.lifeline = Rc::new(lifeline);
+    }
+    let table_owner = handover.take_table_owner(&mut instance.children)?;
     let listeners = Listeners::adopt(handover.take_listeners()?);
     let access_log = handover.access_log.take().map(handover::descriptor).transpose()?.map(File::from);
     let mut serving = Generation::new(instance.next_generation(), config, listeners, access_log)?;
     handover.take_children(&mut serving, &mut instance.children)?;
     if let Some(snapshot) = handover.snapshot.take() {
         let (snapshot, set) = (snapshot.into_string().unwrap_or_default(), serving.rules(&instance.names)?);
-        instance.rules = Reconciler::resume(set, serving.config.process.verify, snapshot);
+        instance.rules =
+            Reconciler::resume(set, &serving.config.process, snapshot).map(|rules| rules.with_owner(table_owner));
     }
     instance.serving = Some(serving);
     instance.fill_slots();

@@ -253,7 +253,7 @@ impl Transition {
     }
 
     fn want_rules(&mut self, wanted: Option<RuleSet>, generation: &Generation, instance: &mut Instance) {
-        let verify = generation.config.process.verify;
+        let process = &generation.config.process;
         if let Some(set) = &wanted
             && set.own_uid.is_none()
             && set.specs.iter().any(|spec| spec.output)
@@ -269,12 +269,12 @@ impl Transition {
                 let before = rules.configured().clone();
                 // Its workers are alive, and nothing is known of its upstreams yet.
                 rules.set_gates(Vec::new());
-                rules.want(wanted.unwrap_or_else(|| none_of(&before)), verify);
+                rules.want(wanted.unwrap_or_else(|| none_of(&before)), process);
                 self.before = Some(before);
             }
             (None, Some(set)) => {
                 self.before = Some(none_of(&set));
-                instance.rules = Some(Reconciler::new(set, verify));
+                instance.rules = Some(Reconciler::new(set, process));
             }
             (None, None) => {}
         }
@@ -331,7 +331,7 @@ impl Transition {
         if let Some(serving) = &instance.serving {
             instance.names.want(&serving.config.names(), &serving.config.names_to_follow());
             if let (Some(rules), Some(before)) = (&mut instance.rules, self.before.take()) {
-                rules.want(before, serving.config.process.verify);
+                rules.want(before, &serving.config.process);
             }
             if let (Some(rules), Kind::Upgrade) = (&mut instance.rules, self.kind) {
                 rules.verify_now();

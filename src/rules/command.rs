@@ -34,6 +34,17 @@ const LEAST: u32 = 0x10_ff00;
 ///
 /// Errors: any end but exit status 0 within `limit`; the error holds its standard error.
 pub(crate) fn run(program: &Path, arguments: &[&str], input: &str, limit: Duration) -> Result<String, Error> {
+    run_with(program, arguments, input, &[], limit)
+}
+
+/// The same with more in the environment.
+pub(crate) fn run_with(
+    program: &Path,
+    arguments: &[&str],
+    input: &str,
+    environment: &[(&str, &str)],
+    limit: Duration,
+) -> Result<String, Error> {
     let command = std::iter::once(program.display().to_string()).chain(arguments.iter().map(|a| a.to_string()));
     let command = command.collect::<Vec<_>>().join(" ");
     process::keep_descriptors().map_err(|error| Error::sys("close_range", error))?;
@@ -42,6 +53,7 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str, limit: Durati
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")
+        .envs(environment.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

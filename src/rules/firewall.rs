@@ -16,7 +16,7 @@ use crate::rules::rule::RuleSpec;
 use crate::rules::ruleset::RuleSet;
 use crate::rules::save::Owner;
 use crate::rules::snapshot::Snapshot;
-use crate::rules::tools::{DIRECTORIES, Found, Tools, tool};
+use crate::rules::tools::{DIRECTORIES, Found, Tools, native_filters, tool};
 use crate::sys::routing_table::{AddressOwner, RoutingTable};
 
 /// The firewall of this host, as one instance uses it.
@@ -101,6 +101,17 @@ impl Firewall {
         Ok(installed)
     }
 
+    /// Whether any tool was found.
+    pub(crate) fn is_there(&self) -> bool {
+        self.tools().next().is_some()
+    }
+
+    /// Whether the nat tables translate connections for somebody else.
+    pub(crate) fn translates_for_others(&self) -> Result<bool, Error> {
+        let all: Vec<bool> = self.tools().map(Tools::translates_for_others).collect::<Result<_, _>>()?;
+        Ok(all.contains(&true))
+    }
+
     /// What keeps redirected connections from getting where this set leads them, each with the command that mends it.
     pub(crate) fn lacking(&self, set: &RuleSet) -> Result<Vec<String>, Error> {
         let mut routes = RoutingTable::open().ok();
@@ -111,13 +122,13 @@ impl Firewall {
         let mut all = Vec::new();
         for tables in &self.families {
             let specs: Vec<&RuleSpec> = set.specs.iter().filter(|spec| spec.matching.family == tables.family).collect();
-            if let Some(tools) = tables.tools.as_ref().filter(|_| specs.iter().any(|spec| spec.action.redirects())) {
-                all.extend(lacking::lacking(
-                    &tools.filters()?,
-                    &specs,
-                    set.routing.as_ref().map(|routing| routing.mark),
-                    &mut is_own,
-                ));
+            if specs.iter().any(|spec| spec.action.redirects()) {
+                let filters = match &tables.tools {
+                    Some(tools) => tools.filters()?,
+                    None => native_filters(DIRECTORIES, tables.family)?,
+                };
+                let mark = set.routing.as_ref().map(|routing| routing.mark);
+                all.extend(lacking::lacking(&filters, &specs, mark, &mut is_own));
             }
         }
         Ok(all)
@@ -129,7 +140,13 @@ impl Firewall {
         let tables = std::array::from_fn(|_| tables.next().unwrap_or_default());
         let mut hidden = self.families.iter().map(|side| side.hidden.clone());
         let hidden = std::array::from_fn(|_| hidden.next().unwrap_or_default());
-        Snapshot { instance: self.installed.clone(), tables, hidden, routing: self.routes.installed.clone() }
+        Snapshot {
+            instance: self.installed.clone(),
+            tables,
+            hidden,
+            routing: self.routes.installed.clone(),
+            nft: Vec::new(),
+        }
     }
 
     /// Goes on from what another process has installed: [`Firewall::check`] watches over it, and it is put back if the

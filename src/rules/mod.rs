@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::indexing_slicing))]
 
 pub(crate) mod address;
+pub(crate) mod backend;
 pub(crate) mod blame;
 pub(crate) mod chains;
 pub(crate) mod command;
@@ -11,12 +12,14 @@ pub(crate) mod drift;
 pub(crate) mod family_tables;
 pub(crate) mod firewall;
 pub(crate) mod groups;
+pub(crate) mod installation;
 pub(crate) mod interception;
 pub(crate) mod ip;
 pub(crate) mod lacking;
 pub(crate) mod matching;
 pub(crate) mod native;
 pub(crate) mod native_filter;
+pub(crate) mod nft;
 pub(crate) mod one_family;
 pub(crate) mod passage;
 pub(crate) mod plan;

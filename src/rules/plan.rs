@@ -43,7 +43,6 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
     // Only TCP is intercepted.
     let of_tcp: Vec<&RuleSpec> = specs.iter().copied().filter(|spec| spec.matching.protocol == "tcp").collect();
     let mangle = interception::mangle(&chain, routing, family, &of_tcp);
-    let zone = interception::zone(&chain, routing);
     // OUTPUT decides about this host's own connections (with -O), or nothing does (without). One that goes to this
     // host also passes INPUT. Without this rule the relay could not reach an upstream on its own machine.
     let own = rule(&["-i", "lo", "-j", "RETURN"]);
@@ -70,7 +69,7 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
         nat.chains.push(chain);
         nat.jumps.extend(jumps);
     }
-    filter.table(&chain, own_uid).into_iter().chain(zone).chain(mangle).chain(nat).collect()
+    filter.table(&chain, own_uid).into_iter().chain(mangle).chain(nat).collect()
 }
 
 impl Draft<'_> {
@@ -221,6 +220,36 @@ fn masquerade(chain: &str, specs: &[&RuleSpec]) -> Option<(Chain, Vec<Jump>)> {
 fn destination(to: IpAddr, port: Option<u16>) -> Vec<String> {
     let port = port.map(|port| ["--dport".to_owned(), port.to_string()]);
     ["-d".to_owned(), to.to_string()].into_iter().chain(port.into_iter().flatten()).collect()
+}
+
+/// The table that rejects what the rules would redirect, once they are gone: new connections that were not translated.
+/// `None` if nothing is redirected.
+pub(crate) fn closed(table: &'static str, wanted: Wanted<'_>) -> Option<Table> {
+    let Wanted { name, own_uid, specs, .. } = wanted;
+    let mut draft = Draft {
+        name: table,
+        hooks: &["INPUT", "FORWARD"],
+        specs,
+        needs: &Action::translates,
+        rules: &closed_rules,
+        first: vec![rule(&["-i", "lo", "-j", "RETURN"])],
+    };
+    let mut planned = draft.table(&format!("{PREFIX}{name}"), own_uid)?;
+    // They come first in the chain, and not into the jumps: this holds for this host's own connections too.
+    let translated = rule(&[&TRANSLATED[..], &["-j", "RETURN"]].concat());
+    for chain in &mut planned.chains {
+        let rules = std::mem::take(&mut chain.rules);
+        chain.rules = std::iter::once(translated.clone()).chain(rules).collect();
+    }
+    Some(planned)
+}
+
+fn closed_rules(specs: &[&RuleSpec]) -> Vec<Rule> {
+    let rule = |spec: &&RuleSpec| match spec.action {
+        Action::Exempt => spec.rule(&["-j", "RETURN"]),
+        _ => spec.rule(&["-j", "REJECT", "--reject-with", refusal(&spec.matching)]),
+    };
+    specs.iter().map(rule).collect()
 }
 
 fn rule(words: &[&str]) -> Rule {

@@ -9,6 +9,7 @@
 
 use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
+use crate::rules::backend::FirewallChoice;
 use crate::rules::chains::{Table, restore_text};
 use crate::rules::plan::{self, Wanted};
 use crate::rules::policy_routing::PolicyRouting;
@@ -29,6 +30,8 @@ pub struct RuleSet {
     pub holds: bool,
     /// The file and the line in which each redirection was written, for messages.
     pub locations: Vec<Option<(String, usize)>>,
+    /// What installs the rules.
+    pub firewall: FirewallChoice,
 }
 
 impl RuleSet {
@@ -43,10 +46,19 @@ impl RuleSet {
 
     /// The tables of a family as they should be. Empty if the family gets no rule.
     pub fn plan(&self, family: Family) -> Vec<Table> {
+        plan::tables(self.wanted(family))
+    }
+
+    /// A table of this name that rejects what the others of the family would redirect, once these are gone.
+    pub(crate) fn plan_closed(&self, table: &'static str, family: Family) -> Option<Table> {
+        plan::closed(table, self.wanted(family))
+    }
+
+    fn wanted(&self, family: Family) -> Wanted<'_> {
         let RuleSet { name, own_uid, holds, .. } = self;
         let (own_uid, holds, routing) = (*own_uid, *holds, self.routing_of(family));
         let specs = self.specs.iter().filter(|spec| spec.matching.family == family).collect();
-        plan::tables(Wanted { name, own_uid, family, routing, holds, specs })
+        Wanted { name, own_uid, family, routing, holds, specs }
     }
 
     /// The policy routing, if this family needs it.

@@ -143,6 +143,11 @@ impl<'a> TableReader<'a> {
     }
 }
 
+/// Whether a rule, with the chain that it is in, is of tproxy: in a chain of ours, or a jump to one.
+pub(crate) fn is_ours(rule: &str) -> bool {
+    rule.starts_with(PREFIX) || target(rule).is_some_and(|target| target.starts_with(PREFIX))
+}
+
 /// The chain or target that a rule leads to.
 fn target(rule: &str) -> Option<String> {
     // Most rules of an administrator cannot name a chain of ours: only the others are worth a closer look.

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use crate::record::{Writer, words};
 use crate::rules::address::Family;
-use crate::rules::chains::{Chain, Jump, Rule, TABLES, Table};
+use crate::rules::chains::{Chain, Jump, PREFIX, Rule, TABLES, Table};
 use crate::rules::policy_routing::PolicyRouting;
 
 /// The instance and, for each family, its part of the tables as it was read back.
@@ -19,20 +19,39 @@ pub struct Snapshot {
     pub hidden: [Vec<&'static str>; 2],
     /// The policy routing that belongs to them.
     pub routing: Option<PolicyRouting>,
+    /// The tables that were installed with nft.
+    pub nft: Vec<NftTable>,
+}
+
+/// A table that was installed with nft.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NftTable {
+    pub name: String,
+    /// Whether it belongs to a process of this instance.
+    pub is_owned: bool,
+    /// As nft has shown it.
+    pub listing: String,
 }
 
 impl Snapshot {
+    /// The instance that something of is installed.
+    pub(crate) fn instance(&self) -> Option<String> {
+        let table = self.nft.first().and_then(|table| table.name.strip_prefix(PREFIX)?.split('.').next());
+        self.instance.clone().or(table.map(str::to_owned))
+    }
+
     /// The text.
     pub fn to_text(&self) -> String {
         let mut writer = Writer::default();
         if let Some(instance) = &self.instance {
             writer.line(["instance", instance]);
         }
-        if let Some(PolicyRouting { mark, table, families, connects }) = &self.routing {
-            let (families, connects) =
-                (families.iter().map(Family::to_string), if *connects { "connects" } else { "-" });
-            let first = ["routing".to_owned(), mark.to_string(), table.to_string(), connects.to_owned()];
-            writer.line(first.into_iter().chain(families));
+        if let Some(PolicyRouting { mark, table, families }) = &self.routing {
+            let families = families.iter().map(Family::to_string);
+            writer.line(["routing".to_owned(), mark.to_string(), table.to_string()].into_iter().chain(families));
+        }
+        for NftTable { name, is_owned, listing } in &self.nft {
+            writer.line(["nft", name, &is_owned.to_string(), listing]);
         }
         for ((family, tables), hidden) in Family::BOTH.iter().zip(&self.tables).zip(&self.hidden) {
             writer.line(["family", &family.to_string()]);
@@ -53,12 +72,16 @@ impl Snapshot {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             match (&mut current, &words[..]) {
                 (None, ["instance", name]) => snapshot.instance = Some((*name).to_owned()),
-                (None, ["routing", mark, table, connects, families @ ..]) => {
+                (None, ["routing", mark, table, families @ ..]) => {
                     let families = families.iter().map(|name| known_family(name)).collect::<Option<_>>()?;
                     let (mark, table) = (mark.parse().ok()?, table.parse().ok()?);
-                    let connects = ["-", "connects"].iter().position(|word| word == connects)? == 1;
-                    snapshot.routing = Some(PolicyRouting { mark, table, families, connects });
+                    snapshot.routing = Some(PolicyRouting { mark, table, families });
                 }
+                (None, ["nft", name, is_owned, listing]) => snapshot.nft.push(NftTable {
+                    name: (*name).to_owned(),
+                    is_owned: is_owned.parse().ok()?,
+                    listing: (*listing).to_owned(),
+                }),
                 (_, ["family", _]) => current = Some(families.next()?),
                 (Some((_, hidden)), ["hidden", name]) => hidden.push(known_table(name)?),
                 (Some((tables, _)), words) => read_into(tables, words)?,
@@ -123,7 +146,8 @@ mod tests {
             instance: Some("1".into()),
             tables: [vec![filter, nat.clone()], vec![nat]],
             hidden: [vec!["nat"], vec![]],
-            routing: Some(PolicyRouting { mark: Mark::DEFAULT, table: 7, families: vec![Family::V6], connects: true }),
+            routing: Some(PolicyRouting { mark: Mark::DEFAULT, table: 7, families: vec![Family::V6] }),
+            nft: vec![NftTable { name: "tproxy.1".into(), is_owned: true, listing: "table {\n\t}\n".into() }],
         };
         assert_eq!(Snapshot::from_text(&snapshot.to_text()).unwrap(), snapshot);
         let nothing = Snapshot::default();
@@ -138,9 +162,8 @@ mod tests {
             "family v4\ntable bridge\n",
             "family v4\nhidden bridge\n",
             "family v4\nfamily v6\nfamily x\n",
-            "routing 1 7 - IPv5\n",
-            "routing 0 7 - IPv4\n",
-            "routing 1 7 IPv4\n",
+            "routing 1 7 IPv5\n",
+            "routing 0 7 IPv4\n",
         ] {
             assert_eq!(Snapshot::from_text(text), None, "{text}");
         }

@@ -15,7 +15,7 @@ use crate::rules::command::run;
 use crate::rules::lacking::PacketFilter;
 use crate::rules::native::{Native, NativePart, family_name};
 use crate::rules::native_filter;
-use crate::rules::save::{Lines, Owner, not_shown, read};
+use crate::rules::save::{Lines, Owner, is_ours, not_shown, read};
 
 /// The directories that are searched, in this order. They are fixed, since PATH must not decide what root runs.
 pub(crate) const DIRECTORIES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
@@ -113,6 +113,13 @@ impl Tools {
             filters.extend(native_filter::filters(&text, self.family));
         }
         Ok(filters)
+    }
+
+    /// Whether the chosen kind translates connections for somebody else.
+    pub(crate) fn translates_for_others(&self) -> Result<bool, Error> {
+        let (save, _) = self.chosen.save()?;
+        let nat = Lines::new(&save).skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT");
+        Ok(nat.filter_map(|line| line.strip_prefix("-A ")).any(|rule| !is_ours(rule)))
     }
 
     /// Makes the owner's part of the tables equal to `target`, in one transaction; in tables that cannot be shown, what
@@ -315,6 +322,12 @@ impl Backend {
             ),
         }
     }
+}
+
+/// What filters packets of a family where there is no iptables.
+pub(crate) fn native_filters(directories: &[&str], family: Family) -> Result<Vec<PacketFilter>, Error> {
+    let Some(native) = Native::find(directories, family) else { return Ok(Vec::new()) };
+    Ok(native_filter::filters(&native.saved(LIMIT)?, family))
 }
 
 /// Whether the kernel has legacy tables in this network namespace: any, or one of that name. The tool itself would create

@@ -11,6 +11,7 @@ pub(crate) mod inherited;
 pub(crate) mod interfaces;
 pub(crate) mod ipset;
 pub(crate) mod landlock;
+pub(crate) mod lifeline;
 pub(crate) mod message;
 pub(crate) mod outgoing;
 pub(crate) mod process;

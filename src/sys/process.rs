@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chroot, dup2_stderr, dup2_stdin, dup2_stdout, fork, mkdtemp, setsid};
@@ -168,6 +168,16 @@ fn signal_set(signals: &[Signal]) -> SigSet {
 pub(crate) fn signals(signals: &[Signal]) -> io::Result<SignalFd> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&signal_set(&BLOCKED)), None)?;
     Ok(SignalFd::with_flags(&signal_set(signals), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
+/// Makes signals that are meant for the guardian have no effect on this process and on those that it starts. A terminal
+/// sends them to all processes of its group, and a service manager to all of a service.
+pub(crate) fn ignore_signals() -> io::Result<()> {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        // SAFETY: no handler is installed that could run at a bad moment.
+        unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }?;
+    }
+    Ok(())
 }
 
 /// Lets `signals` have their usual effect on this process; the others of [`BLOCKED`] stay blocked.

@@ -55,6 +55,19 @@ pub(crate) fn name(pid: Pid) -> Option<String> {
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
+/// The first word of the command line of a process, which ps(1) shows as its title; `None` if there is no such process.
+pub(crate) fn title(pid: Pid) -> Option<String> {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(String::from_utf8_lossy(words.split(|byte| *byte == 0).next()?).into_owned())
+}
+
+/// Whether a process is in the network namespace of this one. `thread-self`, since in tests a thread is in another
+/// namespace than its process.
+pub(crate) fn shares_network(pid: Pid) -> bool {
+    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/net")).ok();
+    namespace(&pid.to_string()).is_some_and(|theirs| namespace("thread-self") == Some(theirs))
+}
+
 /// The effective user of a process; `None` if there is no such process. The owner of its directory is another one if the
 /// process hides (`PR_SET_DUMPABLE`).
 pub(crate) fn user(pid: Pid) -> Option<u32> {

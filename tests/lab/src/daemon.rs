@@ -3,6 +3,7 @@
 use crate::journal::Journal;
 use crate::netns::Net;
 use crate::process::{self, Family};
+use crate::rules;
 use crate::wait;
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -160,6 +161,10 @@ impl Launch {
     fn command(&self, family: &Family) -> Command {
         let mut words = self.wrapper.clone();
         words.push(self.program.clone());
+        let has = |names: &[&str]| self.args.iter().any(|arg| names.contains(&arg.as_str()));
+        if has(&["-R", "-X", "--reject", "-c"]) && !has(&["--firewall", "--flush"]) {
+            words.extend(rules::firewall().map(|name| format!("--firewall={name}")));
+        }
         words.extend(self.args.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).envs(self.env.iter().cloned()).envs([family.entry()]);

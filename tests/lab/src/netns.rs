@@ -42,6 +42,11 @@ impl Net {
         must(&all)
     }
 
+    /// The same; `None` if it fails.
+    pub fn try_run(&self, words: &[&str]) -> Option<String> {
+        output(&[&["ip", "netns", "exec", &self.name], words].concat())
+    }
+
     /// Runs a closure in a thread inside; its sockets, and the threads it starts, belong to the namespace for ever.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let path = format!("/var/run/netns/{}", self.name);
@@ -179,7 +184,7 @@ fn available() -> Result<(), String> {
     if !nix::unistd::Uid::effective().is_root() {
         return Err("not root: no network namespaces".to_string());
     }
-    for tool in ["ip", "ss", "sysctl", "iptables-save", "ip6tables-save"] {
+    for tool in ["ip", "ss", "sysctl", "iptables-save", "ip6tables-save", "nft"] {
         if output(&["sh", "-c", &format!("command -v {tool}")]).is_none() {
             return Err(format!("{tool} is not installed"));
         }

@@ -1,6 +1,12 @@
-//! The kernel's rules as `iptables-save` and `ip6tables-save` print them, made comparable.
+//! The kernel's rules as `iptables-save`, `ip6tables-save` and nft print them, made comparable.
 
 use crate::netns::Net;
+
+/// What tests pass as `--firewall` where rules are asked for and nothing is said, so that a test need not be written twice;
+/// `None` leaves it to the program.
+pub fn firewall() -> Option<String> {
+    std::env::var("TPROXY_TEST_FIREWALL").ok().filter(|name| !name.is_empty())
+}
 
 /// Both families' tables without what changes by itself: comments with dates, and packet counters.
 pub fn saved(net: &Net) -> String {
@@ -8,7 +14,16 @@ pub fn saved(net: &Net) -> String {
     for family in ["iptables", "ip6tables"] {
         text += &format!("{family}:\n{}", comparable(&net.run(&[&format!("{family}-save")])));
     }
-    text
+    text + &nft_tables(net)
+}
+
+/// The tables of nft that are ours.
+pub fn nft_tables(net: &Net) -> String {
+    let tables = net.run(&["nft", "list", "tables", "inet"]);
+    let ours = tables.lines().filter_map(|line| line.strip_prefix("table inet tproxy."));
+    // It may have gone in between.
+    let list = |name| net.try_run(&["nft", "-s", "list", "table", "inet", &format!("tproxy.{name}")]);
+    ours.filter_map(list).collect()
 }
 
 /// The same, with the rules and routes of policy routing, except those of link-local addresses: these come by themselves.
@@ -48,7 +63,9 @@ fn order_tables(lines: &[String]) -> Vec<String> {
 /// How many rules of others' chains lead to ours: without one, traffic passes us by.
 pub fn jumps_to_ours(net: &Net) -> usize {
     let saved = saved(net);
-    saved.lines().filter(|line| line.contains("-j tproxy.") && !line.starts_with("-A tproxy.")).count()
+    let iptables = |line: &&str| line.contains("-j tproxy.") && !line.starts_with("-A tproxy.");
+    let nft = |line: &&str| line.trim_start().starts_with("meta nfproto ") && line.contains(" jump ");
+    saved.lines().filter(|line| iptables(line) || nft(line)).count()
 }
 
 /// How many lines of both families' rules mention tproxy.

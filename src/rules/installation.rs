@@ -1,0 +1,150 @@
+//! The rules of an instance, installed with iptables or with nft.
+
+use crate::error::Error;
+use crate::rules::backend::{FirewallChoice, FirewallKind};
+use crate::rules::firewall::Firewall;
+use crate::rules::nft::firewall::{NftFirewall, TableOwner};
+use crate::rules::nft::table;
+use crate::rules::ruleset::RuleSet;
+use crate::rules::snapshot::Snapshot;
+use crate::rules::tools::DIRECTORIES;
+
+/// Both firewalls, of which an instance uses one.
+#[derive(Debug)]
+pub(crate) struct Installation<'a> {
+    iptables: Firewall,
+    nft: NftFirewall,
+    /// The process that tables may belong to.
+    owner: Option<&'a dyn TableOwner>,
+}
+
+impl<'a> Installation<'a> {
+    /// Finds the tools. A missing tool is an error only when it is needed.
+    pub(crate) fn find(owner: Option<&'a dyn TableOwner>) -> Result<Installation<'a>, Error> {
+        Ok(Installation { iptables: Firewall::find()?, nft: NftFirewall::find(DIRECTORIES), owner })
+    }
+
+    /// Goes on from what another process has installed.
+    pub(crate) fn resume(&mut self, mut snapshot: Snapshot) {
+        self.nft.installed = std::mem::take(&mut snapshot.nft);
+        self.iptables.resume(snapshot);
+    }
+
+    /// What is installed.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot { nft: self.nft.installed.clone(), ..self.iptables.snapshot() }
+    }
+
+    /// The tools in use, for the log.
+    pub(crate) fn description(&self) -> String {
+        if self.nft.installed.is_empty() { self.iptables.description() } else { self.nft.description() }
+    }
+
+    /// By which tool the rules are installed, and why. `looks` says whether the rules of others may be looked at.
+    pub(crate) fn choose(&self, set: &RuleSet, looks: bool) -> Result<(FirewallKind, String), Error> {
+        match set.firewall {
+            FirewallChoice::Iptables => Ok((FirewallKind::Iptables, "--firewall iptables".into())),
+            FirewallChoice::Nft if self.nft.is_there() => Ok((FirewallKind::Nft, "--firewall nft".into())),
+            FirewallChoice::Nft => {
+                let sentence = format!("--firewall nft: nft is in none of {}", DIRECTORIES.join(", "));
+                Err(Error::Failed(sentence))
+            }
+            FirewallChoice::Auto => self.choose_freely(set, looks),
+        }
+    }
+
+    fn choose_freely(&self, set: &RuleSet, looks: bool) -> Result<(FirewallKind, String), Error> {
+        if !self.nft.is_there() {
+            return Ok((FirewallKind::Iptables, "nft is not installed".into()));
+        }
+        if !self.iptables.is_there() {
+            return Ok((FirewallKind::Nft, "iptables is not installed".into()));
+        }
+        if let Err(error) = table::body(set) {
+            return Ok((FirewallKind::Iptables, error.to_string()));
+        }
+        if looks && self.iptables.translates_for_others()? {
+            return Ok((FirewallKind::Iptables, "the nat table of iptables is in use".into()));
+        }
+        Ok((FirewallKind::Nft, "nothing here needs iptables".into()))
+    }
+
+    /// Installs the rules of this set and nothing else of its instance. `anew` says that nothing is known of them yet: the
+    /// tool is chosen, and what the other tool may have left is removed.
+    ///
+    /// Errors: nothing has changed.
+    pub(crate) fn install(&mut self, set: &RuleSet, anew: bool) -> Result<(), Error> {
+        let kind = match self.in_use() {
+            Some(kind) if !anew => kind,
+            _ => {
+                let (kind, why) = self.choose(set, true)?;
+                if set.firewall == FirewallChoice::Auto {
+                    log::info!("rules are installed with {kind}: {why}");
+                }
+                kind
+            }
+        };
+        let changes = anew || self.in_use().is_some_and(|former| former != kind);
+        match kind {
+            FirewallKind::Iptables => {
+                self.iptables.install(set)?;
+                if changes { self.nft.remove(&set.name, self.owner) } else { Ok(()) }
+            }
+            FirewallKind::Nft => {
+                self.nft.install(set, self.owner)?;
+                if changes { self.iptables.remove(&set.name) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn in_use(&self) -> Option<FirewallKind> {
+        if !self.nft.installed.is_empty() {
+            return Some(FirewallKind::Nft);
+        }
+        self.iptables.snapshot().instance.map(|_| FirewallKind::Iptables)
+    }
+
+    /// Compares the rules with their state after the installation: a short sentence for each difference.
+    pub(crate) fn verify(&mut self) -> Result<Vec<String>, Error> {
+        let mut differences = self.iptables.verify()?;
+        differences.extend(self.nft.check()?);
+        Ok(differences)
+    }
+
+    /// Takes the redirections away from new connections.
+    pub(crate) fn unhook(&mut self, instance: &str) -> Result<(), Error> {
+        let iptables = self.iptables.unhook(instance);
+        self.nft.unhook(self.owner).and(iptables)
+    }
+
+    /// Removes the rules of an instance, whoever installed them.
+    pub(crate) fn remove(&mut self, instance: &str) -> Result<(), Error> {
+        let iptables = self.iptables.remove(instance);
+        self.nft.remove(instance, self.owner).and(iptables)
+    }
+
+    /// Removes the rules of all instances. Returns how many chains, tables of nft and routes these were.
+    pub(crate) fn flush_all(&mut self) -> Result<[usize; 3], Error> {
+        let iptables = self.iptables.flush_all();
+        let tables = self.nft.flush_all()?;
+        iptables.map(|(chains, routes)| [chains, tables, routes])
+    }
+
+    /// The tables with rules of ours that could not be shown the last time.
+    pub(crate) fn hidden(&self) -> String {
+        self.iptables.hidden()
+    }
+
+    /// What keeps redirected connections from getting where this set leads them.
+    pub(crate) fn lacking(&self, set: &RuleSet) -> Result<Vec<String>, Error> {
+        self.iptables.lacking(set)
+    }
+
+    /// Refuses rules that could not be installed.
+    pub(crate) fn try_out(&self, set: &RuleSet, kind: FirewallKind) -> Result<(), Error> {
+        match kind {
+            FirewallKind::Iptables => self.iptables.check_shown(set),
+            FirewallKind::Nft => self.nft.try_out(set),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The table of an instance, as text for nft(8). It is made from the same plan as the rules for iptables, so both do the
+//! same.
+//!
+//! Its chains run just before those of iptables at the same hook, so of two rules that translate a connection ours comes
+//! first; a connection that we leave alone is for the others to decide.
+
+use std::fmt::Write;
+
+use crate::error::Error;
+use crate::redirection::RedirectionId;
+use crate::rules::address::Family;
+use crate::rules::chains::{Chain, Jump, PREFIX, Table};
+use crate::rules::nft::extensions::KeptSet;
+use crate::rules::nft::lookups::{ChainEntry, grouped};
+use crate::rules::nft::nft_rule::NftRule;
+use crate::rules::ruleset::RuleSet;
+
+/// A chain of the kernel that jumps to ours: table and chain of iptables, and its place for nft. The priorities are those
+/// of include/uapi/linux/netfilter_ipv4.h, a little less: earlier.
+const HOOKS: &[(&str, &str, &str)] = &[
+    ("filter", "INPUT", "type filter hook input priority -1"),
+    ("filter", "FORWARD", "type filter hook forward priority -1"),
+    ("filter", "OUTPUT", "type filter hook output priority -1"),
+    ("nat", "PREROUTING", "type nat hook prerouting priority -110"),
+    ("nat", "OUTPUT", "type nat hook output priority -110"),
+    ("nat", "POSTROUTING", "type nat hook postrouting priority 90"),
+    (CLOSED, "INPUT", "type filter hook input priority -2"),
+    (CLOSED, "FORWARD", "type filter hook forward priority -2"),
+    (CLOSED, "OUTPUT", "type filter hook output priority -2"),
+];
+
+/// The part that rejects what should have been redirected. Only nft has it.
+const CLOSED: &str = "closed";
+
+/// Text of a table under construction.
+struct TableWriter<'a> {
+    set: &'a RuleSet,
+    sets: Vec<KeptSet>,
+    /// Sets and maps of look-ups.
+    lookups: String,
+    chains: String,
+}
+
+/// The name of the table of an instance.
+pub(crate) fn name(instance: &str) -> String {
+    format!("{PREFIX}{instance}")
+}
+
+/// The body of the instance's table, between its braces. Empty if it needs no rule.
+///
+/// Errors: what nft has no words for.
+pub(crate) fn body(set: &RuleSet) -> Result<String, Error> {
+    if let Some(what) = needs_iptables(set) {
+        return Err(Error::Failed(format!("{what} needs --firewall iptables")));
+    }
+    write(set, &Family::BOTH.map(|family| (family, set.plan(family))))
+}
+
+/// The same of the table that rejects new connections which the instance's table would have redirected, and has not:
+/// nobody serves any more, so it is gone. Empty if it would reject nothing.
+pub(crate) fn closed_body(set: &RuleSet) -> Result<String, Error> {
+    let plan = |family| (family, set.plan_closed(CLOSED, family).into_iter().collect());
+    write(set, &Family::BOTH.map(plan))
+}
+
+/// What a set needs beside the words of its matches that only iptables has.
+pub(crate) fn needs_iptables(set: &RuleSet) -> Option<&'static str> {
+    set.routing.is_some().then_some("--intercept tproxy, or --source with an address of others,")
+}
+
+fn write(set: &RuleSet, plans: &[(Family, Vec<Table>)]) -> Result<String, Error> {
+    let mut writer = TableWriter { set, sets: Vec::new(), lookups: String::new(), chains: String::new() };
+    for (family, tables) in plans {
+        for table in tables {
+            table.chains.iter().try_for_each(|chain| writer.chain(*family, table.name, chain))?;
+        }
+    }
+    for (table, chain, place) in HOOKS {
+        writer.hook((table, chain, place), plans)?;
+    }
+    let mut text = String::new();
+    for KeptSet { name, declaration } in &writer.sets {
+        let _ = writeln!(text, "\tset {name} {{\n\t\t{declaration}\n\t}}");
+    }
+    Ok(text + &writer.lookups + &writer.chains)
+}
+
+impl TableWriter<'_> {
+    fn chain(&mut self, family: Family, table: &str, chain: &Chain) -> Result<(), Error> {
+        let name = self.chain_name(family, table, &chain.name);
+        let mut rules = Vec::new();
+        for rule in &chain.rules {
+            rules.extend(self.translated(family, table, &rule.text)?);
+        }
+        let mut lines = String::new();
+        for (at, entry) in grouped(rules).iter().enumerate() {
+            let line = match entry {
+                ChainEntry::Rule(rule) => self.rule(family, rule),
+                ChainEntry::Lookup(lookup) => {
+                    let (declaration, rule) = lookup.text(&format!("{name}.{at}"));
+                    self.lookups.push_str(&declaration);
+                    rule
+                }
+            };
+            let _ = writeln!(lines, "\t\t{line}");
+        }
+        let _ = write!(self.chains, "\tchain {name} {{\n{lines}\t}}\n");
+        Ok(())
+    }
+
+    fn rule(&mut self, family: Family, rule: &NftRule) -> String {
+        let (text, sets) = rule.text(family);
+        for set in sets {
+            if !self.sets.contains(&set) {
+                self.sets.push(set);
+            }
+        }
+        text
+    }
+
+    /// The chain of the kernel's hook, with our jumps from it.
+    fn hook(&mut self, (table, from, place): (&str, &str, &str), plans: &[(Family, Vec<Table>)]) -> Result<(), Error> {
+        let mut lines = String::new();
+        let mut any = false;
+        for (family, tables) in plans {
+            let jumps = tables.iter().filter(|one| one.name == table).flat_map(|one| &one.jumps);
+            for Jump { text, .. } in jumps.filter(|jump| jump.from == from) {
+                any = true;
+                for rule in self.translated(*family, table, text)? {
+                    let nfproto = if *family == Family::V4 { "ipv4" } else { "ipv6" };
+                    let _ = writeln!(lines, "\t\tmeta nfproto {nfproto} {}", self.rule(*family, &rule));
+                }
+            }
+        }
+        if any {
+            let name = format!("{table}.{}", from.to_ascii_lowercase());
+            let _ = write!(self.chains, "\tchain {name} {{\n\t\t{place}; policy accept;\n{lines}\t}}\n");
+        }
+        Ok(())
+    }
+
+    fn translated(&self, family: Family, table: &str, text: &str) -> Result<Vec<NftRule>, Error> {
+        let name = |chain: &str| {
+            let ours = chain.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with(&self.set.name));
+            ours.then(|| self.chain_name(family, table, chain))
+        };
+        NftRule::translate(text, family, &name).map_err(|what| self.untranslated(family, text, &what))
+    }
+
+    /// How a chain of ours is called: after its table and family, since one table of nft has them all.
+    fn chain_name(&self, family: Family, table: &str, chain: &str) -> String {
+        let suffix = chain.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix(&self.set.name)).unwrap_or_default();
+        let number = if family == Family::V4 { "4" } else { "6" };
+        format!("{table}{number}{suffix}")
+    }
+
+    fn untranslated(&self, family: Family, rule: &str, what: &str) -> Error {
+        let error = Error::Failed(format!("{what} needs --firewall iptables"));
+        let mut specs = self.set.specs.iter().filter(|spec| spec.matching.family == family);
+        let spec = specs.find(|spec| rule.starts_with(&spec.rule(&[]).text));
+        let id: Option<RedirectionId> = spec.map(|spec| spec.redirection);
+        match id.and_then(|id| self.set.locations.get(id.index())?.as_ref()) {
+            Some((file, line)) => error.in_file(file, *line),
+            None => error,
+        }
+    }
+}
