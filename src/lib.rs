@@ -41,6 +41,8 @@ mod relay;
 
 mod traffic;
 
+mod control;
+
 mod config;
 
 mod daemon;

@@ -2,6 +2,8 @@
 
 pub use crate::cli::options::OPTIONS;
 pub use crate::cli::{MARKS, generated};
+pub use crate::control::command::{self, ControlCommand, ParsedLine};
+pub use crate::control::http::{self, ScrapeRequest};
 pub use crate::ctl::{CTL_MARKS, generated_ctl};
 pub use crate::daemon::message::{self, Answer, Question, ToGuardian, ToWorker};
 pub use crate::protocol::addr_pair::AddrPair;
@@ -28,6 +30,5 @@ pub use crate::rules::ruleset::RuleSet;
 pub use crate::rules::snapshot::Snapshot;
 pub use crate::sys::clock::Tick;
 pub use crate::traffic::compact_addr::CompactAddr;
-pub use crate::traffic::counters::{self, Counters};
 pub use crate::traffic::stock::SocketCounts;
 pub use crate::traffic::upstreams::ADDRESSES;

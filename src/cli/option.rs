@@ -48,6 +48,16 @@ pub enum OptionId {
     HandshakeTimeout,
     IdleTimeout,
     FinTimeout,
+    CheckInterval,
+    CheckHttp,
+    CheckTls,
+    Rise,
+    Fall,
+    Control,
+    ControlGroup,
+    Metrics,
+    HealthFile,
+    DrainDelay,
     Config,
     User,
     Foreground,
@@ -98,6 +108,87 @@ impl fmt::Display for Opt {
     }
 }
 
+/// Of one redirection.
+pub(crate) const fn one(id: OptionId, short: &'static str, long: &'static str, group: Group) -> Opt {
+    Opt {
+        id,
+        short,
+        long,
+        value: None,
+        repeatable: false,
+        group,
+        scope: Scope::Redirection,
+        overrides: None,
+        relay_only: false,
+        goes_with: &[],
+        help: "",
+        more: "",
+    }
+}
+
+/// Of one redirection that is relayed.
+pub(crate) const fn relay(id: OptionId, short: &'static str, long: &'static str, group: Group) -> Opt {
+    Opt { relay_only: true, ..one(id, short, long, group) }
+}
+
+pub(crate) const fn process(id: OptionId, short: &'static str, long: &'static str, group: Group) -> Opt {
+    Opt { scope: Scope::Process, ..one(id, short, long, group) }
+}
+
+pub(crate) const fn command(id: OptionId, short: &'static str, long: &'static str, group: Group) -> Opt {
+    Opt { scope: Scope::Command, ..one(id, short, long, group) }
+}
+
+pub(crate) const fn text(name: &'static str) -> Option<Value> {
+    Some(Value::Text(name, &[]))
+}
+
+pub(crate) const VIA_HTTP: Term = Term::Is(OptionId::Via, "http");
+pub(crate) const VIA_CONNECT: Term = Term::Is(OptionId::Via, "connect");
+pub(crate) const VIA_SOCKS5: Term = Term::Is(OptionId::Via, "socks5");
+
+pub(crate) const BY_TPROXY: Term = Term::Is(OptionId::Intercept, "tproxy");
+
+pub(crate) const NEEDS_HTTP: &[Relation] = &[Relation::Needs(&[VIA_HTTP], "")];
+
+pub(crate) const NEEDS_CHECKS: &[Relation] = &[Relation::Needs(&[Term::Given(OptionId::CheckInterval)], "")];
+
+pub(crate) const OF_TLS_CHECKS: &[Relation] = &[
+    Relation::Needs(&[Term::Given(OptionId::CheckInterval)], ""),
+    Relation::Excludes(&[Term::Given(OptionId::CheckHttp)], ""),
+];
+
+pub(crate) const OF_LOCAL: &[Relation] = &[
+    Relation::Needs(&[Term::Given(OptionId::Redirect)], ""),
+    Relation::Excludes(&[Term::Given(OptionId::Kernel), Term::Operands], ""),
+];
+
+pub(crate) const OF_OUTPUT: &[Relation] = &[
+    Relation::Needs(
+        &[Term::Given(OptionId::Redirect), Term::Given(OptionId::Exempt), Term::Given(OptionId::Reject)],
+        "",
+    ),
+    Relation::Excludes(
+        &[BY_TPROXY],
+        "TPROXY sees only what comes in from other hosts; only --intercept redirect takes connections of this one",
+    ),
+];
+
+pub(crate) const OF_DENY: &[Relation] = &[Relation::Needs(
+    &[Term::Given(OptionId::Transparent), Term::Given(OptionId::Fallback), VIA_HTTP, VIA_CONNECT, VIA_SOCKS5],
+    "otherwise clients do not choose the destination",
+)];
+
+pub(crate) const OF_REJECT_QUIC: &[Relation] = &[
+    Relation::Needs(&[Term::Given(OptionId::Redirect)], ""),
+    Relation::Excludes(&[Term::Is(OptionId::Proto, "udp")], ""),
+];
+
+/// A rule with a MATCH.
+pub(crate) const fn matching(id: OptionId, short: &'static str, long: &'static str) -> Opt {
+    Opt { value: text("MATCH"), repeatable: true, ..one(id, short, long, Group::Rules) }
+}
+
 /// The value of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
@@ -130,12 +221,14 @@ pub enum Group {
     Upstream,
     Proxies,
     Limits,
+    Checks,
+    Control,
     Process,
     Other,
 }
 
 impl Group {
-    pub const ALL: [Group; 9] = [
+    pub const ALL: [Group; 11] = [
         Group::Listening,
         Group::Rules,
         Group::Without,
@@ -143,6 +236,8 @@ impl Group {
         Group::Upstream,
         Group::Proxies,
         Group::Limits,
+        Group::Checks,
+        Group::Control,
         Group::Process,
         Group::Other,
     ];
@@ -157,6 +252,8 @@ impl Group {
             Group::Upstream => "Upstream",
             Group::Proxies => "Proxies",
             Group::Limits => "Limits",
+            Group::Checks => "Checks of upstreams",
+            Group::Control => "Control",
             Group::Process => "Process",
             Group::Other => "Instead of running",
         }

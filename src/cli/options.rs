@@ -1,59 +1,15 @@
 //! The table of options. The parser, the checks of what goes together, `--help`, the lists in the manual pages and the
 //! completions for shells are made from it.
 
-use crate::cli::option::{Group, Opt, OptionId as Id, Relation, Scope, Term, Value};
+use crate::cli::option::{
+    Group, NEEDS_CHECKS, NEEDS_HTTP, OF_DENY, OF_LOCAL, OF_OUTPUT, OF_REJECT_QUIC, OF_TLS_CHECKS, Opt, OptionId as Id,
+    Relation, Term, VIA_CONNECT, VIA_HTTP, VIA_SOCKS5, Value, command, matching, one, process, relay, text,
+};
 
 /// The entry of an option.
 pub(crate) fn opt(id: Id) -> &'static Opt {
     // A test compares the order of both.
     &OPTIONS[id as usize]
-}
-
-const VIA_HTTP: Term = Term::Is(Id::Via, "http");
-const VIA_CONNECT: Term = Term::Is(Id::Via, "connect");
-const VIA_SOCKS5: Term = Term::Is(Id::Via, "socks5");
-
-const BY_TPROXY: Term = Term::Is(Id::Intercept, "tproxy");
-
-const NEEDS_HTTP: &[Relation] = &[Relation::Needs(&[VIA_HTTP], "")];
-
-/// Of one redirection.
-const fn one(id: Id, short: &'static str, long: &'static str, group: Group) -> Opt {
-    Opt {
-        id,
-        short,
-        long,
-        value: None,
-        repeatable: false,
-        group,
-        scope: Scope::Redirection,
-        overrides: None,
-        relay_only: false,
-        goes_with: &[],
-        help: "",
-        more: "",
-    }
-}
-
-/// Of one redirection that is relayed.
-const fn relay(id: Id, short: &'static str, long: &'static str, group: Group) -> Opt {
-    Opt { relay_only: true, ..one(id, short, long, group) }
-}
-
-const fn process(id: Id, short: &'static str, long: &'static str, group: Group) -> Opt {
-    Opt { scope: Scope::Process, ..one(id, short, long, group) }
-}
-
-const fn command(id: Id, short: &'static str, long: &'static str, group: Group) -> Opt {
-    Opt { scope: Scope::Command, ..one(id, short, long, group) }
-}
-
-const fn matching(id: Id, short: &'static str, long: &'static str) -> Opt {
-    Opt { value: text("MATCH"), repeatable: true, ..one(id, short, long, Group::Rules) }
-}
-
-const fn text(name: &'static str) -> Option<Value> {
-    Some(Value::Text(name, &[]))
 }
 
 /// All options, in the order in which the documentation shows them.
@@ -102,22 +58,13 @@ pub const OPTIONS: &[Opt] = &[
         ..matching(Id::Reject, "", "reject")
     },
     Opt {
-        goes_with: &[
-            Relation::Needs(&[Term::Given(Id::Redirect)], ""),
-            Relation::Excludes(&[Term::Is(Id::Proto, "udp")], ""),
-        ],
+        goes_with: OF_REJECT_QUIC,
         help: "Refuse HTTP/3 (UDP port 443) of what -R matches, so that browsers use TCP.",
         more: "The other conditions of the MATCH apply, and each -X before it.",
         ..one(Id::RejectQuic, "", "reject-quic", Group::Rules)
     },
     Opt {
-        goes_with: &[
-            Relation::Needs(&[Term::Given(Id::Redirect), Term::Given(Id::Exempt), Term::Given(Id::Reject)], ""),
-            Relation::Excludes(
-                &[BY_TPROXY],
-                "TPROXY sees only what comes in from other hosts; only --intercept redirect takes connections of this one",
-            ),
-        ],
+        goes_with: OF_OUTPUT,
         help: "Apply the rules to this host's own connections too, except those of the user of -r.",
         ..one(Id::Output, "O", "output", Group::Rules)
     },
@@ -139,10 +86,7 @@ pub const OPTIONS: &[Opt] = &[
     },
     Opt {
         value: Some(Value::Text("PORT", &["same"])),
-        goes_with: &[
-            Relation::Needs(&[Term::Given(Id::Redirect)], ""),
-            Relation::Excludes(&[Term::Given(Id::Kernel), Term::Operands], ""),
-        ],
+        goes_with: OF_LOCAL,
         help: "Redirect to this port of this host, or to the same port that the client asked for. Nothing is relayed.",
         ..one(Id::Local, "", "local", Group::Without)
     },
@@ -215,10 +159,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         value: text("NET"),
         repeatable: true,
-        goes_with: &[Relation::Needs(
-            &[Term::Given(Id::Transparent), Term::Given(Id::Fallback), VIA_HTTP, VIA_CONNECT, VIA_SOCKS5],
-            "otherwise clients do not choose the destination",
-        )],
+        goes_with: OF_DENY,
         help: "Refuse connections whose original destination is in NET, directly or through a proxy.",
         more: "NET is an address or a network (CIDR). SECURITY CONSIDERATIONS lists what is always refused.",
         ..relay(Id::Deny, "", "deny", Group::Upstream)
@@ -328,6 +269,61 @@ pub const OPTIONS: &[Opt] = &[
         help: "Reset a connection when one direction has ended and the other is silent for this long. 0 means never. \
                The default is 300.",
         ..relay(Id::FinTimeout, "", "fin-timeout", Group::Limits)
+    },
+    Opt {
+        value: text("SECONDS"),
+        help: "Connect to each address of the upstreams this often, and use those only that answer.",
+        ..relay(Id::CheckInterval, "", "check-interval", Group::Checks)
+    },
+    Opt {
+        value: text("PATH"),
+        goes_with: NEEDS_CHECKS,
+        help: "Check with an HTTP request for PATH. A status from 200 to 399 is good.",
+        ..relay(Id::CheckHttp, "", "check-http", Group::Checks)
+    },
+    Opt {
+        goes_with: OF_TLS_CHECKS,
+        help: "Check with a TLS ClientHello. A ServerHello is good.",
+        ..relay(Id::CheckTls, "", "check-tls", Group::Checks)
+    },
+    Opt {
+        value: text("NUMBER"),
+        goes_with: NEEDS_CHECKS,
+        help: "So many checks in a row must be good until an address is used again. The default is 2.",
+        ..relay(Id::Rise, "", "rise", Group::Checks)
+    },
+    Opt {
+        value: text("NUMBER"),
+        goes_with: NEEDS_CHECKS,
+        help: "So many checks in a row must fail until an address is used no longer. The default is 3.",
+        ..relay(Id::Fall, "", "fall", Group::Checks)
+    },
+    Opt {
+        value: Some(Value::Text("PATH", &["none"])),
+        help: "Answer commands on this Unix socket. The default, for root with rules, is /run/tproxy/INSTANCE.sock.",
+        more: "none makes no socket. See tproxyctl(8).",
+        ..process(Id::Control, "", "control", Group::Control)
+    },
+    Opt {
+        value: text("GROUP"),
+        help: "Let this group use the socket to look, but not to change anything: a name or #GID.",
+        ..process(Id::ControlGroup, "", "control-group", Group::Control)
+    },
+    Opt {
+        value: text("ADDRESS:PORT|PATH"),
+        help: "Answer HTTP requests for /metrics at this address, or on a Unix socket at PATH.",
+        ..process(Id::Metrics, "", "metrics", Group::Control)
+    },
+    Opt {
+        value: Some(Value::File),
+        help: "Keep a number in this file: 0 while new clients are served and all rules are in place, else 1.",
+        more: "keepalived can watch it (track_file).",
+        ..process(Id::HealthFile, "", "health-file", Group::Control)
+    },
+    Opt {
+        value: text("SECONDS"),
+        help: "On SIGTERM, be unhealthy for this long before anything else changes. The default is 0.",
+        ..process(Id::DrainDelay, "", "drain-delay", Group::Control)
     },
     Opt {
         value: Some(Value::File),

@@ -8,6 +8,7 @@ use syslog::Facility;
 use crate::cli::option::OptionId;
 use crate::cli::parse::Arguments;
 use crate::config::congestion::{self, CongestionControl};
+use crate::config::control::{self, ControlSettings, ControlSocket, MetricsAddress};
 use crate::config::values;
 use crate::error::Error;
 use crate::rules::backend::FirewallChoice;
@@ -49,6 +50,9 @@ pub(crate) struct Process {
     pub table: u32,
     /// How long all upstreams of a redirection may be unreachable before `fail` counts; `None` is for ever.
     pub upstream_grace: Option<Duration>,
+    pub control: ControlSettings,
+    /// How long the daemon is unhealthy before it stops.
+    pub drain_delay: Duration,
 }
 
 /// What to do with traffic that no worker can serve.
@@ -81,6 +85,11 @@ pub(super) struct GlobalOptions {
     upstream_grace: Option<Duration>,
     mark: Option<Mark>,
     table: Option<u32>,
+    control: Option<ControlSocket>,
+    control_group: Option<u32>,
+    metrics: Option<MetricsAddress>,
+    health_file: Option<PathBuf>,
+    drain_delay: Option<Duration>,
 }
 
 impl GlobalOptions {
@@ -113,6 +122,11 @@ impl GlobalOptions {
         fill(&mut self.upstream_grace, seconds(OptionId::UpstreamGrace)?);
         fill(&mut self.mark, arguments.value(OptionId::TproxyMark, values::mark)?);
         fill(&mut self.table, arguments.value(OptionId::TproxyTable, values::table)?);
+        fill(&mut self.control, arguments.value(OptionId::Control, control::socket)?);
+        fill(&mut self.control_group, control::group(arguments)?);
+        fill(&mut self.metrics, arguments.value(OptionId::Metrics, control::metrics)?);
+        fill(&mut self.health_file, path(OptionId::HealthFile));
+        fill(&mut self.drain_delay, seconds(OptionId::DrainDelay)?);
         Ok(())
     }
 
@@ -141,6 +155,13 @@ impl GlobalOptions {
             upstream_grace: or_never(self.upstream_grace, 0),
             mark: self.mark.unwrap_or(Mark::DEFAULT),
             table: self.table.unwrap_or(PolicyRouting::TABLE),
+            control: ControlSettings {
+                socket: self.control.unwrap_or(ControlSocket::Usual),
+                group: self.control_group,
+                metrics: self.metrics,
+                health_file: self.health_file,
+            },
+            drain_delay: self.drain_delay.unwrap_or(Duration::ZERO),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! From the command line, and the file that it may name, to a checked configuration. Nothing is changed here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cli::option::OptionId;
 use crate::cli::parse::{self, Arguments};
 use crate::cli::{CommandLine, options, quoting, relations};
+use crate::config::control::ControlSocket;
 use crate::config::outside::OutsideAnswers;
 use crate::error::Error;
 use crate::redirection::RedirectionId;
@@ -13,8 +14,10 @@ use crate::rules::nft::translation;
 use crate::rules::one_family;
 use crate::sys::account::{self, Capability};
 use crate::traffic::service::{HostPort, Service, Source};
+use crate::traffic::shared_counters::CounterLayout;
 
 pub(crate) mod congestion;
+pub(crate) mod control;
 pub(crate) mod families;
 pub(crate) mod file;
 mod global;
@@ -114,6 +117,29 @@ impl Config {
         names
     }
 
+    /// Where the control socket is, if there is one. The directory of locks is there for root with rules alone.
+    pub(crate) fn control_path(&self) -> Option<PathBuf> {
+        match &self.process.control.socket {
+            ControlSocket::None => None,
+            ControlSocket::At(path) => Some(path.clone()),
+            ControlSocket::Usual if self.has_rules() && account::is_root() => Some(control::usual_path(&self.name)),
+            ControlSocket::Usual => None,
+        }
+    }
+
+    /// Whether an upstream is written so.
+    pub(crate) fn has_upstream(&self, name: &str) -> bool {
+        self.relayed().any(|(_, redirection, _)| redirection.hosts().iter().any(|host| host.to_string() == name))
+    }
+
+    /// What is counted: all redirections, and the upstreams of those that are relayed.
+    pub(crate) fn counter_layout(&self) -> CounterLayout {
+        let relayed = |redirection: &Redirection| matches!(redirection.target, Target::Relay(_));
+        let hosts = |redirection: &Redirection| redirection.hosts().iter().map(HostPort::to_string).collect();
+        let upstreams = self.redirections.iter().map(|one| if relayed(one) { hosts(one) } else { Vec::new() });
+        CounterLayout::new(upstreams.collect())
+    }
+
     /// Whether a single process can do it all: no rules to own, no privileges to drop, no name to look up, no second
     /// worker.
     pub(crate) fn needs_no_guardian(&self) -> bool {
@@ -125,6 +151,8 @@ impl Config {
             && self.names_to_follow().is_empty()
             && !self.checks_hosts()
             && !self.uses_client_addresses()
+            && !process.control.needs_guardian()
+            && self.relayed().all(|(_, _, service)| service.check.is_none())
     }
 }
 
@@ -273,7 +301,8 @@ fn read(arguments: &Arguments, command_line: CommandLine, text: Option<&[u8]>) -
             format!("at least one connection for each of {workers} workers"),
         ));
     }
-    let process = Process { foreground: arguments.has(OptionId::Foreground), ..process };
+    let control = process.control.clone().at(&command_line.directory);
+    let process = Process { foreground: arguments.has(OptionId::Foreground), control, ..process };
     Ok(Config { name, command_line, file, outside: OutsideAnswers::default(), process, redirections })
 }
 

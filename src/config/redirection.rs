@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::cli::option::OptionId;
 use crate::cli::options;
 use crate::cli::parse::{ArgumentValue, Arguments};
-use crate::config::{source, values, via};
+use crate::config::{control, source, values, via};
 use crate::error::Error;
 use crate::relay::timeouts::Timeouts;
 use crate::rules::matching::{Match, RELAYED};
@@ -209,6 +209,7 @@ fn service(arguments: &Arguments) -> Result<Service, Error> {
             idle: or_never(OptionId::IdleTimeout, 7440)?,
             fin: or_never(OptionId::FinTimeout, 300)?,
         },
+        check: control::check(arguments)?,
     })
 }
 

@@ -12,16 +12,17 @@ use std::os::unix::ffi::OsStringExt;
 
 use crate::cli::CommandLine;
 use crate::config;
-use crate::daemon::instructions::{self, RESOLVER, ToldTask, VARIABLE, WORKER};
+use crate::daemon::instructions::{self, CONTROL, RESOLVER, ToldTask, VARIABLE, WORKER};
 use crate::daemon::sources::Sources;
 use crate::daemon::worker;
 use crate::daemon::worker_args::WorkerArgs;
-use crate::daemon::{confine, generation, handover, resolver, table_owner};
+use crate::daemon::{confine, control, generation, handover, resolver, table_owner};
 use crate::error::Error;
 use crate::logging;
 use crate::rules::nft::owners::OWNER;
 use crate::sys::channel::Channel;
 use crate::sys::{inherited, process};
+use crate::traffic::shared_counters::WorkerCounters;
 use crate::traffic::source_limit::SourceLimit;
 
 /// Looks whether this process is a child of a guardian.
@@ -43,13 +44,14 @@ pub(crate) fn told() -> Result<Option<ToldTask>, Error> {
 
 /// Does what this child is for, and ends with it. A failure goes to the log.
 pub(crate) fn run(told: ToldTask) -> ! {
-    let name = [WORKER, OWNER].into_iter().find(|name| told.name == *name).unwrap_or(RESOLVER);
+    let name = [WORKER, OWNER, CONTROL].into_iter().find(|name| told.name == *name).unwrap_or(RESOLVER);
     process::set_name(name);
     let facility = told.facility.as_deref().and_then(|facility| facility.parse().ok());
     logging::start_in_child(name, facility.filter(|_| !told.foreground), told.verbose);
     let result = match name {
         WORKER => work(told),
         OWNER => own_table(&told),
+        CONTROL => control(&told),
         _ => resolve(&told),
     };
     process::leave(match result {
@@ -75,11 +77,22 @@ fn own_table(told: &ToldTask) -> Result<(), Error> {
     table_owner::run(channel(told)?, &handover::descriptor(number)?)
 }
 
+fn control(told: &ToldTask) -> Result<(), Error> {
+    let channel = channel(told)?;
+    let listener = told.control_socket.map(handover::descriptor).transpose()?;
+    let metrics = match &told.metrics_socket {
+        Some((number, kind)) => Some((handover::descriptor(*number)?, kind == "tcp")),
+        None => None,
+    };
+    let confinement = confine::control(told.user, told.foreground, channel.as_fd())?;
+    control::run(channel, listener, metrics, confinement)
+}
+
 fn work(told: ToldTask) -> Result<(), Error> {
     let channel = channel(&told)?;
     // Held, and not used, for as long as this process serves.
     let _lifeline = told.lifeline.map(handover::descriptor).transpose()?;
-    let ToldTask { arguments, directory, file, outside, addresses, number, listeners, .. } = told;
+    let ToldTask { arguments, directory, file, outside, addresses, number, listeners, orders, .. } = told;
     let command_line = CommandLine { arguments, directory };
     let config = config::read_alike(&command_line, file.map(OsString::into_vec).as_deref(), outside)?;
     let redirections =
@@ -93,6 +106,9 @@ fn work(told: ToldTask) -> Result<(), Error> {
             Some(source_limit.ok_or_else(|| Error::Failed("the counts of sources do not fit".into()))?)
         }
     };
+    let counters = told.counters.ok_or_else(|| Error::Failed("a worker was told of no counters".into()))?;
+    let counters = WorkerCounters::map(&File::from(handover::descriptor(counters)?), config.counter_layout());
+    let counters = counters.map_err(|error| Error::sys("the counters", error))?;
     let confinement = confine::worker(told.user, told.foreground, channel.as_fd(), Sources::of(&config))?;
     let args = WorkerArgs {
         number,
@@ -104,6 +120,8 @@ fn work(told: ToldTask) -> Result<(), Error> {
         capacity: told.capacity.ok_or_else(|| Error::Failed("a worker was told of no capacity".into()))?,
         source_limit,
         connection: None,
+        counters,
+        orders,
     };
     worker::run(args, confinement)
 }

@@ -12,10 +12,13 @@ use mio::{Interest, Registry, Token};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::daemon::control_message::FromControl;
 use crate::daemon::instructions::Instructions;
 use crate::daemon::message::{Answer, SIZE, ToGuardian, ToWorker};
 use crate::daemon::retirement::{Overdue, Retirement};
+pub(crate) use crate::daemon::role::{GenerationId, Role};
 use crate::daemon::sources::SocketSupply;
+use crate::daemon::worker_record::WorkerRecord;
 use crate::error::Error;
 use crate::logging;
 use crate::sys::channel::{Channel, DESCRIPTORS, Received};
@@ -36,41 +39,6 @@ const MESSAGES: usize = 64;
 /// A child that has sent so many is not read for this long.
 const MUTED: Duration = Duration::from_millis(50);
 
-/// Which generation of this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct GenerationId(pub u32);
-
-impl GenerationId {
-    /// That of the generation after this one.
-    pub(crate) fn next(self) -> GenerationId {
-        GenerationId(self.0.wrapping_add(1))
-    }
-}
-
-/// What a child is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// Relays the connections of a generation.
-    Worker {
-        /// The generation, which may still be starting.
-        generation: GenerationId,
-        /// The worker's slot there.
-        slot: usize,
-    },
-    /// A worker that takes no new connection and ends with its last one.
-    Draining,
-    /// Looks up names for the guardian.
-    Resolver,
-    /// Looks up the names that clients of one worker claim (`--host-check`).
-    PoolResolver,
-    /// Installs, verifies or removes rules.
-    Rules,
-    /// Keeps the table of nft, which belongs to it.
-    TableOwner,
-    /// The next program, which tries whether it could take over.
-    Rehearsal,
-}
-
 #[derive(Debug)]
 struct Child {
     role: Role,
@@ -81,6 +49,8 @@ struct Child {
     retirement: Option<Retirement>,
     /// The sockets that it may have for connections from addresses of clients.
     supply: Option<SocketSupply>,
+    /// What is kept of a worker.
+    worker: Option<WorkerRecord>,
 }
 
 /// A child that has ended.
@@ -94,6 +64,8 @@ pub(crate) struct Ended {
     pub how: Death,
     /// Its last messages, which had not been read.
     pub last: Vec<ToGuardian>,
+    /// What was kept of a worker.
+    pub worker: Option<WorkerRecord>,
 }
 
 impl Ended {
@@ -200,8 +172,20 @@ impl Children {
             registered.map_err(|error| Error::sys("epoll_ctl", error))?;
         }
         let retirement = (role == Role::Draining).then(|| Retirement::begin(Instant::now()));
-        self.all.insert(pid, Child { role, channel, muted_until: None, retirement, supply: None });
+        self.all.insert(pid, Child { role, channel, muted_until: None, retirement, supply: None, worker: None });
         Ok(())
+    }
+
+    /// Keeps this of a worker as long as it lives.
+    pub(crate) fn keep(&mut self, pid: Pid, record: WorkerRecord) {
+        if let Some(child) = self.all.get_mut(&pid) {
+            child.worker = Some(record);
+        }
+    }
+
+    /// What is kept of the workers that live.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (Pid, &WorkerRecord)> {
+        self.all.iter().filter_map(|(pid, child)| Some((*pid, child.worker.as_ref()?)))
     }
 
     /// What a child is for.
@@ -243,17 +227,16 @@ impl Children {
         }
     }
 
-    /// Sends an order to a worker; a descriptor may come along.
-    pub(crate) fn tell(&self, pid: Pid, order: &ToWorker, descriptor: Option<BorrowedFd<'_>>) {
-        let Some(channel) = self.channel(pid) else { return };
-        if let Err(error) = channel.send(&order.encode(), descriptor) {
-            log::debug!("telling worker {pid}: {error}");
-        }
+    /// Sends an order to a worker; a descriptor may come along. Returns whether it was sent.
+    pub(crate) fn tell(&self, pid: Pid, order: &ToWorker, descriptor: Option<BorrowedFd<'_>>) -> bool {
+        let Some(channel) = self.channel(pid) else { return false };
+        let sent = channel.send(&order.encode(), descriptor);
+        sent.inspect_err(|error| log::debug!("telling worker {pid}: {error}")).is_ok()
     }
 
     /// The same to all workers.
     pub(crate) fn tell_workers(&self, order: &ToWorker, descriptor: Option<BorrowedFd<'_>>) {
-        self.workers().for_each(|pid| self.tell(pid, order, descriptor));
+        self.workers().for_each(|pid| _ = self.tell(pid, order, descriptor));
     }
 
     /// A worker may have sockets for connections from addresses of clients.
@@ -305,7 +288,7 @@ impl Children {
         let overdue: Vec<_> = retired.filter_map(|(pid, worker)| Some((pid, worker.overdue(limit, now)?))).collect();
         for (pid, overdue) in overdue {
             match overdue {
-                Overdue::Tell => self.tell(pid, &ToWorker::Reset, None),
+                Overdue::Tell => _ = self.tell(pid, &ToWorker::Reset, None),
                 Overdue::Kill => {
                     log::error!("worker {pid} did not end in time and is killed");
                     self.kill(pid);
@@ -316,6 +299,10 @@ impl Children {
 
     /// What a worker has sent, at most so much that the others get their turn.
     pub(crate) fn hear(&mut self, pid: Pid) -> Vec<ToGuardian> {
+        self.messages(pid, ToGuardian::decode)
+    }
+
+    fn messages<T>(&mut self, pid: Pid, decode: fn(&[u8]) -> Option<T>) -> Vec<T> {
         let Some(child) = self.all.get_mut(&pid).filter(|child| child.muted_until.is_none()) else { return Vec::new() };
         let mut messages = Vec::new();
         for _ in 0..MESSAGES {
@@ -323,10 +310,15 @@ impl Children {
             // A closed channel says that the child ends; how, it says when it is reaped.
             let received = child.channel.as_ref().map(|channel| channel.receive(&mut buffer));
             let Some(Ok(Received::Message(count))) = received else { return messages };
-            messages.extend(ToGuardian::decode(&buffer[..count]));
+            messages.extend(decode(&buffer[..count]));
         }
         child.muted_until = Some(Instant::now() + MUTED);
         messages
+    }
+
+    /// What the control process has sent, at most so much that the others get their turn.
+    pub(crate) fn hear_control(&mut self, pid: Pid) -> Vec<FromControl> {
+        self.messages(pid, FromControl::decode)
     }
 
     /// When a muted child is read again.
@@ -366,7 +358,7 @@ impl Children {
                 child.muted_until = None;
                 let last = if child.role == Role::TableOwner { Vec::new() } else { self.hear(pid) };
                 if let Some(child) = self.all.remove(&pid) {
-                    return Some(Ended { pid, role: child.role, how, last });
+                    return Some(Ended { pid, role: child.role, how, last, worker: child.worker });
                 }
             }
         }

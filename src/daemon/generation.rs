@@ -1,6 +1,7 @@
 //! One configuration at work: its listening sockets and the slots of its workers. A reload prepares the next generation
 //! beside the one that serves.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -14,8 +15,10 @@ use nix::unistd::Pid;
 use crate::cli::CommandLine;
 use crate::config::rules::Known;
 use crate::config::{Config, Process, families};
+use crate::control::command::UpstreamOrder;
 use crate::daemon::capacity::Capacity;
 use crate::daemon::children::{Children, GenerationId, Role};
+use crate::daemon::control_sockets::ControlSockets;
 use crate::daemon::inherited::Inherited;
 use crate::daemon::instructions::Instructions;
 use crate::daemon::listeners::Listeners;
@@ -25,6 +28,7 @@ use crate::daemon::pulse::Pulse;
 use crate::daemon::resolver_pool::POOL_SIZE;
 use crate::daemon::respawn::Respawn;
 use crate::daemon::sources::SocketSupply;
+use crate::daemon::worker_record::{self, WorkerRecord};
 use crate::daemon::{forwarding, resolver};
 use crate::error::Error;
 use crate::redirection::RedirectionId;
@@ -34,6 +38,7 @@ use crate::sys::{process, procfs};
 use crate::traffic::access_log;
 use crate::traffic::redirections::ActiveRedirection;
 use crate::traffic::service::{HostPort, Service};
+use crate::traffic::shared_counters::WorkerCounters;
 use crate::traffic::source_limit::SourceLimit;
 
 /// A configuration with what it takes to serve it.
@@ -49,7 +54,12 @@ pub(crate) struct Generation {
     /// Where the workers count the connections of each source, if that is limited.
     pub source_limit: Option<SourceLimit>,
     pub slots: Vec<WorkerSlot>,
+    /// Sockets for the control process, if there are other ones than before.
+    pub control: Option<ControlSockets>,
 }
+
+/// What an administrator has said about upstreams, by `HOST:PORT`.
+pub(crate) type UpstreamOrders = BTreeMap<String, UpstreamOrder>;
 
 /// A place for one worker, filled again when the worker dies.
 #[derive(Debug, Default)]
@@ -91,7 +101,7 @@ impl Generation {
         let relays = config.relayed().next().is_some();
         let slots = (0..if relays { config.process.workers } else { 0 }).map(|_| WorkerSlot::default()).collect();
         let source_limit = source_limit(&config.process, capacity.places)?;
-        Ok(Generation { id, config, listeners, access_log, capacity, source_limit, slots })
+        Ok(Generation { id, config, listeners, access_log, capacity, source_limit, slots, control: None })
     }
 
     /// Opens the file of `-l` again. If that fails, the former one stays.
@@ -103,21 +113,42 @@ impl Generation {
     }
 
     /// Starts a worker in each slot.
-    pub(crate) fn start_workers(&mut self, names: &Names, children: &mut Children) -> Result<(), Error> {
-        (0..self.slots.len()).try_for_each(|slot| self.start_worker(slot, names, children))
+    pub(crate) fn start_workers(
+        &mut self,
+        names: &Names,
+        orders: &UpstreamOrders,
+        children: &mut Children,
+    ) -> Result<(), Error> {
+        (0..self.slots.len()).try_for_each(|slot| self.start_worker(slot, names, orders, children))
     }
 
     /// Starts a worker in a slot.
-    pub(crate) fn start_worker(&mut self, slot: usize, names: &Names, children: &mut Children) -> Result<(), Error> {
+    pub(crate) fn start_worker(
+        &mut self,
+        slot: usize,
+        names: &Names,
+        orders: &UpstreamOrders,
+        children: &mut Children,
+    ) -> Result<(), Error> {
         self.listeners.renew(slot, &self.config)?;
         let number = children.next_worker();
         let lifeline = children.lifeline.clone();
+        let counters = WorkerCounters::new(self.config.counter_layout());
+        let counters = counters.map_err(|error| Error::sys("memory for the counters", error))?;
         let mut instructions = self.instructions(slot, number, names);
+        for (name, order) in orders {
+            instructions.line(["order", name, order.state()]);
+        }
+        if let Some(memory) = counters.memory() {
+            instructions.descriptor("counters", memory, []);
+        }
         if self.config.process.firewall != FirewallChoice::Iptables {
             instructions.descriptor("lifeline", lifeline.held.as_fd(), []);
         }
         let pid = children.spawn(Role::Worker { generation: self.id, slot }, instructions)?;
         children.set_supply(pid, SocketSupply::of(&self.config));
+        let (started, places) = (worker_record::now(), self.capacity.places);
+        children.keep(pid, WorkerRecord { number, slot, started, places, counters });
         let place = &mut self.slots[slot];
         (place.worker, place.ready) = (Some(pid), false);
         place.pulse.answered();

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -11,10 +11,9 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::daemon::change::{Change, Request};
 use crate::daemon::children::{Children, Ended, GenerationId, Role};
-use crate::daemon::handover::HandoverSource;
 use crate::daemon::inherited::Inherited;
 use crate::daemon::instance::Instance;
 use crate::daemon::listeners;
@@ -24,11 +23,14 @@ use crate::daemon::ready;
 use crate::daemon::shutdown::Shutdown;
 use crate::daemon::terminal::Terminal;
 use crate::daemon::transition::{Kind, Outcome, Transition};
-use crate::daemon::upgrade::{self, Rehearsal};
+use crate::daemon::upgrade;
 use crate::error::Error;
 use crate::logging;
-use crate::sys::process::{self, Death};
+use crate::sys::process;
+use crate::traffic::counters::CounterLine;
 use crate::traffic::token::EventToken;
+
+mod requests;
 
 /// The running guardian.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub(crate) struct Guardian {
     /// What was asked for while a change was under way: the file may have changed again.
     deferred: Option<Request>,
     shutdown: Option<Shutdown>,
+    /// When the stop begins that was asked for (`--drain-delay`).
+    stop_due: Option<Instant>,
     /// The error that ends the daemon.
     failure: Option<Error>,
     /// The shell that waits for the start to succeed.
@@ -71,6 +75,7 @@ impl Guardian {
             change: Change::Nothing,
             deferred: None,
             shutdown: None,
+            stop_due: None,
             failure: None,
             terminal,
             pidfile,
@@ -80,6 +85,7 @@ impl Guardian {
 
     /// Begins a change.
     pub(crate) fn begin(&mut self, kind: Kind, config: Config) {
+        self.instance.control.covered = self.instance.control.asked;
         self.change = Change::Transition(Transition::begin(kind, config, &mut self.instance));
     }
 
@@ -104,7 +110,7 @@ impl Guardian {
             }
         }
         if self.instance.children.workers_started > 0 && self.failure.is_none() {
-            log::info!("counters: {}", self.instance.stats.sum());
+            log::info!("counters: {}", CounterLine(&self.instance.totals()));
         }
         drop(self.pidfile);
         match self.failure {
@@ -119,7 +125,7 @@ impl Guardian {
             None => [self.instance.due(self.change.resolves()), self.change.due()],
         };
         let log = logging::behind().map(|after| Instant::now() + after);
-        let due = instance.into_iter().flatten().chain(self.terminal.due()).chain(log).min();
+        let due = instance.into_iter().flatten().chain(self.terminal.due()).chain(self.stop_due).chain(log).min();
         // mio rounds to whole milliseconds; a little late is better than a busy loop until it is time.
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
         match self.poll.poll(events, timeout) {
@@ -136,6 +142,9 @@ impl Guardian {
         }
         self.terminal.leave_if_due(now);
         logging::catch_up();
+        if self.stop_due.take_if(|due| *due <= now).is_some() {
+            self.begin_shutdown();
+        }
         if self.shutdown.is_none() {
             self.advance();
         }
@@ -144,9 +153,10 @@ impl Guardian {
             Some(shutdown) => shutdown.advance(&mut self.instance),
             None => self.guard(now),
         }
-        if let Some(counters) = self.instance.stats.answer(now) {
-            log::info!("counters: {counters}");
+        if let Some(silent) = self.instance.stats.answer(now) {
+            log::info!("counters: {}{silent}", CounterLine(&self.instance.totals()));
         }
+        self.instance.work_on_control(false);
     }
 
     fn guard(&mut self, now: Instant) {
@@ -188,6 +198,14 @@ impl Guardian {
         let Some(serving) = &self.instance.serving else { return };
         listeners::retire_orphans(&serving.listeners.orphans);
         ready::log_change(kind, serving, &self.instance.names);
+        self.instance.work_on_control(true);
+        if kind != Kind::Start {
+            let upgrade = kind == Kind::Upgrade;
+            self.instance.control.changed(upgrade, Ok(format!("ok: {} done", kind.name())));
+            if upgrade {
+                self.instance.control.renew(&mut self.instance.children);
+            }
+        }
         self.terminal.ready();
         self.instance.notifier.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
     }
@@ -199,107 +217,9 @@ impl Guardian {
             self.failure = Some(error);
             self.shutdown = Some(Shutdown::abandon(&self.instance));
         } else {
-            log::error!("{}: {error}; nothing has changed", kind.name());
+            self.not_changed(kind == Kind::Upgrade, &error);
             self.instance.notifier.tell("READY=1");
         }
-    }
-
-    /// SIGHUP: the logs are opened again, and the configuration is read again.
-    fn reload(&mut self) {
-        logging::reopen();
-        if let Some(config) = self.change.start_from() {
-            match config::read_again(&config.command_line) {
-                Ok(config) => {
-                    log::info!("the start begins again with the configuration as it is now");
-                    self.begin(Kind::Start, config);
-                }
-                Err(error) => log::error!("reload: {error}; the start goes on"),
-            }
-            return;
-        }
-        let (Change::Nothing, Some(serving)) = (&self.change, &self.instance.serving) else {
-            return self.defer(Request::Reload);
-        };
-        match config::read_again(&serving.config.command_line) {
-            Ok(config) => self.begin(Kind::Reload, config),
-            Err(error) => log::error!("reload: {error}; nothing has changed"),
-        }
-    }
-
-    /// SIGUSR2: the program on the disk rehearses, and is executed if that goes well.
-    fn upgrade(&mut self) {
-        let (Change::Nothing, Some(_)) = (&self.change, &self.instance.serving) else {
-            return self.defer(Request::Upgrade);
-        };
-        let started = self.hand_over(upgrade::start_rehearsal);
-        let started = started.and_then(|child| Rehearsal::begin(child, &mut self.instance.children));
-        match started {
-            Ok(rehearsal) => {
-                log::info!("upgrade: process {} rehearses with {}", rehearsal.pid, self.program.display());
-                self.change = Change::Rehearsal(rehearsal);
-            }
-            Err(error) => log::error!("upgrade: {}: {error}; nothing has changed", self.program.display()),
-        }
-    }
-
-    fn hand_over<T>(&self, work: impl FnOnce(&HandoverSource<'_>, &Path) -> Result<T, Error>) -> Result<T, Error> {
-        let serving = self.instance.serving.as_ref().ok_or_else(|| Error::Failed("nothing serves yet".into()))?;
-        let pidfile = self.pidfile.as_ref();
-        work(
-            &HandoverSource { serving, instance: &self.instance, pidfile, logs_to_stderr: self.terminal.is_kept() },
-            &self.program,
-        )
-    }
-
-    fn rehearsed(&mut self, how: Death) {
-        let Change::Rehearsal(rehearsal) = std::mem::replace(&mut self.change, Change::Nothing) else { return };
-        match rehearsal.ended(how) {
-            Ok(()) => self.change = Change::Execution,
-            Err(error) => log::error!("upgrade: {error}; nothing has changed"),
-        }
-    }
-
-    /// Replaces the program of this process.
-    fn execute(&mut self) {
-        self.change = Change::Nothing;
-        // The next program starts one of its own.
-        self.instance.names.dismiss(&mut self.instance.children);
-        let deferred = self.deferred.take();
-        if deferred == Some(Request::Upgrade) {
-            // It waits until the next program takes signals. A reload need not: the next program reads the file.
-            let _ = process::send_signal(Pid::this(), Signal::SIGUSR2);
-        }
-        log::info!("upgrade: executing {}", self.program.display());
-        if let Err(error) = self.hand_over(upgrade::execute) {
-            log::error!("upgrade: {}: {error}; nothing has changed", self.program.display());
-            self.deferred = deferred.filter(|request| *request != Request::Upgrade);
-        }
-    }
-
-    fn defer(&mut self, request: Request) {
-        log::info!("another change is under way; this one follows it");
-        self.deferred = self.deferred.max(Some(request));
-    }
-
-    fn begin_deferred(&mut self) {
-        match self.deferred.take_if(|_| self.change.is_nothing()) {
-            Some(Request::Upgrade) => self.upgrade(),
-            Some(Request::Reload) => self.reload(),
-            Some(Request::ReopenLogs) => self.instance.reopen_logs(),
-            None => {}
-        }
-    }
-
-    /// The first time begins to stop; the second time, connections are reset.
-    fn stop(&mut self) {
-        if let Some(shutdown) = &mut self.shutdown {
-            return shutdown.hurry(&self.instance);
-        }
-        let cancelled = self.change.cancel(Error::Failed("the daemon stops".into()), &mut self.instance);
-        if let Some((kind, error)) = cancelled.filter(|(kind, _)| *kind != Kind::Start) {
-            log::error!("{}: {error}; nothing has changed", kind.name());
-        }
-        self.shutdown = Some(Shutdown::begin(&self.instance));
     }
 
     /// Acts on all signals that wait.
@@ -311,10 +231,7 @@ impl Guardian {
                 Signal::SIGHUP if self.shutdown.is_none() => self.reload(),
                 Signal::SIGUSR2 if self.shutdown.is_none() => self.upgrade(),
                 Signal::SIGUSR1 => self.instance.ask_for_counters(),
-                Signal::SIGURG => {
-                    self.instance.reopen_logs();
-                    self.deferred = self.deferred.max(self.change.also(Request::ReopenLogs));
-                }
+                Signal::SIGURG => self.reopen(),
                 Signal::SIGCHLD => self.reap(),
                 _ => {}
             }
@@ -334,6 +251,11 @@ impl Guardian {
             Some(role @ (Role::Worker { .. } | Role::Draining)) => {
                 for message in self.instance.children.hear(pid) {
                     self.heard(pid, role, message);
+                }
+            }
+            Some(Role::Control) => {
+                for message in self.instance.children.hear_control(pid) {
+                    self.asked(message);
                 }
             }
             Some(Role::PoolResolver | Role::Rules | Role::TableOwner | Role::Rehearsal) | None => {}
@@ -360,7 +282,8 @@ impl Guardian {
             for message in &ended.last {
                 self.heard(pid, role, *message);
             }
-            self.instance.stats.lost(pid.as_raw().cast_unsigned());
+            self.instance.stats.lost(pid.as_raw().cast_unsigned(), ended.worker.as_ref());
+            self.instance.control.worker_ended(pid, how.is_well());
             match role {
                 Role::Rehearsal => self.rehearsed(how),
                 Role::Worker { generation, slot } => self.worker_ended(&ended, generation, slot),

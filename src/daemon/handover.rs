@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use nix::unistd::Pid;
 
 use crate::daemon::children::{Children, Role};
+use crate::daemon::control_handover::{self, ControlEntry};
 use crate::daemon::generation::Generation;
 use crate::daemon::inherited::{Inherited, PassedSocket};
 use crate::daemon::instance::Instance;
@@ -22,15 +23,17 @@ use crate::daemon::listeners::{ListenSocket, Origin};
 use crate::daemon::pidfile::PidFile;
 use crate::daemon::reconciler::Reconciler;
 use crate::daemon::sources::SocketSupply;
+use crate::daemon::worker_record::WorkerRecord;
 use crate::error::Error;
 use crate::record::{Writer, words};
 use crate::redirection::RedirectionId;
 use crate::sys::lifeline::Lifeline;
 use crate::sys::{inherited, reset};
-use crate::traffic::counters::{COUNT, Counters};
+use crate::traffic::shared_counters::{CounterLayout, WorkerCounters};
+use crate::traffic::totals::Totals;
 
 /// The first line: change a number whenever what follows, or a message of `message.rs`, changes its meaning.
-const HEADER: &str = "tproxy-handover 3 messages 5";
+const HEADER: &str = "tproxy-handover 5 messages 7";
 
 /// What an upgrade hands over.
 #[derive(Debug)]
@@ -50,6 +53,20 @@ pub(crate) struct WorkerEntry {
     pub channel: RawFd,
     /// The slot of the generation that serves; `None` for a worker that drains.
     pub slot: Option<usize>,
+}
+
+/// What is kept of a worker that was handed over.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RecordEntry {
+    pid: Pid,
+    /// The descriptor of its counters.
+    memory: RawFd,
+    number: u32,
+    slot: usize,
+    started: u64,
+    places: usize,
+    /// Those of each redirection that are counted.
+    upstreams: Vec<Vec<String>>,
 }
 
 /// A listening socket that was handed over.
@@ -86,8 +103,11 @@ pub(crate) struct Handover {
     /// Pool resolvers, each with its slot.
     pub pool_resolvers: Vec<(Pid, usize)>,
     pub names: Vec<(String, Vec<IpAddr>)>,
-    /// What workers have done that are gone.
-    pub past: Counters,
+    /// What workers have counted that are gone.
+    pub past: Totals,
+    /// What is kept of the workers.
+    pub records: Vec<RecordEntry>,
+    pub control: ControlEntry,
     /// The installed rules ([`crate::rules::snapshot::Snapshot`]).
     pub snapshot: Option<OsString>,
     /// Both ends of the lifeline.
@@ -162,8 +182,17 @@ pub(crate) fn write(source: &HandoverSource<'_>) -> Result<Written, Error> {
     for (name, addresses) in instance.names.known() {
         out.line(["name".to_owned(), name.to_owned()].into_iter().chain(addresses.iter().map(ToString::to_string)));
     }
-    let past = instance.stats.past().numbers();
-    out.line(["past".to_owned()].into_iter().chain(past.iter().map(ToString::to_string)));
+    for (pid, record) in instance.children.records() {
+        let Some(memory) = record.counters.memory() else { continue };
+        let numbers = [u64::from(record.number), record.slot as u64, record.started, record.places as u64];
+        let head = ["record".to_owned(), pid.to_string(), copy(&memory)?];
+        let upstreams = record.counters.layout().upstreams().iter().map(|hosts| hosts.join(","));
+        out.line(head.into_iter().chain(numbers.map(|number| number.to_string())).chain(upstreams));
+    }
+    for words in instance.stats.past().lines() {
+        out.line(std::iter::once("past".to_owned()).chain(words));
+    }
+    control_handover::write(&mut out, instance, &mut copy)?;
     if let Some(rules) = &instance.rules {
         out.line(["rules", rules.snapshot()]);
     }
@@ -239,14 +268,24 @@ impl Handover {
                 let addresses = addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>().ok()?;
                 self.names.push((name.to_owned(), addresses));
             }
-            ["past", ref numbers @ ..] => {
-                let numbers: Vec<u64> = numbers.iter().map(|number| number.parse()).collect::<Result<_, _>>().ok()?;
-                self.past = Counters::from_numbers(<[u64; COUNT]>::try_from(numbers).ok()?);
+            ["record", pid, memory, number, slot, started, places, ref upstreams @ ..] => {
+                let hosts = |text: &&str| text.split(',').filter(|host| !host.is_empty()).map(str::to_owned).collect();
+                self.records.push(RecordEntry {
+                    pid: Pid::from_raw(pid.parse().ok()?),
+                    memory: memory.parse().ok()?,
+                    number: number.parse().ok()?,
+                    slot: slot.parse().ok()?,
+                    started: started.parse().ok()?,
+                    places: places.parse().ok()?,
+                    upstreams: upstreams.iter().map(hosts).collect(),
+                });
             }
             ["lifeline", held, watched] => self.lifeline = Some((held.parse().ok()?, watched.parse().ok()?)),
             ["table-owner", pid, channel] => {
                 self.table_owner = Some((Pid::from_raw(pid.parse().ok()?), channel.parse().ok()?));
             }
+            ["control" | "control-socket" | "metrics-socket" | "numbers" | "order", ..] => self.control.take(words)?,
+            ["past", ref words @ ..] => self.past.take(words)?,
             ["rules", _] => self.snapshot = words.into_iter().nth(1),
             _ => return None,
         }
@@ -302,6 +341,11 @@ impl Handover {
         for pid in self.supplied.drain(..) {
             children.set_supply(pid, Some(SocketSupply::new(&serving.config)));
         }
+        for RecordEntry { pid, memory, number, slot, started, places, upstreams } in self.records.drain(..) {
+            let counters = WorkerCounters::adopt(descriptor(memory)?.into(), CounterLayout::new(upstreams));
+            let counters = counters.map_err(|error| Error::sys("the counters of a worker", error))?;
+            children.keep(pid, WorkerRecord { number, slot, started, places, counters });
+        }
         for (pid, slot) in self.pool_resolvers.drain(..) {
             if let Some(place) = serving.slots.get_mut(slot) {
                 place.resolvers.push(pid);
@@ -331,8 +375,7 @@ mod tests {
         let text = format!(
             "{HEADER}\npid 7\nfile -s%2080%0a\npidfile /run/t%ff 8\nlock 9\nworkers 12\nlistener 3 [::]:80 10\nlistener 4 1.2.3.4:5 13 passed web\nunused 14\naccess-log 15\n\
              worker 20 11 0\ndraining 21 12\nsupplied 20\npool 22 0\nname cow 10.0.0.1 fd00::1\nname lost\n\
-             past 1 2 3 4 5 6 7 8 9 10 11 12{}\nrules family%20IPv4%0a\nlifeline 16 17\ntable-owner 23 18\n",
-            " 13".repeat(COUNT - 12)
+             record 20 16 3 0 9 100 cow:80,[fd00::1]:81 \npast worker 1 2 3 4 5 6 7 8\ncontrol 30 17\ncontrol-socket 18 /c\nmetrics-socket 19 /m\nnumbers 1 2 3 4 5 0\norder cow:80 disabled\nrules family%20IPv4%0a\nlifeline 16 17\ntable-owner 23 18\n",
         );
         let handover = decode(&text).unwrap();
         assert_eq!((handover.pid, handover.lock, handover.workers_started), (7, Some(9), 12));
@@ -344,7 +387,11 @@ mod tests {
         let worker = |pid, channel, slot| WorkerEntry { pid: Pid::from_raw(pid), channel, slot };
         assert_eq!(handover.workers, [worker(20, 11, Some(0)), worker(21, 12, None)]);
         assert_eq!(handover.names[0].1.len(), 2);
-        assert_eq!((handover.names[1].1.len(), handover.past.accepted), (0, 1));
+        assert_eq!((handover.names[1].1.len(), handover.past.worker[0]), (0, 1));
+        let [record] = &handover.records[..] else { panic!("{:?}", handover.records) };
+        assert_eq!((record.number, record.slot, record.started, record.places), (3, 0, 9, 100));
+        assert_eq!(record.upstreams, [vec!["cow:80", "[fd00::1]:81"], vec![]]);
+        assert_ne!(handover.control, ControlEntry::default());
         assert_eq!(handover.snapshot.unwrap(), "family IPv4\n");
         assert_eq!((handover.lifeline, handover.table_owner), (Some((16, 17)), Some((Pid::from_raw(23), 18))));
     }
@@ -359,7 +406,7 @@ mod tests {
                 "the running program hands over as 'tproxy-handover 1 messages 1', this one expects '{HEADER}': restart it"
             )
         );
-        for line in ["pid x", "cow", "listener 1 2 3", "worker 1", "past 1", "file %zz"] {
+        for line in ["pid x", "cow", "listener 1 2 3", "worker 1", "past cow 1", "file %zz"] {
             assert!(refused(&format!("{HEADER}\n{line}\n")).contains(&format!("'{line}'")));
         }
     }

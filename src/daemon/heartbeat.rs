@@ -8,9 +8,9 @@ use crate::daemon::generation::{Generation, WorkerSlot};
 use crate::daemon::message::ToWorker;
 use crate::daemon::notify::Notifier;
 use crate::daemon::reachability::Reachability;
-use crate::daemon::stats::Stats;
 use crate::sys::procfs;
-use crate::traffic::counters::Counters;
+use crate::traffic::shared_counters::RedirectionWord;
+use crate::traffic::totals::Totals;
 
 /// Workers are asked this often, or more often if the watchdog wants to be fed more often.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -77,14 +77,14 @@ impl Heartbeat {
     pub(crate) fn tell_status(
         &mut self,
         serving: &Generation,
-        stats: &Stats,
+        totals: impl FnOnce() -> Totals,
         reachability: &Reachability,
         notifier: &Notifier,
     ) {
         if !notifier.is_heard() {
             return;
         }
-        let status = status(serving, &stats.sum(), reachability);
+        let status = status(serving, &totals(), reachability);
         if status != self.status {
             notifier.tell(&format!("STATUS={status}"));
             self.status = status;
@@ -97,7 +97,7 @@ fn has_stopped(slot: &WorkerSlot, now: Instant) -> bool {
     slot.pulse.has_stopped(now) && slot.worker.is_some_and(|worker| !procfs::is_traced(worker))
 }
 
-fn status(serving: &Generation, counters: &Counters, reachability: &Reachability) -> String {
+fn status(serving: &Generation, totals: &Totals, reachability: &Reachability) -> String {
     if serving.slots.is_empty() {
         return "the kernel forwards alone".into();
     }
@@ -114,7 +114,8 @@ fn status(serving: &Generation, counters: &Counters, reachability: &Reachability
     let more = upstreams.len().saturating_sub(NAMED);
     upstreams.truncate(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let Counters { open, accepted, .. } = counters;
+    let sum = totals.sum();
+    let (open, accepted) = (sum.open(), sum.get(RedirectionWord::Accepted));
     format!("{open} connections, {accepted} accepted; upstreams: {}{more}", upstreams.join(", "))
 }
 

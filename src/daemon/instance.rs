@@ -1,15 +1,15 @@
 //! One running table: its generation, its children, its rules and its names. What happens to it while nothing is being
 //! changed: workers die and are replaced, names move, upstreams fall silent, others touch the rules.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::config::FailMode;
-use crate::daemon::children::{Children, Ended, GenerationId, Role};
-use crate::daemon::generation::{self, Generation};
+use crate::daemon::children::{Children, GenerationId};
+use crate::daemon::control_link::ControlLink;
+use crate::daemon::generation::Generation;
 use crate::daemon::heartbeat::Heartbeat;
 use crate::daemon::inherited::Inherited;
 use crate::daemon::instance_lock::InstanceLock;
@@ -21,11 +21,15 @@ use crate::daemon::notify::{self, Notifier};
 use crate::daemon::pool_refill::PoolRefill;
 use crate::daemon::reachability::Reachability;
 use crate::daemon::reconciler::Reconciler;
-use crate::daemon::respawn::Verdict;
 use crate::daemon::stats::Stats;
 use crate::logging;
 use crate::redirection::RedirectionId;
+use crate::rules::rule::Gate;
+use crate::traffic::totals::Totals;
 use crate::traffic::upstreams::ADDRESSES;
+
+mod control;
+mod workers;
 
 /// A running table.
 #[derive(Debug)]
@@ -51,6 +55,10 @@ pub(crate) struct Instance {
     listener_watch: Option<ListenerWatch>,
     last_generation: GenerationId,
     pub pool_refill: PoolRefill,
+    /// The control process.
+    pub control: ControlLink,
+    /// How long connections may go on after a stop, if an administrator has said so for this once.
+    pub drain: Option<Duration>,
 }
 
 impl Instance {
@@ -71,6 +79,8 @@ impl Instance {
             listener_watch: None,
             last_generation: GenerationId(0),
             pool_refill: PoolRefill::default(),
+            control: ControlLink::new(),
+            drain: None,
         }
     }
 
@@ -90,8 +100,8 @@ impl Instance {
         let retired = self.children.retirement_due(self.retire_timeout());
         let (children, stats) = (self.children.due(), self.stats.due());
         let beat = self.serving.as_ref().map(|_| self.heartbeat.due());
-        let others =
-            [names, rules, gates, self.local_ports.due(), self.pool_refill.due(), retired, children, stats, beat];
+        let (control, pools) = (self.control.next(), self.pool_refill.due());
+        let others = [control, names, rules, gates, self.local_ports.due(), pools, retired, children, stats, beat];
         slots.chain(others.into_iter().flatten()).min()
     }
 
@@ -132,7 +142,8 @@ impl Instance {
         let silent = self.heartbeat.beat(serving, &self.children, &self.notifier, now);
         silent.into_iter().for_each(|slot| self.replace_silent_worker(slot));
         if let Some(serving) = &self.serving {
-            self.heartbeat.tell_status(serving, &self.stats, &self.reachability, &self.notifier);
+            let totals = || totals(&self.stats, &self.children);
+            self.heartbeat.tell_status(serving, totals, &self.reachability, &self.notifier);
         }
     }
 
@@ -170,19 +181,24 @@ impl Instance {
             ToGuardian::ResolverHangs(pid) => {
                 self.serving.iter().for_each(|serving| serving.kill_resolver(slot, pid, &self.children))
             }
-            ToGuardian::Counters(_) | ToGuardian::Unheard | ToGuardian::LostLines(_) | ToGuardian::Sockets(_) => {}
+            ToGuardian::Answered | ToGuardian::Unheard | ToGuardian::LostLines(_) | ToGuardian::Sockets(_) => {}
         }
     }
 
     /// Acts on what any worker may send.
     pub(crate) fn heard_from_worker(&mut self, pid: Pid, message: ToGuardian) {
         match message {
-            ToGuardian::Counters(counters) => self.stats.heard(pid.as_raw().cast_unsigned(), counters),
+            ToGuardian::Answered => self.stats.heard(pid.as_raw().cast_unsigned()),
             ToGuardian::Unheard => self.connect_to_syslog(pid),
             ToGuardian::LostLines(count) => logging::take_losses_over(count),
             ToGuardian::Sockets(wanted) => self.children.give_sockets(pid, wanted),
             _ => {}
         }
+    }
+
+    /// What all workers have counted, also those that are gone.
+    pub(crate) fn totals(&self) -> Totals {
+        totals(&self.stats, &self.children)
     }
 
     /// Makes a worker the connection to syslog that it cannot make.
@@ -219,7 +235,7 @@ impl Instance {
     /// When something is due here while the daemon stops.
     pub(crate) fn due_at_stop(&self) -> Option<Instant> {
         let rules = self.rules.as_ref().and_then(Reconciler::limit_due);
-        [rules, self.children.due(), self.stats.due()].into_iter().flatten().min()
+        [rules, self.children.due(), self.stats.due(), self.control.next()].into_iter().flatten().min()
     }
 
     /// Whether a child works on the rules now.
@@ -237,133 +253,17 @@ impl Instance {
         }
     }
 
-    /// A worker of the serving generation, a pool resolver, or the names' resolver has ended.
-    pub(crate) fn ended(&mut self, ended: &Ended) {
-        let Ended { pid, role, how, .. } = *ended;
-        match role {
-            Role::Worker { slot, .. } => {
-                let place = self.serving.as_mut().and_then(|serving| serving.slots.get_mut(slot));
-                match place.filter(|place| place.worker == Some(pid)) {
-                    Some(place) => {
-                        place.worker = None;
-                        self.worker_died(slot, &format!("{pid} {how}"));
-                    }
-                    // Its last message gave the slot to another one.
-                    None => log::info!("worker {pid} {how}"),
-                }
-            }
-            Role::Draining => log::info!("worker {pid} {how}"),
-            Role::Resolver if self.names.resolver() == Some(pid) => {
-                log::warn!("resolver {pid} {how}: another one is started when it is needed");
-                self.names.lost();
-            }
-            Role::PoolResolver => {
-                for slot in self.serving.iter_mut().flat_map(|serving| &mut serving.slots) {
-                    slot.resolvers.retain(|resolver| *resolver != pid);
-                }
-                self.pool_refill.soon(self.serving.as_ref());
-            }
-            Role::TableOwner => self.rules.iter_mut().for_each(|rules| rules.owner_ended(pid, how)),
-            Role::Rules => self.rules.iter_mut().for_each(|rules| rules.ended(pid, how, &self.children)),
-            Role::Resolver | Role::Rehearsal => {}
-        }
-    }
-
-    fn worker_died(&mut self, slot: usize, which: &str) {
-        let Some(serving) = &mut self.serving else { return };
-        match serving.slots[slot].respawn.death(Instant::now()) {
-            Verdict::AtOnce => {
-                log::warn!("worker {which}: another one is started; its connections are lost");
-                self.start_worker(slot);
-            }
-            Verdict::GiveUp => {
-                let what = match serving.config.process.fail {
-                    FailMode::Open => "the redirection is withdrawn, clients reach their original destinations",
-                    FailMode::Closed => "the redirection becomes a reject",
-                };
-                log::error!("worker {which}: no worker can be kept alive; {what}");
-            }
-            Verdict::Later => log::error!("worker {which}: still no worker can be kept alive"),
-        }
-    }
-
-    /// Puts a worker into a slot, or does what a failure to do so demands.
-    fn start_worker(&mut self, slot: usize) {
-        let Some(serving) = &mut self.serving else { return };
-        if let Err(error) = serving.start_worker(slot, &self.names, &mut self.children) {
-            log::error!("starting a worker: {error}");
-            return self.worker_died(slot, "could not be started");
-        }
-        self.listeners_have_changed();
-        self.pool_refill.soon(self.serving.as_ref());
-    }
-
-    /// A socket that no longer listens was made so by a process that shares it, and that is the worker: it drains, and its
-    /// successor gets another socket.
-    fn replace_deaf_workers(&mut self) {
-        for slot in self.serving.as_ref().map_or(Vec::new(), Generation::deaf_slots) {
-            let worker = self.serving.as_mut().and_then(|serving| serving.slots[slot].worker.take());
-            if let Some(worker) = worker {
-                log::error!("worker {worker} has stopped a socket from listening: another one is started");
-                generation::retire(worker, &mut self.children);
-                self.start_worker(slot);
-            }
-        }
-    }
-
-    /// A worker lives and does not answer. What it serves hangs as well.
-    fn replace_silent_worker(&mut self, slot: usize) {
-        let worker = self.serving.as_mut().and_then(|serving| serving.slots[slot].worker.take());
-        if let Some(worker) = worker {
-            log::error!(
-                "worker {worker} does not answer and is killed: another one is started; its connections are lost"
-            );
-            self.children.kill(worker);
-            self.children.drain(worker);
-            self.start_worker(slot);
-        }
-    }
-
-    /// Has empty slots filled, and missing resolvers started: the former program of this process had not done so yet.
-    pub(crate) fn fill_slots(&mut self) {
-        let slots = self.serving.iter_mut().flat_map(|serving| &mut serving.slots);
-        slots.filter(|slot| slot.worker.is_none()).for_each(|slot| slot.respawn.next = Some(Instant::now()));
-        self.pool_refill.soon(self.serving.as_ref());
-    }
-
-    /// After a series of deaths: either another worker is to be tried, or the one that was tried has survived.
-    fn respawn(&mut self, slot: usize, now: Instant) {
-        let Some(serving) = &mut self.serving else { return };
-        let place = &mut serving.slots[slot];
-        if place.respawn.next.is_none_or(|next| now < next) {
-            return;
-        }
-        if place.worker.is_none() {
-            self.start_worker(slot);
-        } else if place.respawn.survived() {
-            log::warn!("a worker is alive again: the redirection is put back");
-        }
-    }
-
-    /// Looks at the listening sockets of the serving generation, and asks to be told when one stops listening.
-    fn watch_listeners(&mut self) {
-        self.replace_deaf_workers();
-        let Some(serving) = &self.serving else { return };
-        let watch = ListenerWatch::new(serving.listeners.sockets())
-            .and_then(|watch| self.children.listen_for(watch.as_raw_fd()).map(|()| watch));
-        self.listener_watch = watch.inspect_err(|error| log::error!("watching the listening sockets: {error}")).ok();
-    }
-
-    /// A listening socket may have stopped listening, or there are others now.
-    pub(crate) fn listeners_have_changed(&mut self) {
-        self.listener_watch = None;
-    }
-
     /// Decides for each redirection whether its rules stand.
     pub(crate) fn set_gates(&mut self) {
         let (Some(rules), Some(serving)) = (&mut self.rules, &self.serving) else { return };
         let no_worker = serving.slots.iter().any(|slot| slot.respawn.has_given_up());
-        rules.set_gates(self.reachability.gates(&serving.config, no_worker));
+        let mut gates = self.reachability.gates(&serving.config, no_worker);
+        for id in &self.control.disabled {
+            if let Some(gate) = gates.get_mut(id.index()) {
+                *gate = Gate::Disabled;
+            }
+        }
+        rules.set_gates(gates);
     }
 
     /// SIGURG: the log files were renamed, and new ones are wanted.
@@ -394,4 +294,10 @@ impl Instance {
         self.stats.ask(pids.into_iter(), Instant::now());
         self.children.signal_workers(Signal::SIGUSR1);
     }
+}
+
+fn totals(stats: &Stats, children: &Children) -> Totals {
+    let mut totals = stats.past().clone();
+    children.records().for_each(|(_, record)| totals.add_living(record.slot, &record.counters.read()));
+    totals
 }

@@ -152,8 +152,8 @@ fn prepare(directory: &Path) -> io::Result<()> {
         _ => {}
     }
     let about = fs::symlink_metadata(directory)?;
-    if !about.is_dir() || about.uid() != Uid::effective().as_raw() || about.mode() & 0o077 != 0 {
-        return Err(io::Error::other("expected a directory of root that nobody else may enter (chmod 700)"));
+    if !about.is_dir() || about.uid() != Uid::effective().as_raw() || about.mode() & 0o066 != 0 {
+        return Err(io::Error::other("expected a directory of root that nobody else may read or write (chmod 700)"));
     }
     Ok(())
 }
@@ -316,7 +316,12 @@ mod tests {
         prepare(&directory).unwrap();
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o7777, 0o700);
         prepare(&directory).unwrap();
-        for mode in [0o777, 0o755, 0o710, 0o701, 0o1777] {
+        // Others may pass to the control sockets: the files of locks are root's alone.
+        for mode in [0o710, 0o711] {
+            fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+            prepare(&directory).unwrap();
+        }
+        for mode in [0o777, 0o755, 0o720, 0o1777] {
             fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
             assert!(prepare(&directory).unwrap_err().to_string().contains("chmod 700"), "{mode:o}");
         }

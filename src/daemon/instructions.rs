@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use crate::config::Process;
 use crate::config::outside::OutsideAnswers;
+use crate::control::command::UpstreamOrder;
 use crate::daemon::capacity::Capacity;
 use crate::error::Error;
 use crate::record::{Writer, words};
@@ -24,6 +25,9 @@ use crate::traffic::source_limit::NUMBERS;
 
 /// The name of a worker process. The next start recognises workers whose guardian was killed by it.
 pub(crate) const WORKER: &str = "tproxy-worker";
+
+/// The name of the control process.
+pub(crate) const CONTROL: &str = "tproxy-control";
 
 /// The name of a resolver process.
 pub(crate) const RESOLVER: &str = "tproxy-resolver";
@@ -88,6 +92,11 @@ impl<'a> Instructions<'a> {
         Instructions::new(owners::OWNER, &owners::title(instance), process)
     }
 
+    /// For the control process, which is told the rest through its channel.
+    pub(crate) fn for_control(process: &Process) -> Instructions<'a> {
+        Instructions::new(CONTROL, "tproxy: control", process)
+    }
+
     /// Makes the program ready that the child executes; `channel` is its end, `text` an empty file for the text.
     pub(crate) fn finish(mut self, channel: &'a Channel, mut text: &'a File) -> Result<Execution<'a>, Error> {
         self.descriptor("channel", channel.as_fd(), []);
@@ -122,6 +131,12 @@ pub(crate) struct ToldTask {
     pub lifeline: Option<RawFd>,
     pub access_log: Option<RawFd>,
     pub source_limit: Option<(RawFd, [u64; NUMBERS])>,
+    pub counters: Option<RawFd>,
+    pub control_socket: Option<RawFd>,
+    /// With the address family.
+    pub metrics_socket: Option<(RawFd, String)>,
+    /// What an administrator has said about upstreams.
+    pub orders: Vec<(String, UpstreamOrder)>,
 }
 
 /// Reads the text. `None` if it is none of ours.
@@ -159,6 +174,12 @@ impl ToldTask {
                 self.listeners.push((descriptor.parse().ok()?, RedirectionId(redirection.parse().ok()?)));
             }
             ["lifeline", descriptor] => self.lifeline = Some(descriptor.parse().ok()?),
+            ["control-socket", descriptor] => self.control_socket = Some(descriptor.parse().ok()?),
+            ["metrics-socket", descriptor, kind] => {
+                self.metrics_socket = Some((descriptor.parse().ok()?, kind.to_owned()));
+            }
+            ["order", name, state] => self.orders.push((name.to_owned(), UpstreamOrder::of_state(state)?)),
+            ["counters", descriptor] => self.counters = Some(descriptor.parse().ok()?),
             ["access-log", descriptor] => self.access_log = Some(descriptor.parse().ok()?),
             ["source-limit", descriptor, ref numbers @ ..] => {
                 let numbers: Vec<u64> = numbers.iter().map(|number| number.parse()).collect::<Result<_, _>>().ok()?;
@@ -179,13 +200,18 @@ mod tests {
         let text = "parent 7\nname tproxy-worker\nfacility LOG_DAEMON\nuser 1 2\nforeground\nverbose\nchannel 9\n\
                     directory /\nargument -s\nargument 80%20\nfile -s%2080%0a\noutside service http 80\n\
                     address cow 10.0.0.1 fd00::1\naddress lost\nnumber 3\ncapacity 100 20 5\nlistener 5 0\naccess-log 6\nlifeline 4\n\
-                    source-limit 8 1 2 3 4 5 6\n";
+                    source-limit 8 1 2 3 4 5 6\ncounters 11\ncontrol-socket 12\nmetrics-socket 13 tcp\norder cow:80 draining\n";
         let told = understood(text).unwrap();
         assert_eq!((told.parent, told.name.as_str(), told.channel, told.number), (7, WORKER, Some(9), 3));
         assert_eq!(told.user, Some(Account { uid: 1, gid: 2 }));
         assert_eq!(told.arguments, ["-s", "80 "]);
         assert_eq!((told.addresses["cow"].len(), told.addresses["lost"].len()), (2, 0));
         assert_eq!((told.listeners, told.source_limit), (vec![(5, RedirectionId(0))], Some((8, [1, 2, 3, 4, 5, 6]))));
+        assert_eq!(
+            (told.counters, told.control_socket, told.metrics_socket),
+            (Some(11), Some(12), Some((13, "tcp".into())))
+        );
+        assert_eq!(told.orders, [("cow:80".to_owned(), UpstreamOrder::Drain)]);
         for line in ["", "cow", "parent x", "listener 1", "source-limit 8 1", "capacity 1", "argument %"] {
             assert!(understood(&format!("name tproxy-worker\n{line}\n")).is_none(), "{line}");
         }

@@ -8,9 +8,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::control::command::{LONGEST_UPSTREAM, UpstreamOrder};
 use crate::redirection::RedirectionId;
 use crate::traffic::compact_addr::CompactAddr;
-use crate::traffic::counters::{COUNT, Counters};
 use crate::traffic::stock::SocketCounts;
 use crate::traffic::upstreams::ADDRESSES;
 
@@ -33,7 +33,7 @@ const ID: usize = 2;
 
 /// The place of a name in a message with its addresses: behind the longest list, after the length of the name.
 const NAMED: usize = 2 + ADDRESSES * ADDRESS;
-const _: () = assert!(NAMED + 1 + NAME <= SIZE && 2 + 8 * COUNT <= SIZE, "all fields fit");
+const _: () = assert!(NAMED + 1 + NAME <= SIZE, "all fields fit");
 
 /// A message as it travels.
 pub type Bytes = [u8; SIZE];
@@ -60,6 +60,18 @@ pub enum ToWorker {
     Ping,
     /// Sockets for connections from addresses of clients come along, all of one family.
     Sockets { is_v4: bool },
+    /// The channel to the control process comes along.
+    Desk,
+    /// What an administrator has said about the upstreams that are written so.
+    Upstream {
+        /// `HOST:PORT`
+        name: String,
+        order: UpstreamOrder,
+    },
+    /// Log debug messages, or not.
+    Verbose(bool),
+    /// Stop: connections have so many seconds.
+    Stop(u32),
 }
 
 /// From a worker to the guardian.
@@ -73,8 +85,8 @@ pub enum ToGuardian {
     Unreachable(RedirectionId),
     /// An upstream of this redirection answers again.
     Reachable(RedirectionId),
-    /// The worker's counters.
-    Counters(Counters),
+    /// The worker logs its connections, as it was asked to, or it ends.
+    Answered,
     /// The worker has lost its connection to syslog and cannot make another one itself.
     Unheard,
     /// The worker needs so many sockets for connections from addresses of clients.
@@ -121,6 +133,10 @@ impl ToWorker {
             ToWorker::SystemLog => put(5, 0, &[]),
             ToWorker::Ping => put(6, 0, &[]),
             ToWorker::Sockets { is_v4 } => put(7, u8::from(*is_v4), &[]),
+            ToWorker::Desk => put(8, 0, &[]),
+            ToWorker::Upstream { name, order } => put_text(9 + *order as u8, name, LONGEST_UPSTREAM),
+            ToWorker::Verbose(on) => put(12, 0, &[u8::from(*on)]),
+            ToWorker::Stop(seconds) => put(13, 0, &seconds.to_be_bytes()),
         }
     }
 
@@ -139,6 +155,13 @@ impl ToWorker {
             5 => Some(ToWorker::SystemLog),
             6 => Some(ToWorker::Ping),
             7 => Some(ToWorker::Sockets { is_v4: bytes[1] == 1 }),
+            8 => Some(ToWorker::Desk),
+            kind @ 9..12 => {
+                let order = *UpstreamOrder::ALL.get(usize::from(kind - 9))?;
+                Some(ToWorker::Upstream { name: take_text(bytes)?, order })
+            }
+            12 => Some(ToWorker::Verbose(bytes[2] == 1)),
+            13 => bytes[2..].first_chunk().map(|seconds| ToWorker::Stop(u32::from_be_bytes(*seconds))),
             _ => None,
         }
     }
@@ -158,10 +181,7 @@ impl ToGuardian {
             ToGuardian::ResolverHangs(pid) => return put(9, 0, &pid.to_be_bytes()),
             ToGuardian::Unreachable(id) => (3, id.0),
             ToGuardian::Reachable(id) => (4, id.0),
-            ToGuardian::Counters(counters) => {
-                let numbers = counters.numbers().map(u64::to_be_bytes);
-                return put(5, 0, numbers.as_flattened());
-            }
+            ToGuardian::Answered => (5, 0),
         };
         let mut bytes = put(kind, 0, &[]);
         [bytes[ID], bytes[ID + 1]] = id.to_be_bytes();
@@ -176,7 +196,7 @@ impl ToGuardian {
             2 => Some(ToGuardian::Leaving),
             3 => Some(ToGuardian::Unreachable(redirection(bytes))),
             4 => Some(ToGuardian::Reachable(redirection(bytes))),
-            5 => Some(ToGuardian::Counters(counters(bytes))),
+            5 => Some(ToGuardian::Answered),
             6 => Some(ToGuardian::Unheard),
             10 => Some(ToGuardian::Sockets(SocketCounts {
                 v4: u16::from_be_bytes([bytes[2], bytes[3]]),
@@ -188,11 +208,6 @@ impl ToGuardian {
             _ => None,
         }
     }
-}
-
-fn counters(bytes: &Bytes) -> Counters {
-    let mut numbers = bytes[2..].as_chunks().0.iter();
-    Counters::from_numbers(std::array::from_fn(|_| numbers.next().map_or(0, |number| u64::from_be_bytes(*number))))
 }
 
 /// The id of a process.
@@ -336,13 +351,12 @@ mod tests {
         ] {
             assert_eq!(ToWorker::decode(&order.encode()), Some(order));
         }
-        let counters = Counters::from_numbers(std::array::from_fn(|place| u64::MAX - place as u64));
         let lines = [ToGuardian::Unreachable(RedirectionId(499)), ToGuardian::Reachable(RedirectionId(1))];
         let words = [
             ToGuardian::Ready,
             ToGuardian::Leaving,
             ToGuardian::Unheard,
-            ToGuardian::Counters(counters),
+            ToGuardian::Answered,
             ToGuardian::LostLines(u64::MAX - 7),
             ToGuardian::Alive,
             ToGuardian::ResolverHangs(u32::MAX - 7),

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::config::Process;
 use crate::daemon::children::{self, Children, Role};
-use crate::daemon::rules_work::{self, Task};
+use crate::daemon::rules_work::{self, RESTORED, Task};
 use crate::daemon::table_owner::{self, OwnerLink};
 use crate::error::Error;
 use crate::rules::backend::FirewallChoice;
@@ -59,6 +59,8 @@ pub(crate) struct Reconciler {
     next: Option<Instant>,
     /// How long a process may work.
     limit: Duration,
+    /// How often rules were put back that others had changed.
+    pub restored: u64,
 }
 
 /// A process that works on the rules.
@@ -101,6 +103,7 @@ impl Reconciler {
             lost_owner: None,
             next: Some(Instant::now()),
             limit: LIMIT,
+            restored: 0,
         }
     }
 
@@ -162,7 +165,13 @@ impl Reconciler {
         self.next = Some(Instant::now());
     }
 
-    fn target(&self) -> RuleSet {
+    /// For each redirection whether its rules stand.
+    pub(crate) fn gates(&self) -> &[Gate] {
+        &self.gates
+    }
+
+    /// The rules as they should be.
+    pub(crate) fn target(&self) -> RuleSet {
         let target = self.configured.with_gates(|id| self.gates.get(id.index()).copied().unwrap_or(Gate::Normal));
         let routing = PolicyRouting::both(target.routing.as_ref(), self.former_routing.as_ref());
         RuleSet { routing, ..target }
@@ -307,8 +316,10 @@ impl Reconciler {
     pub(crate) fn ended(&mut self, pid: Pid, how: Death, children: &Children) {
         let Some(job) = self.job.take_if(|job| job.pid == pid) else { return };
         match children::task_result(job.result, how) {
-            Ok(snapshot) => {
-                self.succeeded(job.task, snapshot);
+            Ok(text) => {
+                let changed = text.strip_prefix(RESTORED);
+                self.restored += u64::from(changed.is_some());
+                self.succeeded(job.task, changed.unwrap_or(&text).to_owned());
                 self.dismiss_owner(children);
             }
             Err(error) if self.is_outdated(&job.task) => {

@@ -8,6 +8,9 @@ use crate::rules::nft::firewall::TableOwner;
 use crate::rules::ruleset::RuleSet;
 use crate::rules::snapshot::Snapshot;
 
+/// In front of a snapshot: others had changed the rules.
+pub(crate) const RESTORED: &str = "restored\n";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Make the tables hold these rules.
@@ -50,6 +53,7 @@ pub(crate) fn run(
             if !changed.is_empty() {
                 log::warn!("rules were changed by another program and are put back: {}", changed.join(", "));
                 firewall.install(target, false)?;
+                return Ok(format!("{RESTORED}{}", firewall.snapshot().to_text()));
             }
         }
         Task::Unhook => firewall.unhook(instance)?,

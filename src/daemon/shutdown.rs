@@ -174,9 +174,15 @@ impl Shutdown {
         let mut time = Duration::ZERO;
         if let Some(serving) = &mut instance.serving {
             serving.listeners.all.clear();
-            time = serving.config.process.drain;
+            time = instance.drain.unwrap_or(serving.config.process.drain);
         }
-        instance.children.signal_workers(Signal::SIGTERM);
+        let seconds = instance.drain.map(|drain| u32::try_from(drain.as_secs()).unwrap_or(u32::MAX));
+        for pid in instance.children.workers() {
+            let told = seconds.is_some_and(|seconds| instance.children.tell(pid, &ToWorker::Stop(seconds), None));
+            if !told {
+                instance.children.signal(pid, Signal::SIGTERM);
+            }
+        }
         if self.reset {
             instance.children.tell_workers(&ToWorker::Reset, None);
         }

@@ -33,6 +33,7 @@ use crate::error::Error;
 use crate::logging;
 use crate::sys::process::{self, Detached};
 use crate::sys::{inherited, sockopt};
+use crate::traffic::shared_counters::WorkerCounters;
 
 /// Runs the daemon. Returns in the process that the shell waits for, with the status for it.
 pub(crate) fn run(config: Config) -> Result<u8, Error> {
@@ -102,7 +103,7 @@ pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Resu
     }
     instance.names.want(&config.names(), &config.names_to_follow());
     handover.names.drain(..).for_each(|(name, addresses)| instance.names.adopt(&name, addresses));
-    instance.stats.inherit(handover.past);
+    instance.stats.inherit(std::mem::take(&mut handover.past));
     if let Some(lifeline) = handover.take_lifeline()? {
         instance.children.lifeline = Rc::new(lifeline);
     }
@@ -116,6 +117,7 @@ pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Resu
         instance.rules =
             Reconciler::resume(set, &serving.config.process, snapshot).map(|rules| rules.with_owner(table_owner));
     }
+    std::mem::take(&mut handover.control).resume(&serving.config, instance)?;
     instance.serving = Some(serving);
     instance.fill_slots();
     match config::read_again(command_line) {
@@ -151,10 +153,17 @@ fn alone(config: Config, inherited: Inherited) -> Result<(), Error> {
         capacity: *capacity,
         source_limit: source_limit.take(),
         connection: None,
+        counters: own_counters(config)?,
+        orders: Vec::new(),
     };
     let served = worker::run(args, confine::alone(Sources::of(config))?);
     drop(pidfile);
     served
+}
+
+/// The counters of a process that nobody else reads.
+fn own_counters(config: &Config) -> Result<WorkerCounters, Error> {
+    WorkerCounters::new(config.counter_layout()).map_err(|error| Error::sys("memory for the counters", error))
 }
 
 /// Logs to syslog only: standard error is the socket too (inetd(8), StandardError= of systemd.exec(5)).
@@ -211,6 +220,8 @@ fn one_connection(config: &Config, connection: TcpStream, from_inetd: bool) -> R
         capacity: generation.capacity,
         source_limit: None,
         connection: Some(connection),
+        counters: own_counters(config)?,
+        orders: Vec::new(),
     };
     worker::run(args, confine::alone(Sources::of(config))?)
 }

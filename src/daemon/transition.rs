@@ -210,7 +210,9 @@ impl Transition {
         let before = instance.serving.as_ref().map_or(&nothing, |serving| &serving.listeners);
         let mut generation = Generation::prepare(id, *config, before, &instance.inherited)?;
         generation.check_families(&instance.names)?;
-        if let Err(error) = generation.start_workers(&instance.names, &mut instance.children) {
+        generation.control = instance.control.prepare(&generation.config)?;
+        let orders = &instance.control.orders;
+        if let Err(error) = generation.start_workers(&instance.names, orders, &mut instance.children) {
             generation.discard(&mut instance.children);
             return Err(error);
         }
@@ -298,13 +300,18 @@ impl Transition {
     }
 
     /// The new generation serves; the workers of the former one serve what they have to its end.
-    fn finish(&mut self, generation: Generation, instance: &mut Instance) {
+    fn finish(&mut self, mut generation: Generation, instance: &mut Instance) {
         let user = generation.config.process.user;
+        let sockets = generation.control.take();
         let former = instance.serving.replace(generation);
         let Some(serving) = &instance.serving else { return };
         instance.names.want(&serving.config.names(), &serving.config.names_to_follow());
+        let other_user = former.as_ref().is_some_and(|former| former.config.process.user != user);
+        instance.control.serve(sockets, other_user, &mut instance.children);
+        instance.control.disabled.clear();
+        instance.control.orders.retain(|name, _| serving.config.has_upstream(name));
         if let Some(former) = former {
-            if former.config.process.user != user {
+            if other_user {
                 instance.names.dismiss(&mut instance.children);
             }
             former.retire(&mut instance.children);

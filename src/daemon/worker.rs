@@ -1,10 +1,13 @@
 //! The event loop of a worker. It has one thread, needs no privileges and never blocks.
 
+mod lifetime;
 mod messages;
+mod questions;
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -15,6 +18,7 @@ use nix::sys::signalfd::SignalFd;
 use crate::config::Config;
 use crate::daemon::capacity::Capacity;
 use crate::daemon::confine::Confinement;
+use crate::daemon::desk::{DESK, Desk};
 use crate::daemon::lifecycle::Lifecycle;
 use crate::daemon::message::ToGuardian;
 use crate::daemon::resolver_pool::ResolverPool;
@@ -24,21 +28,26 @@ use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::relay::pipe::Pool;
 use crate::sys::channel::Channel;
-use crate::sys::clock::{TICK, ticks};
+use crate::sys::clock::{TICK, Tick, ticks};
 use crate::sys::congestion::Algorithm;
 use crate::sys::routing_table::RoutingTable;
 use crate::sys::{process, wait};
 use crate::traffic::acceptor::Acceptor;
-use crate::traffic::access_log::{self, AccessLog};
+use crate::traffic::access_log::AccessLog;
 use crate::traffic::admission::Admission;
 use crate::traffic::connections::Connections;
 use crate::traffic::dialer::Dialer;
+use crate::traffic::records::Records;
 use crate::traffic::redirections::{Redirections, UpstreamChange};
+use crate::traffic::shared_counters::WorkerWord;
 use crate::traffic::stock::Stock;
 use crate::traffic::token::EventToken;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
+
+/// Ticks between two looks at the processor time.
+const CPU_EVERY: Tick = 10;
 
 /// The stock of sockets for `--source client`, of the families of the clients that can come.
 fn stock(config: &Config, listening: &[SocketAddr], size: usize) -> Stock {
@@ -61,9 +70,12 @@ struct Worker<'a> {
     acceptor: Acceptor,
     connections: Connections,
     resolvers: ResolverPool,
+    desk: Desk,
     lifecycle: Lifecycle,
     dump_from: Option<u32>,
     capacity: Capacity,
+    /// When the processor time was last asked for.
+    measured: Tick,
 }
 
 /// Serves until told to stop. The process is confined once everything is set up.
@@ -92,6 +104,8 @@ impl<'a> Worker<'a> {
             capacity,
             source_limit,
             connection,
+            counters,
+            orders,
         } = start;
         let alone = guardian.is_none();
         let own = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT, Signal::SIGURG];
@@ -104,7 +118,9 @@ impl<'a> Worker<'a> {
         let ports = doors.iter().map(SocketAddr::port).collect();
         let admission = Admission::new(capacity.places, routes, source_limit, ports);
         let chosen = config.process.congestion.as_ref().map(|wanted| wanted.upstream.clone());
-        let mut redirections = Redirections::new(redirections, config.process.upstream_grace.is_some());
+        let counters = Rc::new(counters);
+        let mut redirections =
+            Redirections::new(redirections, config.process.upstream_grace.is_some(), Rc::clone(&counters));
         redirections.look_for_pacing(&listeners, &chosen.clone().map_or_else(Algorithm::usual, Ok)?)?;
         let mut acceptor = Acceptor::new(listeners);
         let registry = poll.registry();
@@ -121,7 +137,7 @@ impl<'a> Worker<'a> {
             Dialer::new(redirections, doors, admission, stock, chosen),
             capacity.places,
             Pool::new(capacity.pipes),
-            AccessLog::new(number, access_log),
+            Records::new(AccessLog::new(number, access_log), counters),
             registry.try_clone()?,
         )?;
         let mut lifecycle = Lifecycle::Serving;
@@ -131,7 +147,7 @@ impl<'a> Worker<'a> {
             lifecycle = Lifecycle::last_connections();
         }
         let resolvers = ResolverPool::default();
-        Ok(Worker {
+        let mut worker = Worker {
             config,
             poll,
             signals,
@@ -140,10 +156,14 @@ impl<'a> Worker<'a> {
             acceptor,
             connections,
             resolvers,
+            desk: Desk::default(),
             lifecycle,
             dump_from: None,
             capacity,
-        })
+            measured: 0,
+        };
+        orders.into_iter().for_each(|(name, order)| worker.order_upstream(&name, order));
+        Ok(worker)
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -159,6 +179,7 @@ impl<'a> Worker<'a> {
                     EventToken::Probe(line) => self.connections.probed(line, event),
                     EventToken::Signals => self.take_signals()?,
                     EventToken::Channel(0) => self.take_orders(),
+                    EventToken::Channel(DESK) => self.desk.has_news(),
                     EventToken::Channel(number) => self.take_answer(number),
                 }
             }
@@ -166,6 +187,7 @@ impl<'a> Worker<'a> {
             self.connections.run_queue();
             self.connections.run_stream(&mut stream_events)?;
             self.connections.expire();
+            self.serve_desk();
             if self.lifecycle == Lifecycle::Serving {
                 self.connections.probe();
             }
@@ -174,6 +196,7 @@ impl<'a> Worker<'a> {
                 self.dump_from = self.connections.log_connections(first);
             }
             self.connections.access_log().flush();
+            self.publish();
             if self.is_done() {
                 return Ok(());
             }
@@ -195,7 +218,11 @@ impl<'a> Worker<'a> {
     fn timeout(&mut self) -> Option<Duration> {
         let now = self.connections.time();
         let room = self.connections.room() > 0;
-        if self.connections.has_work() || self.dump_from.is_some() || (room && self.acceptor.has_work(now)) {
+        if self.desk.has_work()
+            || self.connections.has_work()
+            || self.dump_from.is_some()
+            || (room && self.acceptor.has_work(now))
+        {
             return Some(Duration::ZERO);
         }
         let lifecycle = self.lifecycle.due().map(|due| due.saturating_sub(now));
@@ -242,96 +269,25 @@ impl<'a> Worker<'a> {
             self.say(ToGuardian::Unheard);
         }
         while let Some(change) = self.connections.dialer().redirections.next_change() {
-            self.say(match change {
-                UpstreamChange::Unreachable(line) => ToGuardian::Unreachable(line),
-                UpstreamChange::Reachable(line) => ToGuardian::Reachable(line),
-            });
-        }
-    }
-
-    fn take_signals(&mut self) -> io::Result<()> {
-        while let Some(signal) = process::next_signal(&self.signals)? {
-            match signal {
-                Signal::SIGTERM | Signal::SIGINT => self.stop(),
-                Signal::SIGHUP | Signal::SIGURG if self.alone => self.reopen(),
-                Signal::SIGHUP => self.retire(),
-                Signal::SIGUSR1 => {
-                    self.tell_counters();
-                    self.dump_from = Some(0);
-                }
-                _ => {}
+            match change {
+                UpstreamChange::Unreachable(line) => self.say(ToGuardian::Unreachable(line)),
+                UpstreamChange::Reachable(line) => self.say(ToGuardian::Reachable(line)),
+                UpstreamChange::Health { id, address, up } => self.desk.tell_health(id, address, up),
             }
         }
-        Ok(())
     }
 
-    /// The first call begins to drain, the second one resets all connections.
-    fn stop(&mut self) {
+    /// Counts what this turn of the loop has changed, apart from what connections count themselves.
+    fn publish(&mut self) {
+        self.connections.publish();
         let now = self.connections.time();
-        if self.lifecycle.is_stopping() {
-            return self.reset_all();
+        let counters = self.connections.counters();
+        counters.set_worker(WorkerWord::Pauses, self.acceptor.pauses);
+        // Asking for the processor time is a system call.
+        if now.saturating_sub(self.measured) >= CPU_EVERY {
+            counters.set_worker(WorkerWord::Cpu, process::processor_time());
+            counters.set_worker(WorkerWord::LostLines, logging::lost());
+            self.measured = now;
         }
-        let (seconds, open) = (self.config.process.drain.as_secs(), self.connections.len());
-        log::info!("stopping: {open} connections have {seconds} seconds to end");
-        self.leave();
-        self.lifecycle.stop(now, ticks(self.config.process.drain));
-    }
-
-    /// Tells the guardian that another worker must take the slot.
-    fn leave(&mut self) {
-        self.connections.dialer().admission.stop_counting();
-        self.say(ToGuardian::Leaving);
-    }
-
-    fn reset_all(&mut self) {
-        if !self.connections.is_empty() {
-            log::info!("stopping at once, {} connections are reset", self.connections.len());
-        }
-        self.acceptor.close();
-        self.lifecycle.end(self.connections.time());
-        self.connections.close_all(|| self.lifecycle.close_reason());
-    }
-
-    /// Another worker takes over.
-    fn retire(&mut self) {
-        if self.lifecycle == Lifecycle::Serving {
-            self.leave();
-            let (open, limit) = (self.connections.len(), self.config.process.retire_timeout);
-            let at_most = limit.map(|limit| format!(", for at most {} seconds", limit.as_secs())).unwrap_or_default();
-            log::info!("retiring: {open} connections are served to their end{at_most}");
-            self.lifecycle.retire(self.connections.time(), limit.map(ticks));
-        }
-    }
-
-    fn reopen(&mut self) {
-        logging::reopen();
-        let Some(path) = &self.config.process.access_log else { return };
-        match access_log::open(path) {
-            Ok(file) => self.connections.access_log().reopen(file),
-            Err(error) => log::error!("the access log stays the old one: {error}"),
-        }
-    }
-
-    /// Takes the steps of draining that are due. Returns whether the worker has ended.
-    fn is_done(&mut self) -> bool {
-        let now = self.connections.time();
-        if self.lifecycle.stops_accepting(now) {
-            self.acceptor.close();
-        }
-        if !matches!(self.lifecycle, Lifecycle::Draining(_)) {
-            return false;
-        }
-        if self.lifecycle.is_over(now) && !self.connections.is_empty() {
-            log::info!("{} connections had not ended in time and are reset", self.connections.len());
-            self.connections.close_all(|| self.lifecycle.close_reason());
-            self.connections.access_log().flush();
-        }
-        if self.connections.is_empty() {
-            self.tell_counters();
-            if let (Some(_), Some(lost)) = (&self.guardian, logging::hand_losses_over()) {
-                self.say(ToGuardian::LostLines(lost));
-            }
-        }
-        self.connections.is_empty()
     }
 }

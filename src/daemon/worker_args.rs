@@ -4,10 +4,12 @@ use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 
 use crate::config::Config;
+use crate::control::command::UpstreamOrder;
 use crate::daemon::capacity::Capacity;
 use crate::redirection::RedirectionId;
 use crate::sys::channel::Channel;
 use crate::traffic::redirections::ActiveRedirection;
+use crate::traffic::shared_counters::WorkerCounters;
 use crate::traffic::source_limit::SourceLimit;
 
 /// What a worker starts with.
@@ -29,4 +31,7 @@ pub(crate) struct WorkerArgs<'a> {
     pub source_limit: Option<SourceLimit>,
     /// The connection that inetd has accepted. The worker serves no other one then.
     pub connection: Option<TcpStream>,
+    pub counters: WorkerCounters,
+    /// What an administrator has said about upstreams, by `HOST:PORT`.
+    pub orders: Vec<(String, UpstreamOrder)>,
 }

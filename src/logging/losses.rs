@@ -2,6 +2,15 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The lines that this process has lost, told or not.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines this process has lost so far.
+pub(crate) fn lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
 
 /// The lines that one sink has lost.
 #[derive(Debug, Default)]
@@ -14,6 +23,7 @@ pub(super) struct Losses {
 impl Losses {
     /// A line could not be written.
     pub(super) fn add(&mut self, full: bool) {
+        LOST.fetch_add(1, Ordering::Relaxed);
         self.count += 1;
         self.full = full;
     }

@@ -24,6 +24,7 @@ mod syslog;
 
 pub(crate) use crate::logging::escape::{Escaping, escaped};
 pub(crate) use crate::logging::limited::Limiter;
+pub(crate) use crate::logging::losses::lost;
 pub(crate) use crate::logging::syslog::{connect, is_cut_off};
 
 /// The least time between two attempts to tell how many lines were lost, when no line comes.
@@ -75,9 +76,14 @@ fn start_with(stderr: Stderr, process: &'static str, facility: Option<::syslog::
     }
     // Fails the second time in a process, when the logger is already set.
     let _ = log::set_logger(&LOGGER);
-    log::set_max_level(if verbose { LevelFilter::Debug } else { LevelFilter::Info });
+    set_verbose(verbose);
     // It says where, and on a second line what.
     std::panic::set_hook(Box::new(|panic| log::error!("internal error: {}", panic.to_string().replace('\n', " "))));
+}
+
+/// Logs debug messages from now on, or no longer.
+pub(crate) fn set_verbose(verbose: bool) {
+    log::set_max_level(if verbose { LevelFilter::Debug } else { LevelFilter::Info });
 }
 
 /// Reports the error that ends the program: to standard error, even if logging has not started, and to syslog, because

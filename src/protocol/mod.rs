@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::indexing_slicing))]
 
 pub(crate) mod addr_pair;
+pub(crate) mod client_hello;
 pub(crate) mod credentials;
 pub(crate) mod hostname;
 pub(crate) mod local_names;

@@ -45,6 +45,8 @@ pub enum CloseReason {
     Stopped,
     /// A reload or an upgrade has retired the worker, and its time was over (`--retire-timeout`).
     Retired,
+    /// An administrator has reset it.
+    Killed,
 }
 
 impl CloseReason {
@@ -55,27 +57,102 @@ impl CloseReason {
     }
 }
 
+/// What kind of end a connection had: the words of the log without what may stand behind a colon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseKind {
+    Finished,
+    ResetByClient,
+    ResetByUpstream,
+    Idle,
+    HalfClosed,
+    ConnectFailed,
+    Resources,
+    ProxyRefused,
+    HandshakeTimeout,
+    BadRequest,
+    BadProxyHeader,
+    Denied,
+    Loop,
+    SourceLimit,
+    NotRedirected,
+    Forbidden,
+    BadSource,
+    Stopped,
+    Retired,
+    Killed,
+}
+
+impl CloseKind {
+    pub const COUNT: usize = 20;
+
+    /// All kinds, in their order, each with its name.
+    pub const NAMES: [(CloseKind, &str); CloseKind::COUNT] = [
+        (CloseKind::Finished, "finished"),
+        (CloseKind::ResetByClient, "reset by client"),
+        (CloseKind::ResetByUpstream, "reset by upstream"),
+        (CloseKind::Idle, "idle"),
+        (CloseKind::HalfClosed, "half-closed"),
+        (CloseKind::ConnectFailed, "connect failed"),
+        (CloseKind::Resources, "no resources"),
+        (CloseKind::ProxyRefused, "refused by proxy"),
+        (CloseKind::HandshakeTimeout, "handshake timed out"),
+        (CloseKind::BadRequest, "bad request"),
+        (CloseKind::BadProxyHeader, "bad PROXY header"),
+        (CloseKind::Denied, "denied"),
+        (CloseKind::Loop, "loop"),
+        (CloseKind::SourceLimit, "too many from this source"),
+        (CloseKind::NotRedirected, "not redirected"),
+        (CloseKind::Forbidden, "forbidden"),
+        (CloseKind::BadSource, "source refused"),
+        (CloseKind::Stopped, "stopped"),
+        (CloseKind::Retired, "retired"),
+        (CloseKind::Killed, "killed"),
+    ];
+
+    /// As the log, the metrics and the control socket name it.
+    pub fn name(self) -> &'static str {
+        CloseKind::NAMES[self as usize].1
+    }
+}
+
+impl CloseReason {
+    /// What kind of end it was.
+    pub fn kind(&self) -> CloseKind {
+        match self {
+            CloseReason::Finished => CloseKind::Finished,
+            CloseReason::Reset(Peer::Client) => CloseKind::ResetByClient,
+            CloseReason::Reset(Peer::Upstream) => CloseKind::ResetByUpstream,
+            CloseReason::Idle => CloseKind::Idle,
+            CloseReason::HalfClosed => CloseKind::HalfClosed,
+            CloseReason::ConnectFailed(_) => CloseKind::ConnectFailed,
+            CloseReason::Resources(_) => CloseKind::Resources,
+            CloseReason::ProxyRefused(_) => CloseKind::ProxyRefused,
+            CloseReason::HandshakeTimeout => CloseKind::HandshakeTimeout,
+            CloseReason::BadRequest(_) => CloseKind::BadRequest,
+            CloseReason::BadProxyHeader(_) => CloseKind::BadProxyHeader,
+            CloseReason::Denied => CloseKind::Denied,
+            CloseReason::Loop => CloseKind::Loop,
+            CloseReason::SourceLimit => CloseKind::SourceLimit,
+            CloseReason::NotRedirected => CloseKind::NotRedirected,
+            CloseReason::Forbidden(_) => CloseKind::Forbidden,
+            CloseReason::BadSource(_) => CloseKind::BadSource,
+            CloseReason::Stopped => CloseKind::Stopped,
+            CloseReason::Retired => CloseKind::Retired,
+            CloseReason::Killed => CloseKind::Killed,
+        }
+    }
+}
+
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.kind().name();
         match self {
-            CloseReason::Finished => f.write_str("finished"),
-            CloseReason::Reset(peer) => write!(f, "reset by {}", peer.name()),
-            CloseReason::Idle => f.write_str("idle"),
-            CloseReason::HalfClosed => f.write_str("half-closed"),
-            CloseReason::ConnectFailed(error) => write!(f, "connect failed: {error}"),
-            CloseReason::Resources(error) => write!(f, "no resources: {error}"),
-            CloseReason::Denied => f.write_str("denied"),
-            CloseReason::Loop => f.write_str("loop"),
-            CloseReason::SourceLimit => f.write_str("too many from this source"),
-            CloseReason::NotRedirected => f.write_str("not redirected"),
-            CloseReason::Forbidden(why) => write!(f, "forbidden: {why}"),
-            CloseReason::BadSource(why) => write!(f, "source refused: {why}"),
-            CloseReason::ProxyRefused(text) => write!(f, "refused by proxy: {text}"),
-            CloseReason::HandshakeTimeout => f.write_str("handshake timed out"),
-            CloseReason::BadProxyHeader(why) => write!(f, "bad PROXY header: {why}"),
-            CloseReason::BadRequest(why) => write!(f, "bad request: {why}"),
-            CloseReason::Stopped => f.write_str("stopped"),
-            CloseReason::Retired => f.write_str("retired"),
+            CloseReason::ConnectFailed(error) | CloseReason::Resources(error) => write!(f, "{name}: {error}"),
+            CloseReason::Forbidden(why) => write!(f, "{name}: {why}"),
+            CloseReason::ProxyRefused(text) | CloseReason::BadProxyHeader(text) => write!(f, "{name}: {text}"),
+            CloseReason::BadSource(why) => write!(f, "{name}: {why}"),
+            CloseReason::BadRequest(why) => write!(f, "{name}: {why}"),
+            _ => f.write_str(name),
         }
     }
 }

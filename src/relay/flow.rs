@@ -283,6 +283,7 @@ impl<I: Io> Flow<I> {
         match pipe.fill(&source.socket, max) {
             Ok(Fill::Took(count)) => {
                 self.held = Held::Pipe(pipe);
+                shared.spliced += count as u64;
                 return Ok(count);
             }
             Ok(Fill::Dry) => {

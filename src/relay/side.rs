@@ -77,6 +77,8 @@ pub struct Shared<I: Io> {
     pub splice_works: bool,
     /// Bytes that one flow may move in a turn before the others get theirs.
     pub budget: u64,
+    /// Bytes that were spliced so far.
+    pub spliced: u64,
 }
 
 /// Size of the shared buffer in bytes. What fits is a message and cheaper to copy; a read that fills it is taken for a
@@ -95,6 +97,6 @@ impl<I: Io> Shared<I> {
     /// With a buffer that holds a head of this length.
     pub fn with_heads(pool: I::Pool, longest: usize) -> Shared<I> {
         let buffer = vec![0; longest.max(SMALL)].into_boxed_slice();
-        Shared { buffer, rewritten: Vec::new(), pool, splice_works: true, budget: BUDGET }
+        Shared { buffer, rewritten: Vec::new(), pool, splice_works: true, budget: BUDGET, spliced: 0 }
     }
 }

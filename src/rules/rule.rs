@@ -45,6 +45,8 @@ pub enum Gate {
     Withdrawn,
     /// The traffic is refused.
     Rejected,
+    /// An administrator has taken the redirects away: the traffic goes to its original destination.
+    Disabled,
 }
 
 impl RuleSpec {
@@ -61,7 +63,8 @@ impl RuleSpec {
 }
 
 impl Action {
-    /// The action behind a gate. Only a relay's redirect has one: no other action depends on a worker or an upstream.
+    /// The action behind a gate. Only a relay's redirect is withdrawn or rejected: no other action depends on a worker or
+    /// an upstream. All of them can be disabled.
     ///
     /// A withdrawn redirect becomes an exemption in the same place: its traffic must reach its original destination,
     /// and not match a later rule instead.
@@ -69,6 +72,7 @@ impl Action {
         match (self, gate) {
             (Action::Redirect { .. } | Action::Tproxy { .. }, Gate::Withdrawn) => Action::Exempt,
             (Action::Redirect { .. } | Action::Tproxy { .. }, Gate::Rejected) => Action::Reject,
+            (action, Gate::Disabled) if action.redirects() => Action::Exempt,
             (action, _) => action,
         }
     }
@@ -100,6 +104,11 @@ mod tests {
         for redirect in [Action::Redirect { port: 1 }, Action::Tproxy { to: SocketAddr::from(([0, 0, 0, 0], 1)) }] {
             let gates = [Gate::Normal, Gate::Withdrawn, Gate::Rejected].map(|gate| redirect.behind(gate));
             assert_eq!(gates, [redirect, Action::Exempt, Action::Reject]);
+            assert_eq!(redirect.behind(Gate::Disabled), Action::Exempt);
         }
+        for action in [local, kernel] {
+            assert_eq!(action.behind(Gate::Disabled), Action::Exempt);
+        }
+        assert_eq!(Action::Reject.behind(Gate::Disabled), Action::Reject);
     }
 }

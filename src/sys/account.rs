@@ -5,7 +5,7 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::unistd::{
-    Gid, Uid, User, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgroups, setresgid, setresuid,
+    Gid, Group, Uid, User, getgroups, getresgid, getresuid, setfsgid, setfsuid, setgroups, setresgid, setresuid,
 };
 
 /// A user and its primary group.
@@ -23,6 +23,20 @@ pub(crate) fn find(name: &str) -> io::Result<Option<Account>> {
         None => User::from_name(name)?,
     };
     Ok(user.map(|user| Account { uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
+}
+
+/// Looks up a group by name, or by number as `#123`. `None` if there is no such group.
+pub(crate) fn find_group(name: &str) -> io::Result<Option<u32>> {
+    match name.strip_prefix('#').map(str::parse) {
+        Some(Ok(gid)) => Ok(Some(gid)),
+        Some(Err(_)) => Ok(None),
+        None => Ok(Group::from_name(name)?.map(|group| group.gid.as_raw())),
+    }
+}
+
+/// The user whose files a process may change who is not root.
+pub(crate) fn own_uid() -> u32 {
+    Uid::effective().as_raw()
 }
 
 pub(crate) fn is_root() -> bool {

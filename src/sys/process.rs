@@ -15,6 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, Pid, chroot, dup2_stderr, dup2_stdin, dup2_stdout, fork, mkdtemp, setsid};
 
 /// The process in which a fork returned.
@@ -23,6 +24,12 @@ pub(crate) enum Forked {
     /// The parent, with the id of its new child.
     Parent(Pid),
     Child,
+}
+
+/// Nanoseconds of processor time that this process has used.
+pub(crate) fn processor_time() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// fork(2). It is sound because the program never starts a thread; with more than one thread it fails.

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
@@ -45,6 +45,13 @@ impl SharedWords {
         Ok(SharedWords { first, count: bytes / size_of::<AtomicU64>(), file: None })
     }
 
+    /// The same, and keeps the descriptor to pass it on.
+    pub(crate) fn adopt(file: File) -> io::Result<SharedWords> {
+        let mut words = SharedWords::map(&file)?;
+        words.file = Some(file);
+        Ok(words)
+    }
+
     /// The descriptor to pass on, in the process that has made the words.
     pub(crate) fn memory(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
@@ -70,6 +77,56 @@ impl Drop for SharedWords {
     }
 }
 
+/// A descriptor for the same memory that can only be read: it has an open file description of its own.
+pub(crate) fn read_only(memory: BorrowedFd<'_>) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", memory.as_raw_fd()))
+}
+
+/// Words that another process changes and this one can only read.
+#[derive(Debug)]
+pub(crate) struct ReadWords {
+    first: NonNull<AtomicU64>,
+    count: usize,
+}
+
+impl ReadWords {
+    /// The words behind a descriptor that need only be open for reading.
+    pub(crate) fn map(file: &File) -> io::Result<ReadWords> {
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory in use. The descriptor is open.
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let first = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(ReadWords { first, count: bytes / size_of::<AtomicU64>() })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The word at this place; 0 beyond the last one.
+    pub(crate) fn load(&self, place: usize) -> u64 {
+        if place >= self.count {
+            return 0;
+        }
+        // SAFETY: the word is inside of the mapping, which begins at a page, so it is aligned, and which lives as long as
+        // `self`. The file cannot become shorter, since `SharedWords` has sealed it. A relaxed load of 64 bits only reads
+        // on the architectures that this program is for, so memory that may only be read is enough.
+        let word = unsafe { self.first.add(place).as_ref() };
+        word.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for ReadWords {
+    fn drop(&mut self) {
+        // SAFETY: as for `SharedWords`: this is what mmap(2) returned, and `load` keeps no reference.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +141,9 @@ mod tests {
         others[2].store(7, SeqCst);
         assert_eq!(words.iter().map(|word| word.load(SeqCst)).collect::<Vec<_>>(), [0, 0, 7]);
         assert!(file.set_len(0).is_err(), "it is sealed");
+        let reader = ReadWords::map(&read_only(words.memory().unwrap()).unwrap()).unwrap();
+        assert_eq!((reader.len(), reader.load(2), reader.load(3)), (3, 7, 0));
+        let file = read_only(words.memory().unwrap()).unwrap();
+        assert!(SharedWords::map(&file).is_err(), "it cannot be written");
     }
 }

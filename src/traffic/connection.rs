@@ -14,6 +14,7 @@ use crate::relay::tcp::Tcp;
 use crate::sys::sockopt;
 use crate::traffic::preread::Preread;
 use crate::traffic::session::Session;
+use crate::traffic::shared_counters::{UpstreamPlace, WorkerCounters};
 use crate::traffic::token::{EventToken, Key};
 use crate::traffic::upstreams::Attempt;
 
@@ -37,6 +38,40 @@ pub(crate) struct Relayed {
     pub queued: bool,
     /// Whether its events are told by the epoll set of the bulk streams.
     pub in_bulk: bool,
+    /// The part of what it has moved that is in the counters.
+    counted: (u64, u64),
+    /// When it was last tried to connect, in microseconds.
+    pub dialed: u64,
+    /// The upstream that has answered, among those of the redirection.
+    upstream: Option<u8>,
+}
+
+impl Relayed {
+    /// One whose upstream is being connected since this time.
+    pub(crate) fn new(session: Session, relay: Relay<Tcp>, attempt: Attempt, dialed: u64) -> Relayed {
+        Relayed { session, relay, attempt, queued: false, in_bulk: false, counted: (0, 0), dialed, upstream: None }
+    }
+
+    /// Counts what it has moved since the last time.
+    pub(crate) fn count(&mut self, counters: &WorkerCounters) {
+        let moved = self.relay.moved();
+        if moved != self.counted {
+            let (up, down) = (moved.0 - self.counted.0, moved.1 - self.counted.1);
+            counters.moved(self.session.redirection, up, down);
+            self.counted = moved;
+        }
+    }
+
+    /// It is connected to this upstream, which counts it.
+    pub(crate) fn counts_at(&mut self, upstream: UpstreamPlace) {
+        self.upstream = u8::try_from(upstream.host).ok();
+    }
+
+    /// The upstream that counts it.
+    pub(crate) fn counted_at(&self) -> Option<UpstreamPlace> {
+        let host = self.upstream?.into();
+        Some(UpstreamPlace { redirection: self.session.redirection, host })
+    }
 }
 
 /// How the events of a socket are asked for: the first time, or again with another token.

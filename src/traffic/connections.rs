@@ -1,6 +1,7 @@
 //! The table of a worker's connections: their events, turns and deadlines, and their close.
 
 mod establish;
+mod listing;
 mod names;
 
 use std::collections::VecDeque;
@@ -18,12 +19,12 @@ use crate::relay::tcp::Tcp;
 use crate::sys::clock::{TICK, Tick};
 use crate::traffic::access_log::AccessLog;
 use crate::traffic::connection::{Connection, Relayed, move_events, observe, reset};
-use crate::traffic::counters::Counters;
 use crate::traffic::dialer::Dialer;
 use crate::traffic::host_check::HostCheck;
 use crate::traffic::preread::PrereadStep;
 use crate::traffic::records::Records;
 use crate::traffic::session::{ConnectionId, Session};
+use crate::traffic::shared_counters::{WorkerCounters, WorkerWord};
 use crate::traffic::slots::Slots;
 use crate::traffic::timers::Deadlines;
 use crate::traffic::token::{EventToken, Key};
@@ -45,6 +46,8 @@ pub(crate) struct Connections {
     next_id: ConnectionId,
     start: Instant,
     /// The time of this turn of the loop, since `start`.
+    microseconds: u64,
+    /// The same.
     milliseconds: u64,
     /// Set when a connection was closed; cleared by the event loop.
     pub freed: bool,
@@ -57,7 +60,7 @@ impl Connections {
         dialer: Dialer,
         capacity: usize,
         pool: Pool,
-        access_log: AccessLog,
+        records: Records,
         registry: Registry,
     ) -> io::Result<Connections> {
         Ok(Connections {
@@ -69,9 +72,10 @@ impl Connections {
             shared: Shared::with_heads(pool, dialer.redirections.longest_head()),
             dialer,
             host_check: HostCheck::default(),
-            next_id: access_log.first_id(),
-            records: Records::new(access_log),
+            next_id: records.access_log.first_id(),
+            records,
             start: Instant::now(),
+            microseconds: 0,
             milliseconds: 0,
             freed: false,
             registry,
@@ -80,7 +84,8 @@ impl Connections {
 
     /// Reads the clock, once per turn of the loop.
     pub(crate) fn update_time(&mut self) {
-        self.milliseconds = self.start.elapsed().as_millis() as u64;
+        self.microseconds = self.start.elapsed().as_micros() as u64;
+        self.milliseconds = self.microseconds / 1000;
     }
 
     /// The time of this turn.
@@ -168,16 +173,21 @@ impl Connections {
     /// Gives a connection its turn.
     fn advance(&mut self, key: Key) {
         let now = self.time();
-        let Some(Connection::Relayed(Relayed { relay, in_bulk, .. })) = self.table.get_mut(key) else { return };
+        let Some(Connection::Relayed(relayed)) = self.table.get_mut(key) else { return };
+        let Relayed { relay, in_bulk, .. } = relayed;
         let before = relay.due_class();
-        let again = match relay.advance(&mut self.shared, now) {
+        let progress = relay.advance(&mut self.shared, now);
+        let in_bulk = *in_bulk;
+        relayed.count(&self.records.counters);
+        let relay = &mut relayed.relay;
+        let again = match progress {
             Progress::Waiting => false,
             Progress::Again => true,
             Progress::Done(reason) => return self.close(key, &reason),
         };
         let question = relay.question();
         let due_changed = relay.due_class() != before;
-        if relay.is_bulk() != *in_bulk {
+        if relay.is_bulk() != in_bulk {
             self.change_bulk(key);
         }
         if due_changed {
@@ -321,6 +331,10 @@ impl Connections {
         if relayed.in_bulk {
             self.turns.bulk.leave();
         }
+        relayed.count(&self.records.counters);
+        if let Some(upstream) = relayed.counted_at() {
+            self.records.counters.left(upstream);
+        }
         let Relayed { session, relay, .. } = &mut relayed;
         relay.release(&mut self.shared.pool);
         if reason.is_reset() {
@@ -352,10 +366,16 @@ impl Connections {
         }
     }
 
-    /// What happened so far, and what is held now.
-    pub(crate) fn counters(&self) -> Counters {
-        let (open, pipes) = (self.table.len() as u64, self.shared.pool.lent() as u64);
-        Counters { open, pipes, ..self.records.counters }
+    /// Publishes what is known at the end of a turn only.
+    pub(crate) fn publish(&self) {
+        let counters = &self.records.counters;
+        counters.set_worker(WorkerWord::Pipes, self.shared.pool.lent() as u64);
+        counters.set_worker(WorkerWord::Spliced, self.shared.spliced);
+    }
+
+    /// What was counted.
+    pub(crate) fn counters(&self) -> &WorkerCounters {
+        &self.records.counters
     }
 
     /// Logs the connections in the slots from `first` on, a bounded number of them. Returns where to go on.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::rc::Rc;
 
 use mio::Registry;
 use mio::event::Event;
@@ -13,6 +14,7 @@ use crate::sys::congestion::Algorithm;
 use crate::sys::shortage::{self, ConnectError};
 use crate::traffic::probe::{ENOUGH, EVERY, Probe, Probed};
 use crate::traffic::service::{Service, Via};
+use crate::traffic::shared_counters::{UpstreamPlace, WorkerCounters};
 use crate::traffic::upstreams::{Attempt, HealthChange, Upstreams};
 
 /// A redirection with the addresses that its upstreams have now.
@@ -59,13 +61,15 @@ pub(crate) struct Pacing {
     pub upstream: bool,
 }
 
-/// What the guardian is told of a redirection.
+/// What the guardian and the control process are told of a redirection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UpstreamChange {
     /// None of its upstreams could be reached.
     Unreachable(RedirectionId),
     /// One of them answers again.
     Reachable(RedirectionId),
+    /// An address has failed, or answers again.
+    Health { id: RedirectionId, address: SocketAddr, up: bool },
 }
 
 /// Ticks after which the guardian is told again that a redirection has no upstream.
@@ -84,17 +88,39 @@ pub(crate) struct Redirections {
     watched: Vec<RedirectionId>,
     /// When to look at them.
     due: Option<Tick>,
+    counters: Rc<WorkerCounters>,
 }
 
 impl Redirections {
     /// `grace` says whether redirections are withdrawn while their upstreams cannot be reached.
-    pub(crate) fn new(all: Vec<ActiveRedirection>, grace: bool) -> Redirections {
+    pub(crate) fn new(all: Vec<ActiveRedirection>, grace: bool, counters: Rc<WorkerCounters>) -> Redirections {
         let count = all.iter().map(|redirection| redirection.id.index() + 1).max().unwrap_or(0);
         let mut places = vec![0; count];
         for (place, redirection) in all.iter().enumerate() {
             places[redirection.id.index()] = place as u16;
         }
-        Redirections { all, places, changes: VecDeque::new(), grace, watched: Vec::new(), due: None }
+        let redirections =
+            Redirections { all, places, changes: VecDeque::new(), grace, watched: Vec::new(), due: None, counters };
+        redirections.all.iter().for_each(|redirection| redirections.publish(redirection));
+        redirections
+    }
+
+    /// Counts the addresses of the upstreams.
+    fn publish(&self, redirection: &ActiveRedirection) {
+        for (host, (addresses, down)) in redirection.upstreams.health().enumerate() {
+            self.counters.set_health(UpstreamPlace { redirection: redirection.id, host }, addresses, down);
+        }
+    }
+
+    /// The upstream of a redirection that has this address.
+    pub(crate) fn place(&self, redirection: RedirectionId, address: SocketAddr) -> Option<UpstreamPlace> {
+        Some(UpstreamPlace { redirection, host: self.get(redirection).upstreams.host_of(address)? })
+    }
+
+    /// An upstream has other addresses now.
+    pub(crate) fn readdress(&mut self, id: RedirectionId, host: usize, addresses: Vec<SocketAddr>) {
+        self.upstreams(id).replace(host, addresses);
+        self.publish(self.get(id));
     }
 
     /// Looks which sockets pace, once: connections have the congestion control of their listener, and those to upstreams
@@ -155,8 +181,13 @@ impl Redirections {
 
     /// An address did not answer.
     pub(crate) fn failed(&mut self, id: RedirectionId, address: SocketAddr, error: &io::Error, now: Tick) {
+        if let Some(upstream) = self.place(id, address) {
+            self.counters.failed(upstream);
+        }
         if self.upstreams(id).failed(address, error, now) == HealthChange::Down {
             log::warn!("upstream {address} is down: {error}; it is left alone for a while");
+            self.publish(self.get(id));
+            self.changes.push_back(UpstreamChange::Health { id, address, up: false });
         }
         self.watch(id);
     }
@@ -182,7 +213,15 @@ impl Redirections {
         }
         if self.upstreams(id).worked(address) == HealthChange::Up {
             log::info!("upstream {address} is up again");
+            self.publish(self.get(id));
+            self.changes.push_back(UpstreamChange::Health { id, address, up: true });
         }
+    }
+
+    /// The checks have found out how an address of an upstream is.
+    pub(crate) fn checked(&mut self, id: RedirectionId, address: SocketAddr, failing: bool) {
+        self.upstreams(id).checked(address, failing);
+        self.publish(self.get(id));
     }
 
     /// The next change that the guardian has not been told.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -36,6 +37,8 @@ pub(crate) struct Service {
     /// The names that are judged even if they are not looked up.
     pub local_names: Rc<LocalNames>,
     pub timeouts: Timeouts,
+    /// How the upstreams are checked.
+    pub check: Option<UpstreamCheck>,
 }
 
 impl Service {
@@ -161,10 +164,14 @@ impl HostPort {
 }
 
 impl fmt::Display for HostPort {
+    /// As it is written in the log, in commands and in metrics.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => write!(f, "{}:{port}", self.name),
-            None => write!(f, "{}:{SAME}", self.name),
+        let HostPort { name, port, interface } = self;
+        let port = port.map_or_else(|| SAME.to_owned(), |port| port.to_string());
+        match (name.literal(), interface) {
+            (Some(IpAddr::V6(v6)), 0) => write!(f, "[{v6}]:{port}"),
+            (Some(IpAddr::V6(v6)), _) => write!(f, "[{v6}%{interface}]:{port}"),
+            _ => write!(f, "{name}:{port}"),
         }
     }
 }
@@ -184,6 +191,26 @@ pub(crate) fn shown(address: &SocketAddr) -> String {
     }
     let text = address.to_string();
     text.strip_suffix('0').map(|start| format!("{start}{SAME}")).unwrap_or(text)
+}
+
+/// How upstreams are checked (`--check-interval`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UpstreamCheck {
+    pub interval: Duration,
+    pub kind: CheckKind,
+    /// So many good results in a row, and an address is used again.
+    pub rise: u8,
+    /// So many bad ones, and it is used no longer.
+    pub fall: u8,
+}
+
+/// What a check does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CheckKind {
+    Connect,
+    /// A request for this path.
+    Http(String),
+    Tls,
 }
 
 /// Which upstream a connection is tried with first.

@@ -37,6 +37,11 @@ impl ConnectionId {
         ConnectionId((u64::from(worker) << ConnectionId::BITS) + 1)
     }
 
+    /// As a plain number ([`split_id`]).
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
     /// Returns this number, and goes on to the next.
     pub(crate) fn take(&mut self) -> ConnectionId {
         let taken = *self;
@@ -68,4 +73,14 @@ impl Route {
         let unknown = CompactAddr::UNKNOWN;
         Route { client: client.into(), original: unknown, local: unknown, upstream: unknown }
     }
+}
+
+/// The number of a worker and that of its connection, as one number has both.
+pub(crate) fn split_id(id: u64) -> (u64, u64) {
+    (id >> ConnectionId::BITS, id & ((1 << ConnectionId::BITS) - 1))
+}
+
+/// The way back from [`split_id`].
+pub(crate) fn join_id(worker: u32, number: u64) -> u64 {
+    (u64::from(worker) << ConnectionId::BITS) | number
 }

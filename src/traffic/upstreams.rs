@@ -29,6 +29,8 @@ const SLOW: Tick = 20;
 pub(crate) struct Upstreams {
     hosts: Vec<Vec<Candidate>>,
     balance: Balance,
+    /// The upstreams that an administrator has taken out.
+    out: Vec<bool>,
     turn: usize,
     hasher: RandomState,
 }
@@ -39,6 +41,8 @@ struct Candidate {
     down: Option<Down>,
     /// The first time since its last answer at which a client's connection to it was begun.
     asked: Option<Tick>,
+    /// The checks say that it does not answer as it should.
+    failing: bool,
 }
 
 /// An address that failed.
@@ -62,8 +66,15 @@ enum Rank {
 }
 
 impl Candidate {
+    /// Whether this was connected to. A connection does not remember the interface of a link-local address.
+    fn is_at(&self, address: SocketAddr) -> bool {
+        let same_port = self.address.port() == address.port() || service::follows_port(&self.address);
+        self.address.ip() == address.ip() && same_port
+    }
+
     fn rank(&self, now: Tick) -> Rank {
         match self.down {
+            _ if self.failing => Rank::Silent,
             Some(Down { silent: true, .. }) => Rank::Silent,
             Some(_) => Rank::Refuses,
             None if self.asked.is_some_and(|asked| asked.saturating_add(SLOW) <= now) => Rank::Slow,
@@ -103,8 +114,13 @@ pub(crate) enum HealthChange {
 impl Upstreams {
     /// `hosts` are the addresses of each upstream, in the resolver's order of preference.
     pub(crate) fn new(hosts: &[Vec<SocketAddr>], balance: Balance) -> Upstreams {
-        let mut upstreams =
-            Upstreams { hosts: vec![Vec::new(); hosts.len()], balance, turn: 0, hasher: RandomState::new() };
+        let mut upstreams = Upstreams {
+            hosts: vec![Vec::new(); hosts.len()],
+            out: vec![false; hosts.len()],
+            balance,
+            turn: 0,
+            hasher: RandomState::new(),
+        };
         for (host, addresses) in hosts.iter().enumerate() {
             upstreams.replace(host, addresses.clone());
         }
@@ -121,7 +137,7 @@ impl Upstreams {
             addresses[..=at].rotate_right(1);
         }
         let health = |address| known.iter().find(|candidate| candidate.address == address).copied();
-        let new = |address| Candidate { address, down: None, asked: None };
+        let new = |address| Candidate { address, down: None, asked: None, failing: false };
         *known = addresses.into_iter().map(|address| health(address).unwrap_or(new(address))).collect();
     }
 
@@ -141,7 +157,11 @@ impl Upstreams {
     fn take_turn(&mut self) -> usize {
         let hosts = self.hosts.len().max(1);
         let mut turns = (1..=hosts).map(|step| (self.turn + step) % hosts);
-        let is_up = |host: &usize| self.hosts.get(*host).is_some_and(|all| all.iter().any(|one| one.down.is_none()));
+        let works = |one: &Candidate| one.down.is_none() && !one.failing;
+        let is_up = |host: &usize| {
+            let is_out = self.out.get(*host).is_some_and(|out| *out);
+            !is_out && self.hosts.get(*host).is_some_and(|all| all.iter().any(works))
+        };
         self.turn = turns.find(is_up).unwrap_or((self.turn + 1) % hosts);
         self.turn
     }
@@ -156,7 +176,10 @@ impl Upstreams {
         let count = self.count();
         let order = (0..count).map(|step| (usize::from(attempt.start) + step) % count);
         let untried = order.filter(|index| attempt.tried & (1 << index) == 0);
-        let rank = |index: usize| self.hosts.iter().flatten().nth(index).map(|candidate| candidate.rank(now));
+        let rank = |index: usize| {
+            let (candidate, usable) = self.candidates().nth(index)?;
+            usable.then(|| candidate.rank(now))
+        };
         let ranked = untried.filter_map(|index| Some((rank(index)?, index)));
         // The first of the best.
         let (rank, index) = ranked.min_by_key(|(rank, _)| *rank)?;
@@ -174,22 +197,53 @@ impl Upstreams {
 
     /// When an address is to be probed that has failed, or whose answer is overdue.
     pub(crate) fn probe_due(&self) -> Option<Tick> {
-        self.hosts.iter().flatten().filter_map(Candidate::probe_due).min()
+        self.candidates().filter(|(_, usable)| *usable).filter_map(|(candidate, _)| candidate.probe_due()).min()
     }
 
     /// The first address that is to be probed now.
     pub(crate) fn to_probe(&self, now: Tick) -> Option<SocketAddr> {
         let is_due = |candidate: &&Candidate| candidate.probe_due().is_some_and(|due| due <= now);
-        self.hosts.iter().flatten().find(is_due).map(|candidate| candidate.address)
+        let usable = self.candidates().filter(|(_, usable)| *usable).map(|(candidate, _)| candidate);
+        usable.into_iter().find(is_due).map(|candidate| candidate.address)
     }
 
-    /// The candidate of an address that was connected to. A connection does not remember the interface of a link-local
-    /// address.
-    fn find(&mut self, address: SocketAddr) -> Option<(&mut Vec<Candidate>, usize)> {
-        let is = |candidate: &Candidate| {
-            let same_port = candidate.address.port() == address.port() || service::follows_port(&candidate.address);
-            candidate.address.ip() == address.ip() && same_port
+    /// The upstream that has this address.
+    pub(crate) fn host_of(&self, address: SocketAddr) -> Option<usize> {
+        let is = |candidate: &Candidate| candidate.is_at(address);
+        self.hosts.iter().position(|host| host.iter().any(is))
+    }
+
+    /// An administrator takes an upstream out, or back.
+    pub(crate) fn take_out(&mut self, host: usize, is_out: bool) {
+        if let Some(out) = self.out.get_mut(host) {
+            *out = is_out;
+        }
+    }
+
+    /// The checks have found out how an address is.
+    pub(crate) fn checked(&mut self, address: SocketAddr, failing: bool) {
+        if let Some((host, at)) = self.find(address) {
+            host[at].failing = failing;
+        }
+    }
+
+    /// All addresses, each with whether it may be used.
+    fn candidates(&self) -> impl Iterator<Item = (&Candidate, bool)> {
+        let hosts = self.hosts.iter().zip(&self.out);
+        hosts.flat_map(|(host, out)| host.iter().map(move |candidate| (candidate, !out)))
+    }
+
+    /// How many addresses each upstream has, and how many of them are down.
+    pub(crate) fn health(&self) -> impl Iterator<Item = (usize, usize)> {
+        let down = |host: &Vec<Candidate>| {
+            host.iter().filter(|candidate| candidate.down.is_some() || candidate.failing).count()
         };
+        self.hosts.iter().map(move |host| (host.len(), down(host)))
+    }
+
+    /// The candidate of an address that was connected to.
+    fn find(&mut self, address: SocketAddr) -> Option<(&mut Vec<Candidate>, usize)> {
+        let is = |candidate: &Candidate| candidate.is_at(address);
         self.hosts.iter_mut().find_map(|host| {
             let at = host.iter().position(is)?;
             Some((host, at))

@@ -18,7 +18,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 use tproxy::testing::RedirectionId;
-use tproxy::testing::counters::{COUNT, Counters};
 use tproxy::testing::message::{Answer, Bytes, SIZE, ToGuardian};
 
 /// No capability in any of the sets.
@@ -469,7 +468,6 @@ impl Enemy {
     fn rave(&mut self, file: RawFd) {
         let random = self.random();
         let line = (random >> 8) as u16;
-        let counters = Counters::from_numbers([u64::MAX - random % 2; COUNT]);
         let words = [
             ToGuardian::Ready,
             ToGuardian::Leaving,
@@ -481,7 +479,7 @@ impl Enemy {
         match random % 16 {
             at @ 0..5 => self.say(&words[at as usize].encode(), &[]),
             5 if random % 32 < 16 => self.say(&ToGuardian::LostLines(random).encode(), &[]),
-            5 => self.say(&ToGuardian::Counters(counters).encode(), &[]),
+            5 => self.say(&ToGuardian::Answered.encode(), &[]),
             6 => self.say(&ToGuardian::Unreachable(RedirectionId(0)).encode(), &[]),
             7 => self.say(&words[random as usize % 5].encode(), &[file]),
             8 => self.say(&noise, &[file; 100]),

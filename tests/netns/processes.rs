@@ -227,7 +227,9 @@ fn a_guardian_that_replaced_many_children_has_grown_by_nothing() {
     };
     round();
     // A child of SIGHUP's may still be looking at the rules.
-    let quiet = || wait::until_true("worker and resolver are all children", || process::children(guardian).len() == 2);
+    let quiet = || {
+        wait::until_true("worker, resolver and control are all children", || process::children(guardian).len() == 3);
+    };
     quiet();
     let before = process::descriptor_count(guardian);
     for _ in 0..5 {

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use super::Worker;
 use crate::daemon::message::{SIZE, ToGuardian, ToWorker};
 use crate::logging;
 use crate::sys::channel::{Channel, Received};
-use crate::traffic::counters::Counters;
+use crate::traffic::counters::CounterLine;
+use crate::traffic::totals::Totals;
 
 impl Worker<'_> {
     pub(super) fn say(&mut self, word: ToGuardian) {
@@ -45,14 +47,18 @@ impl Worker<'_> {
                 self.connections.dialer().stock.add(is_v4, descriptors);
                 self.connections.sockets_have_come();
             }
-            Some(order @ (ToWorker::AccessLog | ToWorker::PooledResolver(_) | ToWorker::SystemLog)) => {
-                match (order, descriptors.pop()) {
-                    (ToWorker::AccessLog, Some(file)) => self.connections.access_log().reopen(File::from(file)),
-                    (ToWorker::PooledResolver(pid), Some(line)) => self.add_resolver(pid, line),
-                    (ToWorker::SystemLog, Some(connection)) => logging::go_on_in(connection),
-                    _ => log::debug!("an order without its descriptor"),
-                }
-            }
+            Some(ToWorker::Upstream { name, order }) => self.order_upstream(&name, order),
+            Some(ToWorker::Verbose(on)) => logging::set_verbose(on),
+            Some(ToWorker::Stop(seconds)) => self.stop_within(Duration::from_secs(seconds.into())),
+            Some(
+                order @ (ToWorker::AccessLog | ToWorker::PooledResolver(_) | ToWorker::SystemLog | ToWorker::Desk),
+            ) => match (order, descriptors.pop()) {
+                (ToWorker::AccessLog, Some(file)) => self.connections.access_log().reopen(File::from(file)),
+                (ToWorker::PooledResolver(pid), Some(line)) => self.add_resolver(pid, line),
+                (ToWorker::SystemLog, Some(connection)) => logging::go_on_in(connection),
+                (ToWorker::Desk, Some(channel)) => self.desk.open(Channel::from(channel), self.poll.registry()),
+                _ => log::debug!("an order without its descriptor"),
+            },
             None => log::debug!("an order that means nothing"),
         }
     }
@@ -66,7 +72,6 @@ impl Worker<'_> {
     }
 
     fn show_life(&mut self) {
-        self.tell_counters();
         self.say(ToGuardian::Alive);
     }
 
@@ -88,17 +93,20 @@ impl Worker<'_> {
             for (number, host) in redirection.hosts().iter().enumerate().filter(|(_, host)| host.name.as_str() == name)
             {
                 let addresses = host.addresses(|_| addresses.to_vec());
-                self.connections.dialer().redirections.upstreams(line).replace(number, addresses);
+                self.connections.dialer().redirections.readdress(line, number, addresses);
             }
         }
     }
 
-    /// Sends the counters to the guardian, which adds them up. Without a guardian they go to the log.
+    /// Tells the guardian, which reads the counters, that the question has arrived. Without a guardian they go to the log.
     pub(super) fn tell_counters(&mut self) {
-        let counters = Counters { pauses: self.acceptor.pauses, ..self.connections.counters() };
         match &self.guardian {
-            Some(_) => self.say(ToGuardian::Counters(counters)),
-            None => log::info!("counters: {counters}"),
+            Some(_) => self.say(ToGuardian::Answered),
+            None => {
+                let mut totals = Totals::default();
+                totals.add_living(0, &self.connections.counters().read());
+                log::info!("counters: {}", CounterLine(&totals));
+            }
         }
     }
 }

@@ -27,7 +27,7 @@ impl Connections {
     /// Takes in an accepted connection, or resets it with a line in the log.
     pub(crate) fn admit(&mut self, redirection: RedirectionId, client: TcpStream, from: SocketAddr) {
         let now = self.time();
-        self.records.counters.accepted += 1;
+        self.records.counters.accepted(redirection);
         let (id, route) = (self.next_id.take(), Route::from(from));
         let session = Session {
             id,
@@ -118,7 +118,7 @@ impl Connections {
         side.paces = pacing.client;
         let upstream = Side { paces: pacing.upstream, ..Side::new(dialed.socket) };
         let relay = Relay::connecting(side, upstream, layer, now);
-        let mut relayed = Relayed { session, relay, attempt, queued: false, in_bulk: false };
+        let mut relayed = Relayed::new(session, relay, attempt, self.microseconds);
         if let Err(error) = self.register(&mut relayed.relay, register) {
             let reason = self.dialer.admission.shortage(error, relayed.session.route.client, None);
             return self.closed(relayed, &reason);
@@ -178,9 +178,13 @@ impl Connections {
     /// The upstream has answered.
     pub(super) fn connected(&mut self, key: Key) {
         let now = self.time();
-        let Some(Connection::Relayed(Relayed { session, relay, attempt, .. })) = self.table.get_mut(key) else {
-            return;
-        };
+        let Some(Connection::Relayed(relayed)) = self.table.get_mut(key) else { return };
+        let address = relayed.session.route.upstream.socket_addr();
+        if let Some(upstream) = self.dialer.redirections.place(relayed.session.redirection, address) {
+            self.records.counters.connected(upstream, self.microseconds.saturating_sub(relayed.dialed));
+            relayed.counts_at(upstream);
+        }
+        let Relayed { session, relay, attempt, .. } = relayed;
         let service = self.dialer.service(session.redirection);
         let to_proxy = !attempt.fell_back || service.destination == Destination::Original;
         if !to_proxy {
@@ -193,7 +197,7 @@ impl Connections {
             let header = layer::proxy_header(version, &session.route, &relay.client.socket);
             relay.send_header(&header, &mut self.shared, now);
         }
-        self.dialer.redirections.worked(session.redirection, session.route.upstream.socket_addr());
+        self.dialer.redirections.worked(session.redirection, address);
         self.set_deadline(key);
         self.advance(key);
         if let Some(Relayed { session, relay, .. }) = self.relayed(key)
@@ -207,9 +211,10 @@ impl Connections {
     /// Tries the next address of the upstreams.
     pub(super) fn dial_again(&mut self, key: Key, error: io::Error) {
         let now = self.time();
-        let Some(Connection::Relayed(Relayed { session, relay, attempt, .. })) = self.table.get_mut(key) else {
+        let Some(Connection::Relayed(Relayed { session, relay, attempt, dialed, .. })) = self.table.get_mut(key) else {
             return;
         };
+        *dialed = self.microseconds;
         let address = session.route.upstream.socket_addr();
         self.dialer.admission.remove_outgoing(&session.route);
         if shortage::missing(&error).is_some() {

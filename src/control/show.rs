@@ -1,0 +1,238 @@
+//! The answers to `show` and `health`.
+
+use crate::control::document::{Field, Row};
+use crate::control::filter::ConnectionFilter;
+use crate::control::picture::{Picture, SeenState, SeenWorker};
+use crate::redirection::RedirectionId;
+use crate::relay::close::CloseKind;
+use crate::traffic::compact_addr::CompactAddr;
+use crate::traffic::listing::ListedConnection;
+use crate::traffic::session;
+use crate::traffic::shared_counters::{CounterReading, RedirectionWord, UPSTREAM_WORDS, UpstreamWord, WorkerWord};
+use crate::traffic::totals::{RedirectionTotals, Totals};
+
+/// The name of the reason that the log does not have.
+pub(crate) const LOST: &str = "lost";
+
+/// How connections ended.
+pub(crate) fn reasons(totals: &RedirectionTotals) -> Vec<(&'static str, u64)> {
+    let named = CloseKind::NAMES.iter().map(|(kind, name)| (*name, totals.reason(*kind)));
+    named.chain([(LOST, totals.lost[0])]).collect()
+}
+
+fn seconds(nanoseconds: u64) -> Field {
+    Field::Seconds(nanoseconds as f64 / 1e9)
+}
+
+pub(crate) fn summary(picture: &Picture) -> Row {
+    let (totals, status) = (picture.totals(), &picture.status);
+    let sum = totals.sum();
+    let down = picture
+        .upstreams()
+        .filter(|(id, upstream)| picture.upstream_state(*id, upstream, picture.is_down(*id, &upstream.name)) != "up");
+    Row(vec![
+        ("instance", Field::text(picture.description.instance.as_str())),
+        ("version", Field::text(env!("CARGO_PKG_VERSION"))),
+        ("pid", Field::Number(picture.description.pid.into())),
+        ("started", Field::Number(picture.description.started)),
+        ("uptime", Field::Seconds(picture.uptime())),
+        ("health", Field::text(status.health.name())),
+        ("health_reason", Field::maybe(Some(status.reason.as_str()).filter(|reason| !reason.is_empty()))),
+        ("reloads", Field::Number(status.reloads)),
+        ("redirections", Field::Number(picture.description.redirections.len() as u64)),
+        ("workers", Field::Number(picture.count(SeenState::Serving))),
+        ("draining", Field::Number(picture.count(SeenState::Draining))),
+        ("worker_deaths", Field::Number(status.deaths)),
+        ("accepted", Field::Number(sum.get(RedirectionWord::Accepted))),
+        ("open", Field::Number(sum.open())),
+        ("limit", Field::Number(picture.description.limit)),
+        ("reasons", Field::Counts(reasons(&sum))),
+        ("bytes_up", Field::Number(sum.get(RedirectionWord::Up))),
+        ("bytes_down", Field::Number(sum.get(RedirectionWord::Down))),
+        ("bytes_spliced", Field::Number(totals.worker(WorkerWord::Spliced))),
+        ("lost_bytes_up", Field::Number(sum.lost[1])),
+        ("lost_bytes_down", Field::Number(sum.lost[2])),
+        ("pipes", Field::Number(totals.worker(WorkerWord::Pipes))),
+        ("accept_pauses", Field::Number(totals.worker(WorkerWord::Pauses))),
+        ("upstreams", Field::Number(picture.upstreams().count() as u64)),
+        ("upstreams_down", Field::Number(down.count() as u64)),
+        ("rules", Field::text(status.rules.as_str())),
+        ("rules_restored", Field::Number(status.restored)),
+        ("log_lines_dropped", Field::Number(log_lines_dropped(picture, &totals))),
+    ])
+}
+
+/// Lines that the readers of the log did not take, of the guardian and of all workers.
+pub(crate) fn log_lines_dropped(picture: &Picture, totals: &Totals) -> u64 {
+    totals.worker(WorkerWord::LostLines).saturating_add(picture.status.lost)
+}
+
+pub(crate) const REDIRECTIONS: &[&str] =
+    &["redirection", "kind", "listen", "target", "state", "accepted", "open", "bytes_up", "bytes_down"];
+
+pub(crate) fn redirections(picture: &Picture) -> Vec<Row> {
+    let totals = picture.totals();
+    let row = |(index, one): (usize, &crate::control::description::DescribedRedirection)| {
+        let id = RedirectionId::from(index);
+        let own = totals.redirections.get(index).copied().unwrap_or_default();
+        Row(vec![
+            ("redirection", Field::Number(index as u64 + 1)),
+            ("kind", Field::text(one.kind.as_str())),
+            ("listen", Field::List(one.listen.clone())),
+            ("target", Field::text(one.target.as_str())),
+            ("state", Field::text(picture.gate(id))),
+            ("accepted", Field::Number(own.get(RedirectionWord::Accepted))),
+            ("open", Field::Number(own.open())),
+            ("reasons", Field::Counts(reasons(&own))),
+            ("bytes_up", Field::Number(own.get(RedirectionWord::Up))),
+            ("bytes_down", Field::Number(own.get(RedirectionWord::Down))),
+        ])
+    };
+    picture.description.redirections.iter().enumerate().map(row).collect()
+}
+
+pub(crate) const UPSTREAMS: &[&str] = &[
+    "redirection",
+    "upstream",
+    "state",
+    "check",
+    "open",
+    "connected",
+    "failed",
+    "connect_time",
+    "addresses",
+    "check_result",
+];
+
+pub(crate) fn upstreams(picture: &Picture) -> Vec<Row> {
+    let totals = picture.totals();
+    let mut rows = Vec::new();
+    for (id, upstream) in picture.upstreams() {
+        let words = totals.upstreams.get(&(id, upstream.name.clone())).copied().unwrap_or([0; UPSTREAM_WORDS]);
+        let word = |word: UpstreamWord| words[word as usize];
+        let (connected, time) = (word(UpstreamWord::Connected), word(UpstreamWord::ConnectTime));
+        let mean = (connected > 0).then(|| time as f64 / connected as f64 / 1e6);
+        let state = picture.upstream_state(id, upstream, picture.is_down(id, &upstream.name));
+        let result = upstream.addresses.iter().find_map(|address| picture.checks.get(&(id, *address)));
+        rows.push(Row(vec![
+            ("redirection", Field::Number(id.index() as u64 + 1)),
+            ("upstream", Field::text(upstream.name.as_str())),
+            ("addresses", Field::List(upstream.addresses.iter().map(crate::traffic::service::shown).collect())),
+            ("state", Field::text(state)),
+            ("check", Field::text(picture.check_state(id, upstream))),
+            ("check_result", Field::maybe(result.map(|result| result.result.as_str()))),
+            ("check_time", Field::seconds(result.map(|result| result.time.as_secs_f64()))),
+            ("open", Field::Number(word(UpstreamWord::Open))),
+            ("connected", Field::Number(connected)),
+            ("failed", Field::Number(word(UpstreamWord::Failed))),
+            ("connect_time", Field::seconds(mean)),
+        ]));
+    }
+    rows
+}
+
+pub(crate) const WORKERS: &[&str] = &[
+    "worker",
+    "pid",
+    "slot",
+    "state",
+    "accepted",
+    "open",
+    "limit",
+    "bytes_up",
+    "bytes_down",
+    "pipes",
+    "accept_pauses",
+    "cpu",
+];
+
+pub(crate) fn workers(picture: &Picture) -> Vec<Row> {
+    picture.workers.iter().map(|(number, worker)| worker_row(*number, worker)).collect()
+}
+
+fn worker_row(number: u32, worker: &SeenWorker) -> Row {
+    let mut totals = Totals::default();
+    if let Some(reading) = worker.counters.as_ref().map(|counters| counters.read()) {
+        let reading: CounterReading<'_> = reading;
+        totals.add_living(worker.slot, &reading);
+    }
+    let sum = totals.sum();
+    let slot = (worker.state != SeenState::Draining).then_some(worker.slot as u64 + 1);
+    Row(vec![
+        ("worker", Field::Number(number.into())),
+        ("pid", Field::Number(worker.pid.into())),
+        ("slot", slot.map_or(Field::Absent, Field::Number)),
+        ("state", Field::text(worker.state.name())),
+        ("started", Field::Number(worker.started)),
+        ("accepted", Field::Number(sum.get(RedirectionWord::Accepted))),
+        ("open", Field::Number(sum.open())),
+        ("limit", Field::Number(worker.limit)),
+        ("bytes_up", Field::Number(sum.get(RedirectionWord::Up))),
+        ("bytes_down", Field::Number(sum.get(RedirectionWord::Down))),
+        ("pipes", Field::Number(totals.worker(WorkerWord::Pipes))),
+        ("accept_pauses", Field::Number(totals.worker(WorkerWord::Pauses))),
+        ("cpu", seconds(totals.worker(WorkerWord::Cpu))),
+    ])
+}
+
+pub(crate) fn rules(picture: &Picture) -> Row {
+    Row(vec![
+        ("state", Field::text(picture.status.rules.as_str())),
+        ("text", Field::text(picture.status.rules_text.as_str())),
+    ])
+}
+
+pub(crate) fn config(picture: &Picture) -> Row {
+    let description = &picture.description;
+    let arguments = description.arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let file = description.file.as_ref();
+    Row(vec![
+        ("arguments", Field::List(arguments)),
+        ("file", Field::maybe(file.map(|(path, _)| path.to_string_lossy()))),
+        ("text", Field::maybe(file.map(|(_, text)| text.to_string_lossy()))),
+    ])
+}
+
+pub(crate) fn health(picture: &Picture) -> Row {
+    let reason = Some(picture.status.reason.as_str()).filter(|reason| !reason.is_empty());
+    Row(vec![("health", Field::text(picture.status.health.name())), ("reason", Field::maybe(reason))])
+}
+
+/// The columns of connections, with their widths: they come in pieces, so nobody knows the longest cell.
+pub(crate) const CONNECTIONS: &[(&str, usize)] = &[
+    ("id", 10),
+    ("redirection", 11),
+    ("state", 10),
+    ("client", 21),
+    ("original", 21),
+    ("upstream", 21),
+    ("bytes_up", 10),
+    ("bytes_down", 11),
+    ("age", 9),
+];
+
+/// Those of these connections that the filter permits.
+pub(crate) fn connections<'a>(
+    list: &'a [ListedConnection],
+    filter: &'a ConnectionFilter,
+) -> impl Iterator<Item = Row> + 'a {
+    list.iter().filter(|one| filter.permits(one)).map(connection_row)
+}
+
+fn connection_row(one: &ListedConnection) -> Row {
+    let address = |address: CompactAddr| Field::maybe(address.is_known().then(|| address.to_string()));
+    let (worker, number) = session::split_id(one.id);
+    Row(vec![
+        ("id", Field::text(format!("{worker}-{number}"))),
+        ("redirection", Field::Number(one.redirection.index() as u64 + 1)),
+        ("worker", Field::Number(worker)),
+        ("state", Field::text(one.state.name())),
+        ("client", address(one.route.client)),
+        ("original", address(one.route.original)),
+        ("local", address(one.route.local)),
+        ("upstream", address(one.route.upstream)),
+        ("bytes_up", Field::Number(one.moved.0)),
+        ("bytes_down", Field::Number(one.moved.1)),
+        ("age", Field::Seconds(one.age as f64 / 1000.0)),
+    ])
+}
