@@ -141,7 +141,9 @@ fn check(config: &Config) -> Result<(), Error> {
     let known = resolver::look_up_all(config.names())?;
     let rules = rules(config, &known)?;
     if let Some(set) = &rules {
-        let mut warnings = warnings::of_rules(config, set, &|id| config.redirections[id.index()].addresses());
+        let addresses = |name: &str| known.get(name).cloned().unwrap_or_default();
+        let now = Known { addresses: &addresses, listening: &|id| config.redirections[id.index()].addresses() };
+        let mut warnings = warnings::of_rules(config, set, &now);
         if account::is_root() {
             let firewall = Installation::find(None)?;
             let (kind, _) = firewall.choose(set, true)?;

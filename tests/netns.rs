@@ -65,6 +65,8 @@ mod processes;
 mod proxy_protocol;
 #[path = "netns/retiring.rs"]
 mod retiring;
+#[path = "netns/return_path.rs"]
+mod return_path;
 #[path = "netns/rule_ownership.rs"]
 mod rule_ownership;
 #[path = "netns/same_port.rs"]

@@ -39,6 +39,7 @@ pub(crate) mod resolver;
 pub(crate) mod resolver_pool;
 pub(crate) mod respawn;
 pub(crate) mod retirement;
+pub(crate) mod return_path;
 pub(crate) mod role;
 pub(crate) mod rules_work;
 pub(crate) mod shutdown;

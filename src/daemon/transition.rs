@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::config::rules::Known;
 use crate::daemon::children::GenerationId;
 use crate::daemon::forwarding;
 use crate::daemon::generation::Generation;
@@ -264,7 +265,9 @@ impl Transition {
         }
         if let Some(set) = &wanted {
             let listening = |id| generation.listeners.addresses(id);
-            warnings::of_rules(&generation.config, set, &listening).iter().for_each(|what| log::warn!("{what}"));
+            let addresses = |name: &str| instance.names.addresses(name).to_vec();
+            let known = Known { addresses: &addresses, listening: &listening };
+            warnings::of_rules(&generation.config, set, &known).iter().for_each(|what| log::warn!("{what}"));
         }
         match (&mut instance.rules, wanted) {
             (Some(rules), wanted) => {

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config::rules::Known;
 use crate::config::{Config, Target};
+use crate::daemon::return_path;
 use crate::redirection::RedirectionId;
 use crate::rules::address::Family;
 use crate::rules::groups;
@@ -25,13 +27,10 @@ struct Judge<'a> {
 }
 
 /// A sentence for each thing that will not work.
-pub(crate) fn of_rules(
-    config: &Config,
-    set: &RuleSet,
-    listening: &dyn Fn(RedirectionId) -> Vec<SocketAddr>,
-) -> Vec<String> {
+pub(crate) fn of_rules(config: &Config, set: &RuleSet, known: &Known<'_>) -> Vec<String> {
     let interfaces = interfaces::interfaces().unwrap_or_default();
-    let mut judge = Judge { config, set, listening, interfaces, warnings: Vec::new() };
+    let warnings = return_path::warnings(config, set, &interfaces, known.addresses);
+    let mut judge = Judge { config, set, listening: known.listening, interfaces, warnings };
     // Before the others, which may be many.
     judge.locked_out();
     for spec in &set.specs {

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use libc::{BPF_ABS, BPF_H, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, sock_filter};
 use nix::errno::Errno;
+use nix::net::if_::if_indextoname;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, socket,
 };
@@ -23,6 +24,48 @@ pub(crate) enum AddressOwner {
     NoHost,
     /// Another host's, or there is no way to it.
     Elsewhere,
+}
+
+/// A route, as the kernel chooses it for an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KernelRoute {
+    kind: u8,
+    device: u32,
+    has_gateway: bool,
+}
+
+impl KernelRoute {
+    fn read(answer: &[u8]) -> KernelRoute {
+        let kind = answer.get(ROUTE_TYPE).copied().unwrap_or(libc::RTN_UNSPEC);
+        let mut route = KernelRoute { kind, device: 0, has_gateway: false };
+        // struct rtattr: length with itself, kind, value; the next one begins at a multiple of four.
+        let mut rest = answer.get(HEADER + 12..).unwrap_or_default();
+        while let [l0, l1, k0, k1, ..] = *rest {
+            let (length, kind) = (usize::from(u16::from_ne_bytes([l0, l1])), u16::from_ne_bytes([k0, k1]));
+            match (kind, rest.get(4..8)) {
+                (libc::RTA_OIF, Some(&[a, b, c, d])) => route.device = u32::from_ne_bytes([a, b, c, d]),
+                (libc::RTA_GATEWAY | libc::RTA_VIA, _) => route.has_gateway = true,
+                _ => {}
+            }
+            rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
+        }
+        route
+    }
+
+    /// Packets stay on this host.
+    pub(crate) fn is_local(self) -> bool {
+        self.kind == libc::RTN_LOCAL
+    }
+
+    /// The address is on a network that this host is on as well.
+    pub(crate) fn is_on_link(self) -> bool {
+        self.kind == libc::RTN_UNICAST && !self.has_gateway
+    }
+
+    /// The interface that packets leave by.
+    pub(crate) fn device(self) -> Option<String> {
+        if_indextoname(self.device).ok()?.into_string().ok()
+    }
 }
 
 /// A socket on which the routing table is asked.
@@ -39,8 +82,11 @@ const TRIES: usize = 8;
 /// The length of struct `nlmsghdr`, which begins every message (netlink(7)).
 const HEADER: usize = 16;
 
-/// More than the part of an answer that is read: the header, and struct `rtmsg` or the number of an error.
-const ROOM: usize = 64;
+/// More than an answer has.
+const ROOM: usize = 512;
+
+/// More than a question has.
+const QUESTION: usize = 80;
 
 /// The place of the type of the route in an answer (`rtm_type`, rtnetlink(7)).
 const ROUTE_TYPE: usize = HEADER + 7;
@@ -71,7 +117,7 @@ impl RoutingTable {
         if address.ip().is_loopback() || address.ip().is_unspecified() {
             return Ok(AddressOwner::ThisHost);
         }
-        match self.ask(address) {
+        match self.ask(address).map(|route| route.kind) {
             Ok(libc::RTN_LOCAL | libc::RTN_ANYCAST) => Ok(AddressOwner::ThisHost),
             Ok(libc::RTN_BROADCAST | libc::RTN_MULTICAST) => Ok(AddressOwner::NoHost),
             Ok(_) => Ok(AddressOwner::Elsewhere),
@@ -87,9 +133,16 @@ impl RoutingTable {
         }
     }
 
-    /// The type of the route to an address (`RTN_*`). A question or an answer that is lost is asked for again: the kernel
+    /// The route to an address.
+    ///
+    /// Errors: there is none.
+    pub(crate) fn route(&mut self, address: SocketAddr) -> io::Result<KernelRoute> {
+        self.ask(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+
+    /// The route to an address. A question or an answer that is lost is asked for again: the kernel
     /// had no memory for it, or a signal came in between.
-    fn ask(&mut self, address: SocketAddr) -> io::Result<u8> {
+    fn ask(&mut self, address: SocketAddr) -> io::Result<KernelRoute> {
         let mut answer = self.ask_once(address);
         for _ in 1..TRIES {
             let lost = [libc::EAGAIN, libc::EINTR, libc::ENOBUFS, libc::EPROTO];
@@ -102,7 +155,7 @@ impl RoutingTable {
         answer.map_err(|error| if error.kind() == io::ErrorKind::WouldBlock { Errno::ENOBUFS.into() } else { error })
     }
 
-    fn ask_once(&mut self, address: SocketAddr) -> io::Result<u8> {
+    fn ask_once(&mut self, address: SocketAddr) -> io::Result<KernelRoute> {
         self.number = self.number.wrapping_add(1);
         let question = Question::new(self.number, address);
         send(self.socket.as_raw_fd(), question.bytes(), MsgFlags::MSG_DONTWAIT)?;
@@ -123,7 +176,7 @@ impl RoutingTable {
                 return Err(io::Error::from_raw_os_error(errno));
             }
             return if kind == libc::RTM_NEWROUTE && ROUTE_TYPE < count {
-                Ok(answer[ROUTE_TYPE])
+                Ok(KernelRoute::read(&answer[..count]))
             } else {
                 Err(Errno::EPROTO.into())
             };
@@ -133,13 +186,13 @@ impl RoutingTable {
 
 /// A message that asks for one route.
 struct Question {
-    bytes: [u8; ROOM + 16],
+    bytes: [u8; QUESTION],
     length: usize,
 }
 
 impl Question {
     fn new(number: u32, address: SocketAddr) -> Question {
-        let mut question = Question { bytes: [0; ROOM + 16], length: 0 };
+        let mut question = Question { bytes: [0; QUESTION], length: 0 };
         // struct nlmsghdr; the length comes last, the process id is the kernel's business.
         question.add(&[0; 4]);
         question.add(&libc::RTM_GETROUTE.to_ne_bytes());
@@ -242,7 +295,7 @@ mod tests {
     fn the_kernel_is_asked_and_answers_at_once() {
         let mut table = RoutingTable::open().unwrap();
         for address in ["127.0.0.1:80", "127.255.255.254:1"] {
-            assert_eq!(table.ask(address.parse().unwrap()).unwrap(), libc::RTN_LOCAL, "{address}");
+            assert_eq!(table.ask(address.parse().unwrap()).unwrap().kind, libc::RTN_LOCAL, "{address}");
         }
     }
 
@@ -251,7 +304,7 @@ mod tests {
         let mut table = RoutingTable::open().unwrap();
         let stale = Question::new(table.number.wrapping_sub(1), "192.0.2.1:80".parse().unwrap());
         send(table.socket.as_raw_fd(), stale.bytes(), MsgFlags::empty()).unwrap();
-        assert_eq!(table.ask("127.0.0.1:80".parse().unwrap()).unwrap(), libc::RTN_LOCAL);
+        assert_eq!(table.ask("127.0.0.1:80".parse().unwrap()).unwrap().kind, libc::RTN_LOCAL);
     }
 
     #[test]

@@ -134,6 +134,10 @@ impl Dialer {
                 Ok(dialed) => {
                     // Before any answer: the connection may come back to us now.
                     self.admission.add_outgoing(dialed.local, dialed.upstream);
+                    if session.as_client && dialed.departure != Departure::OwnAddress {
+                        let client = session.route.client.ip();
+                        self.redirections.asked_as(session.redirection, address, client, now);
+                    }
                     return Ok(dialed);
                 }
                 Err(ConnectError::Upstream(error)) => {

@@ -13,7 +13,7 @@ use crate::sys::clock::Tick;
 use crate::sys::congestion::Algorithm;
 use crate::sys::shortage::{self, ConnectError};
 use crate::traffic::probe::{ENOUGH, EVERY, Probe, Probed};
-use crate::traffic::service::{Service, Via};
+use crate::traffic::service::{Service, Source, Via};
 use crate::traffic::shared_counters::{UpstreamPlace, WorkerCounters};
 use crate::traffic::upstreams::{Attempt, HealthChange, Upstreams};
 
@@ -29,6 +29,8 @@ pub(crate) struct ActiveRedirection {
     probe: Probe,
     /// It is among those that may have something to probe.
     watched: bool,
+    /// The upstreams of which it was logged that they answer nobody but this host.
+    deaf: Vec<SocketAddr>,
 }
 
 impl ActiveRedirection {
@@ -36,7 +38,7 @@ impl ActiveRedirection {
     pub(crate) fn new(id: RedirectionId, service: Service, hosts: &[Vec<SocketAddr>]) -> ActiveRedirection {
         let upstreams = Upstreams::new(hosts, service.balance);
         let (pacing, probe) = (Pacing::default(), Probe::default());
-        ActiveRedirection { id, service, upstreams, pacing, unreachable: None, probe, watched: false }
+        ActiveRedirection { id, service, upstreams, pacing, unreachable: None, probe, watched: false, deaf: Vec::new() }
     }
 
     /// Whether all its upstreams are probed until one can be reached (`--upstream-grace`).
@@ -50,7 +52,9 @@ impl ActiveRedirection {
             return Some(self.probe.due());
         }
         let has_choice = self.upstreams.count() > 1 || self.service.fallback;
-        Some(self.upstreams.probe_due().filter(|_| has_choice)?.max(self.probe.due()))
+        // Whether it answers this host says why it does not answer clients.
+        let tells = matches!(self.service.source, Source::Client { .. });
+        Some(self.upstreams.probe_due().filter(|_| has_choice || tells)?.max(self.probe.due()))
     }
 }
 
@@ -206,6 +210,11 @@ impl Redirections {
         }
     }
 
+    /// A connection was begun from the address of a client ([`Upstreams::asked_as`]).
+    pub(crate) fn asked_as(&mut self, id: RedirectionId, address: SocketAddr, client: IpAddr, now: Tick) {
+        self.upstreams(id).asked_as(address, client, now);
+    }
+
     /// An address answered.
     pub(crate) fn worked(&mut self, id: RedirectionId, address: SocketAddr) {
         if self.get_mut(id).unreachable.take().is_some() {
@@ -297,7 +306,25 @@ impl Redirections {
         }
     }
 
+    /// Logs once that an upstream answers this host and no client. The kernel has sent a SYN from the client's address,
+    /// and heard nothing.
+    fn tell_unheard(&mut self, id: RedirectionId, address: SocketAddr, now: Tick) {
+        let Some(client) = self.upstreams(id).unheard(address, now) else { return };
+        let deaf = &mut self.get_mut(id).deaf;
+        if !deaf.contains(&address) {
+            deaf.push(address);
+            log::warn!(
+                "upstream {address} answers this host, but not connections from clients' addresses, such as {client}: its \
+                 answers do not come back this way. Its route to the clients must lead to this host, and this host must \
+                 not drop them (net.ipv4.conf.*.rp_filter); see SOURCE ADDRESS in tproxy(8)"
+            );
+        }
+    }
+
     fn probe_ended(&mut self, id: RedirectionId, address: SocketAddr, ended: Probed, now: Tick) {
+        if matches!(ended, Probed::Answered(_)) {
+            self.tell_unheard(id, address, now);
+        }
         match ended {
             Probed::Answered(times) if times < ENOUGH && self.get(id).is_withdrawn_soon(self.grace) => {}
             Probed::Answered(_) => self.worked(id, address),

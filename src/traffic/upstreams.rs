@@ -43,6 +43,8 @@ struct Candidate {
     asked: Option<Tick>,
     /// The checks say that it does not answer as it should.
     failing: bool,
+    /// A client from whose address a connection to it was begun, and when, since its last answer to such a connection.
+    unheard: Option<(IpAddr, Tick)>,
 }
 
 /// An address that failed.
@@ -137,7 +139,7 @@ impl Upstreams {
             addresses[..=at].rotate_right(1);
         }
         let health = |address| known.iter().find(|candidate| candidate.address == address).copied();
-        let new = |address| Candidate { address, down: None, asked: None, failing: false };
+        let new = |address| Candidate { address, down: None, asked: None, failing: false, unheard: None };
         *known = addresses.into_iter().map(|address| health(address).unwrap_or(new(address))).collect();
     }
 
@@ -259,6 +261,7 @@ impl Upstreams {
         }
         let silent = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable);
         candidate.asked = None;
+        candidate.unheard = candidate.unheard.filter(|_| silent);
         let before = candidate.down;
         candidate.down = Some(match before {
             None => Down { at: now, pause: FIRST_PAUSE, silent },
@@ -268,11 +271,24 @@ impl Upstreams {
         if before.is_some() { HealthChange::None } else { HealthChange::Down }
     }
 
+    /// A connection was begun from the address of a client (`--source client`).
+    pub(crate) fn asked_as(&mut self, address: SocketAddr, client: IpAddr, now: Tick) {
+        if let Some((host, at)) = self.find(address) {
+            host[at].unheard.get_or_insert((client, now));
+        }
+    }
+
+    /// The client whose connection an address owes an answer for too long.
+    pub(crate) fn unheard(&mut self, address: SocketAddr, now: Tick) -> Option<IpAddr> {
+        let (host, at) = self.find(address)?;
+        host[at].unheard.filter(|(_, since)| since.saturating_add(SLOW) <= now).map(|(client, _)| client)
+    }
+
     /// An address answered.
     pub(crate) fn worked(&mut self, address: SocketAddr) -> HealthChange {
         let Some((host, at)) = self.find(address) else { return HealthChange::None };
         let before = host[at].down.take();
-        host[at].asked = None;
+        (host[at].asked, host[at].unheard) = (None, None);
         host[..=at].rotate_right(1);
         if before.is_some() { HealthChange::Up } else { HealthChange::None }
     }
