@@ -12,6 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::load::{Load, Part};
 use crate::origin::{Origin, unless_blocked};
 use crate::protocol::{BLOCK, Blocks, Direction, Request, now};
+use crate::wrk;
 
 /// Reads the state of the contestant at the beginning and at the end of the time that counts.
 pub trait Probe {
@@ -37,7 +38,7 @@ pub struct Counts {
 }
 
 /// The load runs for this long before anything is counted, so that windows are open and buffers are full.
-const WARM_UP: Duration = Duration::from_millis(400);
+pub const WARM_UP: Duration = Duration::from_millis(400);
 
 /// Every client must have had its first answer within this time.
 const SET_UP: Duration = Duration::from_secs(30);
@@ -60,7 +61,10 @@ pub fn run(
     origin: &Origin,
     probe: &mut dyn Probe,
 ) -> Result<Counts, String> {
-    let mut clients = Clients::new(load, to).map_err(|error| format!("epoll: {error}"))?;
+    if let [Part::Wrk { size, count }] = load.parts[..] {
+        return wrk::run(size, count, to, window, probe);
+    }
+    let mut clients = Clients::new(load, to, origin)?;
     clients.connect_all()?;
     clients.run_for(WARM_UP)?;
     clients.counts = Counts::default();
@@ -118,14 +122,14 @@ struct Client {
 }
 
 impl Clients {
-    fn new(load: &Load, to: SocketAddr) -> io::Result<Clients> {
+    fn new(load: &Load, to: SocketAddr, origin: &Origin) -> Result<Clients, String> {
         let kind = |part: &Part| {
             let request = part.request();
             let answer = match request {
-                Request::Object { size, close } => Request::answer_head(size, close).len() + size,
+                Request::Object { size, .. } => origin.head_length(request)? + size,
                 Request::Stream(_) => usize::MAX,
             };
-            Kind { part: *part, request: request.bytes(), answer }
+            Ok(Kind { part: *part, request: request.bytes(), answer })
         };
         let numbers = load.parts.iter().enumerate().flat_map(|(kind, part)| std::iter::repeat_n(kind, part.count()));
         let client = |kind| Client {
@@ -140,9 +144,9 @@ impl Clients {
         };
         let clients: Vec<Client> = numbers.map(client).collect();
         Ok(Clients {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| format!("epoll: {error}"))?,
             to,
-            kinds: load.parts.iter().map(kind).collect(),
+            kinds: load.parts.iter().map(kind).collect::<Result<_, String>>()?,
             unopened: (0..clients.len()).collect(),
             clients,
             opening: 0,
@@ -205,7 +209,7 @@ impl Clients {
 
     fn open(&mut self, number: usize) -> Result<(), String> {
         let flags = match self.kinds[self.clients[number].kind].part {
-            Part::Stream { .. } => EpollFlags::EPOLLOUT,
+            Part::Stream { .. } | Part::Bulk { .. } => EpollFlags::EPOLLOUT,
             _ => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET,
         };
         let client = &mut self.clients[number];
@@ -245,19 +249,19 @@ impl Clients {
             client.received_blocks = Blocks::default();
             client.sent_blocks = Blocks::default();
             stream.write_all(&kind.request)?;
-            if let Part::Stream { direction, .. } = kind.part {
-                let wanted = match direction {
-                    Direction::Down => EpollFlags::EPOLLIN,
-                    Direction::Up => EpollFlags::EPOLLOUT,
-                    Direction::Both => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
-                };
-                self.epoll.modify(&*stream, &mut EpollEvent::new(wanted, number as u64))?;
-            }
+            let wanted = match kind.part {
+                Part::Stream { direction: Direction::Down, .. } | Part::Bulk { .. } => EpollFlags::EPOLLIN,
+                Part::Stream { direction: Direction::Up, .. } => EpollFlags::EPOLLOUT,
+                Part::Stream { direction: Direction::Both, .. } => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
+                _ => return Ok(()),
+            };
+            self.epoll.modify(&*stream, &mut EpollEvent::new(wanted, number as u64))?;
             return Ok(());
         }
         match kind.part {
             Part::Stream { direction, .. } => self.stream(number, direction, flags),
-            Part::Get { .. } | Part::Idle { .. } => self.read_answer(number),
+            Part::Bulk { .. } => self.read_bulk(number),
+            Part::Get { .. } | Part::Idle { .. } | Part::Wrk { .. } => self.read_answer(number),
             Part::Slow { .. } => self.start_slow(number),
         }
     }
@@ -287,6 +291,26 @@ impl Clients {
         if moved > 0 {
             self.mark_ready(number);
         }
+        Ok(())
+    }
+
+    /// Reads at most one block, because the other clients wait.
+    fn read_bulk(&mut self, number: usize) -> io::Result<()> {
+        let client = &mut self.clients[number];
+        let Some(stream) = &mut client.stream else { return Ok(()) };
+        let most = client.missing.min(BLOCK);
+        let Some(count) = unless_blocked(stream.read(&mut self.buffer[..most]))? else { return Ok(()) };
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        client.missing -= count;
+        self.counts.streamed += count as u64;
+        if client.missing == 0 {
+            let kind = &self.kinds[client.kind];
+            client.missing = kind.answer;
+            stream.write_all(&kind.request)?;
+        }
+        self.mark_ready(number);
         Ok(())
     }
 

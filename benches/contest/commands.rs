@@ -42,6 +42,12 @@ pub fn haproxy_splicing(directory: &Path, port: u16) -> io::Result<Vec<String>> 
     haproxy(directory, port, "mode tcp\n    option splice-request\n    option splice-response", WEB_PORT)
 }
 
+/// The upstream sees the client's address.
+pub fn haproxy_as_client(directory: &Path, port: u16) -> io::Result<Vec<String>> {
+    let mode = "mode tcp\n    option splice-request\n    option splice-response\n    source 0.0.0.0 usesrc clientip";
+    haproxy(directory, port, mode, WEB_PORT)
+}
+
 pub fn haproxy_copying(directory: &Path, port: u16) -> io::Result<Vec<String>> {
     haproxy(directory, port, "mode tcp", WEB_PORT)
 }
@@ -71,26 +77,37 @@ listen contest
 }
 
 pub fn nginx(directory: &Path, port: u16) -> io::Result<Vec<String>> {
+    nginx_with(directory, port, "")
+}
+
+/// The upstream sees the client's address.
+pub fn nginx_as_client(directory: &Path, port: u16) -> io::Result<Vec<String>> {
+    nginx_with(directory, port, "proxy_bind $remote_addr transparent;")
+}
+
+fn nginx_with(directory: &Path, port: u16, option: &str) -> io::Result<Vec<String>> {
     let directory_text = directory.display();
     let text = format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 daemon off;
 user root;
 worker_processes 1;
-pid {directory_text}/nginx.pid;
-error_log {directory_text}/nginx.log;
+pid {directory_text}/nginx-{port}.pid;
+error_log {directory_text}/nginx-{port}.log;
 events {{ worker_connections {descriptors}; }}
 stream {{
     server {{
         listen {port} backlog=4096;
         proxy_timeout 1h;
         proxy_pass {ORIGIN}:{WEB_PORT};
+        {option}
     }}
 }}
 ",
         descriptors = 2 * CONNECTIONS,
     );
-    configured(directory, "nginx.conf", &format!("nginx -e {directory_text}/nginx.log -c"), &text)
+    let command = format!("nginx -e {directory_text}/nginx-{port}.log -c");
+    configured(directory, &format!("nginx-{port}.conf"), &command, &text)
 }
 
 pub fn rinetd(directory: &Path, port: u16) -> io::Result<Vec<String>> {

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::commands;
-use crate::protocol::{Request, WEB_PORT};
+use crate::protocol::{Request, WEB_PORT, head_length};
 use crate::resources::process_tree;
 
 /// The origin's address. The client connects to this address, and to a port that belongs to one contestant.
@@ -76,13 +76,20 @@ enum Setup {
     /// tproxy, which installs its rules itself. These are its options besides the usual ones.
     Tproxy(&'static [&'static str]),
     /// A program that writes its configuration and returns its command line; a REDIRECT rule goes with it.
-    Peer(fn(&Path, u16) -> io::Result<Vec<String>>),
+    Peer(Configure),
+    /// The same, with rules that bring the answers to sockets with addresses of clients.
+    AsClient(Configure),
 }
 
+type Configure = fn(&Path, u16) -> io::Result<Vec<String>>;
+
 /// tproxy's variants: name, title, options.
-const VARIANTS: [(&str, &str, &[&str]); 6] = [
+const VARIANTS: [(&str, &str, &[&str]); 9] = [
     ("tproxy", "**tproxy**", &[]),
     ("tproxy-w2", "tproxy -w 2", &["-w", "2"]),
+    ("tproxy-source", "tproxy --source client", &["--source", "client"]),
+    ("tproxy-intercept", "tproxy --intercept tproxy", &["--intercept", "tproxy"]),
+    ("tproxy-both", "tproxy --intercept tproxy --source client", &["--intercept", "tproxy", "--source", "client"]),
     ("tproxy-kernel", "tproxy --kernel", &["--kernel"]),
     ("tproxy-socks5", "tproxy --via socks5", &["--via", "socks5"]),
     ("tproxy-connect", "tproxy --via connect", &["--via", "connect"]),
@@ -115,6 +122,10 @@ pub fn all(other: bool) -> Vec<Contestant> {
     add("rinetd", "rinetd", Role::Peer, Setup::Peer(commands::rinetd));
     add("redsocks", "redsocks, SOCKS5", Role::Peer, Setup::Peer(commands::redsocks_socks5));
     add("socat", "socat", Role::Peer, Setup::Peer(commands::socat));
+    let as_client = "HAProxy, source usesrc clientip";
+    add("haproxy-source", as_client, Role::Peer, Setup::AsClient(commands::haproxy_as_client));
+    let as_client = "nginx stream, proxy_bind transparent";
+    add("nginx-source", as_client, Role::Peer, Setup::AsClient(commands::nginx_as_client));
     add("haproxy-http", "HAProxy, mode http", Role::Peer, Setup::Peer(commands::haproxy_http));
     add("redsocks-connect", "redsocks, http-connect", Role::Peer, Setup::Peer(commands::redsocks_connect));
     add("redsocks-http", "redsocks, http-relay", Role::Peer, Setup::Peer(commands::redsocks_http));
@@ -191,7 +202,10 @@ impl Contestant {
                 };
                 Some(commands::tproxy(&lab.directory, program, port, options).map_err(error_text)?)
             }
-            Setup::Peer(configure) => {
+            Setup::Peer(configure) | Setup::AsClient(configure) => {
+                if matches!(self.setup, Setup::AsClient(_)) {
+                    route_answers(lab)?;
+                }
                 add_rule(lab, &format!("PREROUTING -p tcp --dport {port} -j REDIRECT --to-ports {port}"))?;
                 Some(configure(&lab.directory, port).map_err(error_text)?)
             }
@@ -222,18 +236,32 @@ fn fetch_one_byte(from: SocketAddr) -> io::Result<()> {
     stream.write_all(&Request::Object { size: 1, close: true }.bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    let expected = Request::answer_head(1, true).len() + 1;
-    if answer.len() == expected {
+    if head_length(&answer).is_some_and(|head| answer.len() == head + 1) {
         return Ok(());
     }
-    Err(io::Error::other(format!("expected {expected} bytes: {:?}", String::from_utf8_lossy(&answer))))
+    Err(io::Error::other(format!("expected a head and one byte: {:?}", String::from_utf8_lossy(&answer))))
 }
 
 /// Installs a rule unless it is there.
 fn add_rule(lab: &Lab, rule: &str) -> Result<(), String> {
+    add_rule_to(lab, "nat", rule)
+}
+
+fn add_rule_to(lab: &Lab, table: &str, rule: &str) -> Result<(), String> {
     let iptables = |action: &str| {
-        let words = commands::words(&format!("iptables -w -t nat {action} {rule}"));
+        let words = commands::words(&format!("iptables -w -t {table} {action} {rule}"));
         lab.in_gateway(&words).output().is_ok_and(|done| done.status.success())
     };
     if iptables("-C") || iptables("-A") { Ok(()) } else { Err(format!("iptables refused the rule: {rule}")) }
+}
+
+/// Brings answers to sockets that have addresses of clients, as the documentation of HAProxy and nginx advises.
+fn route_answers(lab: &Lab) -> Result<(), String> {
+    add_rule_to(lab, "mangle", "PREROUTING -p tcp -m socket --transparent -j MARK --set-mark 1")?;
+    for words in ["ip rule add fwmark 1 lookup 100", "ip route replace local default dev lo table 100"] {
+        let done = lab.in_gateway(&commands::words(words)).output();
+        // The rule may be there already.
+        done.map_err(|error| format!("{words}: {error}"))?;
+    }
+    Ok(())
 }

@@ -12,12 +12,8 @@ pub fn describe(effort: &Effort) -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
         cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("unknown");
-    let first_word = |path: &str| {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        text.split_whitespace().next().unwrap_or_default().to_owned()
-    };
     let (kernel, load) = (first_word("/proc/sys/kernel/osrelease"), first_word("/proc/loadavg"));
-    let congestion = first_word("/proc/sys/net/ipv4/tcp_congestion_control");
+    let congestion = congestion_control();
     let peers = [("haproxy", "-v"), ("nginx", "-v"), ("rinetd", "-v"), ("redsocks", "-v"), ("socat", "-V")];
     let peers: Vec<String> = peers.into_iter().map(|(name, flag)| format!("{name} {}", version(name, flag))).collect();
     format!(
@@ -27,6 +23,16 @@ pub fn describe(effort: &Effort) -> String {
         effort.window.as_secs_f64(),
         peers.join(", "),
     )
+}
+
+/// The congestion control of this network namespace, and of the others.
+pub fn congestion_control() -> String {
+    first_word("/proc/sys/net/ipv4/tcp_congestion_control")
+}
+
+fn first_word(path: &str) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
 /// The first word of a program's version output that looks like a version: a digit first, and a point in it.

@@ -9,6 +9,7 @@
 mod clients;
 mod commands;
 mod contestant;
+mod drawn;
 mod environment;
 mod figures;
 mod load;
@@ -21,7 +22,9 @@ mod rounds;
 mod settings;
 mod strace;
 mod targets;
+mod web_server;
 mod works;
+mod wrk;
 
 use std::fs;
 use std::path::Path;
@@ -31,6 +34,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::contestant::Contestant;
 use crate::figures::Measured;
+use crate::report::Conditions;
 use crate::rounds::Runner;
 use crate::settings::Settings;
 
@@ -50,7 +54,8 @@ fn run() -> Result<(), String> {
     let mut contestants = contestant::all(lab.other.is_some());
     let works = settings.works(&contestants)?;
     raise_open_files()?;
-    let origin = origin::start(&lab.server, settings.file()?.as_deref()).map_err(|error| format!("origin: {error}"))?;
+    let web_server = settings.web_server(&works)?;
+    let origin = origin::start(lab, web_server).map_err(|error| format!("origin: {error}"))?;
     let environment = environment::describe(effort);
     eprintln!("{environment}");
     let mut measured = Vec::new();
@@ -60,25 +65,29 @@ fn run() -> Result<(), String> {
         measured.push(Measured { work, records });
     }
     contestants.iter_mut().for_each(Contestant::stop);
-    let tables = report::write(&measured, &contestants);
+    let tables = report::write(&measured, &contestants, &settings.conditions);
     println!("{tables}");
     match &settings.out {
-        Some(directory) => publish(directory, &environment, &tables, &plot::draw(&measured, &contestants)),
+        Some(directory) => {
+            let picture = plot::draw(&measured, &contestants);
+            publish(directory, &settings.conditions, &format!("{environment}\n\n{tables}"), &picture)
+        }
         None => Ok(()),
     }
 }
 
-/// In the file, everything below this line is replaced.
-const MARK: &str = "<!-- 'make bench OUT=docs' replaces everything below this line. -->\n";
-
-/// Writes the tables and the picture into a directory.
-fn publish(directory: &Path, environment: &str, tables: &str, picture: &str) -> Result<(), String> {
-    let (text_path, picture_path) = (directory.join("BENCHMARKS.md"), directory.join("benchmarks.svg"));
+/// Writes the tables and the picture into a directory. In the text they replace those of the same conditions, between
+/// two marks.
+fn publish(directory: &Path, conditions: &Conditions, tables: &str, picture: &str) -> Result<(), String> {
+    let name = conditions.name();
+    let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("<!-- end {name} -->"));
+    let (text_path, picture_path) = (directory.join("BENCHMARKS.md"), directory.join(format!("benchmarks-{name}.svg")));
     let before = fs::read_to_string(&text_path).unwrap_or_default();
-    let above = before.split_once(MARK).map_or("", |(above, _)| above);
+    let marks = before.split_once(&begin).and_then(|(above, rest)| Some((above, rest.split_once(&end)?.1)));
+    let (above, below) = marks.unwrap_or((&before, "\n"));
     let write = |path: &Path, text: &str| fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()));
-    let text =
-        format!("{above}{MARK}\n{environment}\n\n![CPU time of each work](benchmarks.svg)\n\n{}\n", tables.trim_end());
+    let picture_link = format!("![CPU time of each work](benchmarks-{name}.svg)");
+    let text = format!("{above}{begin}\n{picture_link}\n\n{}\n\n{end}{below}", tables.trim_end());
     write(&text_path, &text)?;
     write(&picture_path, picture)?;
     eprintln!("wrote {} and {}", text_path.display(), picture_path.display());

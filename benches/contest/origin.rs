@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mio::net::{TcpListener, TcpStream};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::sendfile::sendfile64;
 
+use crate::contestant::Lab;
 use crate::protocol::{BLOCK, Blocks, Direction, HTTP_PROXY_PORT, Request, SOCKS_PORT, WEB_PORT, head_length};
+use crate::web_server::{self, WebServer};
 
 /// What the rest of the program reads of the origin.
 #[derive(Debug, Default)]
@@ -26,11 +27,21 @@ pub struct Origin {
     pub recording: AtomicBool,
     /// Microseconds that the blocks were in transit.
     delays: Mutex<Vec<u32>>,
+    /// The web server that stands in for this one's, if one does.
+    web_server: Option<WebServer>,
 }
 
 impl Origin {
     pub fn take_delays(&self) -> Vec<u32> {
         std::mem::take(&mut *self.delays.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The length of the head before an object.
+    pub fn head_length(&self, request: Request) -> Result<usize, String> {
+        match (&self.web_server, request) {
+            (None, Request::Object { size, close }) => Ok(Request::answer_head(size, close).len()),
+            _ => web_server::head_of(request),
+        }
     }
 
     fn record(&self, delay: u64) {
@@ -40,10 +51,12 @@ impl Origin {
     }
 }
 
-/// Starts the origin in a network namespace. It runs as long as this process. With a file, it sends objects from there.
-pub fn start(namespace: &str, file: Option<&Path>) -> io::Result<Arc<Origin>> {
-    let origin = Arc::new(Origin::default());
-    let netns = File::open(Path::new("/run/netns").join(namespace))?;
+/// Starts the origin in the server's namespace. It runs as long as this process. With a web server, which runs already,
+/// it is only the proxies.
+pub fn start(lab: &Lab, web_server: Option<WebServer>) -> io::Result<Arc<Origin>> {
+    let services = if web_server.is_some() { &SERVICES[1..] } else { &SERVICES };
+    let origin = Arc::new(Origin { web_server, ..Origin::default() });
+    let netns = File::open(Path::new("/run/netns").join(&lab.server))?;
     let mut server = Server {
         origin: Arc::clone(&origin),
         epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
@@ -51,7 +64,7 @@ pub fn start(namespace: &str, file: Option<&Path>) -> io::Result<Arc<Origin>> {
         free: Vec::new(),
         filler: vec![b'x'; FILLER].into_boxed_slice(),
         buffer: vec![0; BLOCK].into_boxed_slice(),
-        file: file.map(File::open).transpose()?,
+        services,
     };
     let (ready, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -70,9 +83,6 @@ pub fn start(namespace: &str, file: Option<&Path>) -> io::Result<Arc<Origin>> {
 /// Bytes in memory for one write of an object.
 const FILLER: usize = 1024 * 1024;
 
-/// Length of the file from which objects are sent.
-pub const FILE_LENGTH: usize = 16 * 1024 * 1024;
-
 /// Event data from here on is a listener's number; smaller data is a connection's slot.
 const LISTENERS: u64 = 1 << 32;
 
@@ -83,7 +93,7 @@ struct Server {
     free: Vec<usize>,
     filler: Box<[u8]>,
     buffer: Box<[u8]>,
-    file: Option<File>,
+    services: &'static [(u16, Service)],
 }
 
 struct Connection {
@@ -105,7 +115,7 @@ enum Service {
     HttpProxy,
 }
 
-const SERVICES: [(u16, Service); 3] =
+static SERVICES: [(u16, Service); 3] =
     [(WEB_PORT, Service::Web), (SOCKS_PORT, Service::SocksGreeting), (HTTP_PROXY_PORT, Service::HttpProxy)];
 
 enum State {
@@ -124,7 +134,7 @@ enum Next {
 impl Server {
     fn listen(&mut self) -> io::Result<Vec<TcpListener>> {
         let mut listeners = Vec::new();
-        for (number, (port, _)) in SERVICES.iter().enumerate() {
+        for (number, (port, _)) in self.services.iter().enumerate() {
             let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)))?;
             self.epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENERS + number as u64))?;
             listeners.push(listener);
@@ -138,7 +148,7 @@ impl Server {
             let count = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
             for event in &events[..count] {
                 match event.data().checked_sub(LISTENERS) {
-                    Some(number) => self.accept(&listeners[number as usize], SERVICES[number as usize].1),
+                    Some(number) => self.accept(&listeners[number as usize], self.services[number as usize].1),
                     None => self.handle(event.data() as usize, event.events()),
                 }
             }
@@ -242,14 +252,7 @@ impl Server {
 
     fn send(&self, stream: &mut TcpStream, head: &[u8], size: usize, sent: usize) -> io::Result<usize> {
         let rest = (head.len() + size - sent.max(head.len())).min(FILLER);
-        match &self.file {
-            None => stream.write_vectored(&[&head[sent.min(head.len())..], &self.filler[..rest]].map(IoSlice::new)),
-            Some(_) if sent < head.len() => stream.write(&head[sent..]),
-            Some(file) => {
-                let mut from = ((sent - head.len()) % (FILE_LENGTH - FILLER)) as i64;
-                Ok(sendfile64(&*stream, file, Some(&mut from), rest)?)
-            }
-        }
+        stream.write_vectored(&[&head[sent.min(head.len())..], &self.filler[..rest]].map(IoSlice::new))
     }
 
     /// Moves at most one block each way.
@@ -319,11 +322,6 @@ pub fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         other => other.map(Some),
     }
-}
-
-/// Writes the file from which objects are sent.
-pub fn write_file(path: &Path) -> io::Result<()> {
-    std::fs::write(path, vec![b'x'; FILE_LENGTH])
 }
 
 const _: () = assert!(FILLER >= BLOCK);

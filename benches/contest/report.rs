@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::contestant::{Contestant, Role, other_name};
 use crate::figures::{Measured, Metric, Ratio, Record, heading, text};
 use crate::load::Load;
-use crate::targets::{Outcome, outcomes};
+use crate::targets::{Outcome, outcomes, to_best_peer};
 use crate::works::{SCALE_NAME, Unit};
 
 /// Rows of cells; the first row is the heading.
@@ -51,28 +51,71 @@ fn width(cell: &str) -> usize {
     cell.chars().count()
 }
 
+/// Under which conditions everything was measured.
+#[derive(Debug)]
+pub struct Conditions {
+    /// The congestion control of all machines.
+    pub congestion: String,
+    pub web_server: bool,
+    /// That of the sizes that were drawn.
+    pub seed: u64,
+}
+
+impl Conditions {
+    /// A name for headings and files: `cubic-nginx`.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.congestion, if self.web_server { "nginx" } else { "blocks" })
+    }
+}
+
 /// All tables as Markdown.
-pub fn write(measured: &[Measured], contestants: &[Contestant]) -> String {
+pub fn write(measured: &[Measured], contestants: &[Contestant], conditions: &Conditions) -> String {
     let mut text = String::new();
     let builds = builds(measured);
     if builds.rows.len() > 1 {
-        let _ = writeln!(text, "### This build divided by the other build\n\n{BUILDS_NOTE}\n\n{}", builds.render());
+        let _ = writeln!(text, "#### This build divided by the other build\n\n{BUILDS_NOTE}\n\n{}", builds.render());
     }
-    let outcomes = outcomes(measured, contestants);
+    let outcomes = outcomes(measured, contestants, &conditions.congestion);
     if !outcomes.is_empty() {
-        let _ = writeln!(text, "### Targets\n\n{}", targets(outcomes).render());
+        let _ = writeln!(text, "#### Targets\n\n{}", targets(outcomes).render());
+    }
+    let drawn = drawn(measured, contestants);
+    if drawn.rows.len() > 1 {
+        let seed = conditions.seed;
+        let _ = writeln!(text, "#### Objects of drawn sizes, SEED={seed}\n\n{DRAWN_NOTE}\n\n{}", drawn.render());
     }
     for measured in measured {
-        let _ = writeln!(text, "### {}\n\n{}", measured.work.title, table(measured, contestants).render());
+        notes(measured, &mut text);
+        if measured.work.drawn {
+            continue;
+        }
+        let _ = writeln!(text, "#### {}\n\n{}", measured.work.title, table(measured, contestants).render());
         let system_calls = system_calls(measured, contestants);
         if !system_calls.is_empty() {
             let _ = writeln!(text, "{system_calls}");
         }
-        for note in notes(measured) {
-            let _ = writeln!(text, "- {note}\n");
-        }
     }
     text
+}
+
+const DRAWN_NOTE: &str = "Each number is tproxy's figure divided by that of the best peer in this figure, whose name \
+stands beside it.";
+
+/// A row for each size that was drawn.
+fn drawn(measured: &[Measured], contestants: &[Contestant]) -> Table {
+    let mut table = Table::with_heading(&["bytes", "connections", "proxy CPU", "machine CPU", "p99"]);
+    for measured in measured.iter().filter(|measured| measured.work.drawn) {
+        let Some(load) = measured.work.entries.first().map(|entry| &entry.load) else { continue };
+        let cell = |metric| match to_best_peer(measured, contestants, metric) {
+            Some((name, ratio)) => format!("{:.2} ({name})", ratio.of_medians),
+            None => String::new(),
+        };
+        let sizes: Vec<String> = load.sizes().map(|size| size.to_string()).collect();
+        let figures = [Metric::ProxyCpu, Metric::MachineCpu, Metric::P99].map(cell);
+        let row = [sizes.join(" "), load.connections().to_string()].into_iter().chain(figures);
+        table.rows.push(row.collect());
+    }
+    table
 }
 
 const BUILDS_NOTE: &str = "Each number is the figure of this build divided by that of the other build. A higher rate is \
@@ -243,8 +286,8 @@ fn call_count(count: f64) -> String {
     if count >= 100.0 { format!("{count:.0}") } else { format!("{count:.2}") }
 }
 
-/// The failures, each of them once.
-fn notes(measured: &Measured) -> Vec<String> {
+/// Adds the failures, each of them once.
+fn notes(measured: &Measured, text: &mut String) {
     let mut notes = Vec::new();
     for (entry, record) in measured.work.entries.iter().zip(&measured.records) {
         let failures: f64 = record.turns.iter().filter_map(|turn| turn.get(&Metric::Failures)).sum();
@@ -256,5 +299,7 @@ fn notes(measured: &Measured) -> Vec<String> {
         texts.dedup();
         notes.extend(texts.into_iter().map(|note| format!("{} with {}: {note}", entry.contestant, entry.load)));
     }
-    notes
+    for note in notes {
+        let _ = writeln!(text, "- {note}\n");
+    }
 }

@@ -162,7 +162,8 @@ impl Footprint {
     }
 }
 
-fn unavailable() -> f64 {
+/// Bytes of the machine's memory that are not available.
+pub fn unavailable() -> f64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     (number_of(&text, "MemTotal:") - number_of(&text, "MemAvailable:")) as f64 * 1024.0
 }

@@ -7,7 +7,7 @@ use crate::clients::{self, Probe};
 use crate::contestant::{Contestant, Lab};
 use crate::figures::{Figures, Record, of_activity, of_footprint, units};
 use crate::origin::Origin;
-use crate::resources::{Footprint, Totals, Used};
+use crate::resources::{Footprint, Totals, Used, unavailable};
 use crate::strace::Strace;
 use crate::works::{Entry, Unit, Work};
 
@@ -46,6 +46,9 @@ impl Runner<'_> {
     pub fn measure(&mut self, work: &Work) -> Vec<Record> {
         let mut records = vec![Record::default(); work.entries.len()];
         let is_footprint = work.unit == Unit::Connection;
+        if work.drawn {
+            eprintln!("  {}", work.title);
+        }
         let rounds = if is_footprint { self.effort.rounds.min(FOOTPRINT_ROUNDS) } else { self.effort.rounds };
         for round in 1..=rounds {
             eprintln!("  {}: round {round} of {rounds}", work.name);
@@ -108,6 +111,7 @@ impl Runner<'_> {
         contestant.start(lab)?;
         let pid = contestant.pid().ok_or("it has no process")?;
         let mut probe = FootprintProbe { pid, gateway: lab.gateway.clone(), footprint: Footprint::default() };
+        wait_for_memory();
         let before = Footprint::read(pid, &lab.gateway);
         let window = if entry.load.has_slow_readers() { FILL } else { window };
         let counts = clients::run(&entry.load, contestant.address(), window, origin, &mut probe)?;
@@ -145,6 +149,23 @@ impl Runner<'_> {
         if entry.load.has_new_connections() {
             std::thread::sleep(CONNTRACK_TIMEOUT);
         }
+    }
+}
+
+/// Waits until the machine's memory has stopped growing or shrinking.
+///
+/// The kernel frees the sockets of the turn before only after a while, and the contestant that comes next looked as much
+/// cheaper as that one was dear.
+fn wait_for_memory() {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let mut before = unavailable();
+    loop {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = unavailable();
+        if (now - before).abs() < 1024.0 * 1024.0 || Instant::now() > deadline {
+            return;
+        }
+        before = now;
     }
 }
 

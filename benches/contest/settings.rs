@@ -6,9 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::contestant::{Contestant, Lab, Role};
-use crate::origin;
+use crate::environment;
+use crate::report::Conditions;
 use crate::rounds::Effort;
-use crate::works::{self, Work};
+use crate::web_server::WebServer;
+use crate::works::{self, Choice, Work};
 
 #[derive(Debug)]
 pub struct Settings {
@@ -18,16 +20,25 @@ pub struct Settings {
     pub out: Option<PathBuf>,
     only: String,
     who: String,
-    /// Connections in the works that have many.
-    connections: usize,
-    /// Whether the origin sends objects from a file.
-    sendfile: bool,
+    choice: Choice,
+    pub conditions: Conditions,
 }
 
 impl Settings {
     pub fn read() -> Result<Settings, String> {
         let quick = setting("QUICK", 0)? != 0;
         let seconds = setting("SECONDS_EACH", if quick { 0.3 } else { 1.0 })?;
+        let web_server = match setting("ORIGIN", "blocks".to_owned())?.as_str() {
+            "blocks" => false,
+            "nginx" => true,
+            other => return Err(format!("ORIGIN={other}: expected blocks or nginx")),
+        };
+        let choice = Choice {
+            many: setting("CONNECTIONS", if quick { 500 } else { 5000 })?,
+            web_server,
+            drawn: setting("DRAWN", if quick { 2 } else { 12 })?,
+            seed: setting("SEED", 1)?,
+        };
         Ok(Settings {
             lab: lab()?,
             effort: Effort {
@@ -38,20 +49,16 @@ impl Settings {
             out: path("OUT"),
             only: setting("ONLY", String::new())?,
             who: setting("WHO", String::new())?,
-            connections: setting("CONNECTIONS", if quick { 500 } else { 5000 })?,
-            sendfile: match setting("ORIGIN", "write".to_owned())?.as_str() {
-                "write" => false,
-                "sendfile" => true,
-                other => return Err(format!("ORIGIN={other}: expected write or sendfile")),
-            },
+            choice,
+            conditions: Conditions { congestion: environment::congestion_control(), web_server, seed: choice.seed },
         })
     }
 
     /// The works to measure, each with the contestants that take part.
     pub fn works(&self, contestants: &[Contestant]) -> Result<Vec<Work>, String> {
         let mut works = match self.only.as_str() {
-            "" => works::standard(contestants, self.connections)?,
-            only => works::selected(only, contestants, self.connections)?,
+            "" => works::standard(contestants, self.choice)?,
+            only => works::selected(only, contestants, self.choice)?,
         };
         let names: Vec<&str> = self.who.split([' ', ',']).filter(|name| !name.is_empty()).collect();
         let known: Vec<&str> = contestants.iter().map(|one| one.name.as_str()).collect();
@@ -76,14 +83,16 @@ impl Settings {
         Ok(works)
     }
 
-    /// The file from which the origin sends objects, if it does.
-    pub fn file(&self) -> Result<Option<PathBuf>, String> {
-        if !self.sendfile {
+    /// The web server with the objects of these works, if one is the origin.
+    pub fn web_server(&self, works: &[Work]) -> Result<Option<WebServer>, String> {
+        if !self.choice.web_server {
             return Ok(None);
         }
-        let file = self.lab.directory.join("object");
-        origin::write_file(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        Ok(Some(file))
+        let server = WebServer::start(&self.lab)?;
+        let sizes = works.iter().flat_map(|work| &work.entries).flat_map(|entry| entry.load.sizes());
+        // A byte is fetched to see whether a contestant relays.
+        server.offer(sizes.chain([1]))?;
+        Ok(Some(server))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Targets for tproxy's figures, most of them ratios to its peers in the same run.
 
 use crate::contestant::{Contestant, Role};
-use crate::figures::{Measured, Metric, Ratio, Record, heading, text};
-use crate::works::SCALE_NAME;
+use crate::figures::{Measured, Metric, Ratio, Record, heading, median, text};
+use crate::works::{DRAWN_NAME, SCALE_NAME};
 
 /// What a figure of tproxy is divided by.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +43,7 @@ pub struct Outcome {
     pub verdict: &'static str,
 }
 
-fn targets() -> Vec<Target> {
+fn targets(congestion: &str) -> Vec<Target> {
     use Reference::{Alone, BestPeer, None as Nothing, One, OwnLowest};
     let target = |work, metric, reference, required, desired| Target {
         work,
@@ -55,22 +55,25 @@ fn targets() -> Vec<Target> {
     };
     let mut targets = Vec::new();
     // Work; required and desired ratio for the proxy's CPU time, and for the machine's.
+    let bulk = if congestion == "bbr" { (0.85, 0.7, 0.95, 0.85) } else { (0.5, 0.4, 0.5, 0.4) };
     let costs = [
-        ("stream", 0.85, 0.7, 0.95, 0.85),
-        ("streams", 0.85, 0.7, 0.95, 0.85),
-        ("both", 0.85, 0.7, 0.95, 0.85),
-        ("objects", 0.85, 0.7, 0.97, 0.9),
-        ("large", 0.9, 0.75, 0.97, 0.9),
-        ("small", 0.9, 0.8, 0.97, 0.9),
-        ("churn", 0.88, 0.75, 0.95, 0.85),
+        ("stream", bulk),
+        ("streams", bulk),
+        ("both", (0.85, 0.7, 0.95, 0.85)),
+        ("objects", (0.85, 0.7, 0.97, 0.9)),
+        ("large", (0.85, 0.7, 0.97, 0.9)),
+        ("wrk", (0.85, 0.7, 0.97, 0.9)),
+        ("small", (0.9, 0.8, 0.98, 0.95)),
+        ("churn", (0.95, 0.85, 0.95, 0.9)),
     ];
-    for (work, proxy_required, proxy_desired, machine_required, machine_desired) in costs {
+    for (work, (proxy_required, proxy_desired, machine_required, machine_desired)) in costs {
         targets.push(target(work, Metric::ProxyCpu, BestPeer, Some(proxy_required), Some(proxy_desired)));
         targets.push(target(work, Metric::MachineCpu, BestPeer, Some(machine_required), Some(machine_desired)));
         targets.push(target(work, Metric::P99, BestPeer, Some(1.0), Some(0.5)));
     }
-    targets.push(target("stream", Metric::MachineCpu, One("dnat"), None, Some(1.3)));
-    targets.push(target("streams", Metric::MachineCpu, One("dnat"), None, Some(1.8)));
+    let (one, eight) = if congestion == "bbr" { (1.3, 1.8) } else { (1.05, 1.05) };
+    targets.push(target("stream", Metric::MachineCpu, One("dnat"), None, Some(one)));
+    targets.push(target("streams", Metric::MachineCpu, One("dnat"), None, Some(eight)));
     targets.push(target("both", Metric::MachineCpu, One("dnat"), None, None));
     targets.push(target("idle", Metric::Memory, Nothing, Some(300.0), Some(200.0)));
     targets.push(target("idle", Metric::Descriptors, Nothing, Some(2.0), Some(2.0)));
@@ -105,8 +108,84 @@ fn targets() -> Vec<Target> {
 }
 
 /// An outcome for every target whose work was measured.
-pub fn outcomes(measured: &[Measured], contestants: &[Contestant]) -> Vec<Outcome> {
-    targets().iter().filter_map(|target| outcome(target, measured, contestants)).collect()
+pub fn outcomes(measured: &[Measured], contestants: &[Contestant], congestion: &str) -> Vec<Outcome> {
+    let targets = targets(congestion);
+    let single = targets.iter().filter_map(|target| outcome(target, measured, contestants));
+    single.chain(drawn_outcomes(measured, contestants)).collect()
+}
+
+/// The drawn sizes that have a target, in bytes.
+const OBJECTS: std::ops::RangeInclusive<usize> = 20 * 1024..=2 * 1024 * 1024;
+
+/// The median and the worst ratio over the drawn sizes.
+fn drawn_outcomes(measured: &[Measured], contestants: &[Contestant]) -> Vec<Outcome> {
+    let is_object = |measured: &&Measured| {
+        let load = measured.work.entries.first().map(|entry| &entry.load);
+        measured.work.drawn && load.is_some_and(|load| load.sizes().all(|size| OBJECTS.contains(&size)))
+    };
+    // The figure; required and desired for the median, and for the worst.
+    let bounds = [
+        (Metric::ProxyCpu, [0.85, 1.0], [Some(0.7), None]),
+        (Metric::MachineCpu, [0.97, 1.05], [Some(0.9), None]),
+        (Metric::P99, [1.0, 1.0], [Some(0.5), None]),
+    ];
+    let mut outcomes = Vec::new();
+    for (metric, required, desired) in bounds {
+        let measured = measured.iter().filter(is_object);
+        let ratios = measured.filter_map(|measured| Some(to_best_peer(measured, contestants, metric)?.1.of_medians));
+        let ratios: Vec<f64> = ratios.collect();
+        let worst = ratios.iter().copied().reduce(f64::max);
+        for (at, value) in [median(&ratios), worst].into_iter().enumerate() {
+            let Some(value) = value else { continue };
+            let target = Target {
+                work: DRAWN_NAME,
+                contestant: "tproxy",
+                metric,
+                reference: Reference::BestPeer,
+                required: Some(required[at]).filter(|_| metric != Metric::P99 || at == 0),
+                desired: desired[at],
+            };
+            let number = |number: Option<f64>| number.map_or(String::new(), |number| format!("{number}"));
+            outcomes.push(Outcome {
+                work: format!("{} drawn sizes of 20 KiB to 2 MiB, {}", ratios.len(), ["the median", "the worst"][at]),
+                figure: heading(metric, crate::works::Unit::Request),
+                ours: String::new(),
+                reference: "best peer of each".to_owned(),
+                ratio: format!("{value:.2}"),
+                range: String::new(),
+                required: number(target.required),
+                desired: number(target.desired),
+                verdict: verdict(&target, value),
+            });
+        }
+    }
+    outcomes
+}
+
+/// The ratio of tproxy's figure to the lowest of all peers, with the name of that peer.
+pub fn to_best_peer<'a>(
+    measured: &'a Measured,
+    contestants: &'a [Contestant],
+    metric: Metric,
+) -> Option<(&'a str, Ratio)> {
+    let ours = measured.of("tproxy")?;
+    let (name, best) = best_peer(measured, contestants, metric)?;
+    Some((name, ours.ratio(best, metric)?))
+}
+
+/// The peer with the lowest figure, by its title.
+fn best_peer<'a>(
+    measured: &'a Measured,
+    contestants: &'a [Contestant],
+    metric: Metric,
+) -> Option<(&'a str, &'a Record)> {
+    let peer = |name: &str| contestants.iter().find(|one| one.name == name && one.role == Role::Peer);
+    let entries = measured.work.entries.iter().zip(&measured.records);
+    let figures = entries.filter_map(|(entry, record)| {
+        let title = peer(&entry.contestant)?.title.as_str();
+        Some((title, record, record.median(metric)?))
+    });
+    figures.min_by(|a, b| a.2.total_cmp(&b.2)).map(|(title, record, _)| (title, record))
 }
 
 fn outcome(target: &Target, measured: &[Measured], contestants: &[Contestant]) -> Option<Outcome> {
@@ -160,13 +239,7 @@ fn records<'a>(
             let lowest = own().min_by(|(_, a), (_, b)| by_figure(a, b))?;
             (highest.1, Some(("at its lowest", lowest.1)))
         }
-        Reference::BestPeer => {
-            let is_peer = |name: &str| contestants.iter().any(|one| one.name == name && one.role == Role::Peer);
-            let peers = entries()
-                .filter(|(entry, record)| is_peer(&entry.contestant) && record.median(target.metric).is_some());
-            let (entry, record) = peers.min_by(|(_, a), (_, b)| by_figure(a, b))?;
-            (ours, Some((title(&entry.contestant), record)))
-        }
+        Reference::BestPeer => (ours, Some(best_peer(measured, contestants, target.metric)?)),
     })
 }
 

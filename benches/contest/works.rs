@@ -1,6 +1,7 @@
 //! The works that are measured. In each work, several contestants carry a load in turn.
 
 use crate::contestant::{Contestant, Role, other_name};
+use crate::drawn;
 use crate::load::Load;
 
 /// What the figures of a work are divided by.
@@ -30,6 +31,20 @@ pub struct Work {
     pub unit: Unit,
     /// In the order in which they take turns, and of the table.
     pub entries: Vec<Entry>,
+    /// One of the works whose size was drawn. They have one table together.
+    pub drawn: bool,
+}
+
+/// What all works depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice {
+    /// The number of connections in the works that have many.
+    pub many: usize,
+    /// The origin is a web server, which has no endless streams and is no proxy.
+    pub web_server: bool,
+    /// How many sizes are drawn, from which seed.
+    pub drawn: usize,
+    pub seed: u64,
 }
 
 impl Work {
@@ -37,7 +52,7 @@ impl Work {
     pub fn is_comparison(&self) -> bool {
         let first = self.entries.first().map(|entry| &entry.contestant);
         let is_done = matches!(self.unit, Unit::Gigabyte | Unit::Request);
-        is_done && self.entries.iter().filter(|entry| Some(&entry.contestant) == first).count() == 1
+        is_done && !self.drawn && self.entries.iter().filter(|entry| Some(&entry.contestant) == first).count() == 1
     }
 }
 
@@ -52,11 +67,22 @@ const FOR_ALL: [(&str, &str, &str); 7] = [
     ("churn", "A connection for each object of 200 bytes, 64 at a time", "new:200:64"),
 ];
 
+/// The same in front of a web server, and one of them with other clients than ours.
+const FOR_WEB_SERVER: [(&str, &str, &str); 7] = [
+    ("stream", "One stream of objects of 256 MiB", "bulk:1"),
+    ("streams", "Eight streams of objects of 256 MiB", "bulk:8"),
+    ("objects", "Objects of 64 KiB, 64 kept-alive connections", "get:65536:64"),
+    ("large", "Objects of 1 MiB, 16 kept-alive connections", "get:1048576:16"),
+    ("small", "Objects of 200 bytes, 64 kept-alive connections", "get:200:64"),
+    ("churn", "A connection for each object of 200 bytes, 64 at a time", "new:200:64"),
+    ("wrk", "Objects of 64 KiB, 64 kept-alive connections of wrk", "wrk:65536:64"),
+];
+
 /// Those of them that are also measured beside idle connections.
 const BESIDE_IDLE: [&str; 4] = ["stream", "objects", "small", "churn"];
 
 /// The works in which only some take part: name, title, load, contestants.
-const FOR_SOME: [(&str, &str, &str, &[&str]); 8] = [
+const FOR_SOME: [(&str, &str, &str, &[&str]); 10] = [
     ("workers", "Eight streams, one worker and two", "down:8", &["tproxy", "tproxy-w2"]),
     ("kernel", "Eight streams through the kernel's DNAT", "down:8", &["direct", "dnat", "tproxy-kernel"]),
     ("kernel-churn", "A connection for each object, through DNAT", "new:200:64", &["direct", "dnat", "tproxy-kernel"]),
@@ -85,6 +111,19 @@ const FOR_SOME: [(&str, &str, &str, &[&str]); 8] = [
         "down:1",
         &["tproxy", "tproxy-connect", "redsocks-connect"],
     ),
+    // The last ones: rules that they need stay.
+    (
+        "source",
+        "A connection for each object, which leaves from the client's address",
+        "new:200:64",
+        &["tproxy", "tproxy-source", "tproxy-both", "haproxy-source", "nginx-source"],
+    ),
+    (
+        "intercept",
+        "A connection for each object, by REDIRECT and by TPROXY",
+        "new:200:64",
+        &["tproxy", "tproxy-intercept"],
+    ),
 ];
 
 /// The numbers of active connections in the work about scale.
@@ -93,11 +132,31 @@ const SCALE: [usize; 5] = [1, 10, 100, 1000, 5000];
 /// The name of that work.
 pub const SCALE_NAME: &str = "scale";
 
-/// All works. `many` is the number of connections in the works that have many.
-pub fn standard(all: &[Contestant], many: usize) -> Result<Vec<Work>, String> {
+/// The name for all works whose sizes are drawn.
+pub const DRAWN_NAME: &str = "drawn";
+
+/// All works.
+pub fn standard(all: &[Contestant], choice: Choice) -> Result<Vec<Work>, String> {
+    let many = choice.many;
     let mut works = Vec::new();
-    for (name, title, load) in FOR_ALL {
+    for (name, title, load) in if choice.web_server { FOR_WEB_SERVER } else { FOR_ALL } {
         works.push(for_all(name, title, load, all)?);
+    }
+    for (size, count) in drawn::draw(choice.seed, choice.drawn) {
+        let work = for_all(DRAWN_NAME, "", &format!("get:{size}:{count}"), all)?;
+        works.push(Work { drawn: true, title: format!("Objects of {size} bytes, {count} connections"), ..work });
+    }
+    // Without a proxy, the sizes tell nothing of one.
+    let is_baseline = |name: &str| all.iter().any(|one| one.name == name && one.role == Role::Baseline);
+    for work in works.iter_mut().filter(|work| work.drawn) {
+        work.entries.retain(|entry| !is_baseline(&entry.contestant));
+    }
+    if choice.web_server {
+        works.iter_mut().for_each(|work| {
+            work.entries.retain(|entry| entry.contestant != "redsocks");
+            add_other_build(work, all);
+        });
+        return Ok(works);
     }
     works.push(mixed()?);
     for name in BESIDE_IDLE {
@@ -115,19 +174,24 @@ pub fn standard(all: &[Contestant], many: usize) -> Result<Vec<Work>, String> {
 }
 
 /// The works of ONLY=: standard works by their names, and loads that all contestants carry.
-pub fn selected(only: &str, all: &[Contestant], many: usize) -> Result<Vec<Work>, String> {
-    let standard = standard(all, many)?;
-    let names: Vec<&str> = standard.iter().map(|work| work.name.as_str()).collect();
-    let find = |word: &str| match standard.iter().find(|work| work.name == word) {
-        Some(work) => Ok(work.clone()),
-        None if word.contains(':') => {
+pub fn selected(only: &str, all: &[Contestant], choice: Choice) -> Result<Vec<Work>, String> {
+    let standard = standard(all, choice)?;
+    let mut names: Vec<&str> = standard.iter().map(|work| work.name.as_str()).collect();
+    names.dedup();
+    let mut selected = Vec::new();
+    for word in only.split([' ', ',']).filter(|word| !word.is_empty()) {
+        if word.contains(':') {
             let mut work = for_all(word, word, word, all)?;
             add_other_build(&mut work, all);
-            Ok(work)
+            selected.push(work);
+        } else if names.contains(&word) {
+            selected.extend(standard.iter().filter(|work| work.name == word).cloned());
+        } else {
+            let names = names.join(" ");
+            return Err(format!("ONLY={word}: no such work; there are: {names}, and loads such as get:9000:8"));
         }
-        None => Err(format!("ONLY={word}: no such work; there are: {}, and loads such as get:9000:8", names.join(" "))),
-    };
-    only.split([' ', ',']).filter(|word| !word.is_empty()).map(find).collect()
+    }
+    Ok(selected)
 }
 
 fn unit(load: &Load) -> Unit {
@@ -144,7 +208,7 @@ fn work(name: &str, title: &str, entries: &[(&str, &str)]) -> Result<Work, Strin
     let entries = entries.iter().map(entry).collect::<Result<Vec<Entry>, String>>()?;
     // Where loads differ, the last one has all parts.
     let unit = entries.last().map_or(Unit::Second, |entry| unit(&entry.load));
-    Ok(Work { name: name.to_owned(), title: title.to_owned(), unit, entries })
+    Ok(Work { name: name.to_owned(), title: title.to_owned(), unit, entries, drawn: false })
 }
 
 /// The contestants in the works for all. The others are variants of tproxy, rewrite requests, or need CONNECT.

@@ -80,8 +80,8 @@ impl Config {
             foreign.flat_map(|(index, _)| (known.listening)(RedirectionId::from(index))).collect();
         let has = |family: &Family| listening.iter().any(|address| Family::of(&address.ip()) == *family);
         let families: Vec<Family> = Family::BOTH.into_iter().filter(has).collect();
-        let (mark, table) = (self.process.mark, self.process.table);
-        (!families.is_empty()).then_some(PolicyRouting { mark, table, families })
+        let (mark, table, connects) = (self.process.mark, self.process.table, self.uses_client_addresses());
+        (!families.is_empty()).then_some(PolicyRouting { mark, table, families, connects })
     }
 
     /// Whether the kernel has to forward for one of the redirections, by family.

@@ -6,7 +6,7 @@ pub(crate) const PREFIX: &str = "tproxy.";
 
 /// The tables that hold chains of ours, in the order in which they are filled: what the others let through to the filter
 /// table must find its rules there.
-pub(crate) const TABLES: [&str; 3] = ["filter", "mangle", "nat"];
+pub(crate) const TABLES: [&str; 4] = ["filter", "raw", "mangle", "nat"];
 
 /// What the names of the chains end with that established connections need. They go when the last connection has ended.
 pub(crate) const FOR_ESTABLISHED: &str = ".sock";

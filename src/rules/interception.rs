@@ -31,6 +31,27 @@ pub(super) fn mangle(
     Some(table)
 }
 
+/// Gives connections that leave from addresses of others a zone of their own in connection tracking. A client's own
+/// connection to the same server is translated, and has an entry in that direction: one of ours with the same addresses and
+/// ports would be taken for it, and redirected to ourselves. Answers are found without a zone, because no translated
+/// connection has them: `--zone-orig` is for one direction (`nf_ct_zone_id`, net/netfilter/nf_conntrack_zones.h).
+///
+/// All packets that leave with such an address get it, and not only those of one user: a socket that is closed, or waits
+/// for the end of its connection, has no owner any more.
+pub(super) fn zone(chain: &str, routing: Option<&PolicyRouting>) -> Option<Table> {
+    routing.filter(|routing| routing.connects)?;
+    let chain =
+        Chain { name: format!("{chain}{FOR_ESTABLISHED}"), rules: vec![rule(&["-j", "CT", "--zone-orig", ZONE])] };
+    let jump = Jump {
+        from: "OUTPUT".to_owned(),
+        ..jump(&["-p", "tcp", "-m", "addrtype", "!", "--src-type", "LOCAL"], &chain.name)
+    };
+    Some(Table { name: "raw", chains: vec![chain], jumps: vec![jump] })
+}
+
+/// Its number means nothing to anybody else, except to who has chosen the same one.
+const ZONE: &str = "12970";
+
 fn for_new(mark: &str, specs: &[&RuleSpec]) -> Vec<Rule> {
     // This host's own connections to itself: among them are those of the relay to an upstream on this host.
     let own = rule(&["-i", "lo", "-j", "RETURN"]);

@@ -43,6 +43,7 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
     // Only TCP is intercepted.
     let of_tcp: Vec<&RuleSpec> = specs.iter().copied().filter(|spec| spec.matching.protocol == "tcp").collect();
     let mangle = interception::mangle(&chain, routing, family, &of_tcp);
+    let zone = interception::zone(&chain, routing);
     // OUTPUT decides about this host's own connections (with -O), or nothing does (without). One that goes to this
     // host also passes INPUT. Without this rule the relay could not reach an upstream on its own machine.
     let own = rule(&["-i", "lo", "-j", "RETURN"]);
@@ -69,7 +70,7 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
         nat.chains.push(chain);
         nat.jumps.extend(jumps);
     }
-    filter.table(&chain, own_uid).into_iter().chain(mangle).chain(nat).collect()
+    filter.table(&chain, own_uid).into_iter().chain(zone).chain(mangle).chain(nat).collect()
 }
 
 impl Draft<'_> {

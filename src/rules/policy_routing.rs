@@ -29,6 +29,8 @@ pub struct PolicyRouting {
     pub table: u32,
     /// The address families in which it is needed.
     pub families: Vec<Family>,
+    /// Whether there are sockets that connect from such addresses (`--source client`).
+    pub connects: bool,
 }
 
 impl Mark {
@@ -83,6 +85,7 @@ impl PolicyRouting {
         let mut routing = one.or(other)?.clone();
         let needed = |family: &Family| [one, other].into_iter().flatten().any(|each| each.families.contains(family));
         routing.families = Family::BOTH.into_iter().filter(needed).collect();
+        routing.connects = [one, other].into_iter().flatten().any(|each| each.connects);
         Some(routing)
     }
 

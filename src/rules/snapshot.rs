@@ -46,9 +46,11 @@ impl Snapshot {
         if let Some(instance) = &self.instance {
             writer.line(["instance", instance]);
         }
-        if let Some(PolicyRouting { mark, table, families }) = &self.routing {
-            let families = families.iter().map(Family::to_string);
-            writer.line(["routing".to_owned(), mark.to_string(), table.to_string()].into_iter().chain(families));
+        if let Some(PolicyRouting { mark, table, families, connects }) = &self.routing {
+            let (families, connects) =
+                (families.iter().map(Family::to_string), if *connects { "connects" } else { "-" });
+            let first = ["routing".to_owned(), mark.to_string(), table.to_string(), connects.to_owned()];
+            writer.line(first.into_iter().chain(families));
         }
         for NftTable { name, is_owned, listing } in &self.nft {
             writer.line(["nft", name, &is_owned.to_string(), listing]);
@@ -72,10 +74,11 @@ impl Snapshot {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             match (&mut current, &words[..]) {
                 (None, ["instance", name]) => snapshot.instance = Some((*name).to_owned()),
-                (None, ["routing", mark, table, families @ ..]) => {
+                (None, ["routing", mark, table, connects, families @ ..]) => {
                     let families = families.iter().map(|name| known_family(name)).collect::<Option<_>>()?;
                     let (mark, table) = (mark.parse().ok()?, table.parse().ok()?);
-                    snapshot.routing = Some(PolicyRouting { mark, table, families });
+                    let connects = ["-", "connects"].iter().position(|word| word == connects)? == 1;
+                    snapshot.routing = Some(PolicyRouting { mark, table, families, connects });
                 }
                 (None, ["nft", name, is_owned, listing]) => snapshot.nft.push(NftTable {
                     name: (*name).to_owned(),
@@ -146,7 +149,7 @@ mod tests {
             instance: Some("1".into()),
             tables: [vec![filter, nat.clone()], vec![nat]],
             hidden: [vec!["nat"], vec![]],
-            routing: Some(PolicyRouting { mark: Mark::DEFAULT, table: 7, families: vec![Family::V6] }),
+            routing: Some(PolicyRouting { mark: Mark::DEFAULT, table: 7, families: vec![Family::V6], connects: true }),
             nft: vec![NftTable { name: "tproxy.1".into(), is_owned: true, listing: "table {\n\t}\n".into() }],
         };
         assert_eq!(Snapshot::from_text(&snapshot.to_text()).unwrap(), snapshot);
@@ -162,8 +165,9 @@ mod tests {
             "family v4\ntable bridge\n",
             "family v4\nhidden bridge\n",
             "family v4\nfamily v6\nfamily x\n",
-            "routing 1 7 IPv5\n",
-            "routing 0 7 IPv4\n",
+            "routing 1 7 - IPv5\n",
+            "routing 0 7 - IPv4\n",
+            "routing 1 7 IPv4\n",
         ] {
             assert_eq!(Snapshot::from_text(text), None, "{text}");
         }

@@ -16,7 +16,7 @@ use crate::sys::shortage::{self, ConnectError, Resource};
 use crate::traffic::admission::Admission;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::redirections::Redirections;
-use crate::traffic::service::{self, Destination, Service, Source};
+use crate::traffic::service::{self, Destination, Interception, Service, Source};
 use crate::traffic::session::Session;
 use crate::traffic::stock::Stock;
 use crate::traffic::upstreams::Attempt;
@@ -212,8 +212,11 @@ impl Dialer {
         session: &Session,
         upstream: SocketAddr,
     ) -> Option<Result<(std::net::TcpStream, SocketAddr), ConnectError>> {
-        // The client's own connection has this pair already, and the kernel would take ours for it and redirect it.
-        if session.route.original.socket_addr() == upstream {
+        // The client's own connection has this pair already. Connection tracking would tell the answers of both apart by
+        // the port, and so change that of one (`nf_nat_alloc_null_binding`, net/netfilter/nf_nat_core.c). Where the client's
+        // connection is translated, its answers are others.
+        let is_tproxy = self.service(session.redirection).interception == Interception::Tproxy;
+        if is_tproxy && session.route.original.socket_addr() == upstream {
             return None;
         }
         match outgoing::connecting_from(self.stock.take(client)?, client, upstream) {

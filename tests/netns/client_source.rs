@@ -7,7 +7,8 @@ use nix::sys::signal::Signal;
 
 use super::*;
 use lab::attack::connect_from;
-use lab::{clients, process, report, wait};
+use lab::peers::Peer;
+use lab::{alone, clients, process, report, rules, wait};
 
 /// Tells each client its address and port.
 fn mirror(at: &str) -> Server {
@@ -62,13 +63,31 @@ fn the_upstream_sees_the_client_in_both_families() {
                 daemon.journal.wait_for("from our own address, for they are of different families");
             } else {
                 assert_eq!(seen.ip().to_string(), client, "{source} {more:?}");
-                let same = source == "client:port" && more.len() > 1;
+                let same = source == "client:port";
                 assert!(!same || seen.port() == port, "{source} {more:?}: {} {port}", seen.port());
             }
         }
         daemon.signal(Signal::SIGUSR1);
-        let (own, port) = (usize::from(more.len() > 1), usize::from(source == "client:port" && more.len() == 1) * 2);
-        daemon.journal.wait_for(&format!("; {own} from our own address, {port} from another port"));
+        let own = usize::from(more.len() > 1);
+        daemon.journal.wait_for(&format!("; {own} from our own address, 0 from another port"));
+        assert_eq!(daemon.stop(), 0);
+    }
+}
+
+#[test]
+fn where_the_clients_port_is_not_to_be_had_another_one_is_used_and_counted() {
+    let Some(scene) = Scene::new() else { return };
+    let _mirrors = mirrors(&scene);
+    for (interception, hosts) in [("tproxy", &["-t"][..]), ("redirect", &["10.3.0.3", "7"])] {
+        let args = ["--intercept", interception, "--source", "client:port"];
+        let mut daemon = relay(&scene, &[&args, hosts].concat());
+        let to: SocketAddr = MOOSE7[0].parse().expect("an address");
+        // Port 99 is below 1024: binding it takes a privilege.
+        let stream = scene.lab.client.enter(|| clients::connect_from_port(99, to)).expect("connect");
+        let seen = told(stream).expect("an address");
+        assert!(seen.ip().to_string() == CLIENT[0] && seen.port() != 99, "{seen}");
+        daemon.signal(Signal::SIGUSR1);
+        daemon.journal.wait_for("; 0 from our own address, 1 from another port");
         assert_eq!(daemon.stop(), 0);
     }
 }
@@ -197,4 +216,227 @@ fn at_the_end_of_the_port_range_the_log_says_whose_ports_towards_whom() {
     assert_eq!(daemon.journal.count("is down"), 0);
     drop((_kept, _other));
     assert_eq!(daemon.stop(), 0);
+}
+
+/// The addresses of the client's machine, half of them IPv6.
+fn many_addresses(scene: &Scene, count: usize) -> Vec<IpAddr> {
+    let v4 = (0..count / 2).map(|at| IpAddr::from([10, 1, 1 + (at / 200) as u8, 1 + (at % 200) as u8]));
+    let v6 = (0..count / 2).map(|at| IpAddr::from([0xfd00, 1, 0, 0, 0, 0, 7, at as u16]));
+    let all: Vec<IpAddr> = v4.chain(v6).collect();
+    let add = |ip: &IpAddr| match ip {
+        IpAddr::V4(_) => format!("addr add {ip}/16 dev eth0\n"),
+        IpAddr::V6(_) => format!("addr add {ip}/64 dev eth0 nodad\n"),
+    };
+    let batch = lab::tempdir::TempDir::new();
+    let file = batch.write("addresses", &all.iter().map(add).collect::<String>());
+    scene.lab.client.run(&["ip", "-batch", &file]);
+    // The gateway knows the way back.
+    scene.lab.gateway.run(&["ip", "route", "add", "10.1.0.0/16", "dev", "eth1"]);
+    all
+}
+
+/// Fetches a page once from each of these addresses in turn, `total` times in all, by eight threads. Returns how many
+/// were not answered.
+fn fetch_all(scene: &Scene, from: &[IpAddr], total: usize, page: &str) -> usize {
+    let lost = std::sync::atomic::AtomicUsize::new(0);
+    scene.lab.client.enter(|| {
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let lost = &lost;
+                scope.spawn(move || {
+                    for at in (thread..total).step_by(8) {
+                        let source = from[at % from.len()];
+                        let to = if source.is_ipv4() { "10.2.0.5:8080" } else { "[fd00:2::5]:8080" };
+                        let got = connect_from(source, to.parse().expect("address")).and_then(clients::ask);
+                        if !got.as_ref().is_ok_and(|got| got == page) {
+                            report(&format!("{source}: {got:?}"));
+                            lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+    });
+    lost.into_inner()
+}
+
+/// 10,000 with TPROXY_MANY=10000.
+fn many() -> usize {
+    std::env::var("TPROXY_MANY").ok().and_then(|text| text.parse().ok()).unwrap_or(1200)
+}
+
+/// Real servers name each client in their logs, while workers die and the daemon reloads and upgrades.
+#[test]
+fn servers_log_each_of_many_clients_through_reloads_and_upgrades() {
+    let Some(scene) = Scene::new() else { return };
+    let _alone = alone(&HEAVY);
+    let gateway = &scene.lab.gateway;
+    let (total, sources) = (many(), many_addresses(&scene, 200));
+    let before = rules::saved_with_routing(gateway);
+    for (interception, server, page) in [
+        ("redirect", Peer::nginx_witness as fn(&lab::netns::Net) -> Peer, "nginx"),
+        ("tproxy", Peer::haproxy_client_witness, "haproxy"),
+    ] {
+        let server = server(&scene.lab.moose);
+        let caught = ["-R", "-s 10.1.0.0/16 --dport 8080", "-R", "-s fd00:1::/64 --dport 8080"];
+        let begin = ["-d", "-s", "12970", "-r", "nobody", "-w", "2", "-t", "--source", "client"];
+        let mut daemon = scene.relay(&[&begin[..], &["--intercept", interception], &caught].concat());
+        let lost = std::thread::scope(|scope| {
+            let fetching = scope.spawn(|| fetch_all(&scene, &sources, total, page));
+            for (signal, wanted) in
+                [(Signal::SIGHUP, "reloaded:"), (Signal::SIGUSR2, "upgraded to tproxy"), (Signal::SIGHUP, "reloaded:")]
+            {
+                let seen = daemon.journal.count(wanted);
+                wait::until_true("some connections", || server.clients().len() > 100 || fetching.is_finished());
+                daemon.signal(signal);
+                wait::until_true(wanted, || daemon.journal.count(wanted) > seen);
+            }
+            fetching.join().expect("clients")
+        });
+        assert_eq!(lost, 0, "{interception}");
+        wait::until_true("all lines of the server's log", || server.clients().len() >= total);
+        let seen = server.clients();
+        for (at, source) in sources.iter().enumerate() {
+            let wanted = total / sources.len() + usize::from(at < total % sources.len());
+            assert_eq!(seen.iter().filter(|ip| *ip == source).count(), wanted, "{interception} {source}");
+        }
+        assert_eq!(seen.len(), total, "{interception}: and nobody else");
+        report(&format!("--source client, {interception}, {page}: {total} connections from 200 clients, none lost"));
+        assert_eq!(daemon.stop(), 0);
+        assert_eq!(rules::saved_with_routing(gateway), before);
+    }
+}
+
+/// The kernel's own choice may be the port that the client has.
+#[test]
+fn a_connection_with_the_addresses_of_the_clients_own_is_not_taken_for_it() {
+    let Some(scene) = Scene::new() else { return };
+    let _mirrors = mirrors(&scene);
+    for interception in ["redirect", "tproxy"] {
+        for source in ["client", "client:port"] {
+            let mut daemon = relay(&scene, &["-t", "--source", source, "--intercept", interception]);
+            for to in MOOSE7 {
+                // The client's port is the only one that is free.
+                let mut stream = None;
+                for port in 40000..40100 {
+                    let range = format!("net.ipv4.ip_local_port_range={port} {port}");
+                    scene.lab.client.sysctl(&[&range]);
+                    scene.lab.gateway.sysctl(&[&range]);
+                    // Of an earlier round it may be left in TIME-WAIT at either end.
+                    stream = scene.lab.client.connect(to).ok().and_then(told);
+                    if stream.is_some() {
+                        break;
+                    }
+                }
+                let seen = stream.unwrap_or_else(|| panic!("{interception} {source} {to}:\n{}", daemon.journal.text()));
+                assert!(CLIENT.contains(&seen.ip().to_string().as_str()), "{seen}");
+                assert_eq!(daemon.journal.count("timed out"), 0, "{}", daemon.journal.text());
+            }
+            assert_eq!(daemon.stop(), 0);
+        }
+    }
+}
+
+/// What an attacker has who takes a worker over, with the sockets in its stock.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn whoever_takes_over_a_worker_can_be_a_client_and_serve_nobody() {
+    use super::confinement::expect_refused;
+    use lab::takeover::{Puppet, copy_of_descriptor, line};
+    use nix::errno::Errno;
+    use std::os::fd::AsRawFd;
+    use tproxy::testing::SocketCounts;
+    use tproxy::testing::message::ToGuardian;
+
+    let Some(scene) = Scene::new() else { return };
+    let _mirrors = mirrors(&scene);
+    let mut daemon = relay(&scene, &["--source", "client", "10.3.0.3", "7"]);
+    assert!(ask(&scene.lab.client, MOOSE7[0]).is_some());
+    let worker = daemon.family.worker();
+    let puppet = Puppet::take(worker);
+    let number = |socket: u64, level: i32, option: i32| {
+        let length = puppet.put(&[4, 0, 0, 0, 0, 0, 0, 0]);
+        let arguments = [socket, level as u64, option as u64, length + 4, length];
+        let done = puppet.call(libc::SYS_getsockopt, &arguments);
+        done.ok().map(|_| u32::from_ne_bytes(puppet.get(length + 4, 4).try_into().expect("a number")))
+    };
+    let all = || (3..2000).filter(|fd| number(*fd, libc::SOL_SOCKET, libc::SO_TYPE).is_some());
+    let stock: Vec<u64> = all().filter(|fd| number(*fd, libc::SOL_IP, libc::IP_TRANSPARENT) == Some(1)).collect();
+    assert!((254..=1012).contains(&stock.len()), "{} sockets", stock.len());
+    assert!(all().all(|fd| number(fd, libc::SOL_SOCKET, libc::SO_TYPE) != Some(libc::SOCK_DGRAM as u32)));
+    let of_v4 = |fd: &&u64| number(**fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Some(libc::AF_INET as u32);
+    let mut v4 = stock.iter().filter(of_v4).copied();
+    let address = |ip: [u8; 4], port: u16| {
+        let mut bytes = [0; 16];
+        bytes[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+        bytes[2..4].copy_from_slice(&port.to_be_bytes());
+        bytes[4..8].copy_from_slice(&ip);
+        puppet.put(&bytes)
+    };
+    // It can be anybody, towards anybody.
+    let socket = v4.next().expect("a socket");
+    assert_eq!(puppet.call(libc::SYS_bind, &[socket, address([10, 9, 9, 9], 0), 16]), Ok(0));
+    assert_eq!(puppet.call(libc::SYS_connect, &[socket, address([10, 3, 0, 3], 7), 16]), Err(Errno::EINPROGRESS));
+    // It cannot choose the port, and so not step into a connection of others; nor wait for anybody.
+    let socket = v4.next().expect("a socket");
+    let own = puppet.call(libc::SYS_socket, &[libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0]).expect("a socket");
+    let (refused, no_such_call) = (Errno::EPERM, Errno::ENOSYS);
+    // One after the other: each puts its argument into the same place.
+    for (what, fd, ip, port, length, wanted) in [
+        ("a port of its choice", socket, [10, 9, 9, 9], 4321, 16, Errno::EACCES),
+        ("a port of this host", own, [0, 0, 0, 0], 4321, 16, Errno::EACCES),
+        ("an address of others", own, [10, 9, 9, 9], 0, 16, Errno::EADDRNOTAVAIL),
+        ("a name", own, [10, 9, 9, 9], 0, 110, refused),
+    ] {
+        expect_refused(&puppet, vec![(what, libc::SYS_bind, vec![fd, address(ip, port), length], wanted)]);
+    }
+    let yes = puppet.put(&[1, 0, 0, 0]);
+    let option = |level: i32, option: i32| vec![own, level as u64, option as u64, yes, 4];
+    expect_refused(
+        &puppet,
+        vec![
+            ("listening", libc::SYS_listen, vec![socket, 1], no_such_call),
+            ("accepting", libc::SYS_accept4, vec![socket, 0, 0, 0], Errno::EINVAL),
+            ("datagrams", libc::SYS_socket, vec![libc::AF_INET as u64, libc::SOCK_DGRAM as u64, 0], refused),
+            ("another such socket", libc::SYS_setsockopt, option(libc::SOL_IP, libc::IP_TRANSPARENT), refused),
+            ("a mark", libc::SYS_setsockopt, option(libc::SOL_SOCKET, libc::SO_MARK), refused),
+        ],
+    );
+    drop(puppet);
+    // However often it asks, it gets some at a time, and the guardian does its work.
+    let guardian = daemon.family.guardian();
+    let descriptors = process::descriptor_count(guardian);
+    let channel = copy_of_descriptor(worker, line(worker));
+    let greedy = ToGuardian::Sockets(SocketCounts { v4: u16::MAX, v6: u16::MAX }).encode();
+    process::signal(worker, Signal::SIGSTOP);
+    let ask_again = || {
+        let _ = nix::sys::socket::send(channel.as_raw_fd(), &greedy, nix::sys::socket::MsgFlags::MSG_DONTWAIT);
+    };
+    (0..20_000).for_each(|_| ask_again());
+    process::signal(worker, Signal::SIGCONT);
+    daemon.signal(Signal::SIGHUP);
+    wait::until_true("a reload", || {
+        (0..100).for_each(|_| ask_again());
+        daemon.journal.count("reloaded:") == 1
+    });
+    wait::until_true("no descriptor more", || process::descriptor_count(guardian) <= descriptors + 8);
+    assert!(ask(&scene.lab.client, MOOSE7[0]).is_some());
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn nothing_that_a_worker_does_for_clients_is_refused() {
+    let Some(scene) = Scene::new() else { return };
+    let _mirrors = mirrors(&scene);
+    let mut daemon = relay(&scene, &["--source", "client:port", "10.3.0.3", "7", "fd00:3::3", "7"]);
+    let watched = lab::takeover::watch(daemon.family.worker());
+    for to in MOOSE7 {
+        assert!((0..20).all(|_| ask(&scene.lab.client, to).is_some()));
+    }
+    assert_eq!(daemon.stop(), 0);
+    let calls = watched.join().expect("the calls");
+    assert!(calls.contains_key(&(libc::SYS_bind as u64)), "{calls:?}");
+    let refused: Vec<_> = calls.iter().filter(|(_, (_, refused))| *refused > 0).collect();
+    assert!(refused.is_empty(), "{refused:?}");
 }

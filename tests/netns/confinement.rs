@@ -17,8 +17,8 @@ use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
-use tproxy::testing::RedirectionId;
 use tproxy::testing::message::{Answer, Bytes, SIZE, ToGuardian};
+use tproxy::testing::{RedirectionId, SocketCounts};
 
 /// No capability in any of the sets.
 const NONE: &str = "0000000000000000";
@@ -485,6 +485,7 @@ impl Enemy {
             8 => self.say(&noise, &[file; 100]),
             9 => self.say(&noise[..random as usize / 16 % SIZE + 1], &[]),
             10 => self.say(&[1; 20_000], &[]),
+            11 => self.say(&ToGuardian::Sockets(SocketCounts { v4: line, v6: line }).encode(), &[]),
             kind => {
                 noise[0] = kind as u8 % 8;
                 self.say(&noise, &[]);

@@ -1,10 +1,13 @@
 //! Clients: connecting, asking, and ending a connection in every way that there is.
 
 use crate::wait;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// How long a read or a write of a test may block: longer than any delay that a test provokes on purpose.
@@ -16,6 +19,17 @@ pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(IO_PATIENCE))?;
     stream.set_write_timeout(Some(IO_PATIENCE))?;
     stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Connects from this port, over IPv4.
+pub fn connect_from_port(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(IO_PATIENCE))?;
     Ok(stream)
 }
 

@@ -9,6 +9,7 @@ use crate::process::Family;
 use crate::tempdir::TempDir;
 use crate::wait;
 use std::fs;
+use std::net::IpAddr;
 use std::process::{Child, Command, Output, Stdio};
 
 /// Who may use the proxies that ask for a name and a password.
@@ -180,6 +181,35 @@ impl Peer {
         )
     }
 
+    /// nginx on port 8080. A line of its log is the address of a client.
+    pub fn nginx_witness(net: &Net) -> Peer {
+        let directory = TempDir::open_to_all();
+        let log = directory.file("clients");
+        Peer::nginx(
+            net,
+            directory,
+            &format!(
+                "listen [::]:8080 ipv6only=off backlog=4096; access_log {log} seen; keepalive_timeout 0; return 200 \"nginx\";"
+            ),
+        )
+    }
+
+    /// HAProxy on port 8080. A line of its log is the address of a client.
+    pub fn haproxy_client_witness(net: &Net) -> Peer {
+        let text = "global\n log stdout format raw local0\n maxconn 4000\n\
+             defaults\n mode http\n timeout client 20s\n timeout connect 20s\n timeout server 20s\n\
+             frontend witness\n bind :::8080 v4v6 backlog 4096\n log global\n log-format \"%ci\"\n option http-server-close\n\
+             \x20http-request return status 200 content-type text/plain string haproxy\n";
+        Peer::configured(net, TempDir::open_to_all(), &["haproxy", "-db", "-f"], text, &["8080"])
+    }
+
+    /// The addresses of clients that such a witness has seen, IPv4 as IPv4.
+    pub fn clients(&self) -> Vec<IpAddr> {
+        let text = fs::read_to_string(self.file("clients")).unwrap_or_default() + &self.said.text();
+        let addresses = text.lines().filter_map(|line| line.trim().parse::<IpAddr>().ok());
+        addresses.map(|ip| ip.to_canonical()).collect()
+    }
+
     /// nginx with TLS on port 443 and a certificate of its own for these names, as openssl(1) writes them:
     /// `DNS:name,IP:address`. Its page holds the name that was asked for by SNI, and the `Host`.
     pub fn nginx_tls(net: &Net, names: &str) -> Peer {
@@ -200,7 +230,7 @@ impl Peer {
         let port = if server.contains(":443") { "443" } else { "8080" };
         let text = format!(
             "daemon off;\nmaster_process off;\npid DIRECTORY/pid;\nerror_log DIRECTORY/log;\nevents {{ }}\n\
-             http {{\n access_log off;\n default_type text/plain;\n\
+             http {{\n log_format seen \"$remote_addr\";\n access_log off;\n default_type text/plain;\n\
              client_body_temp_path DIRECTORY; proxy_temp_path DIRECTORY; fastcgi_temp_path DIRECTORY;\n\
              uwsgi_temp_path DIRECTORY; scgi_temp_path DIRECTORY;\n\
              server {{ {server} }}\n}}\n"
