@@ -1,4 +1,4 @@
-//! `main`, and the commands that do not run the daemon: `--check`, `--print-rules` and `--flush`.
+//! `main`, and the commands that do not run the daemon: `--check`, `--print-rules`, `--flush` and `--after-crash`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -6,15 +6,16 @@ use std::process::ExitCode;
 
 use crate::cli::{CommandLine, document};
 use crate::config::rules::Known;
-use crate::config::{self, Command, Config, Listen, Target, families, via};
+use crate::config::{self, Command, Config, FailMode, Listen, Target, families, via};
 use crate::daemon::upgrade::{self, Offered};
 use crate::daemon::{child, inherited, instance_lock, resolver, start, warnings};
 use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
-use crate::rules::backend::FirewallKind;
+use crate::rules::backend::{FirewallChoice, FirewallKind};
 use crate::rules::installation::Installation;
 use crate::rules::nft;
+use crate::rules::rule::Gate;
 use crate::rules::ruleset::{self, RuleSet};
 use crate::sys::account;
 use crate::sys::reset;
@@ -56,6 +57,7 @@ fn run(command_line: CommandLine) -> Result<u8, Error> {
         Command::Help => print!("{}", document::help()),
         Command::Version => println!("tproxy {}", env!("CARGO_PKG_VERSION")),
         Command::Flush(name) => flush(name.as_deref())?,
+        Command::AfterCrash(config) => after_crash(&config)?,
         Command::PrintRules(config) => {
             let set = rules(&config, &resolver::look_up_all(config.names_in_rules())?)?;
             print!("{}", set.as_ref().map(printed).transpose()?.unwrap_or_default());
@@ -119,6 +121,35 @@ fn printed(set: &RuleSet) -> Result<String, Error> {
     match kind {
         FirewallKind::Iptables => Ok(ruleset::print_rules(set)),
         FirewallKind::Nft => nft::firewall::print_rules(set),
+    }
+}
+
+/// Does what `--fail` says with rules that point at nobody, because their daemon was killed.
+fn after_crash(config: &Config) -> Result<(), Error> {
+    config::check_privileges_for_rules("--after-crash", "change")?;
+    if let Some((name, holder)) = instance_lock::living().into_iter().find(|(name, _)| *name == config.name) {
+        return Err(Error::Taken(format!("the rules '{name}' belong to {holder}, which serves them")));
+    }
+    nft::owners::end_all(|name| name == config.name);
+    let mut firewall = Installation::find(None)?;
+    if config.process.fail == FailMode::Open {
+        return firewall.remove(&config.name);
+    }
+    // A table of nft rejects by itself what it redirects no more. Without rules nothing has crashed that had any: a start
+    // that fails leaves none.
+    if !firewall.has_rules_of_iptables(&config.name)? {
+        return Ok(());
+    }
+    // While a name does not resolve the rules stay as they are, and the kernel refuses what they redirect.
+    let known = resolver::look_up_all(config.names_in_rules())?;
+    let relayed: Vec<RedirectionId> = config.relayed().map(|(id, _, _)| id).collect();
+    let gate = |id| if relayed.contains(&id) { Gate::Rejected } else { Gate::Normal };
+    match rules(config, &known)? {
+        Some(set) => {
+            let set = RuleSet { firewall: FirewallChoice::Iptables, ..set.with_gates(gate) };
+            firewall.install(&set, true)
+        }
+        None => firewall.remove(&config.name),
     }
 }
 

@@ -67,5 +67,6 @@ complete -c tproxy -l retire-timeout -x -d 'After a reload or an upgrade, let th
 complete -c tproxy -l check -d 'Check the command line and the file of -c, resolve the names, print what would be done, and change nothing'
 complete -c tproxy -l print-rules -d 'Print exactly what iptables-restore and ip6tables-restore would be given, and the commands of ip(8), and change nothing'
 complete -c tproxy -l flush -d 'Remove the rules that tproxy has left in the firewall'
+complete -c tproxy -l after-crash -d 'After a crash, remove the rules that a daemon with the other options has left, or make them rejects with --fail closed'
 complete -c tproxy -s h -l help -d 'Print this summary'
 complete -c tproxy -s V -l version -d 'Print the version'

@@ -71,6 +71,7 @@ pub enum OptionId {
     Check,
     PrintRules,
     Flush,
+    AfterCrash,
     Help,
     Version,
 }

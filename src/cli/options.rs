@@ -389,6 +389,11 @@ pub const OPTIONS: &[Opt] = &[
                -c, or all.",
         ..command(Id::Flush, "", "flush", Group::Other)
     },
+    Opt {
+        help: "After a crash, remove the rules that a daemon with the other options has left, or make them rejects with \
+               --fail closed.",
+        ..command(Id::AfterCrash, "", "after-crash", Group::Other)
+    },
     Opt { help: "Print this summary.", ..command(Id::Help, "h", "help", Group::Other) },
     Opt { help: "Print the version.", ..command(Id::Version, "V", "version", Group::Other) },
 ];

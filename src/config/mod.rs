@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Version,
     /// `--flush`, of the instance of this name or of all.
     Flush(Option<String>),
+    /// `--after-crash`.
+    AfterCrash(Config),
     PrintRules(Config),
     Check(Config),
     Run(Config),
@@ -176,6 +178,9 @@ fn command(command_line: CommandLine) -> Result<Command, Error> {
         return flush(&arguments);
     }
     let config = config(&arguments, command_line, None)?;
+    if arguments.has(OptionId::AfterCrash) {
+        return Ok(Command::AfterCrash(config));
+    }
     if arguments.has(OptionId::PrintRules) {
         return Ok(Command::PrintRules(config));
     }

@@ -83,10 +83,11 @@ pub(crate) fn table<'a>(tables: &'a [Table], name: &str) -> Option<&'a Table> {
 /// alone. From nothing it is a clean installation, to nothing a removal. Jumps that are not one line must be gone before.
 ///
 /// In each table, chains are filled before a jump leads to them, and lose their jumps before they are deleted. A
-/// removal starts with the nat table: a redirect to a port that nobody serves does the most harm.
+/// removal starts with the nat table: a redirect to a port that nobody serves does the most harm. So does the end of a
+/// reject: each table is a transaction of its own, and between the two clients must not reach what they are kept from.
 pub(crate) fn restore_text(from: &[Table], to: &[Table]) -> String {
     let mut order = TABLES;
-    if to.is_empty() {
+    if to.is_empty() || rejects(to) < rejects(from) {
         order.reverse();
     }
     let mut text = String::new();
@@ -98,6 +99,12 @@ pub(crate) fn restore_text(from: &[Table], to: &[Table]) -> String {
         }
     }
     text
+}
+
+/// How many rules reject.
+fn rejects(tables: &[Table]) -> usize {
+    let chains = table(tables, "filter").into_iter().flat_map(|filter| &filter.chains);
+    chains.flat_map(|chain| &chain.rules).filter(|rule| rule.text.contains("-j REJECT")).count()
 }
 
 /// The exact input that deletes the jumps of new connections and leaves the chains. Established connections stay translated that way: when

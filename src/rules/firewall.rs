@@ -167,6 +167,13 @@ impl Firewall {
         results.into_iter().collect()
     }
 
+    /// Whether there are rules of an instance, whoever installed them.
+    pub fn has_rules_of(&self, name: &str) -> Result<bool, Error> {
+        let owner = Owner::Instance(name.to_string());
+        let found = self.families.iter().map(|tables| tables.read(&owner)).collect::<Result<Vec<_>, _>>()?;
+        Ok(found.iter().any(|found| !found.tables.is_empty()))
+    }
+
     /// Removes the rules of an instance, whoever installed them. That there are none is no error.
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
         let owner = Owner::Instance(name.to_string());

@@ -123,6 +123,11 @@ impl<'a> Installation<'a> {
         self.nft.remove(instance, self.owner).and(iptables)
     }
 
+    /// Whether iptables has rules of an instance, whoever installed them.
+    pub(crate) fn has_rules_of_iptables(&self, instance: &str) -> Result<bool, Error> {
+        self.iptables.has_rules_of(instance)
+    }
+
     /// Removes the rules of all instances. Returns how many chains, tables of nft and routes these were.
     pub(crate) fn flush_all(&mut self) -> Result<[usize; 3], Error> {
         let iptables = self.iptables.flush_all();

@@ -157,6 +157,21 @@ COMMIT
 }
 
 #[test]
+fn between_two_tables_nothing_is_open_that_was_closed_before_or_after() {
+    let set = set(&[(TO, "--dport 80")]);
+    let (open, closed) = (set.plan(Family::V4), set.with_gates(|_| Gate::Rejected).plan(Family::V4));
+    let tables = |from: &[crate::rules::chains::Table], to: &[crate::rules::chains::Table]| -> Vec<String> {
+        crate::rules::chains::restore_text(from, to)
+            .lines()
+            .filter(|line| line.starts_with('*'))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(tables(&open, &closed), ["*filter", "*nat"], "the reject comes before the redirect goes");
+    assert_eq!(tables(&closed, &open), ["*nat", "*filter"], "the redirect comes before the reject goes");
+}
+
+#[test]
 fn a_family_without_a_spec_gets_no_rule() {
     let set = set(&[(TO, "-d fd00::1 --dport 80")]);
     assert!(set.plan(Family::V4).is_empty());

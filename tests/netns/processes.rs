@@ -418,3 +418,24 @@ fn no_two_connections_of_a_daemon_have_the_same_number() {
     process::signal(guardian, Signal::SIGTERM);
     daemon.family.wait_gone();
 }
+
+#[test]
+fn after_a_crash_the_rules_become_what_fail_says() {
+    let Some(scene) = Scene::new() else { return };
+    for (fail, page) in [("open", "moose"), ("closed", "(Connection refused (os error 111))")] {
+        let arguments = [&["--fail", fail], STAND_IN].concat();
+        let after_crash = || scene.launch(&[&["--after-crash"], &arguments[..]].concat()).run();
+        let daemon = scene.relay(&arguments);
+        let early = after_crash();
+        assert_eq!(early.status, 69, "it lives: {early:?}");
+        assert_eq!(scene.page(MOOSE), "cow");
+        daemon.family.pids().into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));
+        daemon.family.wait_gone();
+        assert_eq!(after_crash().status, 0);
+        assert_eq!(scene.page(MOOSE), page, "--fail {fail}");
+        // Nothing is made where nothing was left.
+        assert_eq!(scene.launch(&["--flush"]).run().status, 0);
+        assert_eq!((after_crash().status, rules::count_of_ours(&scene.lab.gateway)), (0, 0));
+        assert_eq!(scene.page(MOOSE), "moose");
+    }
+}
