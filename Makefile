@@ -10,6 +10,10 @@
 #                 SECONDS= and SEED= as for soak
 # make check      checks format, lints, documentation, manual pages and shell scripts
 # make supply     checks the crates with cargo-deny, if it is installed
+# make deb        builds the Debian package under target/deb/; REVISION= sets its revision
+# make rpm        builds the package for rpm under target/rpm/
+# make tarball    packs programs that need no library of the system (musl) into target/tproxy-VERSION-ARCHITECTURE.tar.gz
+# make test-boot  tries the Debian package on a machine that boots (root); make test-upgrades upgrades it fifty times
 # make install    installs into $(DESTDIR)$(PREFIX); make uninstall removes it
 
 PREFIX     = /usr/local
@@ -17,6 +21,7 @@ SBINDIR    = $(PREFIX)/sbin
 MANDIR     = $(PREFIX)/share/man
 UNITDIR    = $(PREFIX)/lib/systemd/system
 SYSCONFDIR = /etc
+LIBEXECDIR = $(PREFIX)/libexec/tproxy
 BASHDIR    = $(PREFIX)/share/bash-completion/completions
 ZSHDIR     = $(PREFIX)/share/zsh/site-functions
 FISHDIR    = $(PREFIX)/share/fish/vendor_completions.d
@@ -38,6 +43,7 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
 	shellcheck -x tests/suites/nginx/run scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/lib/*.sh \
+		scripts/deb scripts/rpm scripts/tarball scripts/upgrade-running debian/postinst debian/prerm debian/postrm \
 		scripts/tproxy.init scripts/tproxy.default scripts/completions/*.bash .ci/run
 
 # tests/supply.rs checks most of this on every machine. A check that is impossible here is no failure, because not every
@@ -85,6 +91,35 @@ fuzz: root
 man:
 	TPROXY_BLESS=1 $(CARGO) test --locked -q --test cli generated_files
 
+# A package from the programs of this machine's libc, and one from programs that need none.
+deb: all
+	scripts/deb $(TARGET_DIR) $(REVISION)
+
+rpm: all
+	scripts/rpm $(TARGET_DIR)
+
+MUSL = $(shell uname -m)-unknown-linux-musl
+
+tarball:
+	@test -d "$$(rustc --print sysroot)/lib/rustlib/$(MUSL)" || \
+		{ echo "Rust's $(MUSL) is not installed: rustup target add $(MUSL)" >&2; exit 1; }
+	$(CARGO) build --release --locked --target $(MUSL)
+	scripts/tarball $(TARGET_DIR) $(MUSL)
+
+# The root directory of the machine is made once, below target/boot/. A skip is a failure.
+test-boot test-upgrades: root
+	scripts/setup boot
+	$(MAKE) deb REVISION=1
+	TPROXY_DEB="$$(realpath $(TARGET_DIR)/deb/*.deb)" TPROXY_MUST_NETNS=1 \
+		$(if $(filter test-upgrades,$@),TPROXY_UPGRADES=50) $(CARGO) test --release --locked --test boot -- --ignored \
+		$(if $(filter test-upgrades,$@),upgrades_of_the_package)
+
+WITH_PATH = sed -e 's|/usr/local/sbin/tproxy|$(SBINDIR)/tproxy|g'
+
+# The unit of one instance for each /etc/tproxy/NAME.conf is the other one, with that file in place of DAEMON_OPTS.
+INSTANCE = -e 's|^\(Description=.*\)|\1 (%i)|' -e 's|^\(Documentation=.*\)|\1 man:tproxy.conf(5)|' \
+	-e '/^EnvironmentFile=/d' -e 's|\$$DAEMON_OPTS|-c $(SYSCONFDIR)/tproxy/%i.conf|'
+
 # Builds nothing, because root may have no toolchain.
 install:
 	@for program in $(BINARY) $(CONTROLLER); do \
@@ -102,11 +137,14 @@ install:
 	install -D -m 644 scripts/completions/_tproxyctl $(DESTDIR)$(ZSHDIR)/_tproxyctl
 	install -D -m 644 scripts/completions/tproxyctl.fish $(DESTDIR)$(FISHDIR)/tproxyctl.fish
 	install -D -m 644 scripts/tproxy.conf $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf
-	install -d $(DESTDIR)$(SYSCONFDIR)/init.d $(DESTDIR)$(UNITDIR)
-	sed 's|/usr/local/sbin/tproxy|$(SBINDIR)/tproxy|g' scripts/tproxy.init > $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
-	chmod 755 $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
-	sed 's|/usr/local/sbin/tproxy|$(SBINDIR)/tproxy|g' scripts/tproxy.service > $(DESTDIR)$(UNITDIR)/tproxy.service
-	chmod 644 $(DESTDIR)$(UNITDIR)/tproxy.service
+	install -d $(DESTDIR)$(SYSCONFDIR)/init.d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(LIBEXECDIR)
+	$(WITH_PATH) scripts/tproxy.init > $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
+	$(WITH_PATH) scripts/upgrade-running > $(DESTDIR)$(LIBEXECDIR)/upgrade-running
+	chmod 755 $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy $(DESTDIR)$(LIBEXECDIR)/upgrade-running
+	$(WITH_PATH) scripts/tproxy.service > $(DESTDIR)$(UNITDIR)/tproxy.service
+	$(WITH_PATH) $(INSTANCE) scripts/tproxy.service > $(DESTDIR)$(UNITDIR)/tproxy@.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/tproxy.service $(DESTDIR)$(UNITDIR)/tproxy@.service
+	install -D -m 644 scripts/tproxy.logrotate $(DESTDIR)$(SYSCONFDIR)/logrotate.d/tproxy
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
 		install -D -m 644 scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy
 
@@ -117,7 +155,9 @@ uninstall:
 		$(DESTDIR)$(BASHDIR)/tproxy $(DESTDIR)$(ZSHDIR)/_tproxy $(DESTDIR)$(FISHDIR)/tproxy.fish \
 		$(DESTDIR)$(SBINDIR)/tproxyctl $(DESTDIR)$(MANDIR)/man8/tproxyctl.8 $(DESTDIR)$(BASHDIR)/tproxyctl \
 		$(DESTDIR)$(ZSHDIR)/_tproxyctl $(DESTDIR)$(FISHDIR)/tproxyctl.fish \
-		$(DESTDIR)$(SYSCONFDIR)/init.d/tproxy $(DESTDIR)$(UNITDIR)/tproxy.service
+		$(DESTDIR)$(SYSCONFDIR)/init.d/tproxy $(DESTDIR)$(UNITDIR)/tproxy.service \
+		$(DESTDIR)$(UNITDIR)/tproxy@.service $(DESTDIR)$(SYSCONFDIR)/logrotate.d/tproxy \
+		$(DESTDIR)$(LIBEXECDIR)/upgrade-running
 	! cmp -s scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
 		rm -f $(DESTDIR)$(SYSCONFDIR)/default/tproxy
 
@@ -131,4 +171,4 @@ root:
 		echo "Without root, 'cargo test' runs the tests that need no root, and prints what it skips." >&2; \
 		exit 1; }
 
-.PHONY: all check supply test demo demo-proxy bench soak fuzz man install uninstall clean root
+.PHONY: all deb rpm tarball test-boot test-upgrades check supply test demo demo-proxy bench soak fuzz man install uninstall clean root
