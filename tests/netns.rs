@@ -13,6 +13,8 @@ mod client_source;
 mod confinement;
 #[path = "netns/congestion.rs"]
 mod congestion;
+#[path = "netns/control.rs"]
+mod control;
 #[path = "netns/dead_upstream.rs"]
 mod dead_upstream;
 #[path = "netns/destinations.rs"]

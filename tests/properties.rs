@@ -3,6 +3,8 @@
 
 #[path = "properties/cases.rs"]
 mod cases;
+#[path = "properties/control.rs"]
+mod control;
 #[path = "properties/messages.rs"]
 mod messages;
 #[path = "properties/model.rs"]

@@ -35,13 +35,17 @@ pub struct RuleSet {
 }
 
 impl RuleSet {
-    /// The same rules, with the redirects of each redirection behind its gate.
+    /// The same rules, with the redirects of each redirection behind its gate. A redirect that is disabled stays behind
+    /// its exemption, where nothing reaches it: with the last rule that needs connection tracking the kernel would switch
+    /// that off, and established connections would lose their way.
     pub fn with_gates(&self, gate: impl Fn(RedirectionId) -> Gate) -> RuleSet {
-        let mut gated = self.clone();
-        for spec in &mut gated.specs {
-            spec.action = spec.action.behind(gate(spec.redirection));
-        }
-        gated
+        let gated = self.specs.iter().flat_map(|spec| {
+            let gate = gate(spec.redirection);
+            let stays = (gate == Gate::Disabled && spec.action.redirects()).then(|| spec.clone());
+            let first = RuleSpec { action: spec.action.behind(gate), ..spec.clone() };
+            std::iter::once(first).chain(stays)
+        });
+        RuleSet { specs: gated.collect(), ..self.clone() }
     }
 
     /// The tables of a family as they should be. Empty if the family gets no rule.

@@ -23,7 +23,7 @@ use tproxy::testing::{RedirectionId, SocketCounts};
 /// No capability in any of the sets.
 const NONE: &str = "0000000000000000";
 
-fn expect_confined(pid: i32, user: &str) {
+pub(crate) fn expect_confined(pid: i32, user: &str) {
     let field = |name| process::status_field(pid, name);
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(field(set), NONE, "{set} of {pid}");
@@ -35,7 +35,7 @@ fn expect_confined(pid: i32, user: &str) {
     assert!(user == "0" || owner == 0, "process {pid} can be looked into");
 }
 
-fn expect_empty_root(pid: i32) {
+pub(crate) fn expect_empty_root(pid: i32) {
     for entry in ["root", "cwd"] {
         let seen = fs::read_dir(format!("/proc/{pid}/{entry}/")).expect("a directory").count();
         assert_eq!(seen, 0, "{entry} of {pid}");
@@ -506,7 +506,7 @@ fn an_enemy_in_the_workers_place_gets_nothing_from_the_guardian() {
     let gateway = &scene.lab.gateway;
     let before = rules::saved(gateway);
     let _alone = alone(&HEAVY);
-    let mut daemon = scene.stand_in();
+    let mut daemon = scene.relay(&[STAND_IN, &["--control", "none"]].concat());
     let running = rules::saved(gateway);
     let guardian = daemon.family.guardian();
     let mut enemy = Enemy::instead_of(daemon.family.worker());

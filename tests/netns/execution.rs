@@ -62,7 +62,8 @@ fn children_are_called_by_what_they_are_for_and_hold_what_they_need() {
     let Some(scene) = Scene::new() else { return };
     let directory = TempDir::new();
     let log = directory.file("access.log");
-    let mut daemon = scene.relay(&[&["-w", "2", "-l", &log, "--max-per-source", "9"], STAND_IN].concat());
+    let mut daemon =
+        scene.relay(&[&["-w", "2", "-l", &log, "--max-per-source", "9", "--control", "none"], STAND_IN].concat());
     let (workers, resolver) = (daemon.family.named("tproxy-worker"), daemon.family.resolver());
     assert_eq!(command_line(resolver), "tproxy: resolver");
     let kinds = |pid: i32| {
@@ -74,15 +75,12 @@ fn children_are_called_by_what_they_are_for_and_hold_what_they_need() {
     // Standard error, what it reads and writes (nothing), and its channel.
     let stderr = kinds(resolver).into_iter().find(|kind| kind != "/dev/null" && kind != "socket").expect("stderr");
     assert_eq!(kinds(resolver), ["/dev/null", "/dev/null", &stderr, "socket"]);
-    wait::until_true("the channels to the control process", || {
-        workers.iter().all(|worker| kinds(*worker).iter().filter(|kind| *kind == "socket").count() == 5)
-    });
     for worker in workers {
         assert_eq!(command_line(worker), "tproxy: worker");
         let held = kinds(worker);
         let count = |kind: &str| held.iter().filter(|held| *held == kind).count();
-        // A listener for each family, two channels, and the routing table.
-        assert_eq!((count("socket"), count(&log), count("/dev/null")), (5, 1, 2), "{held:?}");
+        // A listener for each family, the channel, and the routing table.
+        assert_eq!((count("socket"), count(&log), count("/dev/null")), (4, 1, 2), "{held:?}");
         // Nothing that could be executed or mapped.
         assert!(!held.iter().any(|held| held.contains("memfd") || held.ends_with("/tproxy")), "{held:?}");
     }

@@ -297,6 +297,50 @@ fn a_worker_has_no_call_with_arguments_that_a_relay_does_not_use() {
 }
 
 #[test]
+fn a_control_process_has_no_call_with_arguments_that_answering_does_not_use() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = TempDir::new();
+    let socket = directory.file("c.sock");
+    let mut daemon = scene.relay(&[STAND_IN, &["--control", &socket]].concat());
+    let control = lab::wait::until("the control process", || daemon.family.named("tproxy-control").first().copied());
+    lab::wait::until_true("the filter", || process::status_field(control, "Seccomp") == "2");
+    super::confinement::expect_confined(control, "65534");
+    super::confinement::expect_empty_root(control);
+    let puppet = Puppet::take(control);
+    let memory = puppet.put(&[0; 64]);
+    let listener = listener_of(&puppet);
+    let stream = puppet.call(libc::SYS_socket, &numbers(&[libc::AF_INET, libc::SOCK_STREAM, 0])).expect("a socket");
+    let path = puppet.put(b"/etc/passwd\0");
+    let mut attempts = to_anybody(listener, memory);
+    let channel = line(control) as u64;
+    let (shared, write) = (libc::MAP_SHARED as u64, (libc::PROT_READ | libc::PROT_WRITE) as u64);
+    let datagram = numbers(&[libc::AF_INET, libc::SOCK_DGRAM, 0]);
+    attempts.extend([
+        ("a file", libc::SYS_openat, vec![libc::AT_FDCWD as u64, path, 0], NO_SUCH_CALL),
+        ("a program", libc::SYS_execve, vec![path, 0, 0], NO_SUCH_CALL),
+        ("a process", libc::SYS_fork, vec![], NO_SUCH_CALL),
+        ("a signal", libc::SYS_kill, vec![1, 0], NO_SUCH_CALL),
+        ("an address of its own", libc::SYS_bind, vec![stream, memory, 16], NO_SUCH_CALL),
+        ("datagrams", libc::SYS_socket, datagram, REFUSED),
+        ("a unix socket", libc::SYS_socket, numbers(&[libc::AF_UNIX, libc::SOCK_STREAM, 0]), REFUSED),
+        ("sendmsg", libc::SYS_sendmsg, vec![channel, memory, 0], NO_SUCH_CALL),
+        ("descriptors from elsewhere", libc::SYS_recvmsg, vec![stream, memory, 0], REFUSED),
+        ("a connection to a name", libc::SYS_connect, vec![stream, memory, 110], REFUSED),
+        ("dup", libc::SYS_dup, vec![channel], NO_SUCH_CALL),
+        ("a pipe", libc::SYS_pipe2, vec![memory, libc::O_CLOEXEC as u64], NO_SUCH_CALL),
+        ("memory of others, to write", libc::SYS_mmap, vec![0, 4096, write, shared, 2, 0], REFUSED),
+        ("splice", libc::SYS_splice, vec![stream, 0, 2, 0, 1, 0], NO_SUCH_CALL),
+    ]);
+    let attempts =
+        attempts.into_iter().filter(|(_, number, ..)| *number != libc::SYS_pipe2 && *number != libc::SYS_ioctl);
+    let count = expect_refused(&puppet, attempts.collect());
+    report(&format!("a control process in an attacker's hands: {count} kinds of arguments tried, none allowed"));
+    drop(puppet);
+    assert_eq!(scene.page(MOOSE), "cow");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
 fn whoever_takes_over_a_worker_can_add_to_its_log_and_change_nothing_in_it() {
     let Some(scene) = Scene::new() else { return };
     let directory = TempDir::new();

@@ -55,6 +55,7 @@ impl Control {
                 return Ok(false);
             }
             if client.closing {
+                client.drop_input();
                 return Err(());
             }
             return self.next_command(client);

@@ -63,7 +63,10 @@ impl Control {
                 self.desks.memories.insert(number, File::from(memory));
                 let counters = None;
                 let worker = SeenWorker { pid, slot: slot.into(), state, started, limit, counters };
-                self.picture.workers.insert(number, worker);
+                let former = self.picture.workers.insert(number, worker);
+                if former.is_none_or(|former| former.state == SeenState::Starting) && state == SeenState::Serving {
+                    self.report(&of_worker("worker started", number, pid));
+                }
             }
             (ToControl::Layout(number), Some(text)) => self.take_layout(number, text),
             (ToControl::WorkerChannel(number), Some(channel)) => {

@@ -168,18 +168,16 @@ pub fn line(pid: i32) -> i32 {
     let table = fs::read_to_string(format!("/proc/{pid}/net/unix")).expect("the kernel's table");
     // Num RefCount Protocol Flags Type St Inode Path; SOCK_SEQPACKET is type 5.
     let fields = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    let inodes: Vec<String> = fields
-        .filter(|fields| fields.get(4) == Some(&"0005"))
-        .map(|fields| format!("socket:[{}]", fields[6]))
-        .collect();
+    let packets = fields.filter(|fields| fields.get(4) == Some(&"0005"));
+    let inodes: Vec<u64> = packets.map(|fields| fields[6].parse().expect("an inode")).collect();
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten();
-    let mut lines = entries.filter(|entry| {
-        let target = fs::read_link(entry.path()).unwrap_or_default();
-        inodes.iter().any(|inode| *inode == target.to_string_lossy())
+    let lines = entries.filter_map(|entry| {
+        let target = fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
+        let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
+        inodes.contains(&inode).then(|| (inode, entry.file_name().to_string_lossy().into_owned()))
     });
-    let entry = lines.next().expect("a line");
-    assert!(lines.next().is_none(), "process {pid} has several lines");
-    entry.file_name().to_string_lossy().parse().expect("a number")
+    // The one to the guardian is older than the one between a worker and the control process.
+    lines.min().expect("a line").1.parse().expect("a number")
 }
 
 /// A copy of a descriptor of another process, for what is to be done faster than a puppet can do it.
