@@ -1,6 +1,7 @@
 # make            builds tproxy and tproxyctl
 # make demo       shows it at work in network namespaces that exist only during the demo (root)
 # make demo-proxy shows in the same way how it enforces the use of a proxy, a real Squid (root)
+# make demo-transparent shows in the same way how the upstream sees the client's own address (root)
 # make bench      measures it beside HAProxy, nginx, rinetd, redsocks and socat in the same way (root); scripts/bench
 #                 lists the settings, for example 'make bench ONLY=small ROUNDS=3'
 # make test       installs what the tests need and runs them all (root)
@@ -42,7 +43,8 @@ check:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
-	shellcheck -x tests/suites/nginx/run scripts/setup scripts/demo scripts/demo-proxy scripts/bench scripts/lib/*.sh \
+	shellcheck -x tests/suites/nginx/run scripts/setup scripts/demo scripts/demo-proxy scripts/demo-transparent \
+		scripts/bench scripts/lib/*.sh \
 		scripts/deb scripts/rpm scripts/tarball scripts/upgrade-running debian/postinst debian/prerm debian/postrm \
 		scripts/tproxy.init scripts/tproxy.default scripts/completions/*.bash .ci/run
 
@@ -64,7 +66,7 @@ test: root
 	scripts/setup
 	TPROXY_MUST_NETNS=1 $(CARGO) test --release --locked
 
-demo demo-proxy: root
+demo demo-proxy demo-transparent: root
 	scripts/setup $@
 	$(CARGO) build --release --locked
 	scripts/$@ $(BINARY)
@@ -171,4 +173,4 @@ root:
 		echo "Without root, 'cargo test' runs the tests that need no root, and prints what it skips." >&2; \
 		exit 1; }
 
-.PHONY: all deb rpm tarball test-boot test-upgrades check supply test demo demo-proxy bench soak fuzz man install uninstall clean root
+.PHONY: all deb rpm tarball test-boot test-upgrades check supply test demo demo-proxy demo-transparent bench soak fuzz man install uninstall clean root

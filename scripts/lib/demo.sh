@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What scripts/demo and scripts/demo-proxy share beside the network: how they print a step, and how they check it.
+# What the demos share beside the network: how they print a step, and how they check it.
 FAILED=0
 
 # demo_open LAB HOSTS TPROXY
@@ -52,6 +52,7 @@ pid $DIR/nginx.pid;
 error_log $DIR/nginx.log;
 events { }
 http {
+    log_format asked "\$remote_addr asked for \$host\$request_uri";
     access_log off;
     client_body_temp_path $temp; proxy_temp_path $temp; fastcgi_temp_path $temp; uwsgi_temp_path $temp; scgi_temp_path $temp;
     default_type text/plain;
