@@ -29,6 +29,7 @@ pub(crate) mod local_ports;
 pub mod message;
 pub(crate) mod names;
 pub(crate) mod notify;
+pub(crate) mod pacing_hint;
 pub(crate) mod pidfile;
 pub(crate) mod pool_refill;
 pub(crate) mod pulse;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::config::{Config, Redirection, Target, via};
 use crate::daemon::generation::{self, Generation};
 use crate::daemon::names::Names;
+use crate::daemon::pacing_hint;
 use crate::daemon::transition::Kind;
 use crate::redirection::RedirectionId;
 use crate::sys::congestion::Algorithm;
@@ -38,6 +39,7 @@ fn log_congestion(generation: &Generation) {
     if let (Ok(usual), Some(Ok(client))) = (usual, of_listener) {
         let upstream = generation.config.process.congestion.as_ref().map_or(usual, |wanted| wanted.upstream.clone());
         log::info!("congestion control: {client} towards clients, {upstream} towards upstreams");
+        pacing_hint::hint(&generation.config, &client, &upstream).iter().for_each(|hint| log::info!("{hint}"));
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 
 use nix::ifaddrs::getifaddrs;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::SockaddrStorage;
 
 use crate::sys::procfs;
@@ -33,6 +34,11 @@ pub(crate) fn interfaces() -> io::Result<Vec<Interface>> {
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
+/// The number of an interface.
+pub(crate) fn number(name: &str) -> Option<u32> {
+    if_nametoindex(name).ok()
 }
 
 /// Whether a setting of an interface is switched on, for example `ipv4/conf/eth0/route_localnet`.

@@ -16,6 +16,7 @@ pub(crate) mod message;
 pub(crate) mod outgoing;
 pub(crate) mod process;
 pub(crate) mod procfs;
+pub(crate) mod qdisc;
 pub(crate) mod reset;
 pub(crate) mod routing_table;
 pub(crate) mod seccomp;

@@ -166,3 +166,35 @@ fn answers_through_a_socket_that_was_passed_are_not_held_back() {
     // Nagle's algorithm holds the second part back until the first is acknowledged, 40 ms later.
     assert!(times[45] < Duration::from_millis(25), "{times:?}");
 }
+
+#[test]
+fn pacing_without_fq_is_hinted_at_once_with_the_interfaces_of_the_clients() {
+    let Some(scene) = Scene::new() else { return };
+    if !sysctl(&scene, "net.ipv4.tcp_available_congestion_control").contains("bbr") {
+        return report("no BBR here");
+    }
+    let hints = |algorithms: &str, matches: &str| {
+        let begin = ["-d", "-s", "12970", "-r", "nobody", "--congestion-control", algorithms, "-R", matches];
+        let mut daemon = scene.relay(&[&begin[..], &["10.3.0.3", "7"]].concat());
+        let found: Vec<String> = daemon.journal.lines().into_iter().filter(|line| line.contains("hint: ")).collect();
+        assert_eq!(daemon.stop(), 0);
+        found
+    };
+    let all = hints("bbr,reno", "-d moose --dport 7");
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert!(all[0].contains("bbr towards clients") && all[0].contains("eth1, eth2, eth3"), "{all:?}");
+    let named = hints("bbr,reno", "-i eth1 --dport 7");
+    assert!(named[0].contains("because eth1 has not"), "{named:?}");
+    assert_eq!(hints("reno,reno", "-d moose --dport 7"), [""; 0]);
+    let fq = ["tc", "qdisc", "replace", "dev", "eth1", "root", "fq"];
+    if scene
+        .lab
+        .gateway
+        .enter(|| std::process::Command::new(fq[0]).args(&fq[1..]).output())
+        .is_ok_and(|done| done.status.success())
+    {
+        assert_eq!(hints("bbr,reno", "-i eth1 --dport 7"), [""; 0]);
+    } else {
+        report("no fq here");
+    }
+}
