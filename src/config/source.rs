@@ -40,11 +40,25 @@ pub(super) fn read(arguments: &Arguments) -> Result<Source, Error> {
 /// Errors: one that is none of this host's, or that no upstream can be reached from.
 pub(super) fn check(service: &Service) -> Result<(), Error> {
     let (v4, v6) = match service.source {
-        Source::System | Source::Client { .. } => return Ok(()),
+        Source::System => return Ok(()),
+        Source::Client { .. } => return check_upstreams(service),
         Source::Address { v4, v6 } => (v4, v6),
     };
     let addresses = [v4.map(IpAddr::V4), v6.map(IpAddr::V6)];
     addresses.into_iter().flatten().try_for_each(|ip| check_one(ip, service))
+}
+
+/// The kernel sends nothing from a loopback address to others (`__mkroute_output`, net/ipv4/route.c), so such an upstream
+/// would not answer.
+fn check_upstreams(service: &Service) -> Result<(), Error> {
+    let literals = service.destination.hosts().iter().filter_map(|host| host.name.literal());
+    match literals.map(|ip| ip.to_canonical()).find(IpAddr::is_loopback) {
+        None => Ok(()),
+        Some(ip) => {
+            let expected = "an address that can answer to clients (--source client), such as another one of this host";
+            Err(Error::value("HOST", ip.to_string(), expected))
+        }
+    }
 }
 
 fn check_one(ip: IpAddr, service: &Service) -> Result<(), Error> {

@@ -11,6 +11,9 @@ pub(crate) const TABLES: [&str; 4] = ["filter", "raw", "mangle", "nat"];
 /// What the names of the chains end with that established connections need. They go when the last connection has ended.
 pub(crate) const FOR_ESTABLISHED: &str = ".sock";
 
+/// The same, for a chain in OUTPUT.
+pub(crate) const FOR_LOCAL_ANSWERS: &str = ".back";
+
 /// Our part of one table of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
@@ -59,7 +62,8 @@ impl Table {
 impl Jump {
     /// Whether it brings packets to established connections, and no new ones.
     pub fn serves_established(&self) -> bool {
-        unquote(&self.text).last().is_some_and(|target| target.ends_with(FOR_ESTABLISHED))
+        let ends = [FOR_ESTABLISHED, FOR_LOCAL_ANSWERS];
+        unquote(&self.text).last().is_some_and(|target| ends.iter().any(|end| target.ends_with(end)))
     }
 
     /// Whether it is one line, as iptables-restore needs it. A comment of others may have several.

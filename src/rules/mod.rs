@@ -16,6 +16,7 @@ pub(crate) mod installation;
 pub(crate) mod interception;
 pub(crate) mod ip;
 pub(crate) mod lacking;
+mod local_answers;
 pub(crate) mod matching;
 pub(crate) mod native;
 pub(crate) mod native_filter;

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use crate::rules::address::Family;
 use crate::rules::chains::{Chain, Jump, PREFIX, Rule, Table};
 use crate::rules::conntrack_match::ConntrackMatch;
-use crate::rules::interception;
 use crate::rules::matching::ResolvedMatch;
 use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::{Action, RuleSpec};
+use crate::rules::{interception, local_answers};
 
 /// Matches a packet whose destination was translated.
 const TRANSLATED: [&str; 4] = ["-m", "conntrack", "--ctstate", "DNAT"];
@@ -42,7 +42,10 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
     let chain = format!("{PREFIX}{name}");
     // Only TCP is intercepted.
     let of_tcp: Vec<&RuleSpec> = specs.iter().copied().filter(|spec| spec.matching.protocol == "tcp").collect();
-    let mangle = interception::mangle(&chain, routing, family, &of_tcp);
+    let mut mangle = interception::mangle(&chain, routing, family, &of_tcp);
+    if let (Some(mangle), Some(routing)) = (&mut mangle, routing) {
+        local_answers::add(mangle, &chain, routing);
+    }
     let zone = interception::zone(&chain, routing);
     // OUTPUT decides about this host's own connections (with -O), or nothing does (without). One that goes to this
     // host also passes INPUT. Without this rule the relay could not reach an upstream on its own machine.

@@ -171,7 +171,8 @@ impl Dialer {
     /// The address that a connection to `upstream` leaves from; `None` if the kernel chooses.
     fn source(&self, session: &Session, upstream: SocketAddr) -> Option<IpAddr> {
         let client = session.route.client.ip();
-        match session.as_client && client.is_ipv4() == upstream.is_ipv4() {
+        let answers = client.is_ipv4() == upstream.is_ipv4() && !upstream.ip().is_loopback();
+        match session.as_client && answers {
             true => Some(client),
             false => self.service(session.redirection).source.own_address(upstream),
         }

@@ -48,6 +48,7 @@ impl Admission {
     pub(crate) fn warn_own_source(&mut self, client: CompactAddr, to: SocketAddr) {
         if let Some(more) = self.warnings.own_sources.pass() {
             let why = match client.ip().is_ipv4() == to.is_ipv4() {
+                _ if to.ip().is_loopback() => "a loopback address cannot answer to the client's",
                 true => "the guardian, which makes the sockets for that, is gone",
                 false => "they are of different families",
             };

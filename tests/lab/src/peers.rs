@@ -181,7 +181,7 @@ impl Peer {
         )
     }
 
-    /// nginx on port 8080. A line of its log is the address of a client.
+    /// nginx on port 8080. A line of its log is the address of a client, and so is its page.
     pub fn nginx_witness(net: &Net) -> Peer {
         let directory = TempDir::open_to_all();
         let log = directory.file("clients");
@@ -189,23 +189,23 @@ impl Peer {
             net,
             directory,
             &format!(
-                "listen [::]:8080 ipv6only=off backlog=4096; access_log {log} seen; keepalive_timeout 0; return 200 \"nginx\";"
+                "listen [::]:8080 ipv6only=off backlog=4096; access_log {log} seen; keepalive_timeout 0; return 200 \"$remote_addr\";"
             ),
         )
     }
 
-    /// HAProxy on port 8080. A line of its log is the address of a client.
+    /// HAProxy on port 8080. Its page is the address of the client.
     pub fn haproxy_client_witness(net: &Net) -> Peer {
-        let text = "global\n log stdout format raw local0\n maxconn 4000\n\
+        let text = "global\n maxconn 4000\n\
              defaults\n mode http\n timeout client 20s\n timeout connect 20s\n timeout server 20s\n\
-             frontend witness\n bind :::8080 v4v6 backlog 4096\n log global\n log-format \"%ci\"\n option http-server-close\n\
-             \x20http-request return status 200 content-type text/plain string haproxy\n";
+             frontend witness\n bind :::8080 v4v6 backlog 4096\n option http-server-close\n\
+             \x20http-request return status 200 content-type text/plain lf-string \"%[src]\"\n";
         Peer::configured(net, TempDir::open_to_all(), &["haproxy", "-db", "-f"], text, &["8080"])
     }
 
-    /// The addresses of clients that such a witness has seen, IPv4 as IPv4.
+    /// The addresses of clients in the log of [`Peer::nginx_witness`], IPv4 as IPv4.
     pub fn clients(&self) -> Vec<IpAddr> {
-        let text = fs::read_to_string(self.file("clients")).unwrap_or_default() + &self.said.text();
+        let text = fs::read_to_string(self.file("clients")).unwrap_or_default();
         let addresses = text.lines().filter_map(|line| line.trim().parse::<IpAddr>().ok());
         addresses.map(|ip| ip.to_canonical()).collect()
     }
