@@ -12,8 +12,9 @@ use crate::redirection::RedirectionId;
 use crate::rules::backend::FirewallChoice;
 use crate::rules::nft::translation;
 use crate::rules::one_family;
+use crate::rules::policy_routing::Connects;
 use crate::sys::account::{self, Capability};
-use crate::traffic::service::{HostPort, Service, Source};
+use crate::traffic::service::{HostPort, Interception, Service, Source};
 use crate::traffic::shared_counters::CounterLayout;
 
 pub(crate) mod congestion;
@@ -80,6 +81,19 @@ impl Config {
     /// Whether connections leave from addresses of clients (`--source client`).
     pub(crate) fn uses_client_addresses(&self) -> bool {
         self.relayed().any(|(_, _, service)| matches!(service.source, Source::Client { .. }))
+    }
+
+    /// How sockets for that connect. Connections that TPROXY has intercepted are not translated, so their answers would be
+    /// those of ours in a zone; they need none.
+    pub(crate) fn connects(&self) -> Connects {
+        let clients = || self.relayed().filter(|(_, _, service)| matches!(service.source, Source::Client { .. }));
+        match clients().next() {
+            None => Connects::No,
+            Some(_) if clients().all(|(_, _, service)| service.interception == Interception::Redirect) => {
+                Connects::Zoned
+            }
+            Some(_) => Connects::Yes,
+        }
     }
 
     /// Whether any firewall rule is asked for, or takes part in something else.

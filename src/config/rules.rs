@@ -80,7 +80,7 @@ impl Config {
             foreign.flat_map(|(index, _)| (known.listening)(RedirectionId::from(index))).collect();
         let has = |family: &Family| listening.iter().any(|address| Family::of(&address.ip()) == *family);
         let families: Vec<Family> = Family::BOTH.into_iter().filter(has).collect();
-        let (mark, table, connects) = (self.process.mark, self.process.table, self.uses_client_addresses());
+        let (mark, table, connects) = (self.process.mark, self.process.table, self.connects());
         (!families.is_empty()).then_some(PolicyRouting { mark, table, families, connects })
     }
 

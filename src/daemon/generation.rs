@@ -40,6 +40,7 @@ use crate::traffic::redirections::ActiveRedirection;
 use crate::traffic::service::{HostPort, Service};
 use crate::traffic::shared_counters::WorkerCounters;
 use crate::traffic::source_limit::SourceLimit;
+use crate::traffic::stock::SocketCounts;
 
 /// A configuration with what it takes to serve it.
 #[derive(Debug)]
@@ -149,6 +150,9 @@ impl Generation {
         children.set_supply(pid, SocketSupply::of(&self.config));
         let (started, places) = (worker_record::now(), self.capacity.places);
         children.keep(pid, WorkerRecord { number, slot, started, places, counters });
+        // The first ones are there before the worker is.
+        let sockets = self.capacity.sockets as u16;
+        children.give_sockets(pid, SocketCounts { v4: sockets, v6: sockets });
         let place = &mut self.slots[slot];
         (place.worker, place.ready) = (Some(pid), false);
         place.pulse.answered();

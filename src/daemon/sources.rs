@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::error::Error;
 use crate::logging::Limiter;
+use crate::rules::policy_routing::Connects;
 use crate::sys::account::{self, Account};
 use crate::sys::congestion::Algorithm;
 use crate::sys::outgoing;
@@ -52,6 +53,8 @@ const WINDOW: Duration = Duration::from_millis(50);
 pub(crate) struct SocketSupply {
     /// Who will use them, if it is another user.
     user: Option<Account>,
+    /// The mark of their packets.
+    mark: Option<u32>,
     /// Their congestion control, if it is not the usual one.
     congestion: Option<Algorithm>,
     window: Option<Instant>,
@@ -68,13 +71,14 @@ impl SocketSupply {
     /// For a worker that serves a configuration with the same settings of the whole process.
     pub(crate) fn new(config: &Config) -> SocketSupply {
         let congestion = config.process.congestion.as_ref().map(|wanted| wanted.upstream.clone());
-        SocketSupply { user: config.process.user, congestion, window: None, given: 0, failures: Limiter::new() }
+        let mark = (config.connects() == Connects::Zoned).then(|| config.process.mark.of_zone().value);
+        SocketSupply { user: config.process.user, mark, congestion, window: None, given: 0, failures: Limiter::new() }
     }
 
     /// Whether such sockets can be had here.
     pub(crate) fn try_out(config: &Config) -> Result<(), Error> {
         let Some(supply) = SocketSupply::of(config) else { return Ok(()) };
-        match outgoing::transparent_socket(true, supply.congestion.as_ref()) {
+        match outgoing::transparent_socket(true, supply.mark, supply.congestion.as_ref()) {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Error::Privilege(format!(
                 "--source client: sockets for addresses of clients need CAP_NET_ADMIN: {error}"
@@ -86,7 +90,7 @@ impl SocketSupply {
     /// Makes the sockets that a worker asks for, as far as it may have them now. It asks again for the others.
     pub(crate) fn make(&mut self, is_v4: bool, wanted: u16) -> Vec<OwnedFd> {
         let count = self.grant(wanted, Instant::now());
-        let one = |_| outgoing::transparent_socket(is_v4, self.congestion.as_ref());
+        let one = |_| outgoing::transparent_socket(is_v4, self.mark, self.congestion.as_ref());
         let all = || (0..count).map(one).collect::<Result<_, _>>();
         // Rules know whose a socket is by who has made it (xt_owner(8), `uidrange` of ip-rule(8)).
         let made: io::Result<_> = match self.user {
@@ -94,7 +98,10 @@ impl SocketSupply {
             None => all(),
         };
         made.unwrap_or_else(|error| {
-            if let Some(more) = self.failures.pass() {
+            // A host without IPv6 needs none.
+            if error.raw_os_error() != Some(libc::EAFNOSUPPORT)
+                && let Some(more) = self.failures.pass()
+            {
                 let family = if is_v4 { "IPv4" } else { "IPv6" };
                 log::error!("--source client: {family} sockets for a worker cannot be made: {error}{more}");
             }
@@ -119,7 +126,7 @@ mod tests {
     #[test]
     fn a_worker_that_asks_without_end_gets_so_many_at_a_time() {
         let mut supply =
-            SocketSupply { user: None, congestion: None, window: None, given: 0, failures: Limiter::new() };
+            SocketSupply { user: None, mark: None, congestion: None, window: None, given: 0, failures: Limiter::new() };
         let begin = Instant::now();
         let given: usize = (0..100).map(|_| supply.grant(u16::MAX, begin)).sum();
         assert_eq!(given, AT_ONCE);

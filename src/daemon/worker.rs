@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::relay::pipe::Pool;
+use crate::rules::policy_routing::Connects;
 use crate::sys::channel::Channel;
 use crate::sys::clock::{TICK, Tick, ticks};
 use crate::sys::congestion::Algorithm;
@@ -87,6 +88,7 @@ pub(crate) fn run(start: WorkerArgs<'_>, confinement: Confinement) -> Result<(),
     let chooses = worker.config.process.congestion.is_some();
     let confinement = if chooses { confinement.with_congestion_control() } else { confinement };
     confinement.seal()?;
+    worker.take_orders();
     worker.say(ToGuardian::Ready);
     worker.ask_for_sockets();
     worker.serve().map_err(|error| Error::sys("waiting for events", error))
@@ -134,7 +136,7 @@ impl<'a> Worker<'a> {
         }
         acceptor.register(registry)?;
         let mut connections = Connections::new(
-            Dialer::new(redirections, doors, admission, stock, chosen),
+            Dialer::new(redirections, doors, admission, (stock, config.connects() == Connects::Zoned), chosen),
             capacity.places,
             Pool::new(capacity.pipes),
             Records::new(AccessLog::new(number, access_log), counters),

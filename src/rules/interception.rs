@@ -8,7 +8,7 @@
 
 use crate::rules::address::Family;
 use crate::rules::chains::{Chain, FOR_ESTABLISHED, Jump, Rule, Table};
-use crate::rules::policy_routing::PolicyRouting;
+use crate::rules::policy_routing::{Connects, PolicyRouting};
 use crate::rules::rule::{Action, RuleSpec};
 
 /// The table, unless nothing of it is needed. `specs` are rules of one family, for TCP.
@@ -32,20 +32,17 @@ pub(super) fn mangle(
 }
 
 /// Gives connections that leave from addresses of others a zone of their own in connection tracking. A client's own
-/// connection to the same server is translated, and has an entry in that direction: one of ours with the same addresses and
-/// ports would be taken for it, and redirected to ourselves. Answers are found without a zone, because no translated
-/// connection has them: `--zone-orig` is for one direction (`nf_ct_zone_id`, net/netfilter/nf_conntrack_zones.h).
+/// connection to the same server is translated by REDIRECT, and has an entry in that direction: one of ours with the same
+/// addresses and ports would be taken for it, and redirected to ourselves. Answers are found without a zone, because no
+/// translated connection has them: `--zone-orig` is for one direction (`nf_ct_zone_id`, net/netfilter/nf_conntrack_zones.h).
 ///
-/// All packets that leave with such an address get it, and not only those of one user: a socket that is closed, or waits
-/// for the end of its connection, has no owner any more.
+/// The mark is that of the sockets. What the kernel sends for one that is closed has it too (`tw_mark`,
+/// net/ipv4/tcp_minisocks.c), but no owner.
 pub(super) fn zone(chain: &str, routing: Option<&PolicyRouting>) -> Option<Table> {
-    routing.filter(|routing| routing.connects)?;
-    let chain =
-        Chain { name: format!("{chain}{FOR_ESTABLISHED}"), rules: vec![rule(&["-j", "CT", "--zone-orig", ZONE])] };
-    let jump = Jump {
-        from: "OUTPUT".to_owned(),
-        ..jump(&["-p", "tcp", "-m", "addrtype", "!", "--src-type", "LOCAL"], &chain.name)
-    };
+    let routing = routing.filter(|routing| routing.connects == Connects::Zoned)?;
+    let (mark, name) = (routing.mark.of_zone().to_string(), format!("{chain}{FOR_ESTABLISHED}"));
+    let chain = Chain { name, rules: vec![rule(&["-j", "CT", "--zone-orig", ZONE])] };
+    let jump = Jump { from: "OUTPUT".to_owned(), ..jump(&["-p", "tcp", "-m", "mark", "--mark", &mark], &chain.name) };
     Some(Table { name: "raw", chains: vec![chain], jumps: vec![jump] })
 }
 

@@ -6,11 +6,11 @@
 //! net/ipv4/netfilter/iptable_mangle.c).
 
 use crate::rules::chains::{Chain, FOR_LOCAL_ANSWERS, Jump, Rule, Table};
-use crate::rules::policy_routing::PolicyRouting;
+use crate::rules::policy_routing::{Connects, PolicyRouting};
 
 /// Adds what this needs to the mangle table.
 pub(super) fn add(mangle: &mut Table, chain: &str, routing: &PolicyRouting) {
-    if !routing.connects {
+    if routing.connects == Connects::No {
         return;
     }
     let (mark, name) = (routing.mark.to_string(), format!("{chain}{FOR_LOCAL_ANSWERS}"));

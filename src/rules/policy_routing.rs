@@ -21,6 +21,29 @@ pub struct Mark {
     pub mask: u32,
 }
 
+/// Whether sockets connect from addresses that are not this host's (`--source client`).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Connects {
+    #[default]
+    No,
+    Yes,
+    /// They do, and have the mark [`Mark::of_zone`].
+    Zoned,
+}
+
+impl Connects {
+    pub(crate) const ALL: [Connects; 3] = [Connects::No, Connects::Yes, Connects::Zoned];
+
+    /// The word for it in a handover.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Connects::No => "-",
+            Connects::Yes => "connects",
+            Connects::Zoned => "zoned",
+        }
+    }
+}
+
 /// How marked packets are routed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyRouting {
@@ -29,14 +52,20 @@ pub struct PolicyRouting {
     pub table: u32,
     /// The address families in which it is needed.
     pub families: Vec<Family>,
-    /// Whether there are sockets that connect from such addresses (`--source client`).
-    pub connects: bool,
+    pub connects: Connects,
 }
 
 impl Mark {
     /// A single bit, which leaves the others to the administrator. Of the programs that are known for their marks
     /// (container networks, VPNs, multi-WAN routers) none uses it by itself.
     pub const DEFAULT: Mark = Mark { value: 0x1000_0000, mask: 0x1000_0000 };
+
+    /// A bit outside of this one, for sockets whose connections have a zone of their own in connection tracking.
+    pub(crate) fn of_zone(self) -> Mark {
+        let bits = (0..u32::BITS).rev().map(|bit| 1 << bit);
+        let value = [0x2000_0000].into_iter().chain(bits).find(|bit| bit & self.mask == 0).unwrap_or_default();
+        Mark { value, mask: value }
+    }
 
     /// Whether packets of which this much is known have a mark; `None` if that cannot be said.
     pub(crate) fn is_within(self, wanted: Mark) -> Option<bool> {
@@ -85,7 +114,7 @@ impl PolicyRouting {
         let mut routing = one.or(other)?.clone();
         let needed = |family: &Family| [one, other].into_iter().flatten().any(|each| each.families.contains(family));
         routing.families = Family::BOTH.into_iter().filter(needed).collect();
-        routing.connects = [one, other].into_iter().flatten().any(|each| each.connects);
+        routing.connects = [one, other].into_iter().flatten().map(|each| each.connects).max().unwrap_or_default();
         Some(routing)
     }
 

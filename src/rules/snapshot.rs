@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use crate::record::{Writer, words};
 use crate::rules::address::Family;
 use crate::rules::chains::{Chain, Jump, PREFIX, Rule, TABLES, Table};
-use crate::rules::policy_routing::PolicyRouting;
+use crate::rules::policy_routing::{Connects, PolicyRouting};
 
 /// The instance and, for each family, its part of the tables as it was read back.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -47,8 +47,7 @@ impl Snapshot {
             writer.line(["instance", instance]);
         }
         if let Some(PolicyRouting { mark, table, families, connects }) = &self.routing {
-            let (families, connects) =
-                (families.iter().map(Family::to_string), if *connects { "connects" } else { "-" });
+            let (families, connects) = (families.iter().map(Family::to_string), connects.name());
             let first = ["routing".to_owned(), mark.to_string(), table.to_string(), connects.to_owned()];
             writer.line(first.into_iter().chain(families));
         }
@@ -77,7 +76,7 @@ impl Snapshot {
                 (None, ["routing", mark, table, connects, families @ ..]) => {
                     let families = families.iter().map(|name| known_family(name)).collect::<Option<_>>()?;
                     let (mark, table) = (mark.parse().ok()?, table.parse().ok()?);
-                    let connects = ["-", "connects"].iter().position(|word| word == connects)? == 1;
+                    let connects = Connects::ALL.into_iter().find(|one| one.name() == *connects)?;
                     snapshot.routing = Some(PolicyRouting { mark, table, families, connects });
                 }
                 (None, ["nft", name, is_owned, listing]) => snapshot.nft.push(NftTable {
@@ -149,7 +148,12 @@ mod tests {
             instance: Some("1".into()),
             tables: [vec![filter, nat.clone()], vec![nat]],
             hidden: [vec!["nat"], vec![]],
-            routing: Some(PolicyRouting { mark: Mark::DEFAULT, table: 7, families: vec![Family::V6], connects: true }),
+            routing: Some(PolicyRouting {
+                mark: Mark::DEFAULT,
+                table: 7,
+                families: vec![Family::V6],
+                connects: Connects::Zoned,
+            }),
             nft: vec![NftTable { name: "tproxy.1".into(), is_owned: true, listing: "table {\n\t}\n".into() }],
         };
         assert_eq!(Snapshot::from_text(&snapshot.to_text()).unwrap(), snapshot);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{IpBindAddressNoPort, IpTransparent, ReuseAddr};
+use nix::sys::socket::sockopt::{IpBindAddressNoPort, IpTransparent, Mark, ReuseAddr};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, setsockopt, socket};
 use nix::{setsockopt_impl, sockopt_impl};
 
@@ -94,7 +94,11 @@ fn refused(errno: Errno) -> ConnectError {
 /// sockets to upstreams have. connect(2) chooses the port if bind(2) does not. A process without privileges can use it.
 ///
 /// Errors: EPERM without CAP_NET_ADMIN and CAP_NET_RAW.
-pub(crate) fn transparent_socket(is_v4: bool, congestion: Option<&Algorithm>) -> io::Result<OwnedFd> {
+pub(crate) fn transparent_socket(
+    is_v4: bool,
+    mark: Option<u32>,
+    congestion: Option<&Algorithm>,
+) -> io::Result<OwnedFd> {
     let any = if is_v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let socket = unconnected(SocketAddr::new(any, 0))?;
     match is_v4 {
@@ -104,6 +108,9 @@ pub(crate) fn transparent_socket(is_v4: bool, congestion: Option<&Algorithm>) ->
     setsockopt(&socket, IpBindAddressNoPort, &true)?;
     // One port of a client may lead to several upstreams.
     setsockopt(&socket, ReuseAddr, &true)?;
+    if let Some(mark) = mark {
+        setsockopt(&socket, Mark, &mark)?;
+    }
     congestion.map_or(Ok(()), |algorithm| algorithm.set(&socket))?;
     Ok(socket)
 }
@@ -156,13 +163,13 @@ mod tests {
     #[test]
     fn a_transparent_socket_leaves_from_an_address_of_nobody() {
         let from = SocketAddr::from(([192, 0, 2, 7], 4321));
-        let socket = match transparent_socket(true, None) {
+        let socket = match transparent_socket(true, Some(1 << 29), None) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,
             socket => socket.unwrap(),
         };
         bind_to(&socket, from).unwrap();
         assert_eq!(std::net::UdpSocket::from(socket).local_addr().unwrap(), from);
-        transparent_socket(false, None).unwrap();
+        transparent_socket(false, None, None).unwrap();
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::sys::shortage::{self, ConnectError, Resource};
 use crate::traffic::admission::Admission;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::redirections::Redirections;
-use crate::traffic::service::{self, Destination, Interception, Service, Source};
+use crate::traffic::service::{self, Destination, Service, Source};
 use crate::traffic::session::Session;
 use crate::traffic::stock::Stock;
 use crate::traffic::upstreams::Attempt;
@@ -28,6 +28,8 @@ pub(crate) struct Dialer {
     pub admission: Admission,
     /// Sockets for connections from addresses of clients.
     pub stock: Stock,
+    /// Connections on sockets of the stock have a zone of their own in connection tracking.
+    zoned: bool,
     /// Where this worker listens.
     listeners: Vec<SocketAddr>,
     /// The congestion control of outgoing connections, if it is not the usual one.
@@ -76,10 +78,10 @@ impl Dialer {
         redirections: Redirections,
         listeners: Vec<SocketAddr>,
         admission: Admission,
-        stock: Stock,
+        (stock, zoned): (Stock, bool),
         congestion: Option<Algorithm>,
     ) -> Dialer {
-        Dialer { redirections, admission, stock, listeners, congestion }
+        Dialer { redirections, admission, stock, zoned, listeners, congestion }
     }
 
     pub(crate) fn service(&self, redirection: RedirectionId) -> &Service {
@@ -213,11 +215,8 @@ impl Dialer {
         session: &Session,
         upstream: SocketAddr,
     ) -> Option<Result<(std::net::TcpStream, SocketAddr), ConnectError>> {
-        // The client's own connection has this pair already. Connection tracking would tell the answers of both apart by
-        // the port, and so change that of one (`nf_nat_alloc_null_binding`, net/netfilter/nf_nat_core.c). Where the client's
-        // connection is translated, its answers are others.
-        let is_tproxy = self.service(session.redirection).interception == Interception::Tproxy;
-        if is_tproxy && session.route.original.socket_addr() == upstream {
+        // The client's own connection has this pair already. Without a zone, connection tracking takes ours for it.
+        if !self.zoned && session.route.original.socket_addr() == upstream {
             return None;
         }
         match outgoing::connecting_from(self.stock.take(client)?, client, upstream) {
