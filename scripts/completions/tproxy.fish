@@ -19,6 +19,7 @@ complete -c tproxy -l kernel -d 'Let the kernel send connections to HOST PORT (D
 complete -c tproxy -l proto -x -a 'tcp udp' -d 'Protocol of a MATCH that names none'
 complete -c tproxy -l intercept -x -a 'redirect tproxy' -d 'How connections that match -R get to tproxy'
 complete -c tproxy -l source -x -a 'client client:port' -d 'Connect to the upstream from this address of this host, or from that of the client, with the client\'s port if that is possible (client:port)'
+complete -c tproxy -l no-conntrack -d 'Keep these connections out of connection tracking, on both sides'
 complete -c tproxy -l tproxy-mark -x -d 'The mark for packets that policy routing keeps on this host'
 complete -c tproxy -l tproxy-table -x -d 'The routing table for them'
 complete -c tproxy -s t -l transparent -d 'Relay each connection to its original destination'

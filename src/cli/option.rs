@@ -23,6 +23,7 @@ pub enum OptionId {
     Proto,
     Intercept,
     Source,
+    NoConntrack,
     TproxyMark,
     TproxyTable,
     Transparent,

@@ -2,8 +2,9 @@
 //! completions for shells are made from it.
 
 use crate::cli::option::{
-    Group, NEEDS_CHECKS, NEEDS_HTTP, OF_DENY, OF_LOCAL, OF_OUTPUT, OF_REJECT_QUIC, OF_TLS_CHECKS, Opt, OptionId as Id,
-    Relation, Term, VIA_CONNECT, VIA_HTTP, VIA_SOCKS5, Value, command, matching, one, process, relay, text,
+    BY_TPROXY, Group, NEEDS_CHECKS, NEEDS_HTTP, OF_DENY, OF_LOCAL, OF_OUTPUT, OF_REJECT_QUIC, OF_TLS_CHECKS, Opt,
+    OptionId as Id, Relation, Term, VIA_CONNECT, VIA_HTTP, VIA_SOCKS5, Value, command, matching, one, process, relay,
+    text,
 };
 
 /// The entry of an option.
@@ -80,8 +81,7 @@ pub const OPTIONS: &[Opt] = &[
     },
     Opt {
         value: Some(Value::OneOf(&["open", "closed"])),
-        help: "When no worker can be kept alive: open removes the redirection, so clients reach their original \
-               destination; closed rejects them. The default is open.",
+        help: "When no worker can be kept alive: open removes the redirection, so clients reach their original destination; closed rejects them. The default is open.",
         ..process(Id::Fail, "", "fail", Group::Rules)
     },
     Opt {
@@ -104,22 +104,25 @@ pub const OPTIONS: &[Opt] = &[
     },
     Opt {
         value: Some(Value::OneOf(&["redirect", "tproxy"])),
-        help: "How connections that match -R get to tproxy: with a new destination (REDIRECT, the default), or as they \
-               are (TPROXY, with policy routing).",
+        help: "How connections that match -R get to tproxy: with a new destination (REDIRECT, the default), or as they are (TPROXY, with policy routing).",
         ..relay(Id::Intercept, "", "intercept", Group::Interception)
     },
     Opt {
         value: Some(Value::Text("ADDRESS", &["client", "client:port"])),
         repeatable: true,
-        help: "Connect to the upstream from this address of this host, or from that of the client, with the client's port \
-               if that is possible (client:port).",
+        help: "Connect to the upstream from this address of this host, or from that of the client, with the client's port if that is possible (client:port).",
         more: "Give one address for each family, or both as V4,V6. See SOURCE ADDRESS.",
         ..relay(Id::Source, "", "source", Group::Interception)
     },
     Opt {
+        goes_with: &[Relation::Needs(&[BY_TPROXY], "REDIRECT translates by connection tracking")],
+        help: "Keep these connections out of connection tracking, on both sides.",
+        more: "Rules of others that ask for the state of a connection do not see them. See FIREWALL RULES.",
+        ..relay(Id::NoConntrack, "", "no-conntrack", Group::Interception)
+    },
+    Opt {
         value: text("MARK"),
-        help: "The mark for packets that policy routing keeps on this host: VALUE or VALUE/MASK. The default is \
-               0x10000000/0x10000000.",
+        help: "The mark for packets that policy routing keeps on this host: VALUE or VALUE/MASK. The default is 0x10000000/0x10000000.",
         more: "Without MASK only the bits count that VALUE has; the others are never changed.",
         ..process(Id::TproxyMark, "", "tproxy-mark", Group::Interception)
     },
@@ -141,8 +144,7 @@ pub const OPTIONS: &[Opt] = &[
     },
     Opt {
         value: Some(Value::OneOf(&["first", "round-robin", "source"])),
-        help: "Order in which several upstreams are tried: as given, each first in turn, or by the client's address. \
-               The default is first.",
+        help: "Order in which several upstreams are tried: as given, each first in turn, or by the client's address. The default is first.",
         ..relay(Id::Balance, "", "balance", Group::Upstream)
     },
     Opt {
@@ -152,8 +154,7 @@ pub const OPTIONS: &[Opt] = &[
     },
     Opt {
         value: text("SECONDS"),
-        help: "When no upstream of a redirection can be reached for this long, do what --fail says until one answers. \
-               0, the default, means never.",
+        help: "When no upstream of a redirection can be reached for this long, do what --fail says until one answers. 0, the default, means never.",
         ..process(Id::UpstreamGrace, "", "upstream-grace", Group::Upstream)
     },
     Opt {
@@ -173,14 +174,12 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         value: Some(Value::OneOf(&["v1", "v2"])),
         goes_with: &[Relation::Excludes(&[VIA_HTTP, VIA_CONNECT, VIA_SOCKS5], "")],
-        help: "Send the client's address and its original destination to the upstream, in a header of the PROXY \
-               protocol.",
+        help: "Send the client's address and its original destination to the upstream, in a header of the PROXY protocol.",
         ..relay(Id::ProxyProtocol, "", "proxy-protocol", Group::Upstream)
     },
     Opt {
         value: Some(Value::OneOf(&["tcp", "http", "connect", "socks5"])),
-        help: "Speak to HOST as the client would (tcp, the default), as to an HTTP proxy (http), or ask a proxy to \
-               connect to the original destination (connect, socks5).",
+        help: "Speak to HOST as the client would (tcp, the default), as to an HTTP proxy (http), or ask a proxy to connect to the original destination (connect, socks5).",
         more: "http sends requests with absolute URLs.",
         ..relay(Id::Via, "", "via", Group::Proxies)
     },
@@ -231,8 +230,7 @@ pub const OPTIONS: &[Opt] = &[
     },
     Opt {
         value: text("NUMBER"),
-        help: "Serve at most this many connections at once; further clients wait. The default is what the limit of \
-               open files allows.",
+        help: "Serve at most this many connections at once; further clients wait. The default is what the limit of open files allows.",
         more: "Each worker has an equal share.",
         ..process(Id::MaxConnections, "m", "max-connections", Group::Limits)
     },

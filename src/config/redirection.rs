@@ -188,6 +188,7 @@ fn service(arguments: &Arguments) -> Result<Service, Error> {
             Some("tproxy") => Interception::Tproxy,
             _ => Interception::Redirect,
         },
+        untracked: arguments.has(OptionId::NoConntrack),
         destination,
         source: source::read(arguments)?,
         via,

@@ -13,8 +13,9 @@ use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::quic;
 use crate::rules::rule::{Action, RuleSpec};
 use crate::rules::ruleset::RuleSet;
+use crate::rules::untracked::Untracked;
 use crate::sys::ipset;
-use crate::traffic::service::HostPort;
+use crate::traffic::service::{Destination, HostPort, Service};
 
 /// What is known when the rules are made.
 pub(crate) struct Known<'a> {
@@ -68,9 +69,9 @@ impl Config {
         }
         let own_uid = self.process.user.map(|user| user.uid);
         let locations = self.redirections.iter().map(|redirection| redirection.place.clone()).collect();
-        let holds = self.process.fail == FailMode::Closed;
-        let (routing, firewall) = (self.routing(known), self.process.firewall);
-        Ok(Some(RuleSet { name: self.name.clone(), specs, own_uid, routing, holds, firewall, locations }))
+        let (name, holds) = (self.name.clone(), self.process.fail == FailMode::Closed);
+        let (routing, untracked, firewall) = (self.routing(known), self.untracked(known), self.process.firewall);
+        Ok(Some(RuleSet { name, specs, own_uid, routing, holds, untracked, firewall, locations }))
     }
 
     /// How packets get to sockets whose addresses are not this host's, if there are such sockets.
@@ -82,6 +83,21 @@ impl Config {
         let families: Vec<Family> = Family::BOTH.into_iter().filter(has).collect();
         let (mark, table, connects) = (self.process.mark, self.process.table, self.connects());
         (!families.is_empty()).then_some(PolicyRouting { mark, table, families, connects })
+    }
+
+    /// The redirections whose connections are not tracked, with the addresses of their upstreams.
+    fn untracked(&self, known: &Known<'_>) -> Vec<Untracked> {
+        let upstream = |host: &HostPort| -> Vec<(IpAddr, Option<u16>)> {
+            known.upstream(host).iter().map(|address| (address.ip().to_canonical(), host.port)).collect()
+        };
+        let of = |(redirection, _, service): (RedirectionId, _, &Service)| {
+            let hosts = match &service.destination {
+                Destination::Original => None,
+                Destination::Hosts(hosts) => Some(hosts.iter().flat_map(upstream).collect()),
+            };
+            service.untracked.then_some(Untracked { redirection, upstreams: hosts })
+        };
+        self.relayed().filter_map(of).collect()
     }
 
     /// Whether the kernel has to forward for one of the redirections, by family.

@@ -322,6 +322,7 @@ fn capacity(config: &Config) -> Result<Capacity, Error> {
         log::warn!("{descriptors} open files are enough for {most} connections, not for as many as -m asks for");
     }
     let tracked = procfs::sysctl("net.netfilter.nf_conntrack_max");
+    let tracked = tracked.filter(|_| config.relayed().any(|(_, _, service)| !service.untracked));
     if let Some(most) = tracked.and_then(|text| text.parse::<usize>().ok())
         && most < 2 * capacity.places
     {

@@ -8,8 +8,10 @@ pub(crate) const PREFIX: &str = "tproxy.";
 /// table must find its rules there.
 pub(crate) const TABLES: [&str; 4] = ["filter", "raw", "mangle", "nat"];
 
-/// What the names of the chains end with that established connections need. They go when the last connection has ended.
+/// What the names of the chains end with that established connections need, for packets that arrive, for answers, and
+/// for connections to the upstream. They go when the last connection has ended.
 pub(crate) const FOR_ESTABLISHED: &str = ".sock";
+pub(crate) const FOR_ZONE: &str = ".zone";
 
 /// The same, for a chain in OUTPUT.
 pub(crate) const FOR_LOCAL_ANSWERS: &str = ".back";
@@ -62,7 +64,7 @@ impl Table {
 impl Jump {
     /// Whether it brings packets to established connections, and no new ones.
     pub fn serves_established(&self) -> bool {
-        let ends = [FOR_ESTABLISHED, FOR_LOCAL_ANSWERS];
+        let ends = [FOR_ESTABLISHED, FOR_LOCAL_ANSWERS, FOR_ZONE];
         unquote(&self.text).last().is_some_and(|target| ends.iter().any(|end| target.ends_with(end)))
     }
 

@@ -128,7 +128,7 @@ impl Firewall {
                     None => native_filters(DIRECTORIES, tables.family)?,
                 };
                 let mark = set.routing.as_ref().map(|routing| routing.mark);
-                all.extend(lacking::lacking(&filters, &specs, mark, &mut is_own));
+                all.extend(lacking::lacking(&filters, &specs, mark, &set.untracked, &mut is_own));
             }
         }
         Ok(all)

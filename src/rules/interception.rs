@@ -7,7 +7,7 @@
 //! for with `-m socket`.
 
 use crate::rules::address::Family;
-use crate::rules::chains::{Chain, FOR_ESTABLISHED, Jump, Rule, Table};
+use crate::rules::chains::{Chain, FOR_ESTABLISHED, FOR_ZONE, Jump, Rule, Table};
 use crate::rules::policy_routing::{Connects, PolicyRouting};
 use crate::rules::rule::{Action, RuleSpec};
 
@@ -40,7 +40,7 @@ pub(super) fn mangle(
 /// net/ipv4/tcp_minisocks.c), but no owner.
 pub(super) fn zone(chain: &str, routing: Option<&PolicyRouting>) -> Option<Table> {
     let routing = routing.filter(|routing| routing.connects == Connects::Zoned)?;
-    let (mark, name) = (routing.mark.of_zone().to_string(), format!("{chain}{FOR_ESTABLISHED}"));
+    let (mark, name) = (routing.mark.of_zone().to_string(), format!("{chain}{FOR_ZONE}"));
     let chain = Chain { name, rules: vec![rule(&["-j", "CT", "--zone-orig", ZONE])] };
     let jump = Jump { from: "OUTPUT".to_owned(), ..jump(&["-p", "tcp", "-m", "mark", "--mark", &mark], &chain.name) };
     Some(Table { name: "raw", chains: vec![chain], jumps: vec![jump] })

@@ -8,6 +8,7 @@ use crate::rules::groups::{interfaces, only_port};
 use crate::rules::passage::FilterTable;
 use crate::rules::policy_routing::Mark;
 use crate::rules::rule::{Action, RuleSpec};
+use crate::rules::untracked::Untracked;
 use crate::rules::verdict::ExpectedPackets;
 
 /// A place where the kernel asks a filter about packets.
@@ -64,6 +65,8 @@ struct Leads<'a> {
     port: Option<u16>,
     /// The mark of connections that keep their destination.
     mark: Option<Mark>,
+    /// What connection tracking says of them.
+    states: &'static [&'static str],
 }
 
 /// The most lines of [`lacking`]. The others are like these.
@@ -75,10 +78,11 @@ pub(crate) fn lacking(
     filters: &[PacketFilter],
     specs: &[&RuleSpec],
     mark: Option<Mark>,
+    untracked: &[Untracked],
     mut is_own: impl FnMut(IpAddr) -> bool,
 ) -> Vec<String> {
     let mut lacking = Vec::new();
-    for leads in specs.iter().filter_map(|spec| leads(spec, mark, &mut is_own)) {
+    for leads in specs.iter().filter_map(|spec| leads(spec, mark, untracked, &mut is_own)) {
         for filter in filters.iter().filter(|filter| filter.hook == leads.hook) {
             for line in lacking_for(filter, &leads) {
                 if !lacking.contains(&line) {
@@ -93,7 +97,12 @@ pub(crate) fn lacking(
     lacking
 }
 
-fn leads<'a>(spec: &'a RuleSpec, mark: Option<Mark>, is_own: &mut impl FnMut(IpAddr) -> bool) -> Option<Leads<'a>> {
+fn leads<'a>(
+    spec: &'a RuleSpec,
+    mark: Option<Mark>,
+    untracked: &[Untracked],
+    is_own: &mut impl FnMut(IpAddr) -> bool,
+) -> Option<Leads<'a>> {
     let (hook, to, port) = match spec.action {
         Action::Exempt | Action::Reject => return None,
         Action::Tproxy { .. } => (Hook::Input, None, only_port(&spec.matching.words)),
@@ -106,14 +115,18 @@ fn leads<'a>(spec: &'a RuleSpec, mark: Option<Mark>, is_own: &mut impl FnMut(IpA
     };
     let (family, protocol) = (spec.matching.family, spec.matching.protocol.as_str());
     let mark = mark.filter(|_| matches!(spec.action, Action::Tproxy { .. }));
-    Some(Leads { family, protocol, hook, interfaces: interfaces(&spec.matching.words), to, port, mark })
+    let states: &[&str] = match mark {
+        None => &["NEW", "DNAT"],
+        Some(_) if untracked.iter().any(|one| one.redirection == spec.redirection) => &["UNTRACKED"],
+        Some(_) => &["NEW"],
+    };
+    Some(Leads { family, protocol, hook, interfaces: interfaces(&spec.matching.words), to, port, mark, states })
 }
 
 fn lacking_for(filter: &PacketFilter, leads: &Leads) -> Vec<String> {
-    let Leads { family, protocol, hook, to, port, mark, .. } = *leads;
+    let Leads { family, protocol, hook, to, port, mark, states, .. } = *leads;
     let interfaces = leads.interfaces.clone();
     let to_this_host = hook == Hook::Input && mark.is_none();
-    let states: &[&str] = if mark.is_none() { &["NEW", "DNAT"] } else { &["NEW"] };
     let expected = ExpectedPackets { protocol, to, port, mark, interfaces, to_this_host, states };
     let mut found = Vec::new();
     if filter.table.is_closed(&filter.chain, &expected) {

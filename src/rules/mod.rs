@@ -32,4 +32,5 @@ pub(crate) mod ruleset;
 pub(crate) mod save;
 pub(crate) mod snapshot;
 pub(crate) mod tools;
+pub(crate) mod untracked;
 pub(crate) mod verdict;

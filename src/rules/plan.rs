@@ -8,7 +8,8 @@ use crate::rules::conntrack_match::ConntrackMatch;
 use crate::rules::matching::ResolvedMatch;
 use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::{Action, RuleSpec};
-use crate::rules::{interception, local_answers};
+use crate::rules::untracked::Untracked;
+use crate::rules::{interception, local_answers, untracked};
 
 /// Matches a packet whose destination was translated.
 const TRANSLATED: [&str; 4] = ["-m", "conntrack", "--ctstate", "DNAT"];
@@ -33,12 +34,13 @@ pub(crate) struct Wanted<'a> {
     pub family: Family,
     pub routing: Option<&'a PolicyRouting>,
     pub holds: bool,
+    pub untracked: &'a [Untracked],
     pub specs: Vec<&'a RuleSpec>,
 }
 
 /// The tables for these rules. Empty if they need none.
 pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
-    let Wanted { name, own_uid, family, routing, holds, specs } = wanted;
+    let Wanted { name, own_uid, family, routing, holds, untracked, specs } = wanted;
     let chain = format!("{PREFIX}{name}");
     // Only TCP is intercepted.
     let of_tcp: Vec<&RuleSpec> = specs.iter().copied().filter(|spec| spec.matching.protocol == "tcp").collect();
@@ -46,7 +48,8 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
     if let (Some(mangle), Some(routing)) = (&mut mangle, routing) {
         local_answers::add(mangle, &chain, routing);
     }
-    let zone = interception::zone(&chain, routing);
+    let (zone, raw) = (interception::zone(&chain, routing), untracked::raw(&chain, family, untracked, &of_tcp));
+    let raw = untracked::with_zone(raw, zone);
     // OUTPUT decides about this host's own connections (with -O), or nothing does (without). One that goes to this
     // host also passes INPUT. Without this rule the relay could not reach an upstream on its own machine.
     let own = rule(&["-i", "lo", "-j", "RETURN"]);
@@ -73,7 +76,7 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
         nat.chains.push(chain);
         nat.jumps.extend(jumps);
     }
-    filter.table(&chain, own_uid).into_iter().chain(zone).chain(mangle).chain(nat).collect()
+    filter.table(&chain, own_uid).into_iter().chain(raw).chain(mangle).chain(nat).collect()
 }
 
 impl Draft<'_> {

@@ -14,6 +14,7 @@ use crate::rules::chains::{Table, restore_text};
 use crate::rules::plan::{self, Wanted};
 use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::{Gate, RuleSpec};
+use crate::rules::untracked::Untracked;
 
 /// All that one instance asks of the firewall.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct RuleSet {
     pub routing: Option<PolicyRouting>,
     /// Whether connections are refused that should have been intercepted and were not (`--fail closed`).
     pub holds: bool,
+    /// The redirections whose connections are not tracked.
+    pub untracked: Vec<Untracked>,
     /// The file and the line in which each redirection was written, for messages.
     pub locations: Vec<Option<(String, usize)>>,
     /// What installs the rules.
@@ -59,10 +62,10 @@ impl RuleSet {
     }
 
     fn wanted(&self, family: Family) -> Wanted<'_> {
-        let RuleSet { name, own_uid, holds, .. } = self;
+        let RuleSet { name, own_uid, holds, untracked, .. } = self;
         let (own_uid, holds, routing) = (*own_uid, *holds, self.routing_of(family));
         let specs = self.specs.iter().filter(|spec| spec.matching.family == family).collect();
-        Wanted { name, own_uid, family, routing, holds, specs }
+        Wanted { name, own_uid, family, routing, holds, untracked, specs }
     }
 
     /// The policy routing, if this family needs it.

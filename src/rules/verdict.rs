@@ -47,12 +47,16 @@ impl ExpectedPackets<'_> {
         groups.iter().map(|group| self.condition(group, multiport)).min().unwrap_or(Matches::Always)
     }
 
+    fn is_new(&self) -> bool {
+        ["NEW", "UNTRACKED"].iter().any(|state| self.states.contains(state))
+    }
+
     fn condition(&self, group: &OptionWords, multiport: bool) -> Matches {
         let value = group.values.first().copied().unwrap_or_default();
         let holds = match group.option {
             "-m" if PLAIN_MODULES.contains(&value) => Some(true),
             "--comment" => Some(true),
-            "--syn" => Some(self.states.contains(&"NEW")),
+            "--syn" => Some(self.is_new()),
             "-p" => Some(["all", "0", self.protocol, number(self.protocol)].contains(&value)),
             "-d" => self.to.and_then(|to| holds_address(value, to)),
             "-s" => return Matches::Sometimes,
@@ -65,7 +69,7 @@ impl ExpectedPackets<'_> {
             "--ctstate" | "--state" => Some(value.split(',').any(|state| self.states.contains(&state))),
             "--mark" => self.mark.and_then(|mark| mark.is_within(found_mark(value)?)),
             // What iptables-save makes of --syn.
-            "--tcp-flags" if group.values == ["FIN,SYN,RST,ACK", "SYN"] => Some(self.states.contains(&"NEW")),
+            "--tcp-flags" if group.values == ["FIN,SYN,RST,ACK", "SYN"] => Some(self.is_new()),
             _ => None,
         };
         match holds {

@@ -112,7 +112,7 @@ fn start_listening(socket: OwnedFd, address: SocketAddr, beside: PortSharing) ->
 }
 
 /// A listener in the place of one that no longer listens: at the same address, for the same families, on the same device,
-/// with the same keep-alive. Another process may have the former one open, which then keeps the port, but no longer
+/// with the same keep-alive, and for the addresses of others if the former one is. Another process may have the former one open, which then keeps the port, but no longer
 /// listens there.
 pub(crate) fn listener_instead_of(former: &TcpListener, address: SocketAddr) -> io::Result<TcpListener> {
     let socket = stream_socket(address)?;
@@ -124,6 +124,9 @@ pub(crate) fn listener_instead_of(former: &TcpListener, address: SocketAddr) -> 
         setsockopt(&socket, BindToDevice, &device)?;
     }
     set_keep_alive(&socket, keep_alive_times(former)?)?;
+    if getsockopt(former, IpTransparent)? {
+        setsockopt(&socket, IpTransparent, &true)?;
+    }
     setsockopt(former, ReusePort, &true)?;
     start_listening(socket, address, PortSharing::Shared)
 }

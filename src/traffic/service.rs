@@ -18,6 +18,8 @@ use crate::relay::tunnel::Tunnel;
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     pub interception: Interception,
+    /// Whether connections are kept out of connection tracking.
+    pub untracked: bool,
     pub destination: Destination,
     pub source: Source,
     pub via: Via,

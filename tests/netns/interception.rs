@@ -332,3 +332,105 @@ fn an_upstream_on_the_gateway_itself_is_reached_and_not_intercepted() {
     assert_eq!(scene.lab.gateway.fetch("10.1.0.1:80").expect("own connection"), "gateway");
     assert_eq!(daemon.journal.wait_connections(1).len(), 1);
 }
+
+#[test]
+fn without_connection_tracking_no_side_has_an_entry_and_its_limit_does_not_count() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let before = rules::saved_with_routing(gateway);
+    let untracked = ["-d", "-s", "12970", "-r", "nobody", "--intercept", "tproxy", "--no-conntrack"];
+    let six = ["-R", "-d 10.2.0.5 --dport 80", "-R", "-d fd00:2::5 --dport 80"];
+    for (more, page) in [(&["10.3.0.3", "80", "fd00:3::3", "80"][..], "cow"), (&["-t"], "moose")] {
+        let mut daemon = scene.relay(&[&untracked[..], &six, more].concat());
+        gateway.run(&["conntrack", "-F"]);
+        for from in [MOOSE, MOOSE6] {
+            assert_eq!(scene.page(from), page);
+        }
+        assert_eq!(daemon.journal.wait_connections(2).len(), 2);
+        for family in ["ipv4", "ipv6"] {
+            let entries = gateway.run(&["conntrack", "-L", "-f", family, "-p", "tcp"]);
+            assert_eq!(entries, "", "{page}");
+        }
+        assert_eq!(daemon.stop(), 0);
+        assert_eq!(rules::saved_with_routing(gateway), before);
+    }
+    // Established connections go on when new ones are no longer intercepted.
+    let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
+    let mut daemon =
+        scene.relay(&[&untracked[..], &["--drain", "30", "-R", "-d 10.2.0.5 --dport 7", "10.3.0.3", "7"]].concat());
+    let mut client = scene.lab.client.connect("10.2.0.5:7").expect("connect");
+    clients::round_trip(&mut client, b"before").expect("echo");
+    daemon.signal(Signal::SIGTERM);
+    daemon.journal.wait_for("stopping: 1 connections");
+    clients::round_trip(&mut client, b"after").expect("echo while draining");
+    drop(client);
+    assert_eq!(daemon.wait(), 0);
+    assert_eq!(rules::saved_with_routing(gateway), before);
+}
+
+#[test]
+fn a_filter_that_drops_is_told_with_the_rule_that_lets_marked_packets_in() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    gateway.run(&["iptables", "-w", "-P", "INPUT", "DROP"]);
+    gateway.run(&["iptables", "-w", "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT"]);
+    let lacking = "iptables -I INPUT -p tcp -m mark --mark 0x10000000/0x10000000 -j ACCEPT";
+    let warning =
+        format!("INPUT drops all redirected IPv4 connections to port 80; what lacks is a rule such as `{lacking}`");
+    let done = scene.launch(&[&["--check"], &INTERCEPT[1..]].concat()).run();
+    assert!(done.stderr.contains(&warning), "{done:?}");
+    gateway.run(&lacking.split(' ').collect::<Vec<_>>());
+    let daemon = scene.relay(INTERCEPT);
+    assert_eq!(scene.page(MOOSE), "cow");
+    assert_eq!(daemon.journal.count("what lacks"), 0);
+}
+
+#[test]
+fn an_ip_that_is_too_old_is_said_and_nothing_is_left() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    let before = rules::saved_with_routing(gateway);
+    let directory = TempDir::new();
+    for (script, said) in [
+        ("echo 'Option \"-N\" is unknown, try \"ip -help\".' >&2; exit 255", "iproute2 5.1 or later is needed"),
+        ("echo \"ip: unrecognized option: N\" >&2; exit 1", "iproute2 5.1 or later is needed"),
+        (
+            "case $* in *'rule add'*) echo 'RTNETLINK answers: Operation not permitted' >&2; exit 2;; esac; exec /usr/bin/ip \"$@\"",
+            "RTNETLINK answers: Operation not permitted",
+        ),
+    ] {
+        let path = directory.write("ip", &format!("#!/bin/sh\n{script}\n"));
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+        let (done, family) = scene.launch(INTERCEPT).with_programs_in(&directory.path).start();
+        assert!(done.status == 71 && done.stderr.contains(said), "{done:?}");
+        family.wait_gone();
+        assert_eq!(rules::saved_with_routing(gateway), before);
+        let mut redirected = scene.launch(super::STAND_IN).with_programs_in(&directory.path).ready();
+        assert_eq!(redirected.stop(), 0, "who does not need it does not run it");
+    }
+}
+
+#[test]
+fn a_socket_that_a_service_manager_passes_can_intercept() {
+    let Some(scene) = Scene::new() else { return };
+    let activate = ["systemd-socket-activate", "-l", "127.0.0.1:8084", "--fdname=web", env!("CARGO_BIN_EXE_tproxy")];
+    let tproxy = [
+        "-d",
+        "-s",
+        "fd:web",
+        "-r",
+        "nobody",
+        "--intercept",
+        "tproxy",
+        "-R",
+        "-d 10.2.0.5 --dport 80",
+        "10.3.0.3",
+        "80",
+    ];
+    let _manager = super::passed::Running::new(&scene, &[&activate[..], &tproxy].concat());
+    // The first connection starts it; nobody relays it.
+    wait::until_true("started and intercepting", || {
+        let _ = scene.lab.gateway.connect("127.0.0.1:8084");
+        scene.page(MOOSE) == "cow"
+    });
+}
