@@ -1,4 +1,4 @@
-//! tproxyctl against a daemon that a test plays: what it sends, what it prints, and how it ends.
+//! tproxyctl, against a daemon that the test plays and against a real one: what it sends, what it prints, and how it ends.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use lab::daemon::LoopbackRelay;
+use lab::servers::Server;
 use lab::tempdir::TempDir;
 
 /// A control socket that takes one connection, notes its line, and gives one answer.
@@ -270,6 +272,7 @@ impl Steered {
                 let mut fast = 90_000;
                 for line in BufReader::new(stream.try_clone().expect("clone")).lines().map_while(Result::ok) {
                     if line == "prompt" {
+                        let _ = writeln!(stream);
                         continue;
                     }
                     let known = DOCUMENTS.iter().find(|(command, _)| *command == line);
@@ -427,4 +430,96 @@ fn top_needs_a_terminal() {
     let (status, _, said) = shown(&tproxyctl(&["-S", &daemon.directory.file("web.sock"), "top"]));
     assert_eq!((status, said.lines().count()), (64, 1), "{said}");
     assert!(said.starts_with("tproxyctl: top needs a terminal"), "{said}");
+}
+
+// ---- With a real daemon ----
+
+/// A tproxy on loopback with a control socket.
+struct Real {
+    relay: LoopbackRelay,
+    socket: String,
+    _directory: TempDir,
+}
+
+impl Real {
+    fn new(upstream: &Server) -> Real {
+        let directory = TempDir::new();
+        let socket = directory.file("real.sock");
+        let relay = LoopbackRelay::start(&format!("--control {socket}"), upstream.address);
+        Real { relay, socket, _directory: directory }
+    }
+
+    /// Status, output and error of a command.
+    fn asked(&self, words: &str) -> (i32, String, String) {
+        shown(&tproxyctl(&[&["-S", &self.socket], &words.split(' ').collect::<Vec<_>>()[..]].concat()))
+    }
+}
+
+#[test]
+fn a_real_daemon_is_shown_and_steered() {
+    let upstream = Server::echo("127.0.0.1:0");
+    let mut real = Real::new(&upstream);
+    let name = upstream.address.to_string();
+    let mut client = real.relay.connect();
+    lab::clients::round_trip(&mut client, b"hello").expect("an echo");
+    let (status, printed, said) = real.asked("health");
+    assert_eq!((status, printed.as_str(), said.as_str()), (0, "serving\n", ""));
+    for (words, wanted) in [
+        ("show summary", "open: 1\n"),
+        ("show redirections", "relay"),
+        ("show upstreams", &name),
+        ("show connections", &name),
+        ("show workers", "serving"),
+        ("show config", "--control"),
+        ("show rules", "none"),
+    ] {
+        let (status, printed, said) = real.asked(words);
+        assert_eq!((status, said.as_str()), (0, ""), "{words}");
+        assert!(printed.contains(wanted), "{words}: {printed}");
+        let (status, document, _) = real.asked(&format!("--json {words}"));
+        assert!(status == 0 && document.starts_with('{') && document.ends_with("}\n"), "{words}: {document}");
+    }
+    let (_, printed, _) = real.asked("show connections port 1");
+    assert_eq!(printed.lines().count(), 1, "only the heading: {printed}");
+
+    for words in ["verbose on", "verbose off", "reopen", "reload", &format!("upstream disable {name}")] {
+        let (status, printed, said) = real.asked(words);
+        assert_eq!((status, said.as_str()), (0, ""), "{words}");
+        assert!(printed.starts_with("ok"), "{words}: {printed}");
+    }
+    let (_, printed, _) = real.asked("show upstreams");
+    assert!(printed.contains("disabled"), "{printed}");
+    assert_eq!(real.asked(&format!("upstream enable {name}")).0, 0);
+    for words in ["upstream drain nobody:1", "kill 9-9", "redirection disable 9"] {
+        let (status, printed, said) = real.asked(words);
+        assert_eq!((status, printed.as_str(), said.lines().count()), (1, "", 1), "{words}: {said}");
+        assert!(said.starts_with("tproxyctl: "), "{said}");
+    }
+    assert_eq!(real.asked("kill source 127.0.0.1").0, 0);
+    lab::clients::expect_reset(&mut client);
+
+    assert_eq!(real.asked("stop --drain 0").0, 0);
+    real.relay.daemon.wait();
+    assert_eq!(real.asked("health").0, 2);
+}
+
+#[test]
+fn top_shows_a_real_daemon() {
+    let upstream = Server::echo("127.0.0.1:0");
+    let real = Real::new(&upstream);
+    let mut client = real.relay.connect();
+    lab::clients::round_trip(&mut client, b"hello").expect("an echo");
+    let peer = client.local_addr().expect("address").to_string();
+    let script = format!("LC_ALL=C.UTF-8 {} -S {} top", env!("CARGO_BIN_EXE_tproxyctl"), real.socket);
+    let Some(terminal) = Terminal::with(&script) else { return };
+    terminal.shows(&["serving", &upstream.address.to_string(), &peer, "accepted 1 "]);
+    terminal.press(&["c", "k"]);
+    terminal.shows(&[&format!("of {peer}? y/n")]);
+    terminal.press(&["y"]);
+    lab::clients::expect_reset(&mut client);
+    // The instance ends, and the view says so and stays.
+    assert_eq!(real.asked("stop --drain 0").0, 0);
+    terminal.shows(&["tproxy does not run", &upstream.address.to_string()]);
+    terminal.press(&["q"]);
+    terminal.shows(&["status 0"]);
 }

@@ -103,6 +103,7 @@ impl Source<'_> {
             None => {
                 let mut client = (self.connect)()?;
                 client.ask("prompt\n")?;
+                client.one_of_many()?;
                 client
             }
         };
