@@ -2,6 +2,7 @@
 # make demo       shows it at work in network namespaces that exist only during the demo (root)
 # make demo-proxy shows in the same way how it enforces the use of a proxy, a real Squid (root)
 # make demo-transparent shows in the same way how the upstream sees the client's own address (root)
+# make demo-ha    shows two gateways that stand in for each other, and how long a failover takes (root)
 # make bench      measures it beside HAProxy, nginx, rinetd, redsocks and socat in the same way (root); scripts/bench
 #                 lists the settings, for example 'make bench ONLY=small ROUNDS=3'
 # make test       installs what the tests need and runs them all (root)
@@ -44,7 +45,7 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
 	shellcheck -x tests/suites/nginx/run scripts/setup scripts/demo scripts/demo-proxy scripts/demo-transparent \
-		scripts/bench scripts/lib/*.sh \
+		scripts/demo-ha scripts/bench scripts/tproxy-alive scripts/lib/*.sh \
 		scripts/deb scripts/rpm scripts/tarball scripts/upgrade-running debian/postinst debian/prerm debian/postrm \
 		scripts/tproxy.init scripts/tproxy.default scripts/completions/*.bash .ci/run
 
@@ -70,6 +71,12 @@ demo demo-proxy demo-transparent: root
 	scripts/setup $@
 	$(CARGO) build --release --locked
 	scripts/$@ $(BINARY)
+
+demo-ha: root
+	scripts/setup $@
+	$(CARGO) build --release --locked --bin tproxy --bin tproxyctl
+	$(CARGO) build --release --locked -p contest --bin outages
+	scripts/$@ $(dir $(BINARY))
 
 # The shell has a variable SECONDS itself, so the script takes SECONDS_EACH.
 bench: root
@@ -138,6 +145,8 @@ install:
 	install -D -m 644 scripts/completions/tproxyctl.bash $(DESTDIR)$(BASHDIR)/tproxyctl
 	install -D -m 644 scripts/completions/_tproxyctl $(DESTDIR)$(ZSHDIR)/_tproxyctl
 	install -D -m 644 scripts/completions/tproxyctl.fish $(DESTDIR)$(FISHDIR)/tproxyctl.fish
+	install -D -m 644 scripts/monitoring/tproxy-alerts.yml $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy-alerts.yml
+	install -D -m 644 scripts/monitoring/tproxy-dashboard.json $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy-dashboard.json
 	install -D -m 644 scripts/tproxy.conf $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf
 	install -d $(DESTDIR)$(SYSCONFDIR)/init.d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(LIBEXECDIR)
 	$(WITH_PATH) scripts/tproxy.init > $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
@@ -147,6 +156,7 @@ install:
 	$(WITH_PATH) $(INSTANCE) scripts/tproxy.service > $(DESTDIR)$(UNITDIR)/tproxy@.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tproxy.service $(DESTDIR)$(UNITDIR)/tproxy@.service
 	install -D -m 644 scripts/tproxy.logrotate $(DESTDIR)$(SYSCONFDIR)/logrotate.d/tproxy
+	install -D -m 755 scripts/tproxy-alive $(DESTDIR)$(LIBEXECDIR)/tproxy-alive
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
 		install -D -m 644 scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy
 
@@ -154,6 +164,8 @@ install:
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/tproxy $(DESTDIR)$(MANDIR)/man8/tproxy.8 \
 		$(DESTDIR)$(MANDIR)/man5/tproxy.conf.5 $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf \
+		$(DESTDIR)$(LIBEXECDIR)/tproxy-alive $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy-alerts.yml \
+		$(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy-dashboard.json \
 		$(DESTDIR)$(BASHDIR)/tproxy $(DESTDIR)$(ZSHDIR)/_tproxy $(DESTDIR)$(FISHDIR)/tproxy.fish \
 		$(DESTDIR)$(SBINDIR)/tproxyctl $(DESTDIR)$(MANDIR)/man8/tproxyctl.8 $(DESTDIR)$(BASHDIR)/tproxyctl \
 		$(DESTDIR)$(ZSHDIR)/_tproxyctl $(DESTDIR)$(FISHDIR)/tproxyctl.fish \
@@ -173,4 +185,4 @@ root:
 		echo "Without root, 'cargo test' runs the tests that need no root, and prints what it skips." >&2; \
 		exit 1; }
 
-.PHONY: all deb rpm tarball test-boot test-upgrades check supply test demo demo-proxy demo-transparent bench soak fuzz man install uninstall clean root
+.PHONY: all deb rpm tarball test-boot test-upgrades check supply test demo demo-proxy demo-transparent demo-ha bench soak fuzz man install uninstall clean root
