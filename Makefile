@@ -45,7 +45,7 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
 	shellcheck -x tests/suites/nginx/run scripts/setup scripts/demo scripts/demo-proxy scripts/demo-transparent \
-		scripts/demo-ha scripts/bench scripts/tproxy-alive scripts/lib/*.sh \
+		scripts/demo-ha scripts/bench scripts/screenshots scripts/tproxy-alive scripts/lib/*.sh \
 		scripts/deb scripts/rpm scripts/tarball scripts/upgrade-running debian/postinst debian/prerm debian/postrm \
 		scripts/tproxy.init scripts/tproxy.default scripts/completions/*.bash .ci/run
 
