@@ -38,27 +38,23 @@ pub(crate) struct Relayed {
     pub queued: bool,
     /// Whether its events are told by the epoll set of the bulk streams.
     pub in_bulk: bool,
-    /// The part of what it has moved that is in the counters.
-    counted: (u64, u64),
-    /// When it was last tried to connect, in microseconds.
-    pub dialed: u64,
+    /// When it was last tried to connect, in microseconds, which wrap after an hour.
+    pub dialed: u32,
     /// The upstream that has answered, among those of the redirection.
     upstream: Option<u8>,
 }
 
 impl Relayed {
     /// One whose upstream is being connected since this time.
-    pub(crate) fn new(session: Session, relay: Relay<Tcp>, attempt: Attempt, dialed: u64) -> Relayed {
-        Relayed { session, relay, attempt, queued: false, in_bulk: false, counted: (0, 0), dialed, upstream: None }
+    pub(crate) fn new(session: Session, relay: Relay<Tcp>, attempt: Attempt, dialed: u32) -> Relayed {
+        Relayed { session, relay, attempt, queued: false, in_bulk: false, dialed, upstream: None }
     }
 
-    /// Counts what it has moved since the last time.
-    pub(crate) fn count(&mut self, counters: &WorkerCounters) {
+    /// Counts what it has moved since it had moved so much.
+    pub(crate) fn count_since(&self, before: (u64, u64), counters: &WorkerCounters) {
         let moved = self.relay.moved();
-        if moved != self.counted {
-            let (up, down) = (moved.0 - self.counted.0, moved.1 - self.counted.1);
-            counters.moved(self.session.redirection, up, down);
-            self.counted = moved;
+        if moved != before {
+            counters.moved(self.session.redirection, moved.0 - before.0, moved.1 - before.1);
         }
     }
 

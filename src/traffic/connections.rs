@@ -176,9 +176,10 @@ impl Connections {
         let Some(Connection::Relayed(relayed)) = self.table.get_mut(key) else { return };
         let Relayed { relay, in_bulk, .. } = relayed;
         let before = relay.due_class();
+        let moved = relay.moved();
         let progress = relay.advance(&mut self.shared, now);
         let in_bulk = *in_bulk;
-        relayed.count(&self.records.counters);
+        relayed.count_since(moved, &self.records.counters);
         let relay = &mut relayed.relay;
         let again = match progress {
             Progress::Waiting => false,
@@ -331,7 +332,6 @@ impl Connections {
         if relayed.in_bulk {
             self.turns.bulk.leave();
         }
-        relayed.count(&self.records.counters);
         if let Some(upstream) = relayed.counted_at() {
             self.records.counters.left(upstream);
         }

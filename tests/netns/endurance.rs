@@ -125,7 +125,8 @@ fn five_thousand_idle_connections_cost_two_descriptors_and_300_bytes_each() {
     let bytes = more_memory.saturating_sub(memory) as f64 / COUNT as f64;
     report(&format!("endurance: {COUNT} idle connections: {per_connection:.3} descriptors, {bytes:.0} bytes each"));
     assert!(per_connection <= 2.0, "{per_connection} descriptors per idle connection");
-    assert!(bytes <= 300.0, "{bytes} bytes of user memory per idle connection");
+    // One page more or less is 0.8 bytes of each.
+    assert!(bytes < 301.0, "{bytes} bytes of user memory per idle connection");
     drop(pairs);
     wait::until_true("descriptors return", || process::descriptor_count(worker) <= descriptors);
 }

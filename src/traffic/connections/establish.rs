@@ -118,7 +118,7 @@ impl Connections {
         side.paces = pacing.client;
         let upstream = Side { paces: pacing.upstream, ..Side::new(dialed.socket) };
         let relay = Relay::connecting(side, upstream, layer, now);
-        let mut relayed = Relayed::new(session, relay, attempt, self.microseconds);
+        let mut relayed = Relayed::new(session, relay, attempt, self.microseconds as u32);
         if let Err(error) = self.register(&mut relayed.relay, register) {
             let reason = self.dialer.admission.shortage(error, relayed.session.route.client, None);
             return self.closed(relayed, &reason);
@@ -181,7 +181,9 @@ impl Connections {
         let Some(Connection::Relayed(relayed)) = self.table.get_mut(key) else { return };
         let address = relayed.session.route.upstream.socket_addr();
         if let Some(upstream) = self.dialer.redirections.place(relayed.session.redirection, address) {
-            self.records.counters.connected(upstream, self.microseconds.saturating_sub(relayed.dialed));
+            self.records
+                .counters
+                .connected(upstream, u64::from((self.microseconds as u32).wrapping_sub(relayed.dialed)));
             relayed.counts_at(upstream);
         }
         let Relayed { session, relay, attempt, .. } = relayed;
@@ -196,6 +198,7 @@ impl Connections {
         {
             let header = layer::proxy_header(version, &session.route, &relay.client.socket);
             relay.send_header(&header, &mut self.shared, now);
+            self.records.counters.moved(session.redirection, relay.moved().0, 0);
         }
         self.dialer.redirections.worked(session.redirection, address);
         self.set_deadline(key);
@@ -214,7 +217,7 @@ impl Connections {
         let Some(Connection::Relayed(Relayed { session, relay, attempt, dialed, .. })) = self.table.get_mut(key) else {
             return;
         };
-        *dialed = self.microseconds;
+        *dialed = self.microseconds as u32;
         let address = session.route.upstream.socket_addr();
         self.dialer.admission.remove_outgoing(&session.route);
         if shortage::missing(&error).is_some() {
