@@ -73,6 +73,10 @@ fn resolve(told: &ToldTask) -> Result<(), Error> {
 }
 
 fn own_table(told: &ToldTask) -> Result<(), Error> {
+    if !told.foreground {
+        // Whoever started the daemon may wait for the end of its output.
+        logging::leave_terminal()?;
+    }
     let number = told.lifeline.ok_or_else(|| Error::Failed("a child was told of no lifeline".into()))?;
     table_owner::run(channel(told)?, &handover::descriptor(number)?)
 }

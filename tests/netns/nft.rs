@@ -203,3 +203,16 @@ fn without_tables_that_have_an_owner_a_flush_is_noticed_and_repaired() {
         .wait_for("rules were changed by another program and are put back: nft: table inet tproxy.12970 is gone");
     wait::until("the redirection is back", || (scene.page(MOOSE) == "cow").then_some(()));
 }
+
+#[test]
+fn a_daemon_with_a_table_lets_go_of_its_starter() {
+    let Some(scene) = Scene::new() else { return };
+    let args = stand_in_args(&[]);
+    // `-d` is the first.
+    let (done, family) = scene.launch(&args[1..]).start();
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+    assert_eq!((scene.page(MOOSE), rules::nft_tables(&scene.lab.gateway).is_empty()), ("cow".into(), false));
+    process::signal(family.guardian(), Signal::SIGTERM);
+    family.wait_gone();
+    assert_eq!(rules::nft_tables(&scene.lab.gateway), "");
+}
