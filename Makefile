@@ -62,10 +62,10 @@ supply:
 		$(CARGO) deny check advisories; \
 	fi
 
-# A release build, because some tests measure. With TPROXY_MUST_NETNS a test fails if it cannot make its namespaces.
+# An optimised build, because some tests measure. With TPROXY_MUST_NETNS a test fails if it cannot make its namespaces.
 test: root
 	scripts/setup
-	TPROXY_MUST_NETNS=1 $(CARGO) test --release --locked
+	TPROXY_MUST_NETNS=1 $(CARGO) test --profile tested --locked
 
 demo demo-proxy demo-transparent: root
 	scripts/setup $@
@@ -88,13 +88,13 @@ bench: root
 soak: root
 	scripts/setup
 	TPROXY_MUST_NETNS=1 SOAK_SECONDS=$(or $(SECONDS),600) $(if $(SEED),SOAK_SEED=$(SEED)) \
-		$(CARGO) test --release --locked --test faults -- --nocapture --exact soak::soak
+		$(CARGO) test --profile tested --locked --test faults -- --nocapture --exact soak::soak
 
 # 'make test' runs 12 seconds of this.
 fuzz: root
 	scripts/setup
 	TPROXY_MUST_NETNS=1 FUZZ_SECONDS=$(or $(SECONDS),3600) $(if $(SEED),FUZZ_SEED=$(SEED)) \
-		$(CARGO) test --release --locked --test netns -- --nocapture no_request_reaches_a_proxy
+		$(CARGO) test --profile tested --locked --test netns -- --nocapture no_request_reaches_a_proxy
 
 # What is made from the table of options: the lists in the manual pages, and the completions for shells.
 man:
