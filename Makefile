@@ -62,10 +62,11 @@ supply:
 		$(CARGO) deny check advisories; \
 	fi
 
-# An optimised build, because some tests measure. With TPROXY_MUST_NETNS a test fails if it cannot make its namespaces.
+# An optimised build, because some tests measure. With TPROXY_MUST_NETNS a test fails if it cannot make its namespaces. Most
+# tests wait most of the time, so more of them run at once than there are CPUs.
 test: root
 	scripts/setup
-	TPROXY_MUST_NETNS=1 $(CARGO) test --profile tested --locked
+	TPROXY_MUST_NETNS=1 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --profile tested --locked
 
 demo demo-proxy demo-transparent: root
 	scripts/setup $@
