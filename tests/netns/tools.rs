@@ -172,7 +172,7 @@ impl Counted {
 
     /// How many tools were run since the last time, by jobs that are over.
     fn take(&mut self) -> usize {
-        wait::until_true("no rules process is left", || process::children(self.daemon.pid()).is_empty());
+        wait::until_true("no rules process is left", || self.daemon.family.named("tproxy-rules").is_empty());
         let count = fs::read_to_string(&self.log).expect("log").lines().count();
         fs::write(&self.log, "").expect("log");
         count
