@@ -66,7 +66,9 @@ supply:
 # tests wait most of the time, so more of them run at once than there are CPUs.
 test: root
 	scripts/setup
-	TPROXY_MUST_NETNS=1 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --profile tested --locked
+	TPROXY_MUST_NETNS=1 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --profile tested --locked -- \
+		--skip shortages::
+	TPROXY_MUST_NETNS=1 $(CARGO) test --profile tested --locked --test faults -- --test-threads 1 shortages::
 
 demo demo-proxy demo-transparent: root
 	scripts/setup $@
