@@ -40,6 +40,11 @@ pub(crate) fn words(line: &str) -> Option<Vec<OsString>> {
     line.split(' ').map(unescape).collect()
 }
 
+/// The same where every word is text.
+pub(crate) fn text_words(line: &str) -> Option<Vec<String>> {
+    words(line)?.into_iter().map(|word| word.into_string().ok()).collect()
+}
+
 fn unescape(word: &str) -> Option<OsString> {
     let mut bytes = Vec::with_capacity(word.len());
     let mut parts = word.split('%');
@@ -71,6 +76,7 @@ mod tests {
     fn a_broken_escape_is_nothing() {
         for line in ["%", "a%4", "%zz", "%é0"] {
             assert_eq!(words(line), None, "{line}");
+            assert_eq!(text_words(line), None, "{line}");
         }
     }
 }

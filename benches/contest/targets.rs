@@ -145,7 +145,6 @@ fn drawn_outcomes(measured: &[Measured], contestants: &[Contestant]) -> Vec<Outc
                 required: Some(required[at]).filter(|_| metric != Metric::P99 || at == 0),
                 desired: desired[at],
             };
-            let number = |number: Option<f64>| number.map_or(String::new(), |number| format!("{number}"));
             outcomes.push(Outcome {
                 work: format!("{} drawn sizes of 20 KiB to 2 MiB, {}", ratios.len(), ["the median", "the worst"][at]),
                 figure: heading(metric, crate::works::Unit::Request),
@@ -153,8 +152,8 @@ fn drawn_outcomes(measured: &[Measured], contestants: &[Contestant]) -> Vec<Outc
                 reference: "best peer of each".to_owned(),
                 ratio: format!("{value:.2}"),
                 range: String::new(),
-                required: number(target.required),
-                desired: number(target.desired),
+                required: bound(target.required),
+                desired: bound(target.desired),
                 verdict: verdict(&target, value),
             });
         }
@@ -198,7 +197,6 @@ fn outcome(target: &Target, measured: &[Measured], contestants: &[Contestant]) -
         None => None,
     };
     let value = ratio.map_or(figure, |ratio| ratio.of_medians);
-    let number = |number: Option<f64>| number.map_or(String::new(), |number| format!("{number}"));
     let reference = other.map(|(name, record)| {
         let figure = record.median(target.metric).map_or_else(String::new, |value| text(target.metric, unit, value));
         format!("{figure} {name}")
@@ -210,8 +208,8 @@ fn outcome(target: &Target, measured: &[Measured], contestants: &[Contestant]) -
         reference: reference.unwrap_or_default(),
         ratio: ratio.map_or(String::new(), |ratio| format!("{:.2}", ratio.of_medians)),
         range: ratio.map_or(String::new(), Ratio::range),
-        required: number(target.required),
-        desired: number(target.desired),
+        required: bound(target.required),
+        desired: bound(target.desired),
         verdict: verdict(target, value),
     })
 }
@@ -241,6 +239,11 @@ fn records<'a>(
         }
         Reference::BestPeer => (ours, Some(best_peer(measured, contestants, target.metric)?)),
     })
+}
+
+/// A bound in a cell of the table.
+fn bound(number: Option<f64>) -> String {
+    number.map_or(String::new(), |number| format!("{number}"))
 }
 
 fn verdict(target: &Target, value: f64) -> &'static str {

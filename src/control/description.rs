@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use crate::control::command::UpstreamOrder;
-use crate::record::{Writer, words};
+use crate::record::{Writer, text_words, words};
 use crate::redirection::RedirectionId;
 use crate::traffic::service::{CheckKind, UpstreamCheck};
 
@@ -202,11 +201,7 @@ impl Status {
     pub(crate) fn read(text: &str) -> Option<Status> {
         let mut status = Status::default();
         for line in text.lines() {
-            let words: Vec<String> = words(line)?
-                .into_iter()
-                .map(|word| String::from_utf8(word.into_vec()))
-                .collect::<Result<_, _>>()
-                .ok()?;
+            let words = text_words(line)?;
             let texts: Vec<&str> = words.iter().map(String::as_str).collect();
             match texts[..] {
                 ["health", health, reason] => {
@@ -232,6 +227,7 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt;
 
     #[test]
     fn both_texts_are_read_as_they_were_written() {

@@ -114,6 +114,13 @@ impl Row {
         out.push('}');
     }
 
+    /// As an object in a line of its own.
+    pub(crate) fn document(&self) -> String {
+        let mut out = String::new();
+        self.json(&mut out);
+        out + "\n"
+    }
+
     /// As lines `name: value`.
     pub(crate) fn lines(&self) -> String {
         self.0.iter().map(|(name, field)| format!("{name}: {}\n", field.cell())).collect()

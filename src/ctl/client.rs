@@ -63,10 +63,8 @@ impl Client {
         while !part.is_empty() {
             is_whole = part.ends_with(b"\n");
             make_printable(&mut part);
-            match to.write_all(&part).and_then(|()| to.flush()) {
-                // The reader has seen enough.
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-                result => result.map_err(|error| CtlFailure::Refused(format!("standard output: {error}")))?,
+            if !write(to, &part)? {
+                return Ok(());
             }
             part = match self.reader.fill_buf() {
                 Ok(bytes) => bytes.to_vec(),
@@ -87,9 +85,8 @@ impl Client {
         let mut line = Vec::new();
         while matches!(lines.by_ref().take(FIRST_LINE).read_until(b'\n', &mut line), Ok(1..)) {
             make_printable(&mut line);
-            match to.write_all(&line).and_then(|()| to.flush()) {
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-                result => result.map_err(|error| CtlFailure::Refused(format!("standard output: {error}")))?,
+            if !write(to, &line)? {
+                return Ok(());
             }
             line.clear();
         }
@@ -124,6 +121,14 @@ impl Client {
 
     fn no_answer(&self, why: &str) -> CtlFailure {
         CtlFailure::NoAnswer(format!("{}: {why}", self.path))
+    }
+}
+
+/// Writes to standard output. Returns `false` if the reader has gone: it has seen enough.
+pub(super) fn write(to: &mut dyn Write, bytes: &[u8]) -> Result<bool, CtlFailure> {
+    match to.write_all(bytes).and_then(|()| to.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true).map_err(|error| CtlFailure::Refused(format!("standard output: {error}"))),
     }
 }
 

@@ -12,7 +12,7 @@ mod subcommands;
 mod top;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -52,14 +52,8 @@ fn run(words: Vec<OsString>) -> Result<u8, CtlFailure> {
     }
 }
 
-/// Writes to standard output. A reader that has gone has seen enough.
 fn print(text: &str) -> Result<u8, CtlFailure> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(CtlFailure::Refused(format!("standard output: {error}")))
-        }
-        _ => Ok(0),
-    }
+    client::write(&mut io::stdout(), text.as_bytes()).map(|_| 0)
 }
 
 fn answer(request: &CtlRequest) -> Result<u8, CtlFailure> {

@@ -21,11 +21,13 @@ mod limited;
 mod losses;
 mod stderr;
 mod syslog;
+mod timestamp;
 
 pub(crate) use crate::logging::escape::{Escaping, escaped};
 pub(crate) use crate::logging::limited::Limiter;
 pub(crate) use crate::logging::losses::lost;
 pub(crate) use crate::logging::syslog::{connect, is_cut_off};
+pub(crate) use crate::logging::timestamp::Timestamp;
 
 /// The least time between two attempts to tell how many lines were lost, when no line comes.
 const CATCH_UP: Duration = Duration::from_secs(1);

@@ -9,6 +9,13 @@ pub(crate) struct OptionWords<'a> {
     pub values: Vec<&'a str>,
 }
 
+impl<'a> OptionWords<'a> {
+    /// The words again, one for each value.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &'a str> {
+        self.negated.then_some("!").into_iter().chain([self.option]).chain(self.values.iter().copied())
+    }
+}
+
 /// Groups words in normal form: no value in them begins with a dash.
 pub(crate) fn groups<W: AsRef<str>>(words: &[W]) -> Vec<OptionWords<'_>> {
     let mut groups: Vec<OptionWords> = Vec::new();

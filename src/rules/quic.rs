@@ -56,8 +56,7 @@ pub(crate) fn rejected(matching: &ResolvedMatch) -> Option<ResolvedMatch> {
     });
     let mut words: Vec<String> = ["-p", "udp"].map(String::from).into();
     for group in kept {
-        words.extend(group.negated.then(|| "!".to_owned()));
-        words.extend([group.option].iter().chain(&group.values).map(|word| (*word).to_owned()));
+        words.extend(group.words().map(str::to_owned));
     }
     words.extend(["--dport", PORT].map(String::from));
     of_tcp(matching).then(|| ResolvedMatch { protocol: "udp".into(), words, ..matching.clone() })

@@ -1,9 +1,7 @@
 //! What a [`Firewall`](crate::rules::firewall::Firewall) has installed, as text. The process that works on the rules hands
 //! it back to the guardian, and the next one begins with it: the guardian itself runs no iptables.
 
-use std::ffi::OsString;
-
-use crate::record::{Writer, words};
+use crate::record::{Writer, text_words};
 use crate::rules::address::Family;
 use crate::rules::chains::{Chain, Jump, PREFIX, Rule, TABLES, Table};
 use crate::rules::policy_routing::{Connects, PolicyRouting};
@@ -68,8 +66,7 @@ impl Snapshot {
         let mut families = snapshot.tables.iter_mut().zip(&mut snapshot.hidden);
         let mut current: Option<(&mut Vec<Table>, &mut Vec<&'static str>)> = None;
         for line in text.lines() {
-            let words: Vec<String> =
-                words(line)?.into_iter().map(OsString::into_string).collect::<Result<_, _>>().ok()?;
+            let words = text_words(line)?;
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             match (&mut current, &words[..]) {
                 (None, ["instance", name]) => snapshot.instance = Some((*name).to_owned()),

@@ -131,9 +131,7 @@ impl Words {
             if !is_plain && !wanted(group.option) {
                 continue;
             }
-            all.words.extend(group.negated.then(|| "!".to_owned()));
-            all.words.push(group.option.to_owned());
-            all.words.extend(group.values.iter().map(|value| (*value).to_owned()));
+            all.words.extend(group.words().map(str::to_owned));
             if let ("-s" | "-d", [list]) = (group.option, group.values.as_slice()) {
                 all.expands_to *= list.split(',').count();
             }

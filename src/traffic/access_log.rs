@@ -6,10 +6,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use time::OffsetDateTime;
-
 use crate::error::Error;
-use crate::logging::{Escaping, Limiter};
+use crate::logging::{Escaping, Limiter, Timestamp};
 use crate::sys::files;
 use crate::traffic::session::{ConnectionId, Route, Session};
 
@@ -83,20 +81,8 @@ impl AccessLog {
             log::info!("{entry}");
             return;
         }
-        let now = OffsetDateTime::now_utc();
-        let (date, time) = (now.date(), now.time());
         // Writing to a String cannot fail.
-        let _ = write!(
-            Escaping(&mut self.lines),
-            "{}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z {entry}",
-            date.year(),
-            u8::from(date.month()),
-            date.day(),
-            time.hour(),
-            time.minute(),
-            time.second(),
-            time.millisecond(),
-        );
+        let _ = write!(Escaping(&mut self.lines), "{} {entry}", Timestamp::now());
         self.lines.push('\n');
         if self.lines.len() >= GATHER {
             self.flush();

@@ -340,12 +340,7 @@ fn end_walk(client: &mut ControlClient) {
 /// Gives an answer, or begins what gives one.
 fn reply_to(client: &mut ControlClient, reply: Reply) {
     let json = client.json;
-    let sentence = |name: &'static str, text: &str| {
-        let row = Row(vec![(name, Field::text(text))]);
-        let mut out = String::new();
-        row.json(&mut out);
-        out + "\n"
-    };
+    let sentence = |name: &'static str, text: &str| Row(vec![(name, Field::text(text))]).document();
     let text = match reply {
         Reply::Task(task) => {
             client.task = task;
@@ -355,11 +350,7 @@ fn reply_to(client: &mut ControlClient, reply: Reply) {
         Reply::Error(why) => format!("error: {why}\n"),
         Reply::Text(text) if json => sentence("ok", text.strip_prefix("ok: ").unwrap_or(&text)),
         Reply::Text(text) => format!("{text}\n"),
-        Reply::Row(row, _) if json => {
-            let mut out = String::new();
-            row.json(&mut out);
-            out + "\n"
-        }
+        Reply::Row(row, _) if json => row.document(),
         Reply::Row(_, text) if client.prompt => without_empty_lines(&text),
         Reply::Row(_, text) => text,
         Reply::Rows(name, rows, _) if json => document::json_list(name, &rows),

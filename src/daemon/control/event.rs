@@ -1,11 +1,10 @@
 //! What `monitor` follows.
 
-use time::OffsetDateTime;
-
 use crate::control::command::UpstreamOrder;
 use crate::control::description::{Health, Status};
 use crate::control::document::{Field, Row};
 use crate::control::picture::Picture;
+use crate::logging::Timestamp;
 use crate::redirection::RedirectionId;
 use crate::traffic::shared_counters::UpstreamWord;
 
@@ -29,27 +28,14 @@ impl ControlEvent {
 
     /// As a line with its end.
     pub(super) fn line(&self, json: bool) -> String {
-        let now = OffsetDateTime::now_utc();
-        let (date, time) = (now.date(), now.time());
-        let time = format!(
-            "{}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            date.year(),
-            u8::from(date.month()),
-            date.day(),
-            time.hour(),
-            time.minute(),
-            time.second(),
-            time.millisecond()
-        );
+        let time = Timestamp::now();
         if json {
             let head = [
-                ("time", Field::Text(time)),
+                ("time", Field::Text(time.to_string())),
                 ("event", Field::text(self.name)),
                 ("text", Field::text(self.text.as_str())),
             ];
-            let mut out = String::new();
-            Row(head.into_iter().chain(self.fields.0.iter().cloned()).collect()).json(&mut out);
-            return out + "\n";
+            return Row(head.into_iter().chain(self.fields.0.iter().cloned()).collect()).document();
         }
         let text = Field::text(self.text.as_str()).cell();
         if self.text.is_empty() { format!("{time} {}\n", self.name) } else { format!("{time} {}: {text}\n", self.name) }
@@ -62,13 +48,16 @@ pub(super) fn missed(count: u64, json: bool) -> String {
 }
 
 pub(super) fn drained(picture: &Picture) -> Vec<String> {
+    let draining = || picture.status.orders.iter().filter(|(_, order)| **order == UpstreamOrder::Drain);
+    if draining().next().is_none() {
+        return Vec::new();
+    }
     let totals = picture.totals();
     let open = |name: &str| {
         let same = totals.upstreams.iter().filter(|((_, other), _)| other == name);
         same.map(|(_, words)| words[UpstreamWord::Open as usize]).sum::<u64>()
     };
-    let draining = picture.status.orders.iter().filter(|(_, order)| **order == UpstreamOrder::Drain);
-    draining.map(|(name, _)| name.clone()).filter(|name| open(name) == 0).collect()
+    draining().map(|(name, _)| name.clone()).filter(|name| open(name) == 0).collect()
 }
 
 pub(super) fn differences(before: &Status, now: &Status) -> Vec<ControlEvent> {

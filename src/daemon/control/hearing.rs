@@ -14,7 +14,7 @@ use crate::daemon::control::event::ControlEvent;
 use crate::daemon::control_message::ToControl;
 use crate::daemon::message::SIZE;
 use crate::logging;
-use crate::record::words;
+use crate::record::text_words;
 use crate::sys::channel::Received;
 use crate::traffic::listing::{MOST, ToDesk};
 use crate::traffic::shared_counters::{CounterLayout, ForeignCounters};
@@ -85,10 +85,7 @@ impl Control {
 
     fn take_layout(&mut self, number: u32, text: OwnedFd) {
         let upstreams = text_of(text).and_then(|text| {
-            let hosts = |line: &str| {
-                let words = words(line)?.into_iter().map(|word| word.into_string().ok());
-                Some(words.collect::<Option<Vec<_>>>()?.into_iter().filter(|host| !host.is_empty()).collect())
-            };
+            let hosts = |line: &str| Some(text_words(line)?.into_iter().filter(|host| !host.is_empty()).collect());
             text.lines().map(hosts).collect::<Option<Vec<Vec<String>>>>()
         });
         let (Some(memory), Some(upstreams)) = (self.desks.memories.remove(&number), upstreams) else { return };
@@ -199,7 +196,7 @@ fn text_of(file: OwnedFd) -> Option<String> {
 fn totals(text: &str) -> Option<Totals> {
     let mut totals = Totals::default();
     for line in text.lines() {
-        let words: Vec<String> = words(line)?.into_iter().map(|word| word.into_string().ok()).collect::<Option<_>>()?;
+        let words = text_words(line)?;
         totals.take(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     Some(totals)

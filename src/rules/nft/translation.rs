@@ -104,10 +104,7 @@ struct Translator<'a> {
 
 impl Translator<'_> {
     fn add(&mut self, group: &OptionWords) -> Result<(), String> {
-        let named = || {
-            let words = std::iter::once(group.option).chain(group.values.iter().copied());
-            format!("{}{}", if group.negated { "! " } else { "" }, words.collect::<Vec<_>>().join(" "))
-        };
+        let named = || group.words().collect::<Vec<_>>().join(" ");
         let meaning = self.modules.meaning(group).ok_or_else(named)?;
         match (meaning, group.values.as_slice()) {
             (Meaning::Core("-m"), [module]) if !group.negated => self.load(module).ok_or_else(|| unknown(module)),
