@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
 use crate::config::Config;
-use crate::control::description::Health;
+use crate::control::description::{Description, Health, Status};
 use crate::control::picture::SeenState;
 use crate::daemon::children::{Children, Role};
 use crate::daemon::control_message::ToControl;
@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::record::Writer;
 use crate::redirection::RedirectionId;
 use crate::sys::channel::Channel;
-use crate::sys::{inherited, reset, shared_memory};
+use crate::sys::{inherited, shared_memory};
 use crate::traffic::totals::Totals;
 
 /// The pause before a control process is started in place of one that has not lived for long.
@@ -51,8 +51,8 @@ pub(crate) struct ControlLink {
     outbox: VecDeque<(Bytes, Option<OwnedFd>)>,
     /// Since when nothing could be sent.
     stuck: Option<Instant>,
-    description: String,
-    status: String,
+    description: Option<Description>,
+    status: Option<Status>,
     /// The workers that it knows.
     workers: BTreeMap<Pid, (u32, SeenState)>,
     /// What an administrator has said about upstreams, by `HOST:PORT`.
@@ -172,7 +172,7 @@ impl ControlLink {
                 (self.pid, self.started) = (Some(pid), Some(Instant::now()));
                 self.outbox.clear();
                 self.workers.clear();
-                (self.stuck, self.description, self.status) = (None, String::new(), String::new());
+                (self.stuck, self.description, self.status) = (None, None, None);
                 let mut text = Writer::default();
                 past.lines().into_iter().for_each(|line| text.line(line));
                 self.send_text(&ToControl::Past, &text.into_text());
@@ -187,16 +187,14 @@ impl ControlLink {
     }
 
     /// Tells what is configured, and how it stands, if that has changed.
-    pub(crate) fn describe(&mut self, description: Option<String>, status: String) {
-        if let Some(description) = description
-            && self.description != description
-        {
-            self.send_text(&ToControl::Description, &description);
-            self.description = description;
+    pub(crate) fn describe(&mut self, description: Description, status: Status) {
+        if self.description.as_ref() != Some(&description) {
+            self.send_text(&ToControl::Description, &description.text());
+            self.description = Some(description);
         }
-        if self.status != status {
-            self.send_text(&ToControl::Status, &status);
-            self.status = status;
+        if self.status.as_ref() != Some(&status) {
+            self.send_text(&ToControl::Status, &status.text());
+            self.status = Some(status);
         }
     }
 
@@ -305,8 +303,7 @@ impl ControlLink {
 }
 
 fn sealed(text: &str) -> io::Result<File> {
-    let mut file = inherited::memory_file()?;
-    reset::without_size_limit(|| file.write_all(text.as_bytes()))?;
+    let file = inherited::filled_memory_file(text.as_bytes())?;
     inherited::seal(&file)?;
     Ok(file)
 }

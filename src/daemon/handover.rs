@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
@@ -27,8 +27,8 @@ use crate::daemon::worker_record::WorkerRecord;
 use crate::error::Error;
 use crate::record::{Writer, words};
 use crate::redirection::RedirectionId;
+use crate::sys::inherited;
 use crate::sys::lifeline::Lifeline;
-use crate::sys::{inherited, reset};
 use crate::traffic::shared_counters::{CounterLayout, WorkerCounters};
 use crate::traffic::totals::Totals;
 
@@ -203,9 +203,8 @@ pub(crate) fn write(source: &HandoverSource<'_>) -> Result<Written, Error> {
     {
         out.line(["table-owner".into(), pid.to_string(), copy(channel)?]);
     }
-    let mut file = inherited::memory_file().map_err(failed)?;
     let text = format!("{HEADER}\n{}", out.into_text());
-    reset::without_size_limit(|| file.write_all(text.as_bytes())).map_err(failed)?;
+    let file = inherited::filled_memory_file(text.as_bytes()).map_err(failed)?;
     Ok(Written { text: inherited::survivor(&file).map_err(failed)?, _copies: copies })
 }
 

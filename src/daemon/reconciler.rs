@@ -1,6 +1,7 @@
 //! Makes the firewall hold the desired rules, and keeps it so. Each piece of work is done by a process of its own
 //! (`tproxy-rules`), so the guardian is free to replace a worker while iptables waits for the lock of the tables.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::rules::backend::FirewallChoice;
 use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::Gate;
-use crate::rules::ruleset::RuleSet;
+use crate::rules::ruleset::{self, RuleSet};
 use crate::rules::snapshot::Snapshot;
 use crate::sys::process::Death;
 
@@ -45,6 +46,9 @@ pub(crate) struct Reconciler {
     former_routing: Option<PolicyRouting>,
     /// For each redirection whether its rules stand.
     gates: Vec<Gate>,
+    /// The rules as they should be, and as text once that was asked for. Made by [`Reconciler::aim`].
+    target: RuleSet,
+    target_text: OnceCell<String>,
     /// The rules in the tables, as far as is known.
     installed: Option<RuleSet>,
     /// The same as text, for the next process ([`Snapshot`]).
@@ -89,11 +93,13 @@ pub(crate) enum RulesState {
 impl Reconciler {
     /// Wants these rules, where none of this instance are.
     pub(crate) fn new(configured: RuleSet, process: &Process) -> Reconciler {
-        Reconciler {
+        let mut reconciler = Reconciler {
             configured,
             untried: true,
             former_routing: None,
             gates: Vec::new(),
+            target: RuleSet::default(),
+            target_text: OnceCell::new(),
             installed: None,
             snapshot: String::new(),
             job: None,
@@ -104,7 +110,9 @@ impl Reconciler {
             next: Some(Instant::now()),
             limit: LIMIT,
             restored: 0,
-        }
+        };
+        reconciler.aim();
+        reconciler
     }
 
     /// Goes on from rules that the former program of this process has installed. Whether all gates were open then is not
@@ -115,7 +123,10 @@ impl Reconciler {
         let none = |name| RuleSet { name, ..RuleSet::default() };
         let configured = configured.or(found.instance().map(none))?;
         let former_routing = found.routing;
-        Some(Reconciler { next, former_routing, snapshot, ..Reconciler::new(configured, process) })
+        let mut reconciler = Reconciler { former_routing, snapshot, ..Reconciler::new(configured, process) };
+        reconciler.aim();
+        reconciler.next = next;
+        Some(reconciler)
     }
 
     /// The same, with a process to which the nft table belongs.
@@ -135,6 +146,7 @@ impl Reconciler {
             self.former_routing = PolicyRouting::both(self.configured.routing.as_ref(), self.former_routing.as_ref());
             self.configured = configured;
             self.untried = true;
+            self.aim();
             self.next = Some(Instant::now());
         }
     }
@@ -152,11 +164,8 @@ impl Reconciler {
     /// Wants other gates.
     pub(crate) fn set_gates(&mut self, gates: Vec<Gate>) {
         if self.gates != gates {
-            let before = self.target();
             self.gates = gates;
-            if self.target() != before {
-                self.next = Some(Instant::now());
-            }
+            self.aim();
         }
     }
 
@@ -170,25 +179,32 @@ impl Reconciler {
         &self.gates
     }
 
-    /// The rules as they should be.
-    pub(crate) fn target(&self) -> RuleSet {
+    /// The rules as they should be, as text.
+    pub(crate) fn target_text(&self) -> &str {
+        self.target_text.get_or_init(|| ruleset::print_rules(&self.target))
+    }
+
+    /// Says how the rules should be now. If that is new, there is work.
+    fn aim(&mut self) {
         let target = self.configured.with_gates(|id| self.gates.get(id.index()).copied().unwrap_or(Gate::Normal));
         let routing = PolicyRouting::both(target.routing.as_ref(), self.former_routing.as_ref());
-        RuleSet { routing, ..target }
+        let target = RuleSet { routing, ..target };
+        if self.target != target {
+            (self.target, self.target_text) = (target, OnceCell::new());
+            self.next = Some(Instant::now());
+        }
     }
 
     /// No connection from the time of earlier rules is left.
     pub(crate) fn forget_former_routing(&mut self) {
-        let before = self.target();
-        self.former_routing = None;
-        if self.target() != before {
-            self.next = Some(Instant::now());
+        if self.former_routing.take().is_some() {
+            self.aim();
         }
     }
 
     /// How the rules stand.
     pub(crate) fn state(&self) -> RulesState {
-        if self.job.is_none() && self.installed.as_ref() == Some(&self.target()) {
+        if self.job.is_none() && self.installed.as_ref() == Some(&self.target) {
             RulesState::Settled
         } else if self.job.is_none() && self.next.is_some_and(|next| Instant::now() < next) {
             RulesState::Failed
@@ -249,7 +265,7 @@ impl Reconciler {
             return;
         }
         self.next = self.process.verify.map(|verify| Instant::now() + verify);
-        let target = self.target();
+        let target = self.target.clone();
         let settled = self.installed.as_ref() == Some(&target);
         if let Err(error) = self.start(if settled { Task::Verify(target) } else { Task::Install(target) }, children) {
             self.failed(error);
@@ -332,7 +348,7 @@ impl Reconciler {
 
     /// Other rules are wanted than this task was about.
     fn is_outdated(&self, task: &Task) -> bool {
-        matches!(task, Task::Install(target) | Task::Verify(target) if *target != self.target())
+        matches!(task, Task::Install(target) | Task::Verify(target) if *target != self.target)
     }
 
     fn failed(&mut self, error: Error) {
@@ -347,7 +363,7 @@ impl Reconciler {
             Task::Install(target) | Task::Verify(target) => Some(target),
             Task::Unhook | Task::Remove => None,
         };
-        if self.installed.as_ref() == Some(&self.target()) {
+        if self.installed.as_ref() == Some(&self.target) {
             self.untried = false;
         } else {
             self.next = Some(Instant::now());

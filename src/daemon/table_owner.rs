@@ -4,7 +4,7 @@
 //! The guardian and its workers hold a lifeline and nothing else. So a worker that was taken over cannot send a command.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::rules::nft::firewall::TableOwner;
 use crate::rules::nft::session::NftSession;
 use crate::rules::tools::DIRECTORIES;
 use crate::sys::channel::{Channel, Received};
-use crate::sys::{inherited, lifeline, process, reset, wait};
+use crate::sys::{inherited, lifeline, process, wait};
 
 /// How long a transaction may take. nft has less time.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -91,8 +91,7 @@ impl TableOwner for OwnerLink {
         // Unlike that of any other process, and never 0.
         let number = u64::from(std::process::id()) << 32 | (COUNT.fetch_add(1, Ordering::Relaxed) + 1);
         let failed = |error| Error::sys("telling the owner of the nft table", error);
-        let mut file = inherited::memory_file().map_err(failed)?;
-        reset::without_size_limit(|| file.write_all(text.as_bytes())).map_err(failed)?;
+        let file = inherited::filled_memory_file(text.as_bytes()).map_err(failed)?;
         self.channel.send(&number.to_ne_bytes(), Some(file.as_fd())).map_err(failed)?;
         self.answer(number)
     }

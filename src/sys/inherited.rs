@@ -1,7 +1,7 @@
 //! Descriptors that this process was started with.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -10,6 +10,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 use nix::sys::stat::{FileStat, fstat};
 
+use crate::sys::reset;
 use crate::sys::sockopt::listens;
 
 /// Takes ownership of a descriptor that was open when the program began, and makes it close-on-exec and non-blocking.
@@ -104,6 +105,13 @@ pub(crate) fn is_memory_file(number: RawFd) -> bool {
 /// An empty file in memory, closed on exec (memfd_create(2)).
 pub(crate) fn memory_file() -> io::Result<File> {
     Ok(File::from(memfd_create(c"tproxy", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?))
+}
+
+/// One that holds these bytes; the place in it is behind them.
+pub(crate) fn filled_memory_file(bytes: &[u8]) -> io::Result<File> {
+    let mut file = memory_file()?;
+    reset::without_size_limit(|| file.write_all(bytes))?;
+    Ok(file)
 }
 
 /// Makes a file in memory one that can only be read (`F_ADD_SEALS`, fcntl(2)).

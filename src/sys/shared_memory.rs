@@ -11,11 +11,47 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
 use crate::sys::{inherited, reset};
 
+/// A file in memory as words. Its length is sealed.
+#[derive(Debug)]
+struct Mapping {
+    first: NonNull<AtomicU64>,
+    count: usize,
+}
+
+impl Mapping {
+    /// Maps the whole file with this access (`PROT_*`, mmap(2)).
+    fn new(file: &File, access: libc::c_int) -> io::Result<Mapping> {
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory in use. The descriptor is open.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let first = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { first, count: bytes / size_of::<AtomicU64>() })
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping has room for `count` words, begins at a page and so is aligned, is zeroed by the kernel,
+        // which is a valid value of each, and lives as long as `self`. The file cannot become shorter, since it is sealed.
+        // Other processes may change the words, since they are atomic. Memory that may only be read is enough for who only
+        // loads: a relaxed load of 64 bits only reads on the architectures that this program is for.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this is exactly what mmap(2) returned, and no reference to it is left: `words` lends it no longer than
+        // `self` lives. Other processes have their own mappings.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
+    }
+}
+
 /// Words that several processes can read and change. They begin as zero.
 #[derive(Debug)]
 pub(crate) struct SharedWords {
-    first: NonNull<AtomicU64>,
-    count: usize,
+    mapping: Mapping,
     /// The memory as a file, in the process that has made it.
     file: Option<File>,
 }
@@ -27,22 +63,12 @@ impl SharedWords {
         reset::without_size_limit(|| file.set_len(bytes as u64))?;
         // Nobody can take away what others have mapped.
         fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
-        let mut words = SharedWords::map(&file)?;
-        words.file = Some(file);
-        Ok(words)
+        SharedWords::adopt(file)
     }
 
     /// The words that another process has made, by the descriptor that it has passed.
     pub(crate) fn map(file: &File) -> io::Result<SharedWords> {
-        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address that the kernel chooses touches no memory in use. The descriptor is open.
-        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let first = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(SharedWords { first, count: bytes / size_of::<AtomicU64>(), file: None })
+        Ok(SharedWords { mapping: Mapping::new(file, libc::PROT_READ | libc::PROT_WRITE)?, file: None })
     }
 
     /// The same, and keeps the descriptor to pass it on.
@@ -62,18 +88,7 @@ impl Deref for SharedWords {
     type Target = [AtomicU64];
 
     fn deref(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping has room for `count` words, begins at a page and so is aligned, is zeroed by the kernel,
-        // which is a valid value of each, and lives as long as `self`. The file cannot become shorter, since it is sealed.
-        // Other processes may change the words, since they are atomic.
-        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
-    }
-}
-
-impl Drop for SharedWords {
-    fn drop(&mut self) {
-        // SAFETY: this is exactly what mmap(2) returned, and no reference to it is left: `deref` lends it no longer than
-        // `self` lives. Other processes have their own mappings.
-        unsafe { libc::munmap(self.first.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
+        self.mapping.words()
     }
 }
 
@@ -84,46 +99,21 @@ pub(crate) fn read_only(memory: BorrowedFd<'_>) -> io::Result<File> {
 
 /// Words that another process changes and this one can only read.
 #[derive(Debug)]
-pub(crate) struct ReadWords {
-    first: NonNull<AtomicU64>,
-    count: usize,
-}
+pub(crate) struct ReadWords(Mapping);
 
 impl ReadWords {
     /// The words behind a descriptor that need only be open for reading.
     pub(crate) fn map(file: &File) -> io::Result<ReadWords> {
-        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-        // SAFETY: a new mapping at an address that the kernel chooses touches no memory in use. The descriptor is open.
-        let start =
-            unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let first = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(ReadWords { first, count: bytes / size_of::<AtomicU64>() })
+        Mapping::new(file, libc::PROT_READ).map(ReadWords)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.count
+        self.0.count
     }
 
     /// The word at this place; 0 beyond the last one.
     pub(crate) fn load(&self, place: usize) -> u64 {
-        if place >= self.count {
-            return 0;
-        }
-        // SAFETY: the word is inside of the mapping, which begins at a page, so it is aligned, and which lives as long as
-        // `self`. The file cannot become shorter, since `SharedWords` has sealed it. A relaxed load of 64 bits only reads
-        // on the architectures that this program is for, so memory that may only be read is enough.
-        let word = unsafe { self.first.add(place).as_ref() };
-        word.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for ReadWords {
-    fn drop(&mut self) {
-        // SAFETY: as for `SharedWords`: this is what mmap(2) returned, and `load` keeps no reference.
-        unsafe { libc::munmap(self.first.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
+        self.0.words().get(place).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 }
 

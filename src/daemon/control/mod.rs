@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::time::{Duration, Instant};
 
-use mio::event::Event;
+use mio::event::{Event, Source};
 use mio::net::{TcpListener, UnixListener};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -59,6 +59,22 @@ const CLIENT: usize = 1 << 32;
 enum MetricsListener {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+impl MetricsListener {
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            MetricsListener::Tcp(listener) => listener,
+            MetricsListener::Unix(listener) => listener,
+        }
+    }
+
+    fn accept(&self) -> io::Result<ClientStream> {
+        match self {
+            MetricsListener::Tcp(listener) => listener.accept().map(|(stream, _)| ClientStream::Tcp(stream)),
+            MetricsListener::Unix(listener) => listener.accept().map(|(stream, _)| ClientStream::Unix(stream)),
+        }
+    }
 }
 
 /// The control process.
@@ -106,10 +122,8 @@ impl Control {
             true => MetricsListener::Tcp(TcpListener::from_std(socket.into())),
             false => MetricsListener::Unix(UnixListener::from_std(socket.into())),
         });
-        match &mut metrics {
-            Some(MetricsListener::Tcp(listener)) => registry.register(listener, Token(METRICS), Interest::READABLE)?,
-            Some(MetricsListener::Unix(listener)) => registry.register(listener, Token(METRICS), Interest::READABLE)?,
-            None => {}
+        if let Some(metrics) = &mut metrics {
+            registry.register(metrics.source(), Token(METRICS), Interest::READABLE)?;
         }
         Ok(Control {
             poll,
@@ -221,10 +235,8 @@ impl Control {
             // Whatever is in the queue is the next process's.
             let _ = self.poll.registry().deregister(socket);
         }
-        match &mut metrics {
-            Some(MetricsListener::Tcp(listener)) => _ = self.poll.registry().deregister(listener),
-            Some(MetricsListener::Unix(listener)) => _ = self.poll.registry().deregister(listener),
-            None => {}
+        if let Some(metrics) = &mut metrics {
+            let _ = self.poll.registry().deregister(metrics.source());
         }
         for place in 0..self.clients.len() {
             if let Some(client) = &mut self.clients[place] {
@@ -252,15 +264,7 @@ impl Control {
     }
 
     fn accept_scrapes(&mut self) {
-        loop {
-            let accepted = match &self.metrics {
-                Some(MetricsListener::Tcp(listener)) => listener.accept().map(|(stream, _)| ClientStream::Tcp(stream)),
-                Some(MetricsListener::Unix(listener)) => {
-                    listener.accept().map(|(stream, _)| ClientStream::Unix(stream))
-                }
-                None => return,
-            };
-            let Ok(stream) = accepted else { return };
+        while let Some(Ok(stream)) = self.metrics.as_ref().map(MetricsListener::accept) {
             let scrapes = self.clients.iter().flatten().filter(|client| client.kind == ClientKind::Scrape).count();
             if scrapes < SCRAPES {
                 self.add_client(ControlClient::new(stream, ClientKind::Scrape, false));

@@ -25,7 +25,6 @@ use crate::daemon::reconciler::{Reconciler, RulesState};
 use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::rules::rule::Gate;
-use crate::rules::ruleset;
 use crate::sys::clock::TICK;
 use crate::sys::{account, files};
 use crate::traffic::service::{Destination, Service};
@@ -45,15 +44,18 @@ impl Instance {
         self.answer_for_rules();
         let mut control = std::mem::take(&mut self.control);
         control.look_from = Some(now + LOOK_EVERY);
-        let status = self.status(&control);
         if let Some(serving) = &self.serving {
+            let shows = control.start(&serving.config, self.stats.past(), &mut self.children);
             let path = serving.config.process.control.health_file.as_deref();
-            if let Some(path) = path.filter(|_| control.written != Some(status.health)) {
-                write_health(path, status.health);
-                control.written = Some(status.health);
+            let status = (shows || path.is_some()).then(|| self.status(&control));
+            if let (Some(path), Some(Status { health, .. })) = (path, &status)
+                && control.written != Some(*health)
+            {
+                write_health(path, *health);
+                control.written = Some(*health);
             }
-            if control.start(&serving.config, self.stats.past(), &mut self.children) {
-                control.describe(Some(describe(serving, &self.names, control.began).text()), status.text());
+            if let Some(status) = status.filter(|_| shows) {
+                control.describe(describe(serving, &self.names, control.began), status);
                 let workers = self.children.records().map(|(pid, record)| {
                     let state = match self.children.role(pid) {
                         Some(Role::Worker { generation, slot }) => {
@@ -74,8 +76,10 @@ impl Instance {
 
     /// Answers those who wait for the rules.
     fn answer_for_rules(&mut self) {
+        if self.control.awaits_rules.is_empty() {
+            return;
+        }
         let result = match self.rules.as_ref().map(Reconciler::state) {
-            _ if self.control.awaits_rules.is_empty() => return,
             Some(RulesState::Working) => return,
             Some(RulesState::Failed) => Err("the rules could not be changed; it is tried again"),
             Some(RulesState::Settled) | None => Ok(()),
@@ -169,7 +173,7 @@ impl Instance {
             reloads: control.reloads,
             deaths: control.deaths,
             lost: logging::lost(),
-            rules_text: rules.map(|rules| ruleset::print_rules(&rules.target())).unwrap_or_default(),
+            rules_text: rules.map(|rules| rules.target_text().to_owned()).unwrap_or_default(),
         }
     }
 }
