@@ -68,6 +68,7 @@ pub(crate) fn run(config: Config) -> Result<u8, Error> {
 
 /// Returns the exit status.
 fn guard(config: Config, inherited: Inherited, mut terminal: Terminal) -> Result<u8, Error> {
+    process::block_signals().map_err(|error| Error::sys("blocking signals", error))?;
     let pidfile = match config.process.pidfile.as_deref().map(PidFile::write).transpose() {
         Ok(pidfile) => pidfile,
         Err(error) => return Ok(terminal.fail(&error)),
@@ -132,6 +133,7 @@ pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Resu
 
 /// One process is enough: no rules, no user to become, no name to follow.
 fn alone(config: Config, inherited: Inherited) -> Result<(), Error> {
+    process::block_signals().map_err(|error| Error::sys("blocking signals", error))?;
     let pidfile = config.process.pidfile.as_deref().map(PidFile::write).transpose()?;
     let mut generation = Generation::prepare(GenerationId(0), config, &Listeners::default(), &inherited)?;
     generation.listeners.renew(0, &generation.config)?;

@@ -171,9 +171,14 @@ fn signal_set(signals: &[Signal]) -> SigSet {
     signals.iter().copied().collect()
 }
 
+/// Makes all of [`BLOCKED`] wait until [`signals`] takes them: before anybody can know that this process is there.
+pub(crate) fn block_signals() -> io::Result<()> {
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&signal_set(&BLOCKED)), None)?)
+}
+
 /// Makes `signals` come through a descriptor; the others of [`BLOCKED`] stay blocked.
 pub(crate) fn signals(signals: &[Signal]) -> io::Result<SignalFd> {
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&signal_set(&BLOCKED)), None)?;
+    block_signals()?;
     Ok(SignalFd::with_flags(&signal_set(signals), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 

@@ -20,6 +20,24 @@ fn termination_lets_connections_finish() {
 }
 
 #[test]
+fn whoever_reads_that_it_is_ready_may_stop_it_at_once() {
+    for turn in 0..20 {
+        let (mut output, stderr) = std::io::pipe().expect("pipe");
+        let line = format!("-d -b 127.0.0.1 -s {} 127.0.0.1 9", free_port());
+        let mut daemon = Launch::line(&line).spawn_into(stderr);
+        let mut said = Vec::new();
+        while !said.windows(7).any(|part| part == b"ready: ") {
+            let mut part = [0; 256];
+            let count = output.read(&mut part).expect("read");
+            assert_ne!(count, 0, "it ended: {}", String::from_utf8_lossy(&said));
+            said.extend(&part[..count]);
+        }
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait(), 0, "turn {turn}");
+    }
+}
+
+#[test]
 fn second_termination_resets_what_is_left() {
     let server = Server::echo(LOCAL);
     let mut relay = LoopbackRelay::start("", server.address);
