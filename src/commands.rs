@@ -80,7 +80,7 @@ fn flush(name: Option<&str>) -> Result<(), Error> {
     // Where there can be no lock, no daemon has started either.
     let _lock = instance_lock::for_routing().ok();
     let done = match name {
-        Some(name) => firewall.remove(name).map(|()| None),
+        Some(name) => firewall.remove_remains(name).map(|()| None),
         None => firewall.flush_all().map(|counts| Some(removed(counts))),
     };
     match (done, living.first()) {
@@ -132,8 +132,9 @@ fn after_crash(config: &Config) -> Result<(), Error> {
     }
     nft::owners::end_all(|name| name == config.name);
     let mut firewall = Installation::find(None)?;
+    let _lock = instance_lock::for_routing().ok();
     if config.process.fail == FailMode::Open {
-        return firewall.remove(&config.name);
+        return firewall.remove_remains(&config.name);
     }
     // A table of nft rejects by itself what it redirects no more. Without rules nothing has crashed that had any: a start
     // that fails leaves none.

@@ -276,8 +276,6 @@ fn what_nft_has_no_words_for_is_refused_by_name() {
         assert!(said.starts_with(&format!("tproxy: -R '{rule}': {named}")), "{said}");
         assert!(said.trim_end().ends_with(" needs --firewall iptables"), "{said}");
     }
-    let said = refused(&["--firewall", "nft", "-R", "--dport 80", "--intercept", "tproxy", "-s", "40123", "-t"]).stderr;
-    assert_eq!(said, "tproxy: --intercept tproxy: needs --firewall iptables");
     value_refused("--firewall", "pf");
 }
 
@@ -293,6 +291,35 @@ fn rules_for_nft_are_one_table_with_a_map_for_many_redirections() {
     assert!(done.stdout.starts_with("# nft -f -\ntable inet tproxy.table {\n"), "{}", done.stdout);
     assert_eq!(done.stdout.matches(" : 1").count(), 500, "{}", done.stdout);
     assert_eq!(done.stdout.matches("redirect to ").count(), 1, "{}", done.stdout);
+}
+
+#[test]
+fn interception_with_nft_is_printed_with_its_policy_routing_and_what_rejects_without_it() {
+    let args = "--print-rules --firewall nft -s 40123 -b 0.0.0.0 --intercept tproxy --no-conntrack --fail closed";
+    let args: Vec<&str> = args.split(' ').chain(["-R", "-d 10.3.0.2 --dport 80", "10.3.0.3", "81"]).collect();
+    let done = Launch::new(&args).run();
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""));
+    let mut rest = done.stdout.as_str();
+    for line in [
+        "# ip -4 route add local default dev lo table 12970 protocol 129\n",
+        "# ip -4 rule add fwmark 0x10000000/0x10000000 lookup 12970 protocol 129\n# nft -f -\n",
+        "table inet tproxy.40123 {\n\tchain mark4.0x10000000/0x10000000 {\n\t\tsocket wildcard 1 return\n",
+        "\t\tmeta mark set meta mark & 0xefffffff ^ 0x10000000\n",
+        "\t\tmeta l4proto tcp tproxy ip to :40123 meta mark set meta mark & 0xefffffff ^ 0x10000000 accept\n\t\tdrop\n",
+        "\tchain filter4 {\n\t\tiifname \"lo\" return\n\t\tmeta mark & 0x10000000 == 0x10000000 return\n",
+        "\t\tmeta l4proto tcp ip daddr 10.3.0.2 tcp dport 80 reject with tcp reset\n",
+        "\t\tmeta l4proto tcp ip daddr 10.3.0.2 tcp dport 80 notrack accept\n",
+        "\t\tmeta l4proto tcp ip daddr 10.3.0.2 tcp dport 80 socket transparent 1 jump untracked4\n",
+        "\t\tmeta l4proto tcp ip saddr 10.3.0.3 tcp sport 81 socket transparent { 0, 1 } jump untracked4\n",
+        "\tchain mangle4.sock {\n\t\tsocket transparent 1 jump mark4.0x10000000/0x10000000\n",
+        "\t\tmeta l4proto tcp ip daddr 10.3.0.2 tcp dport 80 goto to4.40123\n",
+        "\tchain mangle.prerouting {\n\t\ttype filter hook prerouting priority -149; policy accept;\n",
+        "table inet tproxy.40123.closed {\n",
+        "\t\tmeta l4proto tcp ip daddr 10.3.0.2 tcp dport 80 reject with tcp reset\n",
+    ] {
+        let Some((_, after)) = rest.split_once(line) else { panic!("{line:?} lacks in\n{}", done.stdout) };
+        rest = after;
+    }
 }
 
 #[test]

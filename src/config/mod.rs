@@ -335,10 +335,6 @@ fn check_translatable(process: &Process, redirections: &[Redirection]) -> Result
             Some((file, line)) => error.in_file(file, *line),
             None => error,
         };
-        if redirection.needs_routing() {
-            let what = if redirection.is_tproxy() { "--intercept tproxy" } else { "--source client" };
-            return Err(placed(Error::Usage(format!("{what}: needs --firewall iptables"))));
-        }
         for (_, matching) in &redirection.rules {
             let conditions = matching.conditions().iter().map(String::as_str);
             let words: Vec<&str> = ["-p", matching.protocol()].into_iter().chain(conditions).collect();

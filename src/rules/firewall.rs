@@ -11,7 +11,7 @@ use crate::rules::blame;
 use crate::rules::chains::Table;
 use crate::rules::family_tables::{Compared, FamilyTables, as_far_as_known};
 use crate::rules::lacking;
-use crate::rules::routes::{MarksInUse, Routes, marks};
+use crate::rules::routes::{MarksInUse, marks};
 use crate::rules::rule::RuleSpec;
 use crate::rules::ruleset::RuleSet;
 use crate::rules::save::Owner;
@@ -23,7 +23,6 @@ use crate::sys::routing_table::{AddressOwner, RoutingTable};
 #[derive(Debug)]
 pub struct Firewall {
     families: Vec<FamilyTables>,
-    routes: Routes,
     /// The instance whose rules this value has installed and not removed.
     installed: Option<String>,
 }
@@ -41,7 +40,7 @@ impl Firewall {
             Ok(FamilyTables { family, tools, reference: Vec::new(), hidden: Vec::new() })
         };
         let families = Family::BOTH.into_iter().map(tables).collect::<Result<_, Error>>()?;
-        Ok(Firewall { families, routes: Routes::find_in(directories), installed: None })
+        Ok(Firewall { families, installed: None })
     }
 
     /// The tools that were found, for the log.
@@ -61,7 +60,6 @@ impl Firewall {
         let reinstalls = self.installed.as_ref() == Some(&set.name);
         // Also read when it is not to be restored: tables that cannot be read are better found before any is touched.
         let found = self.families.iter().map(|tables| tables.read(&owner)).collect::<Result<Vec<_>, _>>()?;
-        let had_routes = self.routes.installed.is_some() || found.iter().any(|found| !marks(&found.tables).is_empty());
         let mut before = Vec::new();
         for (tables, found) in self.families.iter().zip(found) {
             if reinstalls {
@@ -71,34 +69,21 @@ impl Firewall {
                 before.push(Vec::new());
             }
         }
-        if set.routing.is_some() && self.routes.installed != set.routing {
-            self.routes.check_free(set, &self.marks_in_use(Some(&owner))?)?;
-        }
-        let uses_routes = had_routes || set.routing.is_some();
-        match self.install_all(set, &owner, uses_routes) {
+        let installed = self.families.iter().map(|tables| tables.install(set, &owner)).collect::<Result<_, _>>();
+        match installed {
             Ok(installed) => {
                 self.watch(set, installed);
                 Ok(())
             }
             Err(error) => {
                 let at_fault = blame::redirection(&set.specs, &error);
-                let error = self.roll_back(&owner, &before, uses_routes, error);
+                let error = self.roll_back(&owner, &before, error);
                 Err(match at_fault.and_then(|id| set.locations.get(id.index())?.as_ref()) {
                     Some((file, line)) => error.in_file(file, *line),
                     None => error,
                 })
             }
         }
-    }
-
-    /// First the routes, without which marked packets would leave this host.
-    fn install_all(&self, set: &RuleSet, owner: &Owner, uses_routes: bool) -> Result<Vec<Found>, Error> {
-        self.routes.install(set.routing.as_ref())?;
-        let installed = self.families.iter().map(|tables| tables.install(set, owner)).collect::<Result<_, _>>()?;
-        if uses_routes {
-            self.purge_routes()?;
-        }
-        Ok(installed)
     }
 
     /// Whether any tool was found.
@@ -140,20 +125,13 @@ impl Firewall {
         let tables = std::array::from_fn(|_| tables.next().unwrap_or_default());
         let mut hidden = self.families.iter().map(|side| side.hidden.clone());
         let hidden = std::array::from_fn(|_| hidden.next().unwrap_or_default());
-        Snapshot {
-            instance: self.installed.clone(),
-            tables,
-            hidden,
-            routing: self.routes.installed.clone(),
-            nft: Vec::new(),
-        }
+        Snapshot { instance: self.installed.clone(), tables, hidden, ..Snapshot::default() }
     }
 
     /// Goes on from what another process has installed: [`Firewall::check`] watches over it, and it is put back if the
     /// next installation fails.
     pub fn resume(&mut self, snapshot: Snapshot) {
         self.installed = snapshot.instance;
-        self.routes.installed = snapshot.routing;
         for ((side, reference), hidden) in self.families.iter_mut().zip(snapshot.tables).zip(snapshot.hidden) {
             (side.reference, side.hidden) = (reference, hidden);
         }
@@ -176,38 +154,25 @@ impl Firewall {
 
     /// Removes the rules of an instance, whoever installed them. That there are none is no error.
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
-        let owner = Owner::Instance(name.to_string());
-        let had_routes = match &self.installed {
-            Some(installed) if installed == name => self.routes.installed.is_some(),
-            _ => self.families.iter().any(|tables| {
-                let found = tables.read(&owner).unwrap_or_default();
-                !marks(&found.tables).is_empty()
-            }),
-        };
-        self.remove_all(&owner)?;
-        if had_routes {
-            self.purge_routes()?;
-        }
+        self.remove_all(&Owner::Instance(name.to_string()))?;
         if self.installed.as_deref() == Some(name) {
             self.forget();
         }
         Ok(())
     }
 
-    /// Removes the rules of all instances. Returns how many chains these were, and how many rules and routes of ip(8).
-    pub fn flush_all(&mut self) -> Result<(usize, usize), Error> {
+    /// Removes the rules of all instances. Returns how many chains these were.
+    pub fn flush_all(&mut self) -> Result<usize, Error> {
         let chains = self.remove_all(&Owner::All)?;
-        let routes = self.purge_routes()?;
         self.forget();
-        Ok((chains, routes))
+        Ok(chains)
     }
 
     /// Compares the tables with their state after the installation. Returns a short sentence for each rule that is gone,
     /// changed or out of place; [`Firewall::install`] of the same set repairs them. What cannot be shown is taken to be
     /// there still.
     pub fn check(&self) -> Result<Vec<String>, Error> {
-        let tables = self.compare()?.into_iter().flat_map(|compared| compared.differences);
-        Ok(tables.chain(self.routes.differences()?).collect())
+        Ok(self.compare()?.into_iter().flat_map(|compared| compared.differences).collect())
     }
 
     /// The same, and remembers which tables could not be shown, for [`Firewall::hidden`].
@@ -220,7 +185,6 @@ impl Firewall {
             }
             all.extend(compared.differences);
         }
-        all.extend(self.routes.differences()?);
         Ok(all)
     }
 
@@ -252,12 +216,10 @@ impl Firewall {
             (tables.reference, tables.hidden) = (reference, hidden);
         }
         self.installed = Some(set.name.clone());
-        self.routes.installed = set.routing.clone();
     }
 
     fn forget(&mut self) {
         self.installed = None;
-        self.routes.installed = None;
         for tables in &mut self.families {
             tables.reference.clear();
             tables.hidden.clear();
@@ -268,22 +230,15 @@ impl Firewall {
         self.families.iter().filter_map(|tables| tables.tools.as_ref())
     }
 
-    /// The marks that chains of tproxy set, in each family, besides those of one owner.
-    fn marks_in_use(&self, besides: Option<&Owner>) -> Result<MarksInUse, Error> {
+    /// The marks that chains of tproxy give to packets. `counts` says which chains count.
+    pub(crate) fn marks(&self, counts: &dyn Fn(&str) -> bool) -> Result<MarksInUse, Error> {
         let mut all = MarksInUse::default();
-        for (tables, in_use) in self.families.iter().zip(&mut all.0) {
-            let found = tables.read(&Owner::All)?;
-            let mut tables = found.tables;
-            let is_other = |chain: &str| !besides.is_some_and(|owner| owner.owns(chain));
-            tables.iter_mut().for_each(|table| table.chains.retain(|chain| is_other(&chain.name)));
-            *in_use = marks(&tables);
+        for side in &self.families {
+            let mut tables = side.read(&Owner::All)?.tables;
+            tables.iter_mut().for_each(|table| table.chains.retain(|chain| counts(&chain.name)));
+            marks(&tables).into_iter().for_each(|mark| all.add(side.family, mark));
         }
         Ok(all)
-    }
-
-    /// Removes the policy routing that belongs to no chain any more.
-    fn purge_routes(&self) -> Result<usize, Error> {
-        self.routes.purge(&self.marks_in_use(None)?)
     }
 
     /// Both families, even if the first fails: half removed is better than not removed.
@@ -294,7 +249,7 @@ impl Firewall {
 
     /// Restores the tables as they were before, and where that fails removes all: without its rules the proxy merely
     /// gets no connections, but without the proxy its rules cut them off.
-    fn roll_back(&self, owner: &Owner, before: &[Vec<Table>], uses_routes: bool, error: Error) -> Error {
+    fn roll_back(&self, owner: &Owner, before: &[Vec<Table>], error: Error) -> Error {
         let mut trouble = Vec::new();
         for (tables, before) in self.families.iter().zip(before) {
             let Some(tools) = &tables.tools else { continue };
@@ -305,20 +260,21 @@ impl Firewall {
             };
             trouble.extend(restored.err().map(|e| e.to_string()));
         }
-        if uses_routes {
-            let restored = self.routes.install(self.routes.installed.as_ref()).and(self.purge_routes());
-            trouble.extend(restored.err().map(|e| e.to_string()));
+        with_trouble(error, &trouble)
+    }
+}
+
+/// An error of an installation that could not be undone.
+pub(super) fn with_trouble(error: Error, trouble: &[String]) -> Error {
+    if trouble.is_empty() {
+        return error;
+    }
+    let trouble = format!("the former rules could not be restored either: {}", trouble.join("; "));
+    match error {
+        Error::Firewall { command, status, said } => {
+            Error::Firewall { command, status, said: format!("{}; {trouble}", said.trim()) }
         }
-        if trouble.is_empty() {
-            return error;
-        }
-        let trouble = format!("the former rules could not be restored either: {}", trouble.join("; "));
-        match error {
-            Error::Firewall { command, status, said } => {
-                Error::Firewall { command, status, said: format!("{}; {trouble}", said.trim()) }
-            }
-            other => Error::Failed(format!("{other}; {trouble}")),
-        }
+        other => Error::Failed(format!("{other}; {trouble}")),
     }
 }
 
@@ -333,7 +289,7 @@ mod tests {
     fn a_missing_tool_is_an_error_only_where_rules_are_wanted() {
         let mut firewall = Firewall::find_in(&["/nonexistent"]).unwrap();
         assert_eq!(firewall.description(), "no iptables-restore, no ip6tables-restore");
-        assert_eq!(firewall.flush_all().unwrap(), (0, 0));
+        assert_eq!(firewall.flush_all().unwrap(), 0);
         firewall.remove("1").unwrap();
         let matching = Match::parse("-R", "-d fd00::1", RELAYED).unwrap().resolve(&|_| Vec::new()).unwrap();
         let spec = RuleSpec {

@@ -53,7 +53,7 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
     // OUTPUT decides about this host's own connections (with -O), or nothing does (without). One that goes to this
     // host also passes INPUT. Without this rule the relay could not reach an upstream on its own machine.
     let own = rule(&["-i", "lo", "-j", "RETURN"]);
-    let intercepted = routing.map(|routing| rule(&["-m", "mark", "--mark", &routing.mark.to_string(), "-j", "RETURN"]));
+    let intercepted = routing.map(passes_marked);
     let mut filter = Draft {
         name: "filter",
         hooks: &["INPUT", "FORWARD"],
@@ -147,11 +147,7 @@ fn nat_rules(specs: &[&RuleSpec]) -> Vec<Rule> {
 }
 
 fn filter_rules(specs: &[&RuleSpec], holds: bool) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    // A chain gets each packet of UDP, not only those that begin something. An answer is not what a MATCH names.
-    if specs.iter().any(|spec| spec.matching.protocol == "udp") {
-        rules.push(rule(&["-p", "udp", "-m", "conntrack", "--ctdir", "REPLY", "-j", "RETURN"]));
-    }
+    let mut rules: Vec<Rule> = answers_of_udp(specs).into_iter().collect();
     // Translated connections come before the other rules, which would judge them by their new destination.
     for translated in specs.iter().flat_map(|spec| translated(spec)) {
         if !rules.contains(&translated) {
@@ -168,6 +164,12 @@ fn filter_rules(specs: &[&RuleSpec], holds: bool) -> Vec<Rule> {
     };
     rules.extend(specs.iter().filter_map(verdict));
     rules
+}
+
+/// A chain gets each packet of UDP, not only those that begin something. An answer is not what a MATCH names.
+fn answers_of_udp(specs: &[&RuleSpec]) -> Option<Rule> {
+    let any = specs.iter().any(|spec| spec.matching.protocol == "udp");
+    any.then(|| rule(&["-p", "udp", "-m", "conntrack", "--ctdir", "REPLY", "-j", "RETURN"]))
 }
 
 /// How a client learns at once that nobody serves it.
@@ -229,24 +231,29 @@ fn destination(to: IpAddr, port: Option<u16>) -> Vec<String> {
     ["-d".to_owned(), to.to_string()].into_iter().chain(port.into_iter().flatten()).collect()
 }
 
-/// The table that rejects what the rules would redirect, once they are gone: new connections that were not translated.
-/// `None` if nothing is redirected.
+/// Leaves alone what was intercepted.
+fn passes_marked(routing: &PolicyRouting) -> Rule {
+    rule(&["-m", "mark", "--mark", &routing.mark.to_string(), "-j", "RETURN"])
+}
+
+/// The table that rejects once the others are gone: new connections that were neither translated nor intercepted, and what
+/// was rejected before, whether the user wants it so or nobody could serve it. `None` if there is no such thing.
 pub(crate) fn closed(table: &'static str, wanted: Wanted<'_>) -> Option<Table> {
-    let Wanted { name, own_uid, specs, .. } = wanted;
+    let Wanted { name, own_uid, routing, specs, .. } = wanted;
     let mut draft = Draft {
         name: table,
         hooks: &["INPUT", "FORWARD"],
         specs,
-        needs: &Action::translates,
+        needs: &|action| action != Action::Exempt,
         rules: &closed_rules,
         first: vec![rule(&["-i", "lo", "-j", "RETURN"])],
     };
     let mut planned = draft.table(&format!("{PREFIX}{name}"), own_uid)?;
     // They come first in the chain, and not into the jumps: this holds for this host's own connections too.
     let translated = rule(&[&TRANSLATED[..], &["-j", "RETURN"]].concat());
+    let passed: Vec<Rule> = std::iter::once(translated).chain(routing.map(passes_marked)).collect();
     for chain in &mut planned.chains {
-        let rules = std::mem::take(&mut chain.rules);
-        chain.rules = std::iter::once(translated.clone()).chain(rules).collect();
+        chain.rules.splice(0..0, passed.iter().cloned());
     }
     Some(planned)
 }
@@ -256,7 +263,7 @@ fn closed_rules(specs: &[&RuleSpec]) -> Vec<Rule> {
         Action::Exempt => spec.rule(&["-j", "RETURN"]),
         _ => spec.rule(&["-j", "REJECT", "--reject-with", refusal(&spec.matching)]),
     };
-    specs.iter().map(rule).collect()
+    answers_of_udp(specs).into_iter().chain(specs.iter().map(rule)).collect()
 }
 
 fn rule(words: &[&str]) -> Rule {

@@ -21,6 +21,23 @@ pub(crate) struct Routes {
 pub(crate) struct MarksInUse(pub [Vec<Mark>; 2]);
 
 impl MarksInUse {
+    pub(crate) fn add(&mut self, family: Family, mark: Mark) {
+        let [v4, v6] = &mut self.0;
+        if family == Family::V4 { v4.push(mark) } else { v6.push(mark) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(Vec::is_empty)
+    }
+
+    /// These and the others.
+    pub(crate) fn with(mut self, other: MarksInUse) -> MarksInUse {
+        for (own, other) in self.0.iter_mut().zip(other.0) {
+            own.extend(other);
+        }
+        self
+    }
+
     fn of(&self, family: Family) -> &[Mark] {
         let [v4, v6] = &self.0;
         if family == Family::V4 { v4 } else { v6 }

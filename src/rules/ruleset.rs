@@ -84,13 +84,18 @@ impl RuleSet {
 pub(crate) fn print_rules(set: &RuleSet) -> String {
     let mut text = String::new();
     for (family, tool) in [(Family::V4, "iptables-restore"), (Family::V6, "ip6tables-restore")] {
-        text.push_str(&set.routing_of(family).map(|routing| routing.commands(family)).unwrap_or_default());
+        text.push_str(&routing_commands(set, family));
         let rules = set.restore_text(family);
         if !rules.is_empty() {
             text.push_str(&format!("# {tool} --noflush\n{rules}"));
         }
     }
     text
+}
+
+/// The commands that install its policy routing in a family.
+pub(crate) fn routing_commands(set: &RuleSet, family: Family) -> String {
+    set.routing_of(family).map(|routing| routing.commands(family)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ fn comments_of_others_are_no_obstacle_to_installation_check_and_removal() {
         firewall.remove("12970").unwrap();
         assert_eq!(raw_both(kind), before);
         firewall.install(&set).unwrap();
-        assert_eq!(Firewall::find().unwrap().flush_all().unwrap().0, 4);
+        assert_eq!(Firewall::find().unwrap().flush_all().unwrap(), 4);
         assert_eq!(raw_both(kind), before);
     });
 }

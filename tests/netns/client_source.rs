@@ -51,8 +51,10 @@ fn the_upstream_sees_the_client_in_both_families() {
     let Some(scene) = Scene::new() else { return };
     let _mirrors = mirrors(&scene);
     let cow = ["10.3.0.3", "7", "fd00:3::3", "7"];
-    for (source, more) in [("client", &["-t"][..]), ("client", &cow), ("client:port", &cow), ("client:port", &["-t"])] {
-        let mut daemon = relay(&scene, &[&["--source", source], more].concat());
+    let cases = [("client", &["-t"][..]), ("client", &cow), ("client:port", &cow), ("client:port", &["-t"])];
+    let firewalls = rules::firewalls();
+    for (firewall, (source, more)) in firewalls.iter().flat_map(|firewall| cases.map(|case| (firewall, case))) {
+        let mut daemon = relay(&scene, &[&["--firewall", firewall, "--source", source], more].concat());
         for (to, client) in MOOSE7.into_iter().zip(CLIENT) {
             // Where the first upstream is of the other family.
             let swapped = more.len() > 1 && to.starts_with('[');
@@ -148,9 +150,11 @@ fn an_upstream_on_the_same_host_sees_the_client_as_well() {
     let Some(scene) = Scene::new() else { return };
     let _mirror = scene.lab.gateway.enter(|| mirror("[::]:7"));
     let before = rules::saved_with_routing(&scene.lab.gateway);
-    for interception in ["redirect", "tproxy"] {
+    let kinds =
+        rules::firewalls().into_iter().flat_map(|firewall| ["redirect", "tproxy"].map(|kind| (firewall.clone(), kind)));
+    for (firewall, interception) in kinds {
         for (upstream, at) in [("10.2.0.1", 0), ("fd00:2::1", 1)] {
-            let args = ["--intercept", interception, "--source", "client", upstream, "7"];
+            let args = ["--firewall", &firewall, "--intercept", interception, "--source", "client", upstream, "7"];
             let mut daemon = relay(&scene, &args);
             let seen = ask(&scene.lab.client, MOOSE7[at]).map(|seen| seen.ip().to_string());
             assert_eq!(seen.as_deref(), Some(CLIENT[at]), "{interception} {upstream}: {}", daemon.journal.text());

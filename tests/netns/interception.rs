@@ -1,6 +1,7 @@
 //! `--intercept tproxy`: connections are taken as they are, and all that it takes is owned like the rules.
 
 use super::{MOOSE, MOOSE6, Scene};
+use lab::daemon::Daemon;
 use lab::servers::Server;
 use lab::tempdir::TempDir;
 use lab::{clients, process, rules, wait};
@@ -31,12 +32,16 @@ fn what_is_intercepted_is_relayed_in_both_families_and_nothing_is_left() {
     rules::add_administrators_rules(gateway);
     scene.lab.gateway.hosts("10.2.0.5 moose\n10.3.0.3 cow\nfd00:3::3 cow\n");
     let before = rules::saved_with_routing(gateway);
-    for _ in 0..2 {
-        let mut daemon = scene.relay(INTERCEPT);
+    let _same_port = scene.lab.moose.enter(|| Server::page("[::]:12970", "moose 12970"));
+    for firewall in rules::firewalls() {
+        let mut daemon = scene.relay(&[&["--firewall", &firewall], INTERCEPT].concat());
         for (at, from) in [MOOSE, MOOSE6].into_iter().enumerate() {
             assert_eq!(scene.page(from), "cow");
             let line = daemon.journal.wait_connections(at + 1).remove(at);
             assert_eq!((line.original.as_str(), line.ending.as_str()), (from, "finished"));
+        }
+        for through in ["10.2.0.5:12970", "[fd00:2::5]:12970"] {
+            assert_eq!(scene.page(through), "moose 12970", "our port, but not our connection");
         }
         let running = rules::saved_with_routing(gateway);
         for line in before.lines() {
@@ -59,19 +64,39 @@ fn a_failed_start_and_a_flush_after_a_kill_leave_rules_and_routing_as_they_were(
     for foreground in [true, false] {
         let args = if foreground { [&["-d"], &bad[..]].concat() } else { bad.clone() };
         let (done, family) = scene.launch(&args).start();
-        assert_eq!(done.status, 71, "{done:?}");
+        // For nft the match is translated before anything is touched.
+        assert_eq!(done.status, if rules::is_nft() { 64 } else { 71 }, "{done:?}");
         family.wait_gone();
         assert_eq!(rules::saved_with_routing(gateway), before);
     }
     for flush in [&["--flush"][..], &["--flush", "-s", "12970"]] {
         let daemon = scene.relay(INTERCEPT);
         daemon.family.end();
+        if rules::is_nft() {
+            wait::until_true("the original destination", || scene.page(MOOSE) == "moose");
+        }
         assert!(rules::saved_with_routing(gateway).contains("lookup 12970"), "a killed family cannot clean up");
         let done = scene.launch(flush).run();
         assert_eq!(done.status, 0, "{done:?}");
         assert_eq!(rules::saved_with_routing(gateway), before);
     }
     assert_eq!(scene.page(MOOSE), "moose");
+}
+
+/// Kills the process to which the table of nft belongs: nobody else can remove its rules. They are gone then for a moment.
+pub(super) fn kill_owner(daemon: &Daemon) {
+    process::signal(daemon.family.one("tproxy-nft"), Signal::SIGKILL);
+    daemon
+        .journal
+        .wait_for("to which the nft table belongs, was killed by SIGKILL: the rules are gone, and are put back");
+}
+
+/// Has another program remove what intercepts.
+fn remove_interception(scene: &Scene, daemon: &Daemon, firewall: &str) {
+    match firewall {
+        "nft" => kill_owner(daemon),
+        _ => drop(scene.lab.gateway.run(&["iptables", "-w", "-t", "mangle", "-F"])),
+    }
 }
 
 #[test]
@@ -85,13 +110,20 @@ fn rules_and_routing_that_others_remove_are_put_back_and_connections_go_on() {
     clients::round_trip(&mut client, b"before").expect("echo");
     let ours = |text: String| text.lines().filter(|line| line.contains("12970")).map(String::from).collect::<Vec<_>>();
     let running = ours(rules::saved_with_routing(gateway));
+    let emptied = match rules::is_nft() {
+        false => "chain tproxy.12970.sock has been emptied",
+        true => "the rules are gone, and are put back",
+    };
     for (command, said) in [
         ("ip rule flush", "the rule 'fwmark 0x10000000/0x10000000 lookup 12970 protocol 129' is gone"),
         ("ip route flush table 12970", "the route 'local default dev lo table 12970 protocol 129' is gone"),
-        ("iptables -w -t mangle -F", "chain tproxy.12970.sock has been emptied"),
+        ("", emptied),
         ("ip rule add from all lookup 99", "has another one before it"),
     ] {
-        gateway.run(&command.split(' ').collect::<Vec<_>>());
+        match command {
+            "" => remove_interception(&scene, &daemon, &rules::firewall().unwrap_or_default()),
+            _ => drop(gateway.run(&command.split(' ').collect::<Vec<_>>())),
+        }
         // The rules of the kernel's own tables go as well.
         if command == "ip rule flush" {
             gateway.run(&["ip", "rule", "add", "lookup", "main", "pref", "32766"]);
@@ -161,7 +193,9 @@ fn instances_share_the_routing_and_the_last_one_takes_it_away() {
     assert_eq!(scene.page("10.2.0.5:443"), "cow");
     third.family.end();
     assert_eq!(scene.launch(&["--flush", "-s", "12970"]).run().status, 0);
-    assert!(rules::saved_with_routing(gateway).contains("lookup 12970"), "it belongs to the other instance");
+    // A table of nft goes with its last process, and needs no routing then.
+    let stays = !rules::is_nft();
+    assert_eq!(rules::saved_with_routing(gateway).contains("lookup 12970"), stays, "it belongs to the other instance");
     assert_eq!(scene.launch(&["--flush", "-s", "1297"]).run().status, 0);
     assert_eq!(rules::saved_with_routing(gateway), before);
 }
@@ -187,7 +221,7 @@ fn a_reload_or_upgrade_that_ends_interception_lets_older_connections_go_on() {
         }
         drop(client);
         wait::until_true("the end of the routing", || !rules::saved_with_routing(gateway).contains("lookup 12970"));
-        assert!(!rules::saved(gateway).contains("TPROXY"));
+        assert!(!rules::intercepts(gateway));
         assert_eq!(daemon.stop(), 0);
         assert_eq!(rules::saved_with_routing(gateway), before);
     }
@@ -205,17 +239,24 @@ fn outcome(scene: &Scene) -> String {
 #[test]
 fn fail_closed_lets_nothing_pass_whoever_is_killed_or_whatever_is_removed() {
     let Some(scene) = Scene::new() else { return };
+    rules::firewalls().iter().for_each(|firewall| nothing_passes(&scene, firewall));
+}
+
+fn nothing_passes(scene: &Scene, firewall: &str) {
     let gateway = &scene.lab.gateway;
-    let args = [&["--fail", "closed", "--verify", "0"], INTERCEPT].concat();
+    let args = [&["--firewall", firewall, "--fail", "closed", "--verify", "0"], INTERCEPT].concat();
     let before = rules::saved_with_routing(gateway);
     let daemon = scene.relay(&args);
-    assert_eq!(outcome(&scene), "cow");
+    assert_eq!(outcome(scene), "cow");
     // Another program removes what intercepts.
-    for remove in ["iptables -w -t mangle -F PREROUTING", "ip rule del lookup 12970"] {
-        gateway.run(&remove.split(' ').collect::<Vec<_>>());
-        assert_ne!(outcome(&scene), "moose", "{remove}");
+    for all_rules in [true, false] {
+        match all_rules {
+            true => remove_interception(scene, &daemon, firewall),
+            false => drop(gateway.run(&["ip", "rule", "del", "lookup", "12970"])),
+        }
+        assert_ne!(outcome(scene), "moose", "{all_rules}");
         daemon.signal(Signal::SIGHUP);
-        wait::until_true("put back", || outcome(&scene) == "cow");
+        wait::until_true("put back", || outcome(scene) == "cow");
     }
     // Workers die: one after the other is started, until none can be kept alive.
     let mut killed = 0;
@@ -223,17 +264,17 @@ fn fail_closed_lets_nothing_pass_whoever_is_killed_or_whatever_is_removed() {
         let worker = daemon.family.named("tproxy-worker").first().copied();
         worker.into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));
         killed += 1;
-        assert_ne!(outcome(&scene), "moose", "after {killed} deaths");
+        assert_ne!(outcome(scene), "moose", "after {killed} deaths");
     }
     process::signal(daemon.pid(), Signal::SIGKILL);
-    assert_ne!(outcome(&scene), "moose", "without the guardian");
+    assert_ne!(outcome(scene), "moose", "without the guardian");
     daemon.family.end();
-    assert_ne!(outcome(&scene), "moose", "without any process");
+    assert_ne!(outcome(scene), "moose", "without any process");
     let mut next = scene.relay(&args);
-    assert_eq!(outcome(&scene), "cow");
+    assert_eq!(outcome(scene), "cow");
     assert_eq!(next.stop(), 0);
     assert_eq!(rules::saved_with_routing(gateway), before);
-    assert_eq!(outcome(&scene), "moose");
+    assert_eq!(outcome(scene), "moose");
 }
 
 #[test]
@@ -340,8 +381,10 @@ fn without_connection_tracking_no_side_has_an_entry_and_its_limit_does_not_count
     let before = rules::saved_with_routing(gateway);
     let untracked = ["-d", "-s", "12970", "-r", "nobody", "--intercept", "tproxy", "--no-conntrack"];
     let six = ["-R", "-d 10.2.0.5 --dport 80", "-R", "-d fd00:2::5 --dport 80"];
-    for (more, page) in [(&["10.3.0.3", "80", "fd00:3::3", "80"][..], "cow"), (&["-t"], "moose")] {
-        let mut daemon = scene.relay(&[&untracked[..], &six, more].concat());
+    let hosts = [(&["10.3.0.3", "80", "fd00:3::3", "80"][..], "cow"), (&["-t"], "moose")];
+    let firewalls = rules::firewalls();
+    for (firewall, (more, page)) in firewalls.iter().flat_map(|firewall| hosts.map(|host| (firewall.as_str(), host))) {
+        let mut daemon = scene.relay(&[&["--firewall", firewall], &untracked[..], &six, more].concat());
         gateway.run(&["conntrack", "-F"]);
         for from in [MOOSE, MOOSE6] {
             assert_eq!(scene.page(from), page);

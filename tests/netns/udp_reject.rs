@@ -99,11 +99,15 @@ fn udp_is_refused_through_the_gateway_and_to_it_and_nothing_of_it_arrives() {
     assert!(passes(gateway, MOOSE_QUIC[0]), "this host itself, without -O");
     assert_eq!(scene.page(MOOSE), "cow");
     // Flushed by another program.
-    for tool in ["iptables", "ip6tables"] {
-        gateway.run(&[tool, "-w", "-F", "FORWARD"]);
-        gateway.run(&[tool, "-w", "-F", "tproxy.12970"]);
+    if rules::is_nft() {
+        super::interception::kill_owner(&daemon);
+    } else {
+        for tool in ["iptables", "ip6tables"] {
+            gateway.run(&[tool, "-w", "-F", "FORWARD"]);
+            gateway.run(&[tool, "-w", "-F", "tproxy.12970"]);
+        }
+        daemon.journal.wait_for("filter: chain tproxy.12970 has been emptied");
     }
-    daemon.journal.wait_for("filter: chain tproxy.12970 has been emptied");
     wait::until_true("the rules are put back", || !passes(client, MOOSE_QUIC[0]) && !passes(client, MOOSE_QUIC[1]));
     assert_eq!(daemon.stop(), 0);
     assert_eq!(rules::saved(gateway), before);
@@ -146,8 +150,11 @@ fn http3_of_what_is_redirected_is_refused_and_of_what_is_exempt_is_not() {
     assert!(talk(&exempt));
     assert_eq!((scene.page(MOOSE), scene.page(MOOSE6)), ("cow".into(), "cow".into()));
     // Whoever dies, and whoever starts again: nothing passes.
-    daemon.family.named("tproxy-worker").iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
+    let workers = daemon.family.named("tproxy-worker");
+    workers.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
     assert!(!passes(client, MOOSE_QUIC[0]));
+    // Rules of nft go with the last process.
+    wait::until_true("other workers", || daemon.family.named("tproxy-worker").iter().any(|pid| !workers.contains(pid)));
     process::signal(daemon.family.guardian(), Signal::SIGKILL);
     assert!(!passes(client, MOOSE_QUIC[0]));
     let mut next = scene.relay(&args);

@@ -10,11 +10,13 @@ use std::time::Duration;
 use nix::unistd::Pid;
 
 use crate::error::Error;
+use crate::rules::address::Family;
 use crate::rules::chains::PREFIX;
 use crate::rules::command::run_with;
 use crate::rules::native::block;
-use crate::rules::nft::{owners, table};
-use crate::rules::ruleset::RuleSet;
+use crate::rules::nft::{owners, table, targets};
+use crate::rules::routes::MarksInUse;
+use crate::rules::ruleset::{self, RuleSet};
 use crate::rules::snapshot::NftTable;
 
 /// The time limit of one run.
@@ -156,6 +158,26 @@ impl NftFirewall {
         Ok(differences)
     }
 
+    /// The marks that tables of tproxy give to packets. `counts` says which tables count.
+    pub(crate) fn marks(&self, counts: &dyn Fn(&str) -> bool) -> Result<MarksInUse, Error> {
+        let mut marks = MarksInUse::default();
+        if self.program.is_none() {
+            return Ok(marks);
+        }
+        let text = self.run(&["list", "chains", "inet"], "")?;
+        let mut is_in = false;
+        for line in text.lines() {
+            // Newer ones say behind it whose table it is.
+            let line = line.split(" # ").next().unwrap_or(line);
+            if let Some(name) = block("table", line) {
+                is_in = name.strip_prefix("inet ").is_some_and(|name| name.starts_with(PREFIX) && counts(name));
+            }
+            let found = block("chain", line).filter(|_| is_in).and_then(targets::mark_of);
+            found.into_iter().for_each(|(family, mark)| marks.add(family, mark));
+        }
+        Ok(marks)
+    }
+
     /// Takes the hooks away: no new connection is redirected, or rejected. Established ones stay translated.
     pub(crate) fn unhook(&mut self, owner: Option<&dyn TableOwner>) -> Result<(), Error> {
         let there = self.tables()?;
@@ -164,7 +186,7 @@ impl NftFirewall {
                 self.delete(table, owner)?;
                 continue;
             }
-            let hooks = hooked_chains(&table.listing);
+            let hooks = hooked_chains(&table.listing).filter(|chain| !chain.ends_with(table::ESTABLISHED));
             let text: String = hooks.map(|chain| format!("flush chain inet {} {chain}\n", table.name)).collect();
             self.feed_owner(table, owner, &text)?;
         }
@@ -252,14 +274,16 @@ pub(crate) fn replacing(name: &str, body: &str, is_owned: bool) -> String {
     format!("table inet {name}{first}\ndelete table inet {name}\ntable inet {name} {{\n{flags}{body}}}\n")
 }
 
-/// The tables of an instance as text for nft, without their owner: whoever feeds this to nft(8) is not one that stays.
+/// The tables of an instance as text for nft, without their owner: whoever feeds this to nft(8) is not one that stays. And
+/// the commands for its policy routing.
 pub(crate) fn print_rules(set: &RuleSet) -> Result<String, Error> {
     let name = table::name(&set.name);
     let closed = if set.holds { table::closed_body(set)? } else { String::new() };
     let bodies = [(name.clone(), table::body(set)?), (format!("{name}{CLOSED}"), closed)];
     let tables = bodies.iter().filter(|(_, body)| !body.is_empty());
     let text: String = tables.map(|(name, body)| format!("table inet {name} {{\n{body}}}\n")).collect();
-    Ok(if text.is_empty() { text } else { format!("# nft -f -\n{text}") })
+    let first = if text.is_empty() { "" } else { "# nft -f -\n" };
+    Ok(Family::BOTH.map(|family| ruleset::routing_commands(set, family)).concat() + first + &text)
 }
 
 /// The chains of a listing to which a hook leads.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use crate::rules::nft::conditions::Comparison;
-use crate::rules::nft::nft_rule::{NftRule, NftVerdict};
+use crate::rules::nft::nft_rule::NftRule;
+use crate::rules::nft::targets::{NftVerdict, TargetChain};
 use crate::rules::nft::translation::Part;
 
 /// So many rules are a look-up; fewer are rules.
@@ -152,8 +153,10 @@ enum Relation {
 impl Shape {
     /// `None` if the rule has a condition or a verdict that no look-up has.
     fn of(rule: &NftRule) -> Option<Shape> {
-        if matches!(&rule.verdict, NftVerdict::Statement(text) if text != "return") {
-            return None;
+        match &rule.verdict {
+            NftVerdict::Statement(text) if text != "return" => return None,
+            NftVerdict::Mark(_) => return None,
+            _ => {}
         }
         let (mut common, mut fields) = (Vec::new(), Vec::new());
         let mut keys: Vec<Vec<Span>> = vec![Vec::new()];
@@ -249,9 +252,19 @@ impl Lookup {
     fn is_like(&self, verdict: &NftVerdict) -> bool {
         let Some((_, first)) = self.elements.first() else { return true };
         match (first, verdict) {
-            (NftVerdict::Port(_), NftVerdict::Port(_)) | (NftVerdict::Host(_), NftVerdict::Host(_)) => true,
+            (NftVerdict::Port(_), NftVerdict::Port(_))
+            | (NftVerdict::Host(_), NftVerdict::Host(_))
+            | (NftVerdict::Chain { .. }, NftVerdict::Chain { .. }) => true,
             (first, verdict) => first == verdict,
         }
+    }
+
+    /// The chains that it leads to.
+    pub(crate) fn chains(&self) -> impl Iterator<Item = &TargetChain> {
+        self.elements.iter().filter_map(|(_, verdict)| match verdict {
+            NftVerdict::Chain { chain, .. } => Some(chain),
+            _ => None,
+        })
     }
 
     /// The set or map of this name, and the rule that asks it.
@@ -266,6 +279,7 @@ impl Lookup {
             Some((_, NftVerdict::Port(_))) => ("map", " : inet_service"),
             Some((_, NftVerdict::Host(to))) if to.is_ipv4() => ("map", " : ipv4_addr . inet_service"),
             Some((_, NftVerdict::Host(_))) => ("map", " : ipv6_addr . inet_service"),
+            Some((_, NftVerdict::Chain { .. })) => ("map", " : verdict"),
             _ => ("set", ""),
         };
         let exact = self.elements.iter().all(|(key, _)| key.iter().all(Span::is_single));
@@ -281,7 +295,8 @@ impl Lookup {
             Some(NftVerdict::Port(_)) => format!("{common}redirect to :{key} map @{name}"),
             Some(NftVerdict::Host(to)) if to.is_ipv4() => format!("{common}dnat ip to {key} map @{name}"),
             Some(NftVerdict::Host(_)) => format!("{common}dnat ip6 to {key} map @{name}"),
-            Some(NftVerdict::Statement(text)) => format!("{common}{key} @{name} {text}"),
+            Some(NftVerdict::Chain { .. }) => format!("{common}{key} vmap @{name}"),
+            Some(verdict) => format!("{common}{key} @{name} {}", verdict.text()),
             None => String::new(),
         };
         (declaration, rule)
@@ -294,7 +309,8 @@ impl Lookup {
         match verdict {
             NftVerdict::Port(port) => format!("{key} : {port}"),
             NftVerdict::Host(to) => format!("{key} : {} . {}", to.ip(), to.port()),
-            NftVerdict::Statement(_) => key,
+            NftVerdict::Chain { .. } => format!("{key} : {}", verdict.text()),
+            _ => key,
         }
     }
 }
@@ -349,6 +365,22 @@ mod tests {
                 "-p tcp --dport 3 -j DNAT --to-destination 10.3.0.4:80",
             ]),
             ["meta l4proto tcp dnat ip to tcp dport map @m [1 : 10.3.0.3 . 80, 2 : 10.3.0.3 . 81, 3 : 10.3.0.4 . 80]"]
+        );
+        assert_eq!(
+            entries(&[
+                "-p tcp --dport 1 -j TPROXY --on-port 7 --tproxy-mark 0x1/0x1",
+                "-p tcp --dport 2 -j TPROXY --on-port 7 --tproxy-mark 0x1/0x1",
+                "-p tcp --dport 3:5 -j TPROXY --on-port 8 --tproxy-mark 0x1/0x1",
+            ]),
+            ["meta l4proto tcp tcp dport vmap @m [1 : goto to4.7, 2 : goto to4.7, 3-5 : goto to4.8]"]
+        );
+        assert_eq!(
+            entries(&[
+                "-p tcp --dport 1 -j CT --notrack",
+                "-p tcp --dport 2 -j CT --notrack",
+                "-p tcp --dport 3 -j CT --notrack"
+            ]),
+            ["meta l4proto tcp tcp dport @m notrack accept [1, 2, 3]"]
         );
     }
 

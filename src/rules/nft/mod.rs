@@ -11,4 +11,5 @@ pub(crate) mod options;
 pub(crate) mod owners;
 pub(crate) mod session;
 pub(crate) mod table;
+pub(crate) mod targets;
 pub(crate) mod translation;

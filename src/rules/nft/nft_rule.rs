@@ -1,23 +1,10 @@
 //! A rule of a plan, translated for nft.
 
-use std::net::{IpAddr, SocketAddr};
-
 use crate::rules::address::Family;
 use crate::rules::chains::unquote;
-use crate::rules::nft::addresses::header;
 use crate::rules::nft::extensions::KeptSet;
+use crate::rules::nft::targets::{self, NftVerdict};
 use crate::rules::nft::translation::{NftMatch, Part, translate};
-
-/// What happens to what matches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum NftVerdict {
-    /// A new port on this host.
-    Port(u16),
-    /// Another host.
-    Host(SocketAddr),
-    /// Any other statement, as nft writes it.
-    Statement(String),
-}
 
 /// A rule: conditions and a verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +27,12 @@ impl NftRule {
         let at = words.iter().rposition(|word| word == "-j").unwrap_or(words.len());
         let (conditions, target) = words.split_at_checked(at).unwrap_or((&words, &[]));
         let target: Vec<&str> = target.iter().skip(1).map(String::as_str).collect();
-        let verdict = verdict(&target, chain).ok_or_else(|| format!("-j {}", target.join(" ")))?;
-        let with = |matching| NftRule { matching, verdict: verdict.clone() };
+        let verdict = targets::verdict(&target, family, chain).ok_or_else(|| format!("-j {}", target.join(" ")))?;
+        let (conditions, socket, verdict) = targets::for_sockets(conditions, verdict, family);
+        let with = |mut matching: NftMatch| {
+            matching.parts.extend(socket.clone().map(Part::Compare));
+            NftRule { matching, verdict: verdict.clone() }
+        };
         Ok(translate(conditions, family)?.into_iter().map(with).collect())
     }
 
@@ -63,42 +54,8 @@ impl NftRule {
     }
 }
 
-impl NftVerdict {
-    fn text(&self) -> String {
-        match self {
-            NftVerdict::Port(port) => format!("redirect to :{port}"),
-            NftVerdict::Host(to) => format!("dnat {} to {to}", header(Family::of(&to.ip()))),
-            NftVerdict::Statement(text) => text.clone(),
-        }
-    }
-}
-
 /// nft takes a comment of at most 128 characters, and none with a quote in it.
 fn comment(text: &str) -> Option<String> {
     let plain = |letter: char| letter.is_ascii_graphic() && letter != '"' && letter != '\\' || letter == ' ';
     (text.len() < 128 && text.chars().all(plain)).then(|| format!("comment \"{text}\""))
-}
-
-/// Another host, and the same port.
-fn host(to: &str) -> Option<NftVerdict> {
-    let ip: IpAddr = to.parse().ok()?;
-    Some(NftVerdict::Statement(format!("dnat {} to {ip}", header(Family::of(&ip)))))
-}
-
-fn verdict(target: &[&str], chain: &dyn Fn(&str) -> Option<String>) -> Option<NftVerdict> {
-    let text = |text: &str| Some(NftVerdict::Statement(text.to_owned()));
-    match target {
-        ["RETURN"] => text("return"),
-        ["ACCEPT"] => text("accept"),
-        ["REDIRECT"] => text("redirect"),
-        ["REDIRECT", "--to-ports", port] => port.parse().ok().map(NftVerdict::Port),
-        ["DNAT", "--to-destination", to] => to.parse().ok().map(NftVerdict::Host).or_else(|| host(to)),
-        ["MASQUERADE"] => text("masquerade"),
-        ["REJECT", "--reject-with", "icmp-port-unreachable" | "icmp6-port-unreachable"] => {
-            text("reject with icmpx port-unreachable")
-        }
-        ["REJECT", "--reject-with", "tcp-reset"] => text("reject with tcp reset"),
-        [name] => chain(name).map(|name| NftVerdict::Statement(format!("jump {name}"))),
-        _ => None,
-    }
 }

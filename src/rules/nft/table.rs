@@ -2,8 +2,10 @@
 //! same.
 //!
 //! Its chains run just before those of iptables at the same hook, so of two rules that translate a connection ours comes
-//! first; a connection that we leave alone is for the others to decide.
+//! first; a connection that we leave alone is for the others to decide. Only where marks are set ours run just after: there
+//! the last one to set a mark wins.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::error::Error;
@@ -13,11 +15,17 @@ use crate::rules::chains::{Chain, Jump, PREFIX, Table};
 use crate::rules::nft::extensions::KeptSet;
 use crate::rules::nft::lookups::{ChainEntry, grouped};
 use crate::rules::nft::nft_rule::NftRule;
+use crate::rules::nft::targets::{NftVerdict, TargetChain, number};
 use crate::rules::ruleset::RuleSet;
 
 /// A chain of the kernel that jumps to ours: table and chain of iptables, and its place for nft. The priorities are those
-/// of include/uapi/linux/netfilter_ipv4.h, a little less: earlier.
+/// of include/uapi/linux/netfilter_ipv4.h, a little less (earlier) or more. A chain of type route has the kernel look for a
+/// route again when it changes the mark.
 const HOOKS: &[(&str, &str, &str)] = &[
+    ("raw", "PREROUTING", "type filter hook prerouting priority -301"),
+    ("raw", "OUTPUT", "type filter hook output priority -301"),
+    ("mangle", "PREROUTING", "type filter hook prerouting priority -149"),
+    ("mangle", "OUTPUT", "type route hook output priority -149"),
     ("filter", "INPUT", "type filter hook input priority -1"),
     ("filter", "FORWARD", "type filter hook forward priority -1"),
     ("filter", "OUTPUT", "type filter hook output priority -1"),
@@ -32,6 +40,9 @@ const HOOKS: &[(&str, &str, &str)] = &[
 /// The part that rejects what should have been redirected. Only nft has it.
 const CLOSED: &str = "closed";
 
+/// What the names of the kernel's chains end with that lead packets of established connections to ours.
+pub(crate) const ESTABLISHED: &str = ".established";
+
 /// Text of a table under construction.
 struct TableWriter<'a> {
     set: &'a RuleSet,
@@ -39,6 +50,8 @@ struct TableWriter<'a> {
     /// Sets and maps of look-ups.
     lookups: String,
     chains: String,
+    /// The chains of targets, by name.
+    targets: BTreeMap<String, Vec<String>>,
 }
 
 /// The name of the table of an instance.
@@ -50,9 +63,6 @@ pub(crate) fn name(instance: &str) -> String {
 ///
 /// Errors: what nft has no words for.
 pub(crate) fn body(set: &RuleSet) -> Result<String, Error> {
-    if let Some(what) = needs_iptables(set) {
-        return Err(Error::Failed(format!("{what} needs --firewall iptables")));
-    }
     write(set, &Family::BOTH.map(|family| (family, set.plan(family))))
 }
 
@@ -63,26 +73,28 @@ pub(crate) fn closed_body(set: &RuleSet) -> Result<String, Error> {
     write(set, &Family::BOTH.map(plan))
 }
 
-/// What a set needs beside the words of its matches that only iptables has.
-pub(crate) fn needs_iptables(set: &RuleSet) -> Option<&'static str> {
-    set.routing.is_some().then_some("--intercept tproxy, or --source with an address of others,")
-}
-
 fn write(set: &RuleSet, plans: &[(Family, Vec<Table>)]) -> Result<String, Error> {
-    let mut writer = TableWriter { set, sets: Vec::new(), lookups: String::new(), chains: String::new() };
+    let (lookups, chains) = (String::new(), String::new());
+    let mut writer = TableWriter { set, sets: Vec::new(), lookups, chains, targets: BTreeMap::new() };
     for (family, tables) in plans {
         for table in tables {
             table.chains.iter().try_for_each(|chain| writer.chain(*family, table.name, chain))?;
         }
     }
     for (table, chain, place) in HOOKS {
-        writer.hook((table, chain, place), plans)?;
+        for established in [false, true] {
+            writer.hook((table, chain, place), established, plans)?;
+        }
     }
     let mut text = String::new();
     for KeptSet { name, declaration } in &writer.sets {
         let _ = writeln!(text, "\tset {name} {{\n\t\t{declaration}\n\t}}");
     }
-    Ok(text + &writer.lookups + &writer.chains)
+    text.push_str(&writer.lookups);
+    for (name, rules) in &writer.targets {
+        let _ = write!(text, "\tchain {name} {{\n\t\t{}\n\t}}\n", rules.join("\n\t\t"));
+    }
+    Ok(text + &writer.chains)
 }
 
 impl TableWriter<'_> {
@@ -97,6 +109,7 @@ impl TableWriter<'_> {
             let line = match entry {
                 ChainEntry::Rule(rule) => self.rule(family, rule),
                 ChainEntry::Lookup(lookup) => {
+                    lookup.chains().for_each(|chain| self.target(chain));
                     let (declaration, rule) = lookup.text(&format!("{name}.{at}"));
                     self.lookups.push_str(&declaration);
                     rule
@@ -115,16 +128,32 @@ impl TableWriter<'_> {
                 self.sets.push(set);
             }
         }
+        if let NftVerdict::Chain { chain, .. } = &rule.verdict {
+            self.target(chain);
+        }
         text
     }
 
-    /// The chain of the kernel's hook, with our jumps from it.
-    fn hook(&mut self, (table, from, place): (&str, &str, &str), plans: &[(Family, Vec<Table>)]) -> Result<(), Error> {
+    fn target(&mut self, chain: &TargetChain) {
+        if !self.targets.contains_key(&chain.name) {
+            self.targets.insert(chain.name.clone(), chain.rules.clone());
+        }
+    }
+
+    /// The chain of the kernel's hook, with our jumps from it: those that serve established connections, or the others.
+    fn hook(
+        &mut self,
+        (table, from, place): (&str, &str, &str),
+        established: bool,
+        plans: &[(Family, Vec<Table>)],
+    ) -> Result<(), Error> {
         let mut lines = String::new();
         let mut any = false;
         for (family, tables) in plans {
             let jumps = tables.iter().filter(|one| one.name == table).flat_map(|one| &one.jumps);
-            for Jump { text, .. } in jumps.filter(|jump| jump.from == from) {
+            // iptables puts each before those that are there.
+            let jumps = jumps.filter(|jump| jump.from == from && jump.serves_established() == established);
+            for Jump { text, .. } in jumps.collect::<Vec<_>>().into_iter().rev() {
                 any = true;
                 for rule in self.translated(*family, table, text)? {
                     let nfproto = if *family == Family::V4 { "ipv4" } else { "ipv6" };
@@ -133,7 +162,7 @@ impl TableWriter<'_> {
             }
         }
         if any {
-            let name = format!("{table}.{}", from.to_ascii_lowercase());
+            let name = format!("{table}.{}{}", from.to_ascii_lowercase(), if established { ESTABLISHED } else { "" });
             let _ = write!(self.chains, "\tchain {name} {{\n\t\t{place}; policy accept;\n{lines}\t}}\n");
         }
         Ok(())
@@ -150,8 +179,7 @@ impl TableWriter<'_> {
     /// How a chain of ours is called: after its table and family, since one table of nft has them all.
     fn chain_name(&self, family: Family, table: &str, chain: &str) -> String {
         let suffix = chain.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix(&self.set.name)).unwrap_or_default();
-        let number = if family == Family::V4 { "4" } else { "6" };
-        format!("{table}{number}{suffix}")
+        format!("{table}{}{suffix}", number(family))
     }
 
     fn untranslated(&self, family: Family, rule: &str, what: &str) -> Error {

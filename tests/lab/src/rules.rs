@@ -8,6 +8,16 @@ pub fn firewall() -> Option<String> {
     std::env::var("TPROXY_TEST_FIREWALL").ok().filter(|name| !name.is_empty())
 }
 
+/// Whether rules are installed with nft where a test says nothing.
+pub fn is_nft() -> bool {
+    firewall().as_deref() == Some("nft")
+}
+
+/// What tests run with that are about both: each in turn, or only what is asked for.
+pub fn firewalls() -> Vec<String> {
+    firewall().map_or_else(|| ["iptables", "nft"].map(String::from).into(), |name| vec![name])
+}
+
 /// Both families' tables without what changes by itself: comments with dates, and packet counters.
 pub fn saved(net: &Net) -> String {
     let mut text = String::new();
@@ -66,6 +76,12 @@ pub fn jumps_to_ours(net: &Net) -> usize {
     let iptables = |line: &&str| line.contains("-j tproxy.") && !line.starts_with("-A tproxy.");
     let nft = |line: &&str| line.trim_start().starts_with("meta nfproto ") && line.contains(" jump ");
     saved.lines().filter(|line| iptables(line) || nft(line)).count()
+}
+
+/// Whether a rule intercepts by TPROXY.
+pub fn intercepts(net: &Net) -> bool {
+    let saved = saved(net);
+    [" -j TPROXY ", " tproxy ip to ", " tproxy ip6 to "].iter().any(|target| saved.contains(target))
 }
 
 /// How many lines of both families' rules mention tproxy.
