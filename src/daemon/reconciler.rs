@@ -13,6 +13,7 @@ use crate::daemon::rules_work::{self, RESTORED, Task};
 use crate::daemon::table_owner::{self, OwnerLink};
 use crate::error::Error;
 use crate::rules::backend::FirewallChoice;
+use crate::rules::nft;
 use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::Gate;
 use crate::rules::ruleset::{self, RuleSet};
@@ -181,7 +182,11 @@ impl Reconciler {
 
     /// The rules as they should be, as text.
     pub(crate) fn target_text(&self) -> &str {
-        self.target_text.get_or_init(|| ruleset::print_rules(&self.target))
+        self.target_text.get_or_init(|| match self.has_nft_tables() {
+            // What is installed can be translated.
+            true => nft::firewall::print_rules(&self.target).unwrap_or_default(),
+            false => ruleset::print_rules(&self.target),
+        })
     }
 
     /// Says how the rules should be now. If that is new, there is work.
@@ -358,6 +363,8 @@ impl Reconciler {
 
     fn succeeded(&mut self, task: Task, snapshot: String) {
         self.snapshot = snapshot;
+        // The tool may be another one.
+        self.target_text.take();
         self.failure = None;
         self.installed = match task {
             Task::Install(target) | Task::Verify(target) => Some(target),
