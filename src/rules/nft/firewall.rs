@@ -25,11 +25,14 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Ends the name of the table that rejects when the other one is gone.
 const CLOSED: &str = ".closed";
 
+/// The name of a table that is tried and never made.
+const PROBE: &str = "tproxy-probe";
+
 /// The most tables of one name whose owners have not ended yet.
 const NAMES: usize = 9;
 
 /// The process that a table belongs to.
-pub(crate) trait TableOwner: std::fmt::Debug {
+pub trait TableOwner: std::fmt::Debug + Sync {
     /// Runs commands in one transaction.
     fn feed(&self, text: &str) -> Result<(), Error>;
 
@@ -132,12 +135,13 @@ impl NftFirewall {
 
     /// Whether the kernel and nft know tables with an owner.
     fn can_own(&self) -> bool {
-        self.run(&["-c", "-f", "-"], "table inet tproxy-probe { flags owner; }\n").is_ok()
+        self.run(&["-c", "-f", "-"], &format!("table inet {PROBE} {{ flags owner; }}\n")).is_ok()
     }
 
-    /// Refuses rules that the kernel would not take.
+    /// Refuses rules that the kernel would not take. They are tried under another name: the instance's own table may be
+    /// there, and belong to a daemon that runs.
     pub(crate) fn try_out(&self, set: &RuleSet) -> Result<(), Error> {
-        let text = format!("table inet {} {{\n{}}}\n", table::name(&set.name), table::body(set)?);
+        let text = format!("table inet {PROBE} {{\n{}}}\n", table::body(set)?);
         self.run(&["-c", "-f", "-"], &text).map(drop)
     }
 

@@ -183,7 +183,7 @@ impl TableWriter<'_> {
     }
 
     fn untranslated(&self, family: Family, rule: &str, what: &str) -> Error {
-        let error = Error::Failed(format!("{what} needs --firewall iptables"));
+        let error = Error::Usage(format!("{what} needs --firewall iptables"));
         let mut specs = self.set.specs.iter().filter(|spec| spec.matching.family == family);
         let spec = specs.find(|spec| rule.starts_with(&spec.rule(&[]).text));
         let id: Option<RedirectionId> = spec.map(|spec| spec.redirection);
