@@ -24,6 +24,7 @@ use crate::logging;
 use crate::sys::channel::{Channel, DESCRIPTORS, Received};
 use crate::sys::execution::RunningProgram;
 use crate::sys::lifeline::Lifeline;
+use crate::sys::nft_events::NftEvents;
 use crate::sys::process::{self, Death, Forked};
 use crate::sys::{inherited, reset};
 use crate::traffic::stock::SocketCounts;
@@ -161,6 +162,12 @@ impl Children {
     /// Has the guardian told of events of the watch over listening sockets.
     pub(crate) fn listen_for(&self, watch: RawFd) -> io::Result<()> {
         self.registry.register(&mut SourceFd(&watch), Token::from(EventToken::Listener(0)), Interest::READABLE)
+    }
+
+    /// Has the guardian told of changes to tables of nft.
+    pub(crate) fn listen_for_rules(&self, events: &NftEvents) -> io::Result<()> {
+        let token = Token::from(EventToken::Rules);
+        self.registry.register(&mut SourceFd(&events.as_raw_fd()), token, Interest::READABLE)
     }
 
     /// Enters a child: one that was forked just now, or one that the former program of this process has left.

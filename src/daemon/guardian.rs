@@ -20,6 +20,7 @@ use crate::daemon::listeners;
 use crate::daemon::message::ToGuardian;
 use crate::daemon::pidfile::PidFile;
 use crate::daemon::ready;
+use crate::daemon::reconciler::Reconciler;
 use crate::daemon::shutdown::Shutdown;
 use crate::daemon::terminal::Terminal;
 use crate::daemon::transition::{Kind, Outcome, Transition};
@@ -105,6 +106,7 @@ impl Guardian {
                     EventToken::Signals => self.take_signals()?,
                     EventToken::Channel(pid) => self.hear(Pid::from_raw(pid.cast_signed())),
                     EventToken::Listener(_) => self.instance.listeners_have_changed(),
+                    EventToken::Rules => self.instance.rules.iter_mut().for_each(Reconciler::heard_of_changes),
                     EventToken::Probe(_) | EventToken::Connection(..) => {}
                 }
             }

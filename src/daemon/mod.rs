@@ -49,6 +49,7 @@ pub(crate) mod sources;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod table_owner;
+pub(crate) mod table_watch;
 mod terminal;
 pub(crate) mod transition;
 pub(crate) mod upgrade;

@@ -11,6 +11,7 @@ use crate::config::Process;
 use crate::daemon::children::{self, Children, Role};
 use crate::daemon::rules_work::{self, RESTORED, Task};
 use crate::daemon::table_owner::{self, OwnerLink};
+use crate::daemon::table_watch::TableWatch;
 use crate::error::Error;
 use crate::rules::backend::FirewallChoice;
 use crate::rules::nft;
@@ -61,6 +62,7 @@ pub(crate) struct Reconciler {
     owner: Option<Pid>,
     /// When the last owner was lost.
     lost_owner: Option<Instant>,
+    table_watch: TableWatch,
     next: Option<Instant>,
     /// How long a process may work.
     limit: Duration,
@@ -108,6 +110,7 @@ impl Reconciler {
             process: process.clone(),
             owner: None,
             lost_owner: None,
+            table_watch: TableWatch::default(),
             next: Some(Instant::now()),
             limit: LIMIT,
             restored: 0,
@@ -173,6 +176,13 @@ impl Reconciler {
     /// Wants the rules verified now.
     pub(crate) fn verify_now(&mut self) {
         self.next = Some(Instant::now());
+    }
+
+    /// Others may have changed tables of nft.
+    pub(crate) fn heard_of_changes(&mut self) {
+        if let Some(due) = self.table_watch.heard() {
+            self.next = Some(self.next.map_or(due, |next| next.min(due)));
+        }
     }
 
     /// For each redirection whether its rules stand.
@@ -316,6 +326,7 @@ impl Reconciler {
         if self.installed.is_some() && self.has_nft_tables() {
             log::error!("process {pid}, to which the nft table belongs, {how}: the rules are gone, and are put back");
             self.installed = None;
+            self.restored += 1;
             self.next = Some(if again { now + PAUSE } else { now });
         }
     }
@@ -342,6 +353,7 @@ impl Reconciler {
                 self.restored += u64::from(changed.is_some());
                 self.succeeded(job.task, changed.unwrap_or(&text).to_owned());
                 self.dismiss_owner(children);
+                self.table_watch.follow(&self.snapshot, self.process.verify.is_some(), children);
             }
             Err(error) if self.is_outdated(&job.task) => {
                 log::error!("{error}");

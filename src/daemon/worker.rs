@@ -181,6 +181,7 @@ impl<'a> Worker<'a> {
                     EventToken::Probe(line) => self.connections.probed(line, event),
                     EventToken::Signals => self.take_signals()?,
                     EventToken::Channel(0) => self.take_orders(),
+                    EventToken::Rules => {}
                     EventToken::Channel(DESK) => self.desk.has_news(),
                     EventToken::Channel(number) => self.take_answer(number),
                 }

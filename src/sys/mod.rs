@@ -13,6 +13,7 @@ pub(crate) mod ipset;
 pub(crate) mod landlock;
 pub(crate) mod lifeline;
 pub(crate) mod message;
+pub(crate) mod nft_events;
 pub(crate) mod outgoing;
 pub(crate) mod process;
 pub(crate) mod procfs;

@@ -23,6 +23,8 @@ pub enum EventToken {
     Channel(u32),
     /// The listening socket of this number.
     Listener(u32),
+    /// The rules of others may have changed.
+    Rules,
     /// The probe of the upstreams of the redirection of this number.
     Probe(u32),
     /// One socket of a relay.
@@ -43,6 +45,7 @@ impl From<EventToken> for Token {
             EventToken::Signals => 0,
             EventToken::Channel(number) => 1 << KIND_SHIFT | number as usize,
             EventToken::Listener(number) => 2 << KIND_SHIFT | number as usize,
+            EventToken::Rules => 4 << KIND_SHIFT,
             EventToken::Probe(number) => 3 << KIND_SHIFT | number as usize,
             EventToken::Connection(key, peer) => {
                 let peer = usize::from(peer == Peer::Upstream);
@@ -64,6 +67,7 @@ impl From<Token> for EventToken {
             1 => EventToken::Channel(low),
             2 => EventToken::Listener(low),
             3 => EventToken::Probe(low),
+            4 => EventToken::Rules,
             _ => EventToken::Signals,
         }
     }
@@ -84,6 +88,7 @@ mod tests {
             EventToken::Listener(0),
             EventToken::Listener(7),
             EventToken::Probe(499),
+            EventToken::Rules,
             EventToken::Connection(near, Peer::Client),
             EventToken::Connection(near, Peer::Upstream),
             EventToken::Connection(far, Peer::Client),
