@@ -6,6 +6,7 @@
 //!   clients                  REDIRECT, contestants               origin
 //! ```
 
+mod canvas;
 mod clients;
 mod commands;
 mod contestant;

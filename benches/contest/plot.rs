@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use crate::canvas::Canvas;
 use crate::contestant::{Contestant, Role};
 use crate::figures::{Measured, Metric, heading, text};
 use crate::works::{SCALE_NAME, Unit};
@@ -23,35 +24,8 @@ const OURS: (&str, &str) = ("#1f6f43", "#9fd3b5");
 const OTHERS: (&str, &str) = ("#3b4a6b", "#b9c3d9");
 const LINES: [&str; 4] = ["#1f6f43", "#b3541e", "#3b4a6b", "#7a3b8f"];
 
-struct Canvas {
-    body: String,
-}
-
-impl Canvas {
-    fn text(&mut self, x: f64, y: f64, attributes: &str, text: &str) {
-        let escaped = text.replace("**", "").replace('&', "&amp;").replace('<', "&lt;");
-        let _ = writeln!(self.body, "<text x=\"{x:.1}\" y=\"{y:.1}\" {attributes}>{escaped}</text>");
-    }
-
-    fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, colour: &str) {
-        let _ = writeln!(
-            self.body,
-            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>"
-        );
-    }
-
-    fn line(&mut self, points: &[(f64, f64)], colour: &str, width: f64) {
-        let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        let points = points.join(" ");
-        let _ = writeln!(
-            self.body,
-            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\"/>"
-        );
-    }
-}
-
 pub fn draw(measured: &[Measured], contestants: &[Contestant]) -> String {
-    let mut canvas = Canvas { body: String::new() };
+    let mut canvas = Canvas::default();
     canvas.text(
         MARGIN,
         28.0,
@@ -71,14 +45,7 @@ pub fn draw(measured: &[Measured], contestants: &[Contestant]) -> String {
     if let Some(measured) = measured.iter().find(|measured| measured.work.name == SCALE_NAME) {
         top += scale(&mut canvas, measured, contestants, top);
     }
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top:.0}\" font-family=\"sans-serif\" font-size=\"12\">
-<style>.head {{ font-size: 16px; font-weight: bold }} .title {{ font-weight: bold }} .ours {{ font-weight: bold }} .small {{ font-size: 11px; fill: #555 }}</style>
-<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>
-{}</svg>
-",
-        canvas.body
-    )
+    canvas.picture(WIDTH, top)
 }
 
 fn legend(canvas: &mut Canvas) {
