@@ -9,6 +9,8 @@ mod changes;
 mod claims;
 #[path = "netns/client_source.rs"]
 mod client_source;
+#[path = "netns/coexistence.rs"]
+mod coexistence;
 #[path = "netns/confinement.rs"]
 mod confinement;
 #[path = "netns/congestion.rs"]
@@ -89,6 +91,8 @@ mod table;
 mod tools;
 #[path = "netns/udp_reject.rs"]
 mod udp_reject;
+#[path = "netns/under_fire.rs"]
+mod under_fire;
 #[path = "netns/via.rs"]
 mod via;
 #[path = "netns/via_http.rs"]
