@@ -1,11 +1,14 @@
 # make            builds tproxy and tproxyctl
-# make demo       shows it at work in network namespaces that exist only during the demo (root)
+# make demo       shows it at work in network namespaces that exist only during the demo (root); FIREWALL=nft shows it with
+#                 nft also where there is iptables
 # make demo-proxy shows in the same way how it enforces the use of a proxy, a real Squid (root)
 # make demo-transparent shows in the same way how the upstream sees the client's own address (root)
 # make demo-ha    shows two gateways that stand in for each other, and how long a failover takes (root)
 # make bench      measures it beside HAProxy, nginx, rinetd, redsocks and socat in the same way (root); scripts/bench
 #                 lists the settings, for example 'make bench ONLY=small ROUNDS=3'
+# make bench-rules measures what redirections cost with iptables and with nft, in the same way (root)
 # make test       installs what the tests need and runs them all (root)
+# make test-nft   runs the tests of rules and traffic again, with --firewall nft (root)
 # make soak       runs loads and faults of every kind for ten minutes, and checks every byte (root); SECONDS= sets another
 #                 time, and SEED= repeats a run that printed its seed
 # make fuzz       makes up requests for an hour and has real proxies tell which of them have come past tproxy (root);
@@ -45,7 +48,7 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	lint=$$(mandoc -T lint -W warning man/*.[58]) || { echo "$$lint"; exit 1; }
 	shellcheck -x tests/suites/nginx/run scripts/setup scripts/demo scripts/demo-proxy scripts/demo-transparent \
-		scripts/demo-ha scripts/bench scripts/screenshots scripts/tproxy-alive scripts/lib/*.sh \
+		scripts/demo-ha scripts/bench scripts/bench-rules scripts/screenshots scripts/tproxy-alive scripts/lib/*.sh \
 		scripts/deb scripts/rpm scripts/tarball scripts/upgrade-running debian/postinst debian/prerm debian/postrm \
 		scripts/tproxy.init scripts/tproxy.default scripts/completions/*.bash .ci/run
 
@@ -70,6 +73,13 @@ test: root
 		--skip shortages::
 	TPROXY_MUST_NETNS=1 $(CARGO) test --profile tested --locked --test faults -- --test-threads 1 shortages::
 
+# With nft in place of iptables. What is left out looks at iptables itself, does not depend on the rules, or takes long.
+NFT_TESTS = scenarios:: table::all_scenarios
+test-nft: root
+	scripts/setup
+	TPROXY_MUST_NETNS=1 TPROXY_TEST_FIREWALL=nft RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} \
+		$(CARGO) test --profile tested --locked --test netns --test firewall -- $(NFT_TESTS)
+
 demo demo-proxy demo-transparent: root
 	scripts/setup $@
 	$(CARGO) build --release --locked
@@ -86,6 +96,12 @@ bench: root
 	scripts/setup $@
 	$(CARGO) build --release --locked
 	SECONDS_EACH=$(or $(SECONDS_EACH),$(SECONDS)) scripts/bench $(BINARY)
+
+bench-rules: root
+	scripts/setup $@
+	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked -p contest --bin firewalls
+	scripts/$@ $(dir $(BINARY))
 
 # 'make test' runs one minute of this.
 soak: root
@@ -188,4 +204,4 @@ root:
 		echo "Without root, 'cargo test' runs the tests that need no root, and prints what it skips." >&2; \
 		exit 1; }
 
-.PHONY: all deb rpm tarball test-boot test-upgrades check supply test demo demo-proxy demo-transparent demo-ha bench soak fuzz man install uninstall clean root
+.PHONY: all deb rpm tarball test-boot test-upgrades check supply test test-nft demo demo-proxy demo-transparent demo-ha bench bench-rules soak fuzz man install uninstall clean root

@@ -1,12 +1,14 @@
 # shellcheck shell=bash
 # What the demos share beside the network: how they print a step, and how they check it.
 FAILED=0
+# What installs the rules; a demo may set it to nft.
+DEMO_FIREWALL=iptables
 
 # demo_open LAB HOSTS TPROXY
 demo_open() {
     local tproxy
     lab_open "$1" "$2"
-    lab_needs ip iptables curl nginx
+    lab_needs ip "$DEMO_FIREWALL" curl nginx
     tproxy=$(realpath "$3")
     [ -x "$tproxy" ] || die "there is no $3; run 'make' first"
     # The steps call the program by its name alone, as a user would.
@@ -35,6 +37,10 @@ complain() {
 # The rules of the gateway, without counters.
 rules() {
     local save
+    if [ "$DEMO_FIREWALL" = nft ]; then
+        inside gateway nft -s list ruleset
+        return
+    fi
     for save in iptables-save ip6tables-save; do
         inside gateway "$save" | grep '^-A\|tproxy' | sed 's/ \[[0-9:]*\]$//' || true
     done

@@ -13,7 +13,7 @@ use crate::rules::tools::DIRECTORIES;
 
 /// Both firewalls, of which an instance uses one.
 #[derive(Debug)]
-pub(crate) struct Installation<'a> {
+pub struct Installation<'a> {
     iptables: Firewall,
     nft: NftFirewall,
     routes: Routes,
@@ -23,7 +23,7 @@ pub(crate) struct Installation<'a> {
 
 impl<'a> Installation<'a> {
     /// Finds the tools. A missing tool is an error only when it is needed.
-    pub(crate) fn find(owner: Option<&'a dyn TableOwner>) -> Result<Installation<'a>, Error> {
+    pub fn find(owner: Option<&'a dyn TableOwner>) -> Result<Installation<'a>, Error> {
         let (nft, routes) = (NftFirewall::find(DIRECTORIES), Routes::find_in(DIRECTORIES));
         Ok(Installation { iptables: Firewall::find()?, nft, routes, owner })
     }
@@ -79,7 +79,7 @@ impl<'a> Installation<'a> {
     /// tool is chosen, and what the other tool may have left is removed.
     ///
     /// Errors: nothing has changed.
-    pub(crate) fn install(&mut self, set: &RuleSet, anew: bool) -> Result<(), Error> {
+    pub fn install(&mut self, set: &RuleSet, anew: bool) -> Result<(), Error> {
         let kind = self.kind_for(set, anew)?;
         let owner = Owner::Instance(set.name.clone());
         let has_marks = || self.marks(&|name| owner.owns(name)).is_ok_and(|marks| !marks.is_empty());
@@ -134,7 +134,7 @@ impl<'a> Installation<'a> {
     }
 
     /// Compares the rules with their state after the installation: a short sentence for each difference.
-    pub(crate) fn verify(&mut self) -> Result<Vec<String>, Error> {
+    pub fn verify(&mut self) -> Result<Vec<String>, Error> {
         let mut differences = self.iptables.verify()?;
         differences.extend(self.nft.check()?);
         differences.extend(self.routes.differences()?);
@@ -148,7 +148,7 @@ impl<'a> Installation<'a> {
     }
 
     /// Removes the rules of an instance, whoever installed them.
-    pub(crate) fn remove(&mut self, instance: &str) -> Result<(), Error> {
+    pub fn remove(&mut self, instance: &str) -> Result<(), Error> {
         let owner = Owner::Instance(instance.to_owned());
         let had_routes = match self.in_use() {
             Some(_) => self.routes.installed.is_some(),

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lab::netns::Net;
-use tproxy::testing::{Action, Family, Match, RedirectionId, RuleSet, RuleSpec};
+use lab::rules;
+use tproxy::testing::{Action, Family, FirewallChoice, Installation, Match, RedirectionId, RuleSet, RuleSpec};
 
 pub const TO: Action = Action::Redirect { port: 12970 };
 
@@ -24,6 +25,29 @@ COMMIT
 -A FORWARD -j tproxyish
 COMMIT
 "#;
+
+/// The rules of an instance, installed with what TPROXY_TEST_FIREWALL says.
+pub struct Wall {
+    installation: Installation<'static>,
+    is_new: bool,
+}
+
+impl Wall {
+    pub fn find() -> Wall {
+        Wall { installation: Installation::find(None).unwrap(), is_new: true }
+    }
+
+    pub fn install(&mut self, set: &RuleSet) {
+        let firewall = if rules::is_nft() { FirewallChoice::Nft } else { FirewallChoice::Iptables };
+        self.installation.install(&RuleSet { firewall, ..set.clone() }, self.is_new).unwrap();
+        self.is_new = false;
+        assert_eq!(self.installation.verify().unwrap(), [""; 0]);
+    }
+
+    pub fn remove(&mut self, instance: &str) {
+        self.installation.remove(instance).unwrap();
+    }
+}
 
 /// Runs a test on a thread that has moved into a fresh namespace; the commands that it starts are there too.
 pub fn in_namespace(test: impl FnOnce() + Send) {
@@ -88,6 +112,12 @@ pub fn save(tool: &str) -> String {
 
 pub fn save_both() -> String {
     save("iptables-save") + &save("ip6tables-save")
+}
+
+/// The same, and our tables of nft.
+pub fn save_all() -> String {
+    let tables = Command::new("nft").args(["list", "tables"]).output().unwrap();
+    save_both() + &String::from_utf8(tables.stdout).unwrap()
 }
 
 /// The tables without the lines that name a chain of ours outside of quotes.

@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
-use tproxy::testing::Firewall;
 use tproxy::testing::{Action, RuleSet};
 
 use crate::common::*;
@@ -166,13 +165,12 @@ fn lab() -> Option<Lab> {
 fn with_rules(lab: &Lab, set: &RuleSet, test: impl FnOnce()) {
     let before = rules::saved(&lab.gateway);
     let mut firewall = lab.gateway.enter(|| {
-        let mut firewall = Firewall::find().unwrap();
-        firewall.install(set).unwrap();
-        assert_eq!(firewall.check().unwrap(), [""; 0]);
+        let mut firewall = Wall::find();
+        firewall.install(set);
         firewall
     });
     test();
-    lab.gateway.enter(|| firewall.remove(&set.name).unwrap());
+    lab.gateway.enter(|| firewall.remove(&set.name));
     assert_eq!(rules::saved(&lab.gateway), before);
 }
 

@@ -11,11 +11,11 @@ use std::io::Read;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-/// A directory with an iptables-save that takes a minute once there is a file `slow` beside it.
+/// A directory with an iptables-save and an nft that take a minute once there is a file `slow` beside it.
 fn slow_tools() -> TempDir {
     use std::os::unix::fs::PermissionsExt;
     let tools = TempDir::new();
-    for name in ["iptables-save", "ip6tables-save"] {
+    for name in ["iptables-save", "ip6tables-save", "nft"] {
         let there = tools.path.display();
         let script = format!("#!/bin/sh\nif [ -e {there}/slow ]; then sleep 60; fi\nexec {there}/true/{name} \"$@\"\n");
         let path = tools.write(name, &script);

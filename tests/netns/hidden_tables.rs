@@ -31,6 +31,11 @@ const BOTH: &[&str] = &[
     "80",
 ];
 
+/// A machine, unless rules are installed with nft.
+fn scene() -> Option<Scene> {
+    rules::with_iptables("nft shows every table").then(Scene::new).flatten()
+}
+
 /// A worker is tried again after 10 seconds, and must live for as long.
 const RESPAWN: Duration = Duration::from_secs(60);
 
@@ -51,7 +56,7 @@ fn ours(gateway: &Net) -> usize {
 #[test]
 fn a_start_into_a_table_that_cannot_be_shown_fails_and_touches_nothing() {
     for (at, rule) in HIDING.iter().enumerate() {
-        let Some(scene) = Scene::new() else { return };
+        let Some(scene) = scene() else { return };
         let gateway = &scene.lab.gateway;
         let (family, chain) = [("ip", "nat PREROUTING"), ("ip6", "nat PREROUTING")][at % 2];
         nft(gateway, rule, family, chain);
@@ -73,7 +78,7 @@ fn a_start_into_a_table_that_cannot_be_shown_fails_and_touches_nothing() {
 
 #[test]
 fn a_table_that_is_not_used_may_hide_what_it_likes() {
-    let Some(scene) = Scene::new() else { return };
+    let Some(scene) = scene() else { return };
     let gateway = &scene.lab.gateway;
     gateway.run(&["iptables", "-t", "mangle", "-A", "PREROUTING", "-j", "RETURN"]);
     nft(gateway, HIDING[2], "ip", "mangle PREROUTING");
@@ -88,7 +93,7 @@ fn a_table_that_is_not_used_may_hide_what_it_likes() {
 #[test]
 fn a_table_that_is_hidden_while_running_gets_no_second_jump_and_loses_ours_at_the_stop() {
     for (at, rule) in HIDING.iter().enumerate() {
-        let Some(scene) = Scene::new() else { return };
+        let Some(scene) = scene() else { return };
         let gateway = &scene.lab.gateway;
         let mut daemon = scene.relay(BOTH);
         let places = [("ip", "nat PREROUTING"), ("ip6", "nat PREROUTING"), ("ip", "filter FORWARD")];
@@ -111,7 +116,7 @@ fn a_table_that_is_hidden_while_running_gets_no_second_jump_and_loses_ours_at_th
 
 #[test]
 fn rules_follow_their_gate_although_the_table_cannot_be_shown() {
-    let Some(scene) = Scene::new() else { return };
+    let Some(scene) = scene() else { return };
     let gateway = &scene.lab.gateway;
     let mut daemon = scene.relay(BOTH);
     nft(gateway, HIDING[2], "ip", "nat PREROUTING");
@@ -136,7 +141,7 @@ fn rules_follow_their_gate_although_the_table_cannot_be_shown() {
 
 #[test]
 fn flush_removes_rules_from_a_table_that_cannot_be_shown() {
-    let Some(scene) = Scene::new() else { return };
+    let Some(scene) = scene() else { return };
     let gateway = &scene.lab.gateway;
     for (at, rule) in HIDING.iter().enumerate() {
         for flush in [&["--flush"][..], &["--flush", "-s", "12970"]] {
@@ -159,7 +164,7 @@ fn flush_removes_rules_from_a_table_that_cannot_be_shown() {
 
 #[test]
 fn a_jump_that_iptables_does_not_show_keeps_no_rule_of_ours() {
-    let Some(scene) = Scene::new() else { return };
+    let Some(scene) = scene() else { return };
     let gateway = &scene.lab.gateway;
     for flush in [false, true] {
         let mut daemon = scene.relay(BOTH);
@@ -180,7 +185,7 @@ fn a_jump_that_iptables_does_not_show_keeps_no_rule_of_ours() {
 
 #[test]
 fn a_map_of_others_that_leads_to_a_chain_of_ours_leaves_the_chain_empty() {
-    let Some(scene) = Scene::new() else { return };
+    let Some(scene) = scene() else { return };
     let gateway = &scene.lab.gateway;
     let mut daemon = scene.relay(BOTH);
     gateway.run(&["nft", "add map ip nat m { type inet_service : verdict; elements = { 99 : jump tproxy.12970 } }"]);
@@ -194,7 +199,7 @@ fn a_map_of_others_that_leads_to_a_chain_of_ours_leaves_the_chain_empty() {
 
 #[test]
 fn what_cannot_be_removed_is_said() {
-    let Some(scene) = Scene::new() else { return };
+    let Some(scene) = scene() else { return };
     let gateway = &scene.lab.gateway;
     let mut daemon = scene.relay(BOTH);
     // A jump in a verdict map is none that could be deleted without the rule of the administrator.

@@ -1,6 +1,7 @@
 //! What is told at the start about a configuration that looks right and would not work.
 
 use super::{MOOSE, MOOSE6, Scene};
+use lab::rules;
 use lab::servers::Server;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -31,13 +32,19 @@ fn a_condition_of_one_family_makes_rules_of_that_family() {
         ("-m ttl --ttl-gt 1 --dport 80", "cow", "moose"),
         ("-m conntrack --ctorigdst 10.2.0.5 --dport 80", "cow", "moose"),
     ] {
+        // What nft has no words for, or cannot look into: that is said (`firewall translation`).
+        if rules::is_nft() && (matching.contains("-m set") || matching.contains("-m ttl")) {
+            continue;
+        }
         let mut daemon = scene.relay(&["-d", "-s", "12970", "-r", "nobody", "-R", matching, "cow", "80"]);
         assert_eq!([scene.page(MOOSE), scene.page(MOOSE6)], [v4, v6], "{matching}");
         assert_eq!(daemon.stop(), 0);
     }
     for wrong in ["-d fd00:2::5 -m iprange --src-range 10.1.0.2", "-s 10.1.0.2 -m set --match-set inside6 dst"] {
         let done = scene.launch(&["-d", "-s", "12970", "-R", wrong, "10.3.0.3", "80"]).run();
-        assert!(done.stderr.contains("address family"), "{done:?}");
+        let told =
+            if rules::is_nft() && wrong.contains("-m set") { "needs --firewall iptables" } else { "address family" };
+        assert!(done.stderr.contains(told), "{done:?}");
     }
 }
 

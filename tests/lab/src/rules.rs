@@ -18,6 +18,58 @@ pub fn firewalls() -> Vec<String> {
     firewall().map_or_else(|| ["iptables", "nft"].map(String::from).into(), |name| vec![name])
 }
 
+/// Whether a test about iptables itself is run; where rules are installed with nft it is not, and `why` says why that loses
+/// nothing.
+pub fn with_iptables(why: &str) -> bool {
+    if is_nft() {
+        crate::report(&format!("NOT WITH nft: {why}"));
+    }
+    !is_nft()
+}
+
+/// The program that reads or writes the rules, and that a test puts its own in the place of.
+pub fn tool() -> &'static str {
+    if is_nft() { "nft" } else { "iptables-restore" }
+}
+
+/// What an error says of a match module that nobody has.
+pub fn unknown_match(name: &str) -> String {
+    if is_nft() {
+        format!("-m {name} needs --firewall iptables")
+    } else {
+        format!("Couldn't load match `{name}':No such file or directory")
+    }
+}
+
+/// The exit status of a start with such a match: iptables has failed, or the command line is wrong.
+pub fn unknown_match_status() -> i32 {
+    if is_nft() { 64 } else { 71 }
+}
+
+/// How many redirections to a port of this host are in the rules of both families.
+pub fn redirections(net: &Net) -> usize {
+    let saved = saved(net);
+    let is_port = |rest: &&str| rest.starts_with(|digit: char| digit.is_ascii_digit());
+    let alone = saved.split("redirect to :").skip(1).filter(is_port).count();
+    let maps = saved.split("type inet_service : inet_service").skip(1).filter_map(|map| map.split('}').next());
+    let elements: usize = maps.map(|map| map.matches(" : ").count()).sum();
+    saved.matches("-j REDIRECT").count() + alone + elements
+}
+
+/// How many rules of an instance redirect to this port.
+pub fn redirections_to(net: &Net, port: u16) -> usize {
+    let saved = saved(net);
+    saved.matches(&format!("--to-ports {port}\n")).count() + saved.matches(&format!("redirect to :{port}\n")).count()
+}
+
+/// How many rules reject, without those for a time when nobody serves any more.
+pub fn rejections(net: &Net) -> usize {
+    let saved = saved(net);
+    let tables =
+        saved.split("table inet ").filter(|table| !table.split(' ').next().unwrap_or_default().ends_with(".closed"));
+    tables.map(|table| table.matches("-j REJECT").count() + table.matches(" reject with ").count()).sum()
+}
+
 /// Both families' tables without what changes by itself: comments with dates, and packet counters.
 pub fn saved(net: &Net) -> String {
     let mut text = String::new();
