@@ -186,7 +186,9 @@ impl<I: Io> Flow<I> {
                 return Ok(Pumped::Waiting);
             }
             let turn = self.moved - before;
-            if turn >= link.shared.budget {
+            // A pipe for each bulk stream in turn: towards a socket that paces, the next write comes when its timer is over.
+            let is_next = turn > 0 && link.sink.paces && self.is_bulk();
+            if is_next || turn >= link.shared.budget {
                 return Ok(Pumped::Again);
             }
             self.take(link, filter, turn)?;

@@ -33,18 +33,24 @@ fn bind_to(socket: impl AsFd, address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
+/// When the third packet of a handshake is sent, which tells the peer that it is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ThirdPacket {
+    AtOnce,
+    /// With the first data, which saves a packet. A caller that has none must [`sockopt::acknowledge`], or else the peer
+    /// learns it only after 200 ms (`tcp_rcv_synsent_state_process`, net/ipv4/tcp_input.c).
+    WithData,
+}
+
 /// A non-blocking socket that is being connected, and its own address. The kernel chooses that in connect(2) already,
 /// as far as `source` does not say it.
-///
-/// The third packet of the handshake waits for the first data to go with it. A caller that has none must
-/// [`sockopt::acknowledge`], or else the peer learns only after 200 ms that it is connected (`tcp_rcv_synsent_state_process`,
-/// net/ipv4/tcp_input.c).
 pub(crate) fn connecting(
     address: SocketAddr,
     source: Option<IpAddr>,
     congestion: Option<&Algorithm>,
+    third: ThirdPacket,
 ) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let socket = unconnected(address).map_err(ConnectError::Shortage)?;
+    let socket = sockopt::stream_socket(address).map_err(ConnectError::Shortage)?;
     if let Some(algorithm) = congestion
         && let Err(error) = algorithm.set(&socket)
     {
@@ -53,7 +59,7 @@ pub(crate) fn connecting(
     if let Some(ip) = source {
         leave_from(&socket, ip).map_err(ConnectError::Source)?;
     }
-    connect_to(socket, address).map_err(|errno| match errno {
+    connect_to(socket, address, third).map_err(|errno| match errno {
         Errno::EADDRNOTAVAIL if source.is_none() && !has_source(address) => ConnectError::Upstream(errno.into()),
         errno => refused(errno),
     })
@@ -64,12 +70,16 @@ pub(crate) fn connecting_from(
     socket: OwnedFd,
     source: SocketAddr,
     address: SocketAddr,
+    third: ThirdPacket,
 ) -> Result<(TcpStream, SocketAddr), ConnectError> {
     bind_to(&socket, source).map_err(ConnectError::Source)?;
-    connect_to(socket, address).map_err(refused)
+    connect_to(socket, address, third).map_err(refused)
 }
 
-fn connect_to(socket: OwnedFd, address: SocketAddr) -> nix::Result<(TcpStream, SocketAddr)> {
+fn connect_to(socket: OwnedFd, address: SocketAddr, third: ThirdPacket) -> nix::Result<(TcpStream, SocketAddr)> {
+    if third == ThirdPacket::WithData {
+        sockopt::acknowledge_late(&socket)?;
+    }
     // With the length of its own kind of address: the filter looks at that.
     let connected = match address {
         SocketAddr::V4(v4) => connect(socket.as_raw_fd(), &SockaddrIn::from(v4)),
@@ -100,7 +110,7 @@ pub(crate) fn transparent_socket(
     congestion: Option<&Algorithm>,
 ) -> io::Result<OwnedFd> {
     let any = if is_v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let socket = unconnected(SocketAddr::new(any, 0))?;
+    let socket = sockopt::stream_socket(SocketAddr::new(any, 0))?;
     match is_v4 {
         true => setsockopt(&socket, IpTransparent, &true)?,
         false => setsockopt(&socket, Ipv6Transparent, &true)?,
@@ -123,12 +133,6 @@ sockopt_impl!(
     libc::IPV6_TRANSPARENT,
     bool
 );
-
-fn unconnected(address: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = sockopt::stream_socket(address)?;
-    sockopt::acknowledge_late(&socket)?;
-    Ok(socket)
-}
 
 /// Whether this host has an address from which it can send there. Without an IPv6 address connect(2) says EADDRNOTAVAIL,
 /// as it does without a port (`ipv6_dev_get_saddr`, net/ipv6/addrconf.c). A datagram socket that has a port tells them

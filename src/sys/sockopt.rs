@@ -189,9 +189,8 @@ sockopt_impl!(
 );
 
 /// Lets the third packet of a handshake wait for the first data to go with it.
-pub(crate) fn acknowledge_late(socket: impl AsFd) -> io::Result<()> {
-    setsockopt(&socket, QuickAck, &false)?;
-    Ok(())
+pub(crate) fn acknowledge_late(socket: impl AsFd) -> nix::Result<()> {
+    setsockopt(&socket, QuickAck, &false)
 }
 
 /// Acknowledges now what was received, and not only when there is something to send: a peer that has not set

@@ -342,6 +342,7 @@ impl Connections {
             reset(&relay.upstream.socket);
         }
         self.dialer.admission.remove_outgoing(&session.route);
+        self.dialer.redirections.note_length(session.redirection, relay.moved().1);
         self.account(session, relay.moved(), reason);
     }
 

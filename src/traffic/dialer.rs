@@ -189,6 +189,7 @@ impl Dialer {
             departure,
         };
         let source = self.source(session, upstream);
+        let third = self.redirections.third_packet(session.redirection);
         let same_port = matches!(self.service(session.redirection).source, Source::Client { same_port: true, .. });
         if session.as_client && source.is_some() {
             let client = session.route.client.socket_addr();
@@ -196,7 +197,7 @@ impl Dialer {
                 return Ok(dialed(connecting?, Departure::AsWanted));
             }
             if let Some(socket) = self.stock.take(client) {
-                let connecting = outgoing::connecting_from(socket, SocketAddr::new(client.ip(), 0), upstream)?;
+                let connecting = outgoing::connecting_from(socket, SocketAddr::new(client.ip(), 0), upstream, third)?;
                 return Ok(dialed(connecting, if same_port { Departure::OtherPort } else { Departure::AsWanted }));
             }
         }
@@ -205,7 +206,7 @@ impl Dialer {
             self.admission.warn_own_source(session.route.client, upstream);
         }
         let source = source.filter(|_| !session.as_client);
-        Ok(dialed(outgoing::connecting(upstream, source, self.congestion.as_ref())?, departure))
+        Ok(dialed(outgoing::connecting(upstream, source, self.congestion.as_ref(), third)?, departure))
     }
 
     /// Starts connecting from the client's port too; `None` if that is taken, or was never to be had.
@@ -219,7 +220,8 @@ impl Dialer {
         if !self.zoned && session.route.original.socket_addr() == upstream {
             return None;
         }
-        match outgoing::connecting_from(self.stock.take(client)?, client, upstream) {
+        let third = self.redirections.third_packet(session.redirection);
+        match outgoing::connecting_from(self.stock.take(client)?, client, upstream, third) {
             // EADDRINUSE, EADDRNOTAVAIL; EACCES for a port below 1024.
             Err(ConnectError::Source(_) | ConnectError::Shortage(_)) => None,
             connecting => Some(connecting),

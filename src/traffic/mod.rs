@@ -10,6 +10,7 @@ pub(crate) mod counters;
 pub(crate) mod destinations;
 pub(crate) mod dialer;
 pub(crate) mod embedded;
+mod handshake;
 pub(crate) mod host_check;
 pub(crate) mod layer;
 pub(crate) mod listing;

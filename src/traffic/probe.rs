@@ -10,7 +10,7 @@ use mio::{Interest, Registry, Token};
 
 use crate::redirection::RedirectionId;
 use crate::sys::clock::Tick;
-use crate::sys::outgoing;
+use crate::sys::outgoing::{self, ThirdPacket};
 use crate::sys::shortage::ConnectError;
 use crate::traffic::token::EventToken;
 
@@ -65,7 +65,7 @@ impl Probe {
         registry: &Registry,
     ) -> Result<(), ConnectError> {
         self.next = now.saturating_add(EVERY);
-        let mut socket = TcpStream::from_std(outgoing::connecting(address, source, None)?.0);
+        let mut socket = TcpStream::from_std(outgoing::connecting(address, source, None, ThirdPacket::AtOnce)?.0);
         let token = Token::from(EventToken::Probe(redirection.0.into()));
         registry.register(&mut socket, token, Interest::WRITABLE).map_err(ConnectError::Shortage)?;
         self.running = Some(Running { socket, address, until: now.saturating_add(limit) });

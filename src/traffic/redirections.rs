@@ -11,7 +11,9 @@ use mio::event::Event;
 use crate::redirection::RedirectionId;
 use crate::sys::clock::Tick;
 use crate::sys::congestion::Algorithm;
+use crate::sys::outgoing::ThirdPacket;
 use crate::sys::shortage::{self, ConnectError};
+use crate::traffic::handshake::Handshake;
 use crate::traffic::probe::{ENOUGH, EVERY, Probe, Probed};
 use crate::traffic::service::{Service, Source, Via};
 use crate::traffic::shared_counters::{UpstreamPlace, WorkerCounters};
@@ -24,6 +26,7 @@ pub(crate) struct ActiveRedirection {
     pub service: Service,
     pub upstreams: Upstreams,
     pub pacing: Pacing,
+    handshake: Handshake,
     /// Set while no upstream can be reached: when the guardian was last told.
     unreachable: Option<Tick>,
     probe: Probe,
@@ -38,7 +41,17 @@ impl ActiveRedirection {
     pub(crate) fn new(id: RedirectionId, service: Service, hosts: &[Vec<SocketAddr>]) -> ActiveRedirection {
         let upstreams = Upstreams::new(hosts, service.balance);
         let (pacing, probe) = (Pacing::default(), Probe::default());
-        ActiveRedirection { id, service, upstreams, pacing, unreachable: None, probe, watched: false, deaf: Vec::new() }
+        ActiveRedirection {
+            id,
+            service,
+            upstreams,
+            pacing,
+            handshake: Handshake::default(),
+            unreachable: None,
+            probe,
+            watched: false,
+            deaf: Vec::new(),
+        }
     }
 
     /// Whether all its upstreams are probed until one can be reached (`--upstream-grace`).
@@ -139,6 +152,16 @@ impl Redirections {
             self.get_mut(*id).pacing.client = Algorithm::of(listener)?.paces();
         }
         Ok(())
+    }
+
+    /// How its next connection to an upstream shakes hands.
+    pub(crate) fn third_packet(&self, id: RedirectionId) -> ThirdPacket {
+        self.get(id).handshake.third_packet()
+    }
+
+    /// A connection is over that has brought so many bytes from its upstream.
+    pub(crate) fn note_length(&mut self, id: RedirectionId, down: u64) {
+        self.get_mut(id).handshake.note(down);
     }
 
     fn get(&self, id: RedirectionId) -> &ActiveRedirection {

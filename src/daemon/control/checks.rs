@@ -13,8 +13,9 @@ use crate::control::command::UpstreamOrder;
 use crate::control::picture::Picture;
 use crate::protocol::client_hello::client_hello;
 use crate::redirection::RedirectionId;
+use crate::sys::outgoing::{self, ThirdPacket};
 use crate::sys::shortage::ConnectError;
-use crate::sys::{outgoing, sockopt};
+use crate::sys::sockopt;
 use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::listing::FromDesk;
 use crate::traffic::service::{CheckKind, UpstreamCheck};
@@ -170,7 +171,7 @@ impl Checks {
 
 impl Check {
     fn begin(&mut self, place: usize, now: Instant, registry: &Registry) -> io::Result<()> {
-        let connecting = outgoing::connecting(self.address, None, None);
+        let connecting = outgoing::connecting(self.address, None, None, ThirdPacket::AtOnce);
         let (socket, _) = connecting.map_err(|error| match error {
             ConnectError::Upstream(error) | ConnectError::Shortage(error) | ConnectError::Source(error) => error,
         })?;
