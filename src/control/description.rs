@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::control::command::UpstreamOrder;
@@ -38,6 +38,8 @@ pub(crate) struct DescribedRedirection {
     pub listen: Vec<String>,
     /// How its upstreams are checked, and how long a check may take.
     pub check: Option<(UpstreamCheck, Duration)>,
+    /// The addresses of this host that connections to its upstreams leave from, if the kernel does not choose.
+    pub leaves_from: Vec<IpAddr>,
     pub upstreams: Vec<DescribedUpstream>,
 }
 
@@ -123,6 +125,9 @@ impl Description {
                 let head = ["check", kind, path].map(str::to_owned);
                 out.line(head.into_iter().chain(numbers.map(|number| number.to_string())));
             }
+            if !one.leaves_from.is_empty() {
+                out.line(std::iter::once("source".to_owned()).chain(one.leaves_from.iter().map(IpAddr::to_string)));
+            }
             for upstream in &one.upstreams {
                 let addresses = upstream.addresses.iter().map(SocketAddr::to_string);
                 out.line(["upstream".to_owned(), upstream.name.clone()].into_iter().chain(addresses));
@@ -157,6 +162,7 @@ impl Description {
                 target: target.to_owned(),
                 listen: listen.iter().map(|address| (*address).to_owned()).collect(),
                 check: None,
+                leaves_from: Vec::new(),
                 upstreams: Vec::new(),
             }),
             ["check", kind, path, interval, rise, fall, limit] => {
@@ -169,6 +175,10 @@ impl Description {
                 let interval = Duration::from_secs(interval.parse().ok()?);
                 let check = UpstreamCheck { interval, kind, rise: rise.parse().ok()?, fall: fall.parse().ok()? };
                 self.redirections.last_mut()?.check = Some((check, Duration::from_millis(limit.parse().ok()?)));
+            }
+            ["source", ref addresses @ ..] => {
+                let addresses = addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>().ok()?;
+                self.redirections.last_mut()?.leaves_from = addresses;
             }
             ["upstream", name, ref addresses @ ..] => {
                 let addresses = addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>().ok()?;
@@ -251,6 +261,7 @@ mod tests {
                     target: "cow:80 via http".into(),
                     listen: vec!["0.0.0.0:80".into()],
                     check: Some((check, Duration::from_millis(1500))),
+                    leaves_from: vec!["10.0.0.1".parse().unwrap(), "fd00::2".parse().unwrap()],
                     upstreams: vec![upstream],
                 },
             ],

@@ -65,7 +65,7 @@ pub(crate) fn control(user: Option<Account>, foreground: bool, channel: Borrowed
     }
     logging::confine();
     become_harmless(user)?;
-    Ok(Confinement { null, filter: filters::controlling(channel), only_free_ports: false })
+    Ok(Confinement { null, filter: filters::controlling(channel), only_free_ports: true })
 }
 
 /// Confines a process that relays without a guardian. It keeps access to files, because it reopens its log itself.

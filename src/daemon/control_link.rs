@@ -152,10 +152,16 @@ impl ControlLink {
 
     /// Starts the control process if it is time. Returns whether there is one.
     pub(crate) fn start(&mut self, config: &Config, past: &Totals, children: &mut Children) -> bool {
-        let Some(sockets) = self.sockets.as_ref().filter(|sockets| sockets.any()) else {
+        // Checks need the process also where nobody can ask it.
+        let checks = config.relayed().any(|(_, _, service)| service.check.is_some());
+        let Some(sockets) = self.sockets.as_ref().filter(|sockets| checks || sockets.any()) else {
+            self.dismiss(children);
             self.due = None;
             return false;
         };
+        if self.pid.is_none() && self.due.is_none() {
+            self.due = Some(Instant::now());
+        }
         if self.pid.is_some() || self.due.take_if(|due| *due <= Instant::now()).is_none() {
             return self.pid.is_some();
         }

@@ -166,12 +166,14 @@ pub(crate) fn relaying(channel: Option<BorrowedFd<'_>>, sources: Sources) -> Sys
 }
 
 /// The calls of the control process. It receives descriptors from the guardian alone, and maps memory of others for reading
-/// only: their descriptors are open for reading, and mprotect(2) does not go beyond that (`VM_MAYWRITE`, mm/mmap.c).
+/// only: their descriptors are open for reading, and mprotect(2) does not go beyond that (`VM_MAYWRITE`, mm/mmap.c). It can
+/// bind the sockets of checks, but has no listen(2): it outlives reloads, and a later configuration may have `--source`.
 pub(crate) fn controlling(channel: BorrowedFd<'_>) -> SyscallFilter {
     let filter = SyscallFilter::default()
         .allow_if(libc::SYS_sendto, Condition::is_null(4))
         .allow_if(libc::SYS_connect, [Condition::is(2, &IP_ADDRESSES)])
         .allow_if(libc::SYS_socket, socket(&OVER_IP, &[libc::SOCK_STREAM], &[0]))
+        .allow_if(libc::SYS_bind, [Condition::is(2, &IP_ADDRESSES)])
         .allow_if(libc::SYS_recvmsg, [Condition::is(0, &[channel.as_raw_fd()])])
         .allow_if(libc::SYS_fcntl, [Condition::is(1, &[libc::F_GETFD])]);
     let filter = setting(filter, WHILE_CONTROLLING);
@@ -203,6 +205,7 @@ const CONTROLLING: &[c_long] = &[
 
 /// The options of the connections of checks.
 const WHILE_CONTROLLING: &[(i32, i32)] = &[
+    outgoing::WITHOUT_PORT,
     (libc::IPPROTO_TCP, libc::TCP_NODELAY),
     (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE),

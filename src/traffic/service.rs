@@ -114,13 +114,18 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// The address of this host that connections to `upstream` leave from; `None` if the kernel chooses.
+    /// The addresses of this host that connections leave from, at most one of each family.
+    pub(crate) fn own_addresses(self) -> impl Iterator<Item = IpAddr> {
+        let (v4, v6) = match self {
+            Source::Address { v4, v6 } => (v4, v6),
+            Source::System | Source::Client { .. } => (None, None),
+        };
+        v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6))
+    }
+
+    /// The one that connections to `upstream` leave from; `None` if the kernel chooses.
     pub(crate) fn own_address(self, upstream: SocketAddr) -> Option<IpAddr> {
-        match self {
-            Source::Address { v4, .. } if upstream.is_ipv4() => v4.map(IpAddr::V4),
-            Source::Address { v6, .. } => v6.map(IpAddr::V6),
-            Source::System | Source::Client { .. } => None,
-        }
+        self.own_addresses().find(|ip| ip.is_ipv4() == upstream.is_ipv4())
     }
 }
 

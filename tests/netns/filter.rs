@@ -320,7 +320,8 @@ fn a_control_process_has_no_call_with_arguments_that_answering_does_not_use() {
         ("a program", libc::SYS_execve, vec![path, 0, 0], NO_SUCH_CALL),
         ("a process", libc::SYS_fork, vec![], NO_SUCH_CALL),
         ("a signal", libc::SYS_kill, vec![1, 0], NO_SUCH_CALL),
-        ("an address of its own", libc::SYS_bind, vec![stream, memory, 16], NO_SUCH_CALL),
+        ("a name", libc::SYS_bind, vec![stream, memory, 110], REFUSED),
+        ("listening", libc::SYS_listen, vec![stream, 1], NO_SUCH_CALL),
         ("datagrams", libc::SYS_socket, datagram, REFUSED),
         ("a unix socket", libc::SYS_socket, numbers(&[libc::AF_UNIX, libc::SOCK_STREAM, 0]), REFUSED),
         ("sendmsg", libc::SYS_sendmsg, vec![channel, memory, 0], NO_SUCH_CALL),
@@ -334,6 +335,10 @@ fn a_control_process_has_no_call_with_arguments_that_answering_does_not_use() {
     let attempts =
         attempts.into_iter().filter(|(_, number, ..)| *number != libc::SYS_pipe2 && *number != libc::SYS_ioctl);
     let count = expect_refused(&puppet, attempts.collect());
+    let mut address = [0; 16];
+    address[..4].copy_from_slice(&[libc::AF_INET as u8, 0, 0x10, 0xe1]);
+    let port = vec![stream, puppet.put(&address), 16];
+    expect_refused(&puppet, vec![("a port of its choice", libc::SYS_bind, port, Errno::EACCES)]);
     report(&format!("a control process in an attacker's hands: {count} kinds of arguments tried, none allowed"));
     drop(puppet);
     assert_eq!(scene.page(MOOSE), "cow");

@@ -1,9 +1,13 @@
 //! `--source`: the address that connections to upstreams leave from.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::sync::mpsc;
 
 use super::*;
 use lab::report;
+use lab::tempdir::TempDir;
+use nix::sys::signal::Signal;
 
 /// Tells each client its address.
 fn mirror(at: &str) -> Server {
@@ -58,6 +62,47 @@ fn connections_leave_from_the_address_that_was_chosen_for_their_family() {
             assert_eq!(daemon.stop(), 0);
         }
     }
+}
+
+#[test]
+fn checks_leave_from_the_address_that_connections_leave_from() {
+    let Some(scene) = Scene::new() else { return };
+    let (seen, all_seen) = mpsc::channel();
+    let _cow = scene.lab.cow.enter(|| {
+        Server::inline("[::]:7", 1, move |mut stream| {
+            let _ = stream.peer_addr().map(|peer| seen.send(peer.ip().to_canonical()));
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+        })
+    });
+    more_addresses(&scene);
+    let table = TempDir::new();
+    let path = table.file("table.conf");
+    let (hosts, mut daemon) = ("--check-interval 1 --check-http / 10.3.0.3 7 fd00:3::3 7", None::<Daemon>);
+    // The first one starts it, and the others are reloads.
+    for (source, wanted) in [
+        ("--source 10.3.0.9,fd00:3::1", ["10.3.0.9", "fd00:3::1"]),
+        ("--source 10.3.0.9", ["10.3.0.9", "fd00:3::9"]),
+        ("--source client", ["10.3.0.1", "fd00:3::9"]),
+        ("--source fd00:3::1,10.3.0.9", ["10.3.0.9", "fd00:3::1"]),
+    ] {
+        table.write("table.conf", &format!("-s 12970 -R '--dport 7' {source} {hosts}\n"));
+        match &daemon {
+            None => daemon = Some(scene.relay(&["-d", "-r", "nobody", "-c", &path, "--control", "none"])),
+            Some(daemon) => daemon.signal(Signal::SIGHUP),
+        }
+        for wanted in wanted.map(|ip| ip.parse::<IpAddr>().expect("an address")) {
+            lab::wait::until_true(&format!("{source}: a check from {wanted}"), || {
+                all_seen.recv_timeout(lab::clients::IO_PATIENCE).expect("a check") == wanted
+            });
+        }
+    }
+    let mut daemon = daemon.expect("a daemon");
+    // What this host lacks is not held against the upstream.
+    scene.lab.gateway.run(&["ip", "addr", "del", "10.3.0.9/24", "dev", "eth3"]);
+    daemon.journal.wait_for("upstream 10.3.0.3:7 (10.3.0.3:7) cannot be checked: Cannot assign requested address");
+    assert_eq!(daemon.journal.count("is down"), 0);
+    assert_eq!(daemon.stop(), 0);
 }
 
 #[test]

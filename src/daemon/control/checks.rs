@@ -1,8 +1,8 @@
 //! Checks of upstreams (`--check-interval`): one process finds out for all workers, so an upstream is asked once.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -11,6 +11,7 @@ use mio::{Interest, Registry, Token};
 
 use crate::control::command::UpstreamOrder;
 use crate::control::picture::Picture;
+use crate::logging::Limiter;
 use crate::protocol::client_hello::client_hello;
 use crate::redirection::RedirectionId;
 use crate::sys::outgoing::{self, ThirdPacket};
@@ -30,6 +31,8 @@ const ANSWER: usize = 512;
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     all: Vec<Check>,
+    /// The log line about checks that this host cannot make.
+    unmade: Limiter,
 }
 
 /// An address that is checked.
@@ -38,6 +41,8 @@ struct Check {
     id: RedirectionId,
     name: String,
     address: SocketAddr,
+    /// The address of this host that it leaves from, if the kernel does not choose.
+    source: Option<IpAddr>,
     how: UpstreamCheck,
     limit: Duration,
     due: Instant,
@@ -86,8 +91,11 @@ impl Checks {
             let id = RedirectionId::from(index);
             for upstream in &one.upstreams {
                 for address in upstream.addresses.iter().filter(|address| address.port() != 0) {
+                    let source = one.leaves_from.iter().copied().find(|ip| ip.is_ipv4() == address.is_ipv4());
                     let known = before.iter().position(|check| {
-                        check.id == id && check.address == *address && check.how == *how && check.name == upstream.name
+                        (check.id, check.address, check.source) == (id, *address, source)
+                            && check.how == *how
+                            && check.name == upstream.name
                     });
                     let (good, bad, due) = known.map_or((0, 0, now), |place| {
                         let check = before.swap_remove(place);
@@ -97,6 +105,7 @@ impl Checks {
                         id,
                         name: upstream.name.clone(),
                         address: *address,
+                        source,
                         how: how.clone(),
                         limit: *limit,
                         due,
@@ -139,8 +148,17 @@ impl Checks {
                 if picture.order(&check.name) == Some(UpstreamOrder::Disable) {
                     continue;
                 }
-                if let Err(error) = check.begin(place, now, registry) {
-                    ended.push(CheckResult { place, result: Err(error.to_string()), time: Duration::ZERO });
+                match check.begin(place, now, registry) {
+                    Ok(()) => {}
+                    Err(ConnectError::Upstream(error)) => {
+                        ended.push(CheckResult { place, result: Err(error.to_string()), time: Duration::ZERO });
+                    }
+                    // This says nothing about the upstream.
+                    Err(ConnectError::Source(error) | ConnectError::Shortage(error)) => {
+                        if let Some(more) = self.unmade.pass() {
+                            log::warn!("upstream {} ({}) cannot be checked: {error}{more}", check.name, check.address);
+                        }
+                    }
                 }
             }
         }
@@ -170,13 +188,11 @@ impl Checks {
 }
 
 impl Check {
-    fn begin(&mut self, place: usize, now: Instant, registry: &Registry) -> io::Result<()> {
-        let connecting = outgoing::connecting(self.address, None, None, ThirdPacket::AtOnce);
-        let (socket, _) = connecting.map_err(|error| match error {
-            ConnectError::Upstream(error) | ConnectError::Shortage(error) | ConnectError::Source(error) => error,
-        })?;
+    fn begin(&mut self, place: usize, now: Instant, registry: &Registry) -> Result<(), ConnectError> {
+        let (socket, _) = outgoing::connecting(self.address, self.source, None, ThirdPacket::AtOnce)?;
         let mut stream = TcpStream::from_std(socket);
-        registry.register(&mut stream, Token(CHECK + place), Interest::READABLE | Interest::WRITABLE)?;
+        let registered = registry.register(&mut stream, Token(CHECK + place), Interest::READABLE | Interest::WRITABLE);
+        registered.map_err(ConnectError::Shortage)?;
         self.running = Some(RunningCheck { stream, since: now, connected: false, answer: Vec::new() });
         Ok(())
     }

@@ -232,6 +232,7 @@ fn describe_one(serving: &Generation, id: RedirectionId, one: &Redirection, name
         target,
         listen,
         check: service.and_then(checked),
+        leaves_from: service.map(|service| service.source.own_addresses().collect()).unwrap_or_default(),
         upstreams: upstreams.collect(),
     }
 }
