@@ -14,8 +14,9 @@ use crate::rules::nft::translation;
 use crate::rules::one_family;
 use crate::rules::policy_routing::Connects;
 use crate::sys::account::{self, Capability};
-use crate::traffic::service::{HostPort, Interception, Service, Source};
+use crate::traffic::service::{HostPort, Service, Source};
 use crate::traffic::shared_counters::CounterLayout;
+use crate::traffic::stock::SocketKind;
 
 pub(crate) mod congestion;
 pub(crate) mod control;
@@ -83,16 +84,19 @@ impl Config {
         self.relayed().any(|(_, _, service)| matches!(service.source, Source::Client { .. }))
     }
 
-    /// How sockets for that connect. Connections that TPROXY has intercepted are not translated, so their answers would be
-    /// those of ours in a zone; they need none.
+    /// Whether connections need sockets of this kind.
+    pub(crate) fn uses_sockets(&self, kind: SocketKind) -> bool {
+        let uses = |service: &Service| matches!(service.source, Source::Client { .. }) && service.zoned() == kind.zoned;
+        self.relayed().any(|(_, _, service)| uses(service))
+    }
+
+    /// How sockets for that connect.
     pub(crate) fn connects(&self) -> Connects {
-        let clients = || self.relayed().filter(|(_, _, service)| matches!(service.source, Source::Client { .. }));
-        match clients().next() {
-            None => Connects::No,
-            Some(_) if clients().all(|(_, _, service)| service.interception == Interception::Redirect) => {
-                Connects::Zoned
-            }
-            Some(_) => Connects::Yes,
+        let uses = |zoned| self.uses_sockets(SocketKind { is_v4: true, zoned });
+        match (uses(true), uses(false)) {
+            (true, _) => Connects::Zoned,
+            (false, true) => Connects::Yes,
+            (false, false) => Connects::No,
         }
     }
 

@@ -27,7 +27,7 @@ use crate::sys::lifeline::Lifeline;
 use crate::sys::nft_events::NftEvents;
 use crate::sys::process::{self, Death, Forked};
 use crate::sys::{inherited, reset};
-use crate::traffic::stock::SocketCounts;
+use crate::traffic::stock::{SocketCounts, SocketKind};
 use crate::traffic::token::EventToken;
 
 /// The name of a process that works on the rules.
@@ -261,9 +261,9 @@ impl Children {
     /// Gives a worker sockets that it has asked for.
     pub(crate) fn give_sockets(&mut self, pid: Pid, wanted: SocketCounts) {
         let Some(Child { supply: Some(supply), channel: Some(channel), .. }) = self.all.get_mut(&pid) else { return };
-        for (is_v4, wanted) in [(true, wanted.v4), (false, wanted.v6)] {
-            for sockets in supply.make(is_v4, wanted).chunks(DESCRIPTORS) {
-                if let Err(error) = channel.send_with(&ToWorker::Sockets { is_v4 }.encode(), sockets) {
+        for (kind, wanted) in SocketKind::ALL.into_iter().zip(wanted.0).filter(|(_, wanted)| *wanted > 0) {
+            for sockets in supply.make(kind, wanted).chunks(DESCRIPTORS) {
+                if let Err(error) = channel.send_with(&ToWorker::Sockets(kind).encode(), sockets) {
                     log::debug!("sockets for worker {pid}: {error}");
                 }
             }

@@ -40,7 +40,7 @@ use crate::traffic::redirections::ActiveRedirection;
 use crate::traffic::service::{HostPort, Service};
 use crate::traffic::shared_counters::WorkerCounters;
 use crate::traffic::source_limit::SourceLimit;
-use crate::traffic::stock::SocketCounts;
+use crate::traffic::stock::{SocketCounts, SocketKind};
 
 /// A configuration with what it takes to serve it.
 #[derive(Debug)]
@@ -151,8 +151,8 @@ impl Generation {
         let (started, places) = (worker_record::now(), self.capacity.places);
         children.keep(pid, WorkerRecord { number, slot, started, places, counters });
         // The first ones are there before the worker is.
-        let sockets = self.capacity.sockets as u16;
-        children.give_sockets(pid, SocketCounts { v4: sockets, v6: sockets });
+        let first = |kind: SocketKind| if self.config.uses_sockets(kind) { self.capacity.sockets as u16 } else { 0 };
+        children.give_sockets(pid, SocketCounts(SocketKind::ALL.map(first)));
         let place = &mut self.slots[slot];
         (place.worker, place.ready) = (Some(pid), false);
         place.pulse.answered();
@@ -316,7 +316,9 @@ fn capacity(config: &Config) -> Result<Capacity, Error> {
     let Process { max_connections, workers, .. } = config.process;
     // Each worker can let in its share of them only: together they must not let in more.
     let wanted = max_connections.map(|most| most / workers);
-    let capacity = Capacity::plan(descriptors, wanted, config.uses_client_addresses());
+    let of_v4 = SocketKind::ALL.into_iter().filter(|kind| kind.is_v4);
+    let stocks = of_v4.filter(|kind| config.uses_sockets(*kind)).count();
+    let capacity = Capacity::plan(descriptors, wanted, stocks);
     if wanted.is_some_and(|wanted| wanted > capacity.places) {
         let most = capacity.places * workers;
         log::warn!("{descriptors} open files are enough for {most} connections, not for as many as -m asks for");

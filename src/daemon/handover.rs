@@ -33,7 +33,7 @@ use crate::traffic::shared_counters::{CounterLayout, WorkerCounters};
 use crate::traffic::totals::Totals;
 
 /// The first line: change a number whenever what follows, or a message of `message.rs`, changes its meaning.
-const HEADER: &str = "tproxy-handover 6 messages 7";
+const HEADER: &str = "tproxy-handover 6 messages 8";
 
 /// What an upgrade hands over.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::control::command::{LONGEST_UPSTREAM, UpstreamOrder};
 use crate::redirection::RedirectionId;
 use crate::traffic::compact_addr::CompactAddr;
-use crate::traffic::stock::SocketCounts;
+use crate::traffic::stock::{SocketCounts, SocketKind};
 use crate::traffic::upstreams::ADDRESSES;
 
 /// Bytes of the longest host name (RFC 1035, 2.3.4).
@@ -58,8 +58,8 @@ pub enum ToWorker {
     SystemLog,
     /// Say that you are alive, and what you have counted.
     Ping,
-    /// Sockets for connections from addresses of clients come along, all of one family.
-    Sockets { is_v4: bool },
+    /// Sockets for connections from addresses of clients come along, all of one kind.
+    Sockets(SocketKind),
     /// The channel to the control process comes along.
     Desk,
     /// What an administrator has said about the upstreams that are written so.
@@ -132,7 +132,7 @@ impl ToWorker {
             ToWorker::PooledResolver(pid) => put(4, 0, &pid.to_be_bytes()),
             ToWorker::SystemLog => put(5, 0, &[]),
             ToWorker::Ping => put(6, 0, &[]),
-            ToWorker::Sockets { is_v4 } => put(7, u8::from(*is_v4), &[]),
+            ToWorker::Sockets(kind) => put(7, kind.place() as u8, &[]),
             ToWorker::Desk => put(8, 0, &[]),
             ToWorker::Upstream { name, order } => put_text(9 + *order as u8, name, LONGEST_UPSTREAM),
             ToWorker::Verbose(on) => put(12, 0, &[u8::from(*on)]),
@@ -154,7 +154,7 @@ impl ToWorker {
             4 => process(bytes).map(ToWorker::PooledResolver),
             5 => Some(ToWorker::SystemLog),
             6 => Some(ToWorker::Ping),
-            7 => Some(ToWorker::Sockets { is_v4: bytes[1] == 1 }),
+            7 => SocketKind::ALL.get(usize::from(bytes[1])).copied().map(ToWorker::Sockets),
             8 => Some(ToWorker::Desk),
             kind @ 9..12 => {
                 let order = *UpstreamOrder::ALL.get(usize::from(kind - 9))?;
@@ -173,8 +173,8 @@ impl ToGuardian {
             ToGuardian::Ready => (1, 0),
             ToGuardian::Leaving => (2, 0),
             ToGuardian::Unheard => (6, 0),
-            ToGuardian::Sockets(SocketCounts { v4, v6 }) => {
-                return put(10, 0, [v4, v6].map(u16::to_be_bytes).as_flattened());
+            ToGuardian::Sockets(SocketCounts(counts)) => {
+                return put(10, 0, counts.map(u16::to_be_bytes).as_flattened());
             }
             ToGuardian::LostLines(count) => return put(7, 0, &count.to_be_bytes()),
             ToGuardian::Alive => (8, 0),
@@ -198,10 +198,11 @@ impl ToGuardian {
             4 => Some(ToGuardian::Reachable(redirection(bytes))),
             5 => Some(ToGuardian::Answered),
             6 => Some(ToGuardian::Unheard),
-            10 => Some(ToGuardian::Sockets(SocketCounts {
-                v4: u16::from_be_bytes([bytes[2], bytes[3]]),
-                v6: u16::from_be_bytes([bytes[4], bytes[5]]),
-            })),
+            10 => {
+                let counts = bytes[2..].first_chunk::<8>()?;
+                let count = |place: usize| counts.as_chunks().0.get(place).map_or(0, |two| u16::from_be_bytes(*two));
+                Some(ToGuardian::Sockets(SocketCounts(std::array::from_fn(count))))
+            }
             7 => bytes[2..].first_chunk().map(|count| ToGuardian::LostLines(u64::from_be_bytes(*count))),
             8 => Some(ToGuardian::Alive),
             9 => process(bytes).map(ToGuardian::ResolverHangs),
@@ -346,8 +347,8 @@ mod tests {
             ToWorker::PooledResolver(u32::MAX - 7),
             ToWorker::SystemLog,
             ToWorker::Ping,
-            ToWorker::Sockets { is_v4: true },
-            ToWorker::Sockets { is_v4: false },
+            ToWorker::Sockets(SocketKind::ALL[0]),
+            ToWorker::Sockets(SocketKind::ALL[3]),
         ] {
             assert_eq!(ToWorker::decode(&order.encode()), Some(order));
         }
@@ -360,7 +361,7 @@ mod tests {
             ToGuardian::LostLines(u64::MAX - 7),
             ToGuardian::Alive,
             ToGuardian::ResolverHangs(u32::MAX - 7),
-            ToGuardian::Sockets(SocketCounts { v4: 506, v6: u16::MAX }),
+            ToGuardian::Sockets(SocketCounts([506, u16::MAX, 7, 0])),
         ];
         for word in words.into_iter().chain(lines) {
             assert_eq!(ToGuardian::decode(&word.encode()), Some(word));

@@ -13,7 +13,7 @@ use crate::sys::account::{self, Account};
 use crate::sys::congestion::Algorithm;
 use crate::sys::outgoing;
 use crate::traffic::service::Source;
-use crate::traffic::stock::MOST;
+use crate::traffic::stock::{MOST, SocketKind};
 
 /// Who chooses the addresses that connections to upstreams leave from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ const WINDOW: Duration = Duration::from_millis(50);
 pub(crate) struct SocketSupply {
     /// Who will use them, if it is another user.
     user: Option<Account>,
-    /// The mark of their packets.
+    /// The mark of the packets of those that have a zone, if any have.
     mark: Option<u32>,
     /// Their congestion control, if it is not the usual one.
     congestion: Option<Algorithm>,
@@ -88,9 +88,10 @@ impl SocketSupply {
     }
 
     /// Makes the sockets that a worker asks for, as far as it may have them now. It asks again for the others.
-    pub(crate) fn make(&mut self, is_v4: bool, wanted: u16) -> Vec<OwnedFd> {
+    pub(crate) fn make(&mut self, kind: SocketKind, wanted: u16) -> Vec<OwnedFd> {
         let count = self.grant(wanted, Instant::now());
-        let one = |_| outgoing::transparent_socket(is_v4, self.mark, self.congestion.as_ref());
+        let mark = self.mark.filter(|_| kind.zoned);
+        let one = |_| outgoing::transparent_socket(kind.is_v4, mark, self.congestion.as_ref());
         let all = || (0..count).map(one).collect::<Result<_, _>>();
         // Rules know whose a socket is by who has made it (xt_owner(8), `uidrange` of ip-rule(8)).
         let made: io::Result<_> = match self.user {
@@ -102,7 +103,7 @@ impl SocketSupply {
             if error.raw_os_error() != Some(libc::EAFNOSUPPORT)
                 && let Some(more) = self.failures.pass()
             {
-                let family = if is_v4 { "IPv4" } else { "IPv6" };
+                let family = if kind.is_v4 { "IPv4" } else { "IPv6" };
                 log::error!("--source client: {family} sockets for a worker cannot be made: {error}{more}");
             }
             Vec::new()

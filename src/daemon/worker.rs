@@ -27,7 +27,6 @@ use crate::error::Error;
 use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::relay::pipe::Pool;
-use crate::rules::policy_routing::Connects;
 use crate::sys::channel::Channel;
 use crate::sys::clock::{TICK, Tick, ticks};
 use crate::sys::congestion::Algorithm;
@@ -50,7 +49,8 @@ const EVENTS: usize = 1024;
 /// Ticks between two looks at the processor time.
 const CPU_EVERY: Tick = 10;
 
-/// The stock of sockets for `--source client`, of the families of the clients that can come.
+/// The stock of sockets for `--source client`: of the families of the clients that can come, and of the kinds that their
+/// redirections need.
 fn stock(config: &Config, listening: &[SocketAddr], size: usize) -> Stock {
     if !config.uses_client_addresses() {
         return Stock::default();
@@ -58,7 +58,7 @@ fn stock(config: &Config, listening: &[SocketAddr], size: usize) -> Stock {
     // A PROXY header may name a client of another family.
     let is_named = config.relayed().any(|(_, _, service)| service.accept_proxy);
     let comes = |is_v4| is_named || listening.iter().any(|address| address.is_ipv4() == is_v4);
-    Stock::new(comes(true), comes(false), size)
+    Stock::new(|kind| comes(kind.is_v4) && config.uses_sockets(kind), size)
 }
 
 struct Worker<'a> {
@@ -136,7 +136,7 @@ impl<'a> Worker<'a> {
         }
         acceptor.register(registry)?;
         let mut connections = Connections::new(
-            Dialer::new(redirections, doors, admission, (stock, config.connects() == Connects::Zoned), chosen),
+            Dialer::new(redirections, doors, admission, stock, chosen),
             capacity.places,
             Pool::new(capacity.pipes),
             Records::new(AccessLog::new(number, access_log), counters),

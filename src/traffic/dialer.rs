@@ -18,7 +18,7 @@ use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::redirections::Redirections;
 use crate::traffic::service::{self, Destination, Service, Source};
 use crate::traffic::session::Session;
-use crate::traffic::stock::Stock;
+use crate::traffic::stock::{SocketKind, Stock};
 use crate::traffic::upstreams::Attempt;
 
 /// Admits connections and dials their upstreams.
@@ -28,8 +28,6 @@ pub(crate) struct Dialer {
     pub admission: Admission,
     /// Sockets for connections from addresses of clients.
     pub stock: Stock,
-    /// Connections on sockets of the stock have a zone of their own in connection tracking.
-    zoned: bool,
     /// Where this worker listens.
     listeners: Vec<SocketAddr>,
     /// The congestion control of outgoing connections, if it is not the usual one.
@@ -78,10 +76,10 @@ impl Dialer {
         redirections: Redirections,
         listeners: Vec<SocketAddr>,
         admission: Admission,
-        (stock, zoned): (Stock, bool),
+        stock: Stock,
         congestion: Option<Algorithm>,
     ) -> Dialer {
-        Dialer { redirections, admission, stock, zoned, listeners, congestion }
+        Dialer { redirections, admission, stock, listeners, congestion }
     }
 
     pub(crate) fn service(&self, redirection: RedirectionId) -> &Service {
@@ -123,7 +121,7 @@ impl Dialer {
         let is_first = last.is_none();
         let mut last = last.unwrap_or_else(|| io::Error::other("no address is known"));
         loop {
-            if session.as_client && self.stock.must_wait(session.route.client.socket_addr(), is_first) {
+            if session.as_client && self.stock.must_wait(self.socket_kind(session), is_first) {
                 return Err(NotDialed::NoSocket);
             }
             let Some(address) = self.next(session, attempt, now) else { break };
@@ -180,6 +178,11 @@ impl Dialer {
         }
     }
 
+    /// What a connection from the client's address needs.
+    fn socket_kind(&self, session: &Session) -> SocketKind {
+        SocketKind { is_v4: session.route.client.ip().is_ipv4(), zoned: self.service(session.redirection).zoned() }
+    }
+
     /// Starts connecting from where the connection is to leave from.
     fn connect(&mut self, session: &Session, upstream: SocketAddr) -> Result<Dialed, ConnectError> {
         let dialed = |(socket, local): (std::net::TcpStream, SocketAddr), departure| Dialed {
@@ -196,7 +199,7 @@ impl Dialer {
             if same_port && let Some(connecting) = self.connect_from_port(client, session, upstream) {
                 return Ok(dialed(connecting?, Departure::AsWanted));
             }
-            if let Some(socket) = self.stock.take(client) {
+            if let Some(socket) = self.stock.take(self.socket_kind(session)) {
                 let connecting = outgoing::connecting_from(socket, SocketAddr::new(client.ip(), 0), upstream, third)?;
                 return Ok(dialed(connecting, if same_port { Departure::OtherPort } else { Departure::AsWanted }));
             }
@@ -217,11 +220,12 @@ impl Dialer {
         upstream: SocketAddr,
     ) -> Option<Result<(std::net::TcpStream, SocketAddr), ConnectError>> {
         // The client's own connection has this pair already. Without a zone, connection tracking takes ours for it.
-        if !self.zoned && session.route.original.socket_addr() == upstream {
+        let kind = self.socket_kind(session);
+        if !kind.zoned && session.route.original.socket_addr() == upstream {
             return None;
         }
         let third = self.redirections.third_packet(session.redirection);
-        match outgoing::connecting_from(self.stock.take(client)?, client, upstream, third) {
+        match outgoing::connecting_from(self.stock.take(kind)?, client, upstream, third) {
             // EADDRINUSE, EADDRNOTAVAIL; EACCES for a port below 1024.
             Err(ConnectError::Source(_) | ConnectError::Shortage(_)) => None,
             connecting => Some(connecting),

@@ -59,6 +59,12 @@ impl Service {
         self.destination == Destination::Original || !matches!(self.via, Via::Tcp(_))
     }
 
+    /// Whether connections from addresses of clients have a zone of their own in connection tracking. What TPROXY
+    /// intercepts is not translated, so its answers would be those of ours in a zone; it needs none.
+    pub(crate) fn zoned(&self) -> bool {
+        self.interception == Interception::Redirect
+    }
+
     /// Whether the original destination has to be known.
     pub(crate) fn needs_original(&self) -> bool {
         self.clients_choose() || self.destination.follows_port()

@@ -485,7 +485,7 @@ impl Enemy {
             8 => self.say(&noise, &[file; 100]),
             9 => self.say(&noise[..random as usize / 16 % SIZE + 1], &[]),
             10 => self.say(&[1; 20_000], &[]),
-            11 => self.say(&ToGuardian::Sockets(SocketCounts { v4: line, v6: line }).encode(), &[]),
+            11 => self.say(&ToGuardian::Sockets(SocketCounts([line; 4])).encode(), &[]),
             kind => {
                 noise[0] = kind as u8 % 8;
                 self.say(&noise, &[]);

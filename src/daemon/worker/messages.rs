@@ -43,8 +43,8 @@ impl Worker<'_> {
             Some(ToWorker::Addresses { name, addresses }) => self.readdress(&name, &addresses),
             Some(ToWorker::Reset) => self.reset_all(),
             Some(ToWorker::Ping) => self.show_life(),
-            Some(ToWorker::Sockets { is_v4 }) => {
-                self.connections.dialer().stock.add(is_v4, descriptors);
+            Some(ToWorker::Sockets(kind)) => {
+                self.connections.dialer().stock.add(kind, descriptors);
                 self.connections.sockets_have_come();
             }
             Some(ToWorker::Upstream { name, order }) => self.order_upstream(&name, order),
