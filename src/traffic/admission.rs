@@ -50,8 +50,13 @@ struct Warnings {
     empty_stock: Limiter,
 }
 
-/// The address pairs of our outgoing connections. When one of them is redirected, it comes back to us with the same
-/// pair: as its client address and as its original destination. No other connection on this host can have both.
+/// The address pairs of our outgoing connections whose upstream has not sent anything yet. When one of them is redirected,
+/// it comes back to us with the same pair: as its client address and as its original destination. We are its upstream then,
+/// and say nothing before we have recognised it.
+///
+/// With `--source client` a client can have such a pair too, towards an upstream that it also asks for directly: the kernel
+/// keeps our ports apart from each other and not from those of clients. Where the upstream has sent something, this is
+/// no loop.
 #[derive(Debug)]
 struct Outgoing {
     pairs: HashSet<u64>,
@@ -309,7 +314,7 @@ impl Admission {
         self.outgoing.pairs.insert(hash);
     }
 
-    /// The outgoing connection is closed.
+    /// The outgoing connection is closed, or its upstream has sent something.
     pub(crate) fn remove_outgoing(&mut self, route: &Route) {
         let hash = self.outgoing.hash(route.local, route.upstream);
         self.outgoing.pairs.remove(&hash);

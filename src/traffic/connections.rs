@@ -180,6 +180,9 @@ impl Connections {
         let progress = relay.advance(&mut self.shared, now);
         let in_bulk = *in_bulk;
         relayed.count_since(moved, &self.records.counters);
+        if moved.1 == 0 && relayed.relay.moved().1 > 0 {
+            self.dialer.admission.remove_outgoing(&relayed.session.route);
+        }
         let relay = &mut relayed.relay;
         let again = match progress {
             Progress::Waiting => false,
