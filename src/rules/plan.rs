@@ -6,7 +6,7 @@ use crate::rules::address::Family;
 use crate::rules::chains::{Chain, Jump, PREFIX, Rule, Table};
 use crate::rules::conntrack_match::ConntrackMatch;
 use crate::rules::matching::ResolvedMatch;
-use crate::rules::policy_routing::PolicyRouting;
+use crate::rules::policy_routing::{Connects, PolicyRouting};
 use crate::rules::rule::{Action, RuleSpec};
 use crate::rules::untracked::Untracked;
 use crate::rules::{interception, local_answers, untracked};
@@ -48,8 +48,9 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
     if let (Some(mangle), Some(routing)) = (&mut mangle, routing) {
         local_answers::add(mangle, &chain, routing);
     }
-    let (zone, raw) = (interception::zone(&chain, routing), untracked::raw(&chain, family, untracked, &of_tcp));
-    let raw = untracked::with_zone(raw, zone);
+    let connects = routing.map_or(Connects::No, |routing| routing.connects);
+    let raw = untracked::raw(&chain, (family, connects), untracked, &of_tcp);
+    let raw = untracked::with_zone(raw, interception::zone(&chain, routing));
     // OUTPUT decides about this host's own connections (with -O), or nothing does (without). One that goes to this
     // host also passes INPUT. Without this rule the relay could not reach an upstream on its own machine.
     let own = rule(&["-i", "lo", "-j", "RETURN"]);

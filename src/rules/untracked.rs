@@ -9,6 +9,7 @@ use crate::rules::address::Family;
 use crate::rules::chains::{Chain, FOR_ESTABLISHED, FOR_LOCAL_ANSWERS, Jump, Rule, Table};
 use crate::rules::groups::{OptionWords, groups};
 use crate::rules::matching::ResolvedMatch;
+use crate::rules::policy_routing::Connects;
 use crate::rules::rule::{Action, RuleSpec};
 
 /// A redirection whose connections are not tracked.
@@ -24,9 +25,16 @@ const NOTRACK: [&str; 3] = ["-j", "CT", "--notrack"];
 const TO_SOCKET: [&str; 2] = ["-m", "socket"];
 /// Only a socket of a relay can send with an address of another host.
 const FROM_FOREIGN: [&str; 5] = ["-m", "addrtype", "!", "--src-type", "LOCAL"];
+/// Packets that stay on this host.
+const STAYING: [&str; 2] = ["-o", "lo"];
 
 /// The table, unless all connections are tracked. `specs` are rules of one family, for TCP.
-pub(super) fn raw(chain: &str, family: Family, untracked: &[Untracked], specs: &[&RuleSpec]) -> Option<Table> {
+pub(super) fn raw(
+    chain: &str,
+    (family, connects): (Family, Connects),
+    untracked: &[Untracked],
+    specs: &[&RuleSpec],
+) -> Option<Table> {
     let of = |spec: &RuleSpec| {
         let its = untracked.iter().find(|one| one.redirection == spec.redirection);
         its.filter(|_| matches!(spec.action, Action::Tproxy { .. }))
@@ -45,12 +53,18 @@ pub(super) fn raw(chain: &str, family: Family, untracked: &[Untracked], specs: &
             rules.push(rule);
         }
     };
+    // Answers to addresses of clients are kept on this host by connection tracking (`local_answers`).
+    if connects != Connects::No {
+        leaving.push(Rule::new([&STAYING[..], &FROM_FOREIGN, &["-j", "RETURN"]].concat(), 1));
+    }
     for (spec, untracked) in ours {
         let transparent = [&TO_SOCKET[..], &["--transparent"], &NOTRACK].concat();
         add(&mut arriving, spec.rule(&transparent));
         add(&mut leaving, Words::reversed(&spec.matching).rule(&[&FROM_FOREIGN[..], &NOTRACK].concat()));
         for upstream in Words::of_upstreams(untracked, &spec.matching, family) {
             add(&mut leaving, upstream.rule(&NOTRACK));
+            // Those of an upstream on this host do not arrive.
+            add(&mut leaving, upstream.turned().rule(&[&STAYING[..], &NOTRACK].concat()));
             add(&mut arriving, upstream.turned().rule(&[&TO_SOCKET[..], &NOTRACK].concat()));
         }
     }
