@@ -7,6 +7,8 @@
 mod changes;
 #[path = "netns/claims.rs"]
 mod claims;
+#[path = "netns/client_ports.rs"]
+mod client_ports;
 #[path = "netns/client_source.rs"]
 mod client_source;
 #[path = "netns/coexistence.rs"]
@@ -15,6 +17,8 @@ mod coexistence;
 mod confinement;
 #[path = "netns/congestion.rs"]
 mod congestion;
+#[path = "netns/containers.rs"]
+mod containers;
 #[path = "netns/control.rs"]
 mod control;
 #[path = "netns/dead_upstream.rs"]
@@ -79,6 +83,8 @@ mod same_port;
 mod scenarios;
 #[path = "netns/source.rs"]
 mod source;
+#[path = "netns/source_kills.rs"]
+mod source_kills;
 #[path = "netns/starting.rs"]
 mod starting;
 #[path = "netns/stuck_log.rs"]

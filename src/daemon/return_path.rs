@@ -11,11 +11,11 @@ use crate::rules::groups::{groups, interfaces};
 use crate::rules::policy_routing::PolicyRouting;
 use crate::rules::rule::{Action, RuleSpec};
 use crate::rules::ruleset::RuleSet;
-use crate::rules::verdict::is_interface;
+use crate::rules::verdict::{ExpectedPackets, Matches, is_interface};
 use crate::sys::interfaces::Interface;
 use crate::sys::procfs;
 use crate::sys::routing_table::RoutingTable;
-use crate::traffic::service::Source;
+use crate::traffic::service::{self, Source};
 
 /// The most rules that are looked at.
 const RULES: usize = 256;
@@ -30,6 +30,7 @@ pub(super) fn warnings(
     let Some(routing) = &set.routing else { return Vec::new() };
     let mut found = Vec::new();
     found.extend(marks_in_checks(routing, all));
+    found.extend(marks_of_sockets(set));
     let matter = |family: &&Family| {
         let has_address =
             |one: &Interface| one.addresses.iter().any(|ip| Family::of(ip) == **family && !is_link_local(ip));
@@ -86,6 +87,23 @@ fn marks_in_checks(routing: &PolicyRouting, all: &[Interface]) -> Option<String>
     ))
 }
 
+/// With this setting a socket that is accepted takes over the mark of its first packet (`inet_request_mark`,
+/// include/net/inet_sock.h). That leads what it sends to our table too, and back to this host.
+fn marks_of_sockets(set: &RuleSet) -> Option<String> {
+    let name = "net.ipv4.tcp_fwmark_accept";
+    procfs::sysctl(name).filter(|value| value != "0")?;
+    taken(set).any(is_tproxy).then(|| {
+        format!(
+            "{name} is 1: the sockets of what --intercept tproxy takes get its mark, which keeps their answers to clients \
+             on this host; `sysctl -w {name}=0`"
+        )
+    })
+}
+
+fn is_tproxy(spec: &RuleSpec) -> bool {
+    matches!(spec.action, Action::Tproxy { .. })
+}
+
 fn not_forwarding(family: Family) -> Option<String> {
     let name = match family {
         Family::V4 => "net.ipv4.ip_forward",
@@ -137,10 +155,7 @@ fn beside_clients(
     let route = routes.route(SocketAddr::new(upstream.ip(), 1)).ok()?;
     let ip = upstream.ip();
     if route.is_local() {
-        return Some(format!(
-            "--source client: the upstream {ip} is this host itself, which answers clients' addresses directly and not \
-             through tproxy; leave the option out for it"
-        ));
+        return intercepted_as_well(spec, upstream);
     }
     let device = route.device().filter(|_| route.is_on_link())?;
     let come_in_on = interfaces(&spec.matching.words);
@@ -153,6 +168,30 @@ fn beside_clients(
         format!(
             "--source client: the upstream {ip} is on the network of its clients ({device}) and answers them directly, \
              past this host; give it a route to them through this host (tproxy(8), SOURCE ADDRESS)"
+        )
+    })
+}
+
+/// An upstream on this host whose own address and port TPROXY takes connections for: our socket for a client and that of
+/// the server have the same addresses then, and the same ports where a connection of ours has a port that the client uses
+/// too. The kernel finds one of them only.
+fn intercepted_as_well(spec: &RuleSpec, upstream: SocketAddr) -> Option<String> {
+    let expected = ExpectedPackets {
+        protocol: "tcp",
+        to: Some(upstream.ip()),
+        port: Some(upstream.port()).filter(|port| *port != 0),
+        mark: None,
+        interfaces: Vec::new(),
+        to_this_host: true,
+        states: &["NEW"],
+    };
+    let takes = is_tproxy(spec) && expected.matches(&spec.matching.words) > Matches::Unknown;
+    let upstream = service::shown(&upstream);
+    takes.then(|| {
+        format!(
+            "--source client: the upstream {upstream} is on this host, and --intercept tproxy takes connections to it as \
+             well: where ours has a port that its client uses too (one of 28,000, for each connection of the client), one \
+             of them gets no answer; have the server listen at another port, or use --intercept redirect"
         )
     })
 }

@@ -148,23 +148,39 @@ fn clients_whose_address_is_not_for_others_are_refused() {
 #[test]
 fn an_upstream_on_the_same_host_sees_the_client_as_well() {
     let Some(scene) = Scene::new() else { return };
-    let _mirror = scene.lab.gateway.enter(|| mirror("[::]:7"));
+    let _mirrors = [7, 8].map(|port| scene.lab.gateway.enter(|| mirror(&format!("[::]:{port}"))));
     let before = rules::saved_with_routing(&scene.lab.gateway);
     let kinds =
         rules::firewalls().into_iter().flat_map(|firewall| ["redirect", "tproxy"].map(|kind| (firewall.clone(), kind)));
     for (firewall, interception) in kinds {
-        for (upstream, at) in [("10.2.0.1", 0), ("fd00:2::1", 1)] {
-            let args = ["--firewall", &firewall, "--intercept", interception, "--source", "client", upstream, "7"];
+        for (source, upstream, port, to) in [
+            ("client", "10.2.0.1", "8", MOOSE7[0]),
+            ("client:port", "fd00:2::1", "8", MOOSE7[1]),
+            // What the client asks for is the upstream itself.
+            ("client:port", "10.2.0.1", "7", "10.2.0.1:7"),
+            ("client", "fd00:2::1", "7", "[fd00:2::1]:7"),
+        ] {
+            let what = format!("{firewall} {interception} {source} {to} {upstream}");
+            let args = ["--firewall", &firewall, "--intercept", interception, "--source", source, upstream, port];
             let mut daemon = relay(&scene, &args);
-            let seen = ask(&scene.lab.client, MOOSE7[at]).map(|seen| seen.ip().to_string());
-            assert_eq!(seen.as_deref(), Some(CLIENT[at]), "{interception} {upstream}: {}", daemon.journal.text());
+            let stream = scene.lab.client.connect(to).expect("connect");
+            let client = stream.local_addr().expect("address");
+            let seen = told(stream).unwrap_or_else(|| panic!("{what}: {}", daemon.journal.text()));
+            assert_eq!(seen.ip(), client.ip(), "{what}");
+            let same_port = source == "client:port" && (interception == "redirect" || port == "8");
+            assert!(!same_port || seen.port() == client.port(), "{what}: {seen} {client}");
             // Whoever asks it directly is answered directly.
-            let direct = ask(&scene.lab.client, ["10.1.0.1:7", "[fd00:1::1]:7"][at]);
-            assert_eq!(direct.map(|seen| seen.ip().to_string()).as_deref(), Some(CLIENT[at]));
+            let direct = ask(&scene.lab.client, ["10.1.0.1:8", "[fd00:1::1]:8"][usize::from(to.starts_with('['))]);
+            assert_eq!(direct.map(|seen| seen.ip()), Some(client.ip()), "{what}");
+            assert_eq!(daemon.journal.wait_connections(1).len(), 1, "{what}");
             assert_eq!(daemon.stop(), 0);
             assert_eq!(rules::saved_with_routing(&scene.lab.gateway), before);
         }
     }
+    // TPROXY would have two sockets with the same addresses.
+    let mut daemon = relay(&scene, &["--source", "client", "10.2.0.1", "7"]);
+    ask_from_the_only_port(&scene, &daemon, "10.2.0.1:7");
+    assert_eq!(daemon.stop(), 0);
     for upstream in ["127.0.0.1", "::1"] {
         let line = [&CAUGHT[..], &["--source", "client", upstream, "7"]].concat();
         let finished = Launch::new(&line).within(&scene.lab.gateway).run();
@@ -347,6 +363,26 @@ fn servers_log_each_of_many_clients_through_reloads_and_upgrades() {
     }
 }
 
+/// The client and the gateway have one free port each, these.
+fn leave_one_port(scene: &Scene, client: u16, gateway: u16) {
+    for (net, port) in [(&scene.lab.client, client), (&scene.lab.gateway, gateway)] {
+        net.sysctl(&[&format!("net.ipv4.ip_local_port_range={port} {port}")]);
+    }
+}
+
+/// What the mirror behind `to` has seen of a client whose port is the only one that is free on the gateway.
+fn ask_from_the_only_port(scene: &Scene, daemon: &Daemon, to: &str) -> SocketAddr {
+    let seen = (40000..40100).find_map(|port| {
+        leave_one_port(scene, port, port);
+        // Of an earlier round it may be left in TIME-WAIT at either end.
+        scene.lab.client.connect(to).ok().and_then(told)
+    });
+    let seen = seen.unwrap_or_else(|| panic!("{to}:\n{}", daemon.journal.text()));
+    assert!(CLIENT.contains(&seen.ip().to_string().as_str()), "{seen}");
+    assert_eq!(daemon.journal.count("timed out"), 0, "{}", daemon.journal.text());
+    seen
+}
+
 /// The kernel's own choice may be the port that the client has.
 #[test]
 fn a_connection_with_the_addresses_of_the_clients_own_is_not_taken_for_it() {
@@ -355,25 +391,96 @@ fn a_connection_with_the_addresses_of_the_clients_own_is_not_taken_for_it() {
     for interception in ["redirect", "tproxy"] {
         for source in ["client", "client:port"] {
             let mut daemon = relay(&scene, &["-t", "--source", source, "--intercept", interception]);
-            for to in MOOSE7 {
-                // The client's port is the only one that is free.
-                let mut stream = None;
-                for port in 40000..40100 {
-                    let range = format!("net.ipv4.ip_local_port_range={port} {port}");
-                    scene.lab.client.sysctl(&[&range]);
-                    scene.lab.gateway.sysctl(&[&range]);
-                    // Of an earlier round it may be left in TIME-WAIT at either end.
-                    stream = scene.lab.client.connect(to).ok().and_then(told);
-                    if stream.is_some() {
-                        break;
-                    }
-                }
-                let seen = stream.unwrap_or_else(|| panic!("{interception} {source} {to}:\n{}", daemon.journal.text()));
-                assert!(CLIENT.contains(&seen.ip().to_string().as_str()), "{seen}");
-                assert_eq!(daemon.journal.count("timed out"), 0, "{}", daemon.journal.text());
-            }
+            MOOSE7.into_iter().for_each(|to| _ = ask_from_the_only_port(&scene, &daemon, to));
             assert_eq!(daemon.stop(), 0);
         }
+    }
+}
+
+/// Each has the sockets that it needs.
+#[test]
+fn the_same_holds_for_redirections_of_both_kinds_in_one_process() {
+    let Some(scene) = Scene::new() else { return };
+    let _mirrors = [7, 8].map(|port| scene.lab.moose.enter(|| mirror(&format!("[::]:{port}"))));
+    let directory = lab::tempdir::TempDir::new();
+    let before = rules::saved_with_routing(&scene.lab.gateway);
+    for source in ["client", "client:port"] {
+        let line = |port, kind, to| {
+            format!("-s {port} -t --source {source} --intercept {kind} -R '-d 10.2.0.5,fd00:2::5 --dport {to}'\n")
+        };
+        let text = format!("-r nobody\n{}{}", line(12970, "redirect", 7), line(12971, "tproxy", 8));
+        let mut daemon = scene.relay(&["-d", "-c", &directory.write("mixed.conf", &text)]);
+        for to in ["10.2.0.5:7", "10.2.0.5:8", "[fd00:2::5]:7", "[fd00:2::5]:8"] {
+            ask_from_the_only_port(&scene, &daemon, to);
+        }
+        scene.lab.gateway.sysctl(&["net.ipv4.ip_local_port_range=30000 39999"]);
+        for (to, keeps) in [("10.2.0.5:7", source == "client:port"), ("10.2.0.5:8", false)] {
+            let stream = scene.lab.client.enter(|| clients::connect_from_port(50007, to.parse().expect("address")));
+            let seen = told(stream.expect("connect")).expect("an address");
+            assert_eq!(seen.port() == 50007, keeps, "{source} {to} {seen}");
+        }
+        assert_eq!(daemon.stop(), 0);
+        assert_eq!(rules::saved_with_routing(&scene.lab.gateway), before);
+    }
+}
+
+/// Has connection tracking look at all packets, and drops what it takes for invalid.
+pub(super) fn drop_invalid(net: &lab::netns::Net) {
+    for (family, chain) in
+        [("iptables", "INPUT"), ("iptables", "OUTPUT"), ("ip6tables", "INPUT"), ("ip6tables", "OUTPUT")]
+    {
+        net.run(&[family, "-w", "-A", chain, "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP"]);
+    }
+}
+
+/// Only the way to an upstream on this host needs connection tracking.
+#[test]
+fn without_connection_tracking_upstreams_see_clients_as_well() {
+    let Some(scene) = Scene::new() else { return };
+    let _mirrors = (mirrors(&scene), scene.lab.gateway.enter(|| mirror("[::]:7")));
+    let gateway = &scene.lab.gateway;
+    let caught = ["-d", "-s", "12970", "-r", "nobody", "-R", "-d 10.2.0.5 --dport 7", "-R", "-d fd00:2::5 --dport 7"];
+    let caught = [&caught[..], &["--intercept", "tproxy", "--no-conntrack", "--source"]].concat();
+    drop_invalid(gateway);
+    let before = rules::saved_with_routing(gateway);
+    for source in ["client", "client:port"] {
+        for (at, upstreams) in
+            [["10.3.0.3", "10.2.0.1"], ["fd00:3::3", "fd00:2::1"]].into_iter().enumerate().chain([(0, ["-t"; 2])])
+        {
+            for upstream in upstreams {
+                let hosts = if upstream == "-t" { vec!["-t"] } else { vec![upstream, "7"] };
+                let mut daemon = scene.relay(&[&caught[..], &[source], &hosts].concat());
+                gateway.run(&["conntrack", "-F"]);
+                let seen = ask(&scene.lab.client, MOOSE7[at]).map(|seen| seen.ip().to_string());
+                assert_eq!(seen.as_deref(), Some(CLIENT[at]), "{source} {upstream}: {}", daemon.journal.text());
+                let entries = gateway.run(&["conntrack", "-L", "-f", ["ipv4", "ipv6"][at], "-p", "tcp"]);
+                let is_here = upstream.contains(":2::1") || upstream == "10.2.0.1";
+                assert_eq!(entries.lines().count(), usize::from(is_here), "{source} {upstream}: {entries}");
+                assert_eq!(daemon.stop(), 0);
+                assert_eq!(rules::saved_with_routing(gateway), before);
+            }
+        }
+    }
+}
+
+/// Ours and a client's may have the same addresses and ports.
+#[test]
+fn a_port_that_we_have_towards_the_upstream_is_no_loop_when_its_client_has_it_too() {
+    let Some(scene) = Scene::new() else { return };
+    let _echo = scene.lab.moose.enter(|| Server::echo("[::]:7"));
+    for (interception, port) in [("redirect", 41000), ("tproxy", 42000)] {
+        let mut daemon = relay(&scene, &["-t", "--source", "client", "--intercept", interception]);
+        for to in MOOSE7 {
+            leave_one_port(&scene, port, port + 1);
+            let mut first = scene.lab.client.connect(to).expect("connect");
+            clients::round_trip(&mut first, b"first").expect("echo");
+            leave_one_port(&scene, port + 1, port + 2);
+            let mut second = scene.lab.client.connect(to).expect("connect");
+            clients::round_trip(&mut second, b"second").expect("a connection with our own pair");
+            clients::round_trip(&mut first, b"first").expect("the first one goes on");
+        }
+        assert_eq!(daemon.journal.count("loop"), 0, "{}", daemon.journal.text());
+        assert_eq!(daemon.stop(), 0);
     }
 }
 
@@ -447,7 +554,7 @@ fn whoever_takes_over_a_worker_can_be_a_client_and_serve_nobody() {
     let guardian = daemon.family.guardian();
     let descriptors = process::descriptor_count(guardian);
     let channel = copy_of_descriptor(worker, line(worker));
-    let greedy = ToGuardian::Sockets(SocketCounts { v4: u16::MAX, v6: u16::MAX }).encode();
+    let greedy = ToGuardian::Sockets(SocketCounts([u16::MAX; 4])).encode();
     process::signal(worker, Signal::SIGSTOP);
     let ask_again = || {
         let _ = nix::sys::socket::send(channel.as_raw_fd(), &greedy, nix::sys::socket::MsgFlags::MSG_DONTWAIT);

@@ -378,10 +378,13 @@ fn an_upstream_on_the_gateway_itself_is_reached_and_not_intercepted() {
 fn without_connection_tracking_no_side_has_an_entry_and_its_limit_does_not_count() {
     let Some(scene) = Scene::new() else { return };
     let gateway = &scene.lab.gateway;
+    super::client_source::drop_invalid(gateway);
     let before = rules::saved_with_routing(gateway);
     let untracked = ["-d", "-s", "12970", "-r", "nobody", "--intercept", "tproxy", "--no-conntrack"];
     let six = ["-R", "-d 10.2.0.5 --dport 80", "-R", "-d fd00:2::5 --dport 80"];
-    let hosts = [(&["10.3.0.3", "80", "fd00:3::3", "80"][..], "cow"), (&["-t"], "moose")];
+    let _own = gateway.enter(|| Server::page("[::]:80", "gateway"));
+    let own = ["10.2.0.1", "80", "fd00:2::1", "80"];
+    let hosts = [(&["10.3.0.3", "80", "fd00:3::3", "80"][..], "cow"), (&["-t"], "moose"), (&own, "gateway")];
     let firewalls = rules::firewalls();
     for (firewall, (more, page)) in firewalls.iter().flat_map(|firewall| hosts.map(|host| (firewall.as_str(), host))) {
         let mut daemon = scene.relay(&[&["--firewall", firewall], &untracked[..], &six, more].concat());
@@ -456,24 +459,24 @@ fn an_ip_that_is_too_old_is_said_and_nothing_is_left() {
 #[test]
 fn a_socket_that_a_service_manager_passes_can_intercept() {
     let Some(scene) = Scene::new() else { return };
-    let activate = ["systemd-socket-activate", "-l", "127.0.0.1:8084", "--fdname=web", env!("CARGO_BIN_EXE_tproxy")];
-    let tproxy = [
-        "-d",
-        "-s",
-        "fd:web",
-        "-r",
-        "nobody",
-        "--intercept",
-        "tproxy",
-        "-R",
-        "-d 10.2.0.5 --dport 80",
-        "10.3.0.3",
-        "80",
-    ];
-    let _manager = super::passed::Running::new(&scene, &[&activate[..], &tproxy].concat());
-    // The first connection starts it; nobody relays it.
-    wait::until_true("started and intercepting", || {
-        let _ = scene.lab.gateway.connect("127.0.0.1:8084");
-        scene.page(MOOSE) == "cow"
-    });
+    let gateway = &scene.lab.gateway;
+    super::client_source::drop_invalid(gateway);
+    let tproxy = ["-d", "-s", "fd:web", "-r", "nobody", "--intercept", "tproxy", "-R", "-d 10.2.0.5 --dport 80"];
+    let kinds = [&[][..], &["--no-conntrack"], &["--no-conntrack", "--source", "client"]];
+    for (at, more) in ["127.0.0.1:8084", "127.0.0.1:8085", "127.0.0.1:8086"].into_iter().zip(kinds) {
+        let activate = ["systemd-socket-activate", "-l", at, "--fdname=web", env!("CARGO_BIN_EXE_tproxy")];
+        let words = [&activate[..], &tproxy, more, &["10.3.0.3", "80"]].concat();
+        let manager = super::passed::Running::new(&scene, &words);
+        // The first connection starts it; nobody relays it.
+        wait::until_true("started and intercepting", || {
+            let _ = gateway.connect(at);
+            scene.page(MOOSE) == "cow"
+        });
+        gateway.run(&["conntrack", "-F"]);
+        assert_eq!(scene.page(MOOSE), "cow", "{more:?}");
+        let entries = gateway.run(&["conntrack", "-L", "-f", "ipv4", "-p", "tcp", "--dport", "80"]);
+        assert_eq!(entries.is_empty(), !more.is_empty(), "{more:?}: {entries}");
+        drop(manager);
+        assert_eq!(scene.launch(&["--flush"]).run().status, 0);
+    }
 }

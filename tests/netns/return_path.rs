@@ -40,6 +40,18 @@ fn what_keeps_answers_from_coming_back_is_said_at_start_with_the_name_of_the_set
         assert_eq!(redirected, "", "a relay without either needs none of this");
         gateway.sysctl(&[&format!("{setting}={good}")]);
     }
+    // What takes over the mark of a connection's first packet keeps its answers here.
+    let name = "net.ipv4.tcp_fwmark_accept";
+    gateway.sysctl(&[&format!("{name}=1")]);
+    let web = ["-s", "12970", "-R", "-d 10.2.0.5 --dport 80", "10.3.0.3", "80"];
+    let of_tproxy = warned(&scene, &[&["--intercept", "tproxy"], &web[..]].concat());
+    assert!(of_tproxy.contains(&format!("warning: {name} is 1: ")), "{of_tproxy}");
+    let with_source = [&["--source", "client"], &web[..]].concat();
+    assert_eq!(warned(&scene, &with_source), "", "REDIRECT marks no first packet");
+    let mut daemon = scene.relay(&[&["-d", "-r", "nobody"], &with_source[..]].concat());
+    assert_eq!(scene.page(MOOSE), "cow");
+    assert_eq!(daemon.stop(), 0);
+    gateway.sysctl(&[&format!("{name}=0")]);
     let said = |matches: &str, upstream: &str| {
         warned(&scene, &["-s", "12970", "--source", "client", "-R", matches, upstream, "80"])
     };
@@ -53,7 +65,13 @@ fn what_keeps_answers_from_coming_back_is_said_at_start_with_the_name_of_the_set
         assert!(said(matches, "cow").contains(beside), "{matches}");
     }
     assert!(said("-s fd00:3::/64 --dport 80", "fd00:3::3").contains(beside));
-    assert!(said("--dport 80", "10.3.0.1").contains("the upstream 10.3.0.1 is this host itself"));
+    assert_eq!(said("--dport 80", "10.3.0.1"), "", "an upstream on this host answers through it");
+    let twice = |matches: &str| {
+        let begin = ["-s", "12970", "--source", "client", "--intercept", "tproxy", "-R", matches];
+        warned(&scene, &[&begin[..], &["10.3.0.1", "80"]].concat())
+    };
+    assert!(twice("--dport 80").contains("the upstream 10.3.0.1:80 is on this host, and --intercept tproxy takes"));
+    assert_eq!(twice("--dport 81").clone() + &twice("-d 10.2.0.5 --dport 80"), "");
     let nowhere = said("-s 203.0.113.0/24 --dport 80", "cow");
     assert!(nowhere.contains("no route back to the clients in 203.0.113.0/24"), "{nowhere}");
 }

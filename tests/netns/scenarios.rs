@@ -78,15 +78,25 @@ fn transparent_mode_relays_to_where_each_was_going() {
 fn a_rule_made_by_hand_is_served_and_left_alone() {
     let Some(scene) = Scene::new() else { return };
     let gateway = &scene.lab.gateway;
-    let by_hand = "iptables -w -t nat -A PREROUTING -p tcp -d 10.2.0.5 --dport 80 -j REDIRECT --to-ports 12970";
-    gateway.run(&by_hand.split(' ').collect::<Vec<_>>());
-    let before = rules::saved(gateway);
-    let mut daemon = scene.relay(&["-d", "-s", "12970", "10.3.0.3", "80"]);
-    assert_eq!(rules::saved(gateway), before, "while it runs");
-    assert_eq!(scene.page(MOOSE), "cow");
-    assert_eq!(daemon.journal.wait_connections(1)[0].original, MOOSE);
-    assert_eq!(daemon.stop(), 0);
-    assert_eq!(rules::saved(gateway), before, "after its end");
+    let redirect = ["iptables -w -t nat -A PREROUTING -p tcp -d 10.2.0.5 --dport 80 -j REDIRECT --to-ports 12970"];
+    let tproxy = [
+        "ip rule add fwmark 0x5/0x5 lookup 5",
+        "ip route add local default dev lo table 5",
+        "iptables -w -t mangle -A PREROUTING -p tcp -m socket --transparent -j MARK --set-xmark 0x5/0x5",
+        "iptables -w -t mangle -A PREROUTING -p tcp --syn -d 10.2.0.5 --dport 80 \
+         -j TPROXY --on-port 12970 --tproxy-mark 0x5/0x5",
+        "iptables -w -t nat -F",
+    ];
+    for (kind, by_hand) in [("redirect", &redirect[..]), ("tproxy", &tproxy)] {
+        by_hand.iter().for_each(|command| drop(gateway.run(&command.split_whitespace().collect::<Vec<_>>())));
+        let before = rules::saved_with_routing(gateway);
+        let mut daemon = scene.relay(&["-d", "-s", "12970", "--intercept", kind, "10.3.0.3", "80"]);
+        assert_eq!(rules::saved_with_routing(gateway), before, "{kind}: while it runs");
+        assert_eq!(scene.page(MOOSE), "cow", "{kind}");
+        assert_eq!(daemon.journal.wait_connections(1)[0].original, MOOSE, "{kind}");
+        assert_eq!(daemon.stop(), 0);
+        assert_eq!(rules::saved_with_routing(gateway), before, "{kind}: after its end");
+    }
 }
 
 #[test]
