@@ -74,7 +74,9 @@ test: root
 	TPROXY_MUST_NETNS=1 $(CARGO) test --profile tested --locked --test faults -- --test-threads 1 shortages::
 
 # With nft in place of iptables. What is left out looks at iptables itself, does not depend on the rules, or takes long.
-NFT_TESTS = scenarios:: table::all_scenarios
+NFT_TESTS = scenarios:: rule_ownership:: traffic:: forwarding:: table::all_scenarios table::unreachable \
+	table::a_reload_changes processes::without_a_worker processes::after_a_crash names::every_address_of_a \
+	tools::an_unknown tools::a_daemon confinement::the_programs warnings::a_condition
 test-nft: root
 	scripts/setup
 	TPROXY_MUST_NETNS=1 TPROXY_TEST_FIREWALL=nft RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} \
