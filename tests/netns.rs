@@ -37,6 +37,8 @@ mod families;
 mod filter;
 #[path = "netns/fuzz.rs"]
 mod fuzz;
+#[path = "netns/gates.rs"]
+mod gates;
 #[path = "netns/hanging.rs"]
 mod hanging;
 #[path = "netns/hidden_tables.rs"]

@@ -71,7 +71,7 @@ impl Config {
         let locations = self.redirections.iter().map(|redirection| redirection.place.clone()).collect();
         let (name, holds) = (self.name.clone(), self.process.fail == FailMode::Closed);
         let (routing, untracked, firewall) = (self.routing(known), self.untracked(known), self.process.firewall);
-        Ok(Some(RuleSet { name, specs, own_uid, routing, holds, untracked, firewall, locations }))
+        Ok(Some(RuleSet { name, specs, idle: Vec::new(), own_uid, routing, holds, untracked, firewall, locations }))
     }
 
     /// How packets get to sockets whose addresses are not this host's, if there are such sockets.

@@ -170,6 +170,7 @@ impl Guardian {
         self.instance.work(now);
         // A failure of the rules is a transition's while one installs them.
         if self.change.is_nothing() {
+            self.instance.forget_former_rules();
             self.instance.report_rules();
         }
     }

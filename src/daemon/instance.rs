@@ -127,13 +127,16 @@ impl Instance {
         }
         self.children.limit_retirement(self.retire_timeout(), now);
         self.beat(now);
+        self.work_on_rules();
+    }
+
+    /// Removes what earlier rules have left, once no connection is left that needs it. To be called while nothing changes.
+    pub(crate) fn forget_former_rules(&mut self) {
         if self.children.draining().next().is_none()
             && let (Some(rules), Some(serving)) = (&mut self.rules, &self.serving)
-            && !serving.config.needs_routing()
         {
-            rules.forget_former_routing();
+            rules.forget_former(serving.config.needs_routing());
         }
-        self.work_on_rules();
     }
 
     /// Asks the workers for a sign of life, if it is time to, and replaces those that give none.

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::rules::backend::FirewallChoice;
 use crate::rules::nft;
 use crate::rules::policy_routing::PolicyRouting;
-use crate::rules::rule::Gate;
+use crate::rules::rule::{Gate, RuleSpec};
 use crate::rules::ruleset::{self, RuleSet};
 use crate::rules::snapshot::Snapshot;
 use crate::sys::process::Death;
@@ -46,6 +46,7 @@ pub(crate) struct Reconciler {
     untried: bool,
     /// What earlier rules had: connections from their time need it until they end.
     former_routing: Option<PolicyRouting>,
+    former_redirects: Vec<RuleSpec>,
     /// For each redirection whether its rules stand.
     gates: Vec<Gate>,
     /// The rules as they should be, and as text once that was asked for. Made by [`Reconciler::aim`].
@@ -100,6 +101,7 @@ impl Reconciler {
             configured,
             untried: true,
             former_routing: None,
+            former_redirects: Vec::new(),
             gates: Vec::new(),
             target: RuleSet::default(),
             target_text: OnceCell::new(),
@@ -148,6 +150,7 @@ impl Reconciler {
         self.process = process.clone();
         if self.configured != configured {
             self.former_routing = PolicyRouting::both(self.configured.routing.as_ref(), self.former_routing.as_ref());
+            self.former_redirects = self.target.one_redirect_each();
             self.configured = configured;
             self.untried = true;
             self.aim();
@@ -190,7 +193,7 @@ impl Reconciler {
         &self.gates
     }
 
-    /// The rules as they should be, as text.
+    /// The rules as they should be, as text for the firewall that they are installed with.
     pub(crate) fn target_text(&self) -> &str {
         self.target_text.get_or_init(|| match self.has_nft_tables() {
             // What is installed can be translated.
@@ -203,16 +206,18 @@ impl Reconciler {
     fn aim(&mut self) {
         let target = self.configured.with_gates(|id| self.gates.get(id.index()).copied().unwrap_or(Gate::Normal));
         let routing = PolicyRouting::both(target.routing.as_ref(), self.former_routing.as_ref());
-        let target = RuleSet { routing, ..target };
+        let target = RuleSet { routing, ..target }.with_former(&self.former_redirects);
         if self.target != target {
             (self.target, self.target_text) = (target, OnceCell::new());
             self.next = Some(Instant::now());
         }
     }
 
-    /// No connection from the time of earlier rules is left.
-    pub(crate) fn forget_former_routing(&mut self) {
-        if self.former_routing.take().is_some() {
+    /// No connection from the time of earlier rules is left. Routing that is needed now stays.
+    pub(crate) fn forget_former(&mut self, needs_routing: bool) {
+        let redirects = std::mem::take(&mut self.former_redirects);
+        let routing = if needs_routing { None } else { self.former_routing.take() };
+        if !redirects.is_empty() || routing.is_some() {
             self.aim();
         }
     }

@@ -64,7 +64,7 @@ pub(crate) struct Transition {
     /// Until then a start waits for an answer to each name.
     answers_by: Instant,
     /// The rules to go back to, once others are being installed; an empty set if there were none.
-    before: Option<RuleSet>,
+    before: Option<Box<RuleSet>>,
 }
 
 #[derive(Debug)]
@@ -275,10 +275,10 @@ impl Transition {
                 // Its workers are alive, and nothing is known of its upstreams yet.
                 rules.set_gates(Vec::new());
                 rules.want(wanted.unwrap_or_else(|| none_of(&before)), process);
-                self.before = Some(before);
+                self.before = Some(Box::new(before));
             }
             (None, Some(set)) => {
-                self.before = Some(none_of(&set));
+                self.before = Some(Box::new(none_of(&set)));
                 instance.rules = Some(Reconciler::new(set, process));
             }
             (None, None) => {}
@@ -341,7 +341,7 @@ impl Transition {
         if let Some(serving) = &instance.serving {
             instance.names.want(&serving.config.names(), &serving.config.names_to_follow());
             if let (Some(rules), Some(before)) = (&mut instance.rules, self.before.take()) {
-                rules.want(before, &serving.config.process);
+                rules.want(*before, &serving.config.process);
             }
             if let (Some(rules), Kind::Upgrade) = (&mut instance.rules, self.kind) {
                 rules.verify_now();

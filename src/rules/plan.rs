@@ -14,6 +14,9 @@ use crate::rules::{interception, local_answers, untracked};
 /// Matches a packet whose destination was translated.
 const TRANSLATED: [&str; 4] = ["-m", "conntrack", "--ctstate", "DNAT"];
 
+/// What the name of the chain ends with in which redirects are that are idle.
+const IDLE: &str = ".idle";
+
 /// A table before its chains have names.
 struct Draft<'a> {
     name: &'static str,
@@ -36,20 +39,24 @@ pub(crate) struct Wanted<'a> {
     pub holds: bool,
     pub untracked: &'a [Untracked],
     pub specs: Vec<&'a RuleSpec>,
+    /// Those of which only established connections know.
+    pub idle: Vec<&'a RuleSpec>,
 }
 
 /// The tables for these rules. Empty if they need none.
 pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
-    let Wanted { name, own_uid, family, routing, holds, untracked, specs } = wanted;
+    let Wanted { name, own_uid, family, routing, holds, untracked, specs, idle } = wanted;
     let chain = format!("{PREFIX}{name}");
     // Only TCP is intercepted.
-    let of_tcp: Vec<&RuleSpec> = specs.iter().copied().filter(|spec| spec.matching.protocol == "tcp").collect();
+    let is_tcp = |spec: &&RuleSpec| spec.matching.protocol == "tcp";
+    let of_tcp: Vec<&RuleSpec> = specs.iter().copied().filter(is_tcp).collect();
+    let idle_of_tcp: Vec<&RuleSpec> = idle.iter().copied().filter(is_tcp).collect();
     let mut mangle = interception::mangle(&chain, routing, family, &of_tcp);
     if let (Some(mangle), Some(routing)) = (&mut mangle, routing) {
         local_answers::add(mangle, &chain, routing);
     }
     let connects = routing.map_or(Connects::No, |routing| routing.connects);
-    let raw = untracked::raw(&chain, (family, connects), untracked, &of_tcp);
+    let raw = untracked::raw(&chain, (family, connects), untracked, [&of_tcp, &idle_of_tcp]);
     let raw = untracked::with_zone(raw, interception::zone(&chain, routing));
     // OUTPUT decides about this host's own connections (with -O), or nothing does (without). One that goes to this
     // host also passes INPUT. Without this rule the relay could not reach an upstream on its own machine.
@@ -60,7 +67,7 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
         hooks: &["INPUT", "FORWARD"],
         specs: specs.clone(),
         needs: &|action| action == Action::Reject || (holds && matches!(action, Action::Tproxy { .. })),
-        rules: &|specs| filter_rules(specs, holds),
+        rules: &|specs| filter_rules(specs, &idle, holds),
         first: std::iter::once(own).chain(intercepted).collect(),
     };
     let mut nat = Draft {
@@ -77,7 +84,21 @@ pub(crate) fn tables(wanted: Wanted<'_>) -> Vec<Table> {
         nat.chains.push(chain);
         nat.jumps.extend(jumps);
     }
+    let nat = with_idle(nat, &chain, &idle);
     filter.table(&chain, own_uid).into_iter().chain(raw).chain(mangle).chain(nat).collect()
+}
+
+/// Keeps redirects that are idle in a chain to which nothing leads. With the last rule that needs connection tracking the
+/// kernel would switch that off (`nf_ct_netns_put`, net/netfilter/nf_conntrack_proto.c), and the connections that were
+/// redirected would lose their way.
+fn with_idle(nat: Option<Table>, chain: &str, idle: &[&RuleSpec]) -> Option<Table> {
+    let idle: Vec<&RuleSpec> = idle.iter().copied().filter(|spec| spec.action.translates()).collect();
+    if idle.is_empty() {
+        return nat;
+    }
+    let mut nat = nat.unwrap_or_else(|| Table::new("nat"));
+    nat.chains.push(Chain { name: format!("{chain}{IDLE}"), rules: nat_rules(&idle) });
+    Some(nat)
 }
 
 impl Draft<'_> {
@@ -147,10 +168,10 @@ fn nat_rules(specs: &[&RuleSpec]) -> Vec<Rule> {
     specs.iter().map(rule).collect()
 }
 
-fn filter_rules(specs: &[&RuleSpec], holds: bool) -> Vec<Rule> {
+fn filter_rules(specs: &[&RuleSpec], idle: &[&RuleSpec], holds: bool) -> Vec<Rule> {
     let mut rules: Vec<Rule> = answers_of_udp(specs).into_iter().collect();
     // Translated connections come before the other rules, which would judge them by their new destination.
-    for translated in specs.iter().flat_map(|spec| translated(spec)) {
+    for translated in specs.iter().chain(idle).flat_map(|spec| translated(spec)) {
         if !rules.contains(&translated) {
             rules.push(translated);
         }

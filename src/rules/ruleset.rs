@@ -23,6 +23,8 @@ pub struct RuleSet {
     pub name: String,
     /// In the order of the command line: the first rule that matches decides.
     pub specs: Vec<RuleSpec>,
+    /// Redirects that a gate keeps new connections from. What they have redirected before needs them still.
+    pub idle: Vec<RuleSpec>,
     /// The user whose own connections are left alone under `-O`: the workers'.
     pub own_uid: Option<u32>,
     /// How packets get to sockets whose addresses are not this host's; `None` if there are no such sockets.
@@ -38,17 +40,32 @@ pub struct RuleSet {
 }
 
 impl RuleSet {
-    /// The same rules, with the redirects of each redirection behind its gate. A redirect that is disabled stays behind
-    /// its exemption, where nothing reaches it: with the last rule that needs connection tracking the kernel would switch
-    /// that off, and established connections would lose their way.
+    /// The same rules, with the redirects of each redirection behind its gate.
     pub fn with_gates(&self, gate: impl Fn(RedirectionId) -> Gate) -> RuleSet {
-        let gated = self.specs.iter().flat_map(|spec| {
-            let gate = gate(spec.redirection);
-            let stays = (gate == Gate::Disabled && spec.action.redirects()).then(|| spec.clone());
-            let first = RuleSpec { action: spec.action.behind(gate), ..spec.clone() };
-            std::iter::once(first).chain(stays)
-        });
-        RuleSet { specs: gated.collect(), ..self.clone() }
+        let behind = |spec: &RuleSpec| spec.action.behind(gate(spec.redirection));
+        let specs = self.specs.iter().map(|spec| RuleSpec { action: behind(spec), ..spec.clone() }).collect();
+        let idle = self.specs.iter().filter(|spec| behind(spec) != spec.action).cloned().collect();
+        RuleSet { specs, idle, ..self.clone() }
+    }
+
+    /// One redirect of each family that has any. It is enough for connection tracking to stay at work.
+    pub(crate) fn one_redirect_each(&self) -> Vec<RuleSpec> {
+        Family::BOTH.into_iter().filter_map(|family| self.redirect_of(family).cloned()).collect()
+    }
+
+    /// The same rules, with those redirects of earlier rules without which connections would lose their way.
+    pub(crate) fn with_former(mut self, redirects: &[RuleSpec]) -> RuleSet {
+        for former in redirects {
+            if self.redirect_of(former.matching.family).is_none() {
+                self.idle.push(former.clone());
+            }
+        }
+        self
+    }
+
+    fn redirect_of(&self, family: Family) -> Option<&RuleSpec> {
+        let mut all = self.specs.iter().chain(&self.idle);
+        all.find(|spec| spec.matching.family == family && spec.action.translates())
     }
 
     /// The tables of a family as they should be. Empty if the family gets no rule.
@@ -64,8 +81,10 @@ impl RuleSet {
     fn wanted(&self, family: Family) -> Wanted<'_> {
         let RuleSet { name, own_uid, holds, untracked, .. } = self;
         let (own_uid, holds, routing) = (*own_uid, *holds, self.routing_of(family));
-        let specs = self.specs.iter().filter(|spec| spec.matching.family == family).collect();
-        Wanted { name, own_uid, family, routing, holds, untracked, specs }
+        let is_wanted = |spec: &&RuleSpec| spec.matching.family == family;
+        let specs = self.specs.iter().filter(is_wanted).collect();
+        let idle = self.idle.iter().filter(is_wanted).collect();
+        Wanted { name, own_uid, family, routing, holds, untracked, specs, idle }
     }
 
     /// The policy routing, if this family needs it.

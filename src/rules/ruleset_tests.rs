@@ -139,21 +139,25 @@ fn each_redirect_port_is_let_through_the_filter_once() {
 }
 
 #[test]
-fn failing_closed_rejects_what_was_redirected_and_failing_open_leaves_no_rule() {
+fn a_redirect_that_is_refused_or_withdrawn_stays_where_nothing_reaches_it() {
     let set = set(&[(Action::Exempt, "-s 10.9.0.1"), (TO, "--dport 80")]);
-    assert_eq!(
-        set.with_gates(|_| Gate::Rejected).restore_text(Family::V4),
-        "*filter
+    let nat = "*nat
+:tproxy.12970.idle - [0:0]
+-A tproxy.12970.idle -p tcp --dport 80 -j REDIRECT --to-ports 12970
+COMMIT
+";
+    let filter = "*filter
 :tproxy.12970 - [0:0]
 -A tproxy.12970 -i lo -j RETURN
+-A tproxy.12970 -p tcp --dport 12970 -m conntrack --ctstate DNAT -j RETURN
 -A tproxy.12970 -p tcp -s 10.9.0.1 -j RETURN
 -A tproxy.12970 -p tcp --dport 80 -j REJECT --reject-with tcp-reset
 -I INPUT -p tcp --syn -j tproxy.12970
 -I FORWARD -p tcp --syn -j tproxy.12970
 COMMIT
-"
-    );
-    assert_eq!(print_rules(&set.with_gates(|_| Gate::Withdrawn)), "");
+";
+    assert_eq!(set.with_gates(|_| Gate::Rejected).restore_text(Family::V4), format!("{filter}{nat}"));
+    assert_eq!(set.with_gates(|_| Gate::Withdrawn).restore_text(Family::V4), nat);
 }
 
 #[test]
@@ -330,6 +334,7 @@ fn one_redirection_can_be_withdrawn_or_refused_while_the_others_stay() {
     assert_eq!(actions(Gate::Normal), [TO, TO, local]);
     assert_eq!(actions(Gate::Withdrawn), [TO, Action::Exempt, local]);
     assert_eq!(actions(Gate::Rejected), [TO, Action::Reject, local]);
+    assert_eq!(actions(Gate::Disabled), [TO, Action::Exempt, Action::Exempt]);
     assert!(
         set.with_gates(|_| Gate::Withdrawn).restore_text(Family::V4).contains("--dport 82 -j REDIRECT --to-ports 9")
     );

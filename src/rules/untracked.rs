@@ -28,18 +28,20 @@ const FROM_FOREIGN: [&str; 5] = ["-m", "addrtype", "!", "--src-type", "LOCAL"];
 /// Packets that stay on this host.
 const STAYING: [&str; 2] = ["-o", "lo"];
 
-/// The table, unless all connections are tracked. `specs` are rules of one family, for TCP.
+/// The table, unless all connections are tracked. `specs` are rules of one family, for TCP; of those that are `idle` only
+/// established connections know.
 pub(super) fn raw(
     chain: &str,
     (family, connects): (Family, Connects),
     untracked: &[Untracked],
-    specs: &[&RuleSpec],
+    [specs, idle]: [&[&RuleSpec]; 2],
 ) -> Option<Table> {
     let of = |spec: &RuleSpec| {
         let its = untracked.iter().find(|one| one.redirection == spec.redirection);
         its.filter(|_| matches!(spec.action, Action::Tproxy { .. }))
     };
-    let ours: Vec<(&RuleSpec, &Untracked)> = specs.iter().filter_map(|spec| Some((*spec, of(spec)?))).collect();
+    let all = specs.iter().chain(idle);
+    let ours: Vec<(&RuleSpec, &Untracked)> = all.filter_map(|spec| Some((*spec, of(spec)?))).collect();
     if ours.is_empty() {
         return None;
     }

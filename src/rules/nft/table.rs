@@ -148,7 +148,10 @@ impl TableWriter<'_> {
         plans: &[(Family, Vec<Table>)],
     ) -> Result<(), Error> {
         let mut lines = String::new();
-        let mut any = false;
+        // The kernel translates established connections as long as there is a hook of this kind (`nf_nat_register_fn`,
+        // net/netfilter/nf_nat_core.c), also if nothing leads anywhere from it.
+        let nat = plans.iter().flat_map(|(_, tables)| tables).any(|one| one.name == "nat");
+        let mut any = (table, from) == ("nat", "PREROUTING") && nat;
         for (family, tables) in plans {
             let jumps = tables.iter().filter(|one| one.name == table).flat_map(|one| &one.jumps);
             // iptables puts each before those that are there.

@@ -9,6 +9,7 @@
 
 pub mod attack;
 pub mod clients;
+pub mod controller;
 pub mod daemon;
 pub mod dice;
 pub mod journal;
