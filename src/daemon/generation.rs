@@ -7,7 +7,7 @@ use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -236,6 +236,16 @@ impl Generation {
     /// Every slot has a worker that takes connections.
     pub(crate) fn is_ready(&self) -> bool {
         self.slots.iter().all(|slot| slot.ready && slot.worker.is_some())
+    }
+
+    /// Which workers do not take connections after this time, as a sentence.
+    pub(crate) fn lateness(&self, time: Duration) -> String {
+        let late = self.slots.iter().filter(|slot| !slot.ready).filter_map(|slot| slot.worker);
+        let who = match late.map(|pid| pid.to_string()).collect::<Vec<_>>().as_slice() {
+            [one] => format!("worker {one} is"),
+            several => format!("the workers {} are", several.join(", ")),
+        };
+        format!("{who} not ready after {} seconds", time.as_secs())
     }
 
     /// Ends a generation that has not come up. A worker that is ready may have accepted connections on the sockets that

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// A worker that has not answered for so long, and so many questions, is replaced. Both, because the guardian may have
 /// been stopped together with it (cgroup freezer, a paused virtual machine): then it has not had its chance to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const QUESTIONS: u32 = 4;
 
 /// What a worker has left unanswered.

@@ -17,19 +17,21 @@ use crate::daemon::generation::Generation;
 use crate::daemon::instance::Instance;
 use crate::daemon::instance_lock::LockAttempt;
 use crate::daemon::listeners::Listeners;
+use crate::daemon::pulse;
 use crate::daemon::reconciler::{Reconciler, RulesState};
 use crate::daemon::warnings;
 use crate::error::Error;
 use crate::rules::ruleset::RuleSet;
 
-/// How long a reload or an upgrade may take until its rules are being installed.
+/// How long a reload or an upgrade may take until its names have addresses.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a start waits for the names that have not been answered, while others can be served. A name server that is
 /// silent costs 10 seconds for each name (resolv.conf(5)).
 const ANSWERS_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the first workers may take to say that they are ready.
+/// How long the first workers may take to say that they are ready. Those of a reload may take as long as any worker that
+/// does not answer.
 const WORKERS_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a change is for.
@@ -193,11 +195,13 @@ impl Transition {
     fn too_late(&self, instance: &Instance) -> Error {
         Error::Failed(match (&self.step, self.new_name(instance)) {
             (Step::Resolving(_), Some(name)) => format!("'{name}' does not resolve"),
-            _ if self.kind == Kind::Start => {
-                format!("the workers are not ready after {} seconds", WORKERS_LIMIT.as_secs())
-            }
-            _ => "the new workers are not ready in time".into(),
+            (Step::StartingWorkers(generation), _) => generation.lateness(self.workers_limit()),
+            _ => "it takes too long".into(),
         })
+    }
+
+    fn workers_limit(&self) -> Duration {
+        if self.kind == Kind::Start { WORKERS_LIMIT } else { pulse::PATIENCE }
     }
 
     fn resolve(&mut self, config: Box<Config>, instance: &mut Instance) -> Result<Next, Error> {
@@ -217,9 +221,7 @@ impl Transition {
             generation.discard(&mut instance.children);
             return Err(error);
         }
-        if self.kind == Kind::Start {
-            self.limit = Some(Instant::now() + WORKERS_LIMIT);
-        }
+        self.limit = Some(Instant::now() + self.workers_limit());
         Ok(Next::GoOn(Step::StartingWorkers(Box::new(generation))))
     }
 

@@ -89,6 +89,57 @@ fn a_worker_that_hangs_makes_the_guardian_wait_for_nothing_but_its_end() {
     assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
 }
 
+/// Stops the next child of a process before it has come far.
+fn stop_next_child(parent: i32) -> i32 {
+    let before = process::children(parent);
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let end = Instant::now() + wait::PATIENCE;
+    while Instant::now() < end {
+        let now = fs::read_to_string(&path).unwrap_or_default();
+        let new = now.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|pid| !before.contains(pid));
+        if let Some(pid) = new {
+            process::signal(pid, Signal::SIGSTOP);
+            return pid;
+        }
+    }
+    panic!("no new child of {parent}");
+}
+
+#[test]
+fn a_new_worker_that_hangs_ends_the_reload_and_the_former_one_serves_on() {
+    let Some(scene) = Scene::new() else { return };
+    let mut daemon =
+        scene.relay(&["-d", "-s", "12970", "-r", "nobody", "-R", "-d 10.2.0.5 --dport 80", "10.3.0.3", "80"]);
+    let guardian = daemon.family.guardian();
+    // One that was ready before it was stopped is no use; then the next reload brings the next one.
+    let hung = wait::until_within(Duration::from_secs(60), "a worker that was stopped in time", || {
+        let reloads = daemon.journal.count("reloaded:");
+        std::thread::scope(|scope| {
+            let stopped = scope.spawn(|| stop_next_child(guardian));
+            daemon.signal(Signal::SIGHUP);
+            let pid = stopped.join().expect("a child");
+            let too_late =
+                wait::try_until(Duration::from_secs(1), || (daemon.journal.count("reloaded:") > reloads).then_some(()));
+            if too_late.is_some() {
+                process::signal(pid, Signal::SIGKILL);
+                daemon.family.next_worker(pid);
+            }
+            too_late.is_none().then_some(pid)
+        })
+    });
+    let reloads = daemon.journal.count("reloaded:");
+    assert_eq!(scene.page(MOOSE), "cow");
+    // A change that is asked for meanwhile follows it.
+    daemon.signal(Signal::SIGHUP);
+    let said = format!("reload: worker {hung} is not ready after 20 seconds; nothing has changed");
+    daemon.journal.wait_within(Duration::from_secs(60), &said);
+    wait::until_true("it is killed", || !process::alive(hung));
+    wait::until_true("the reload that follows", || daemon.journal.count("reloaded:") > reloads);
+    assert_eq!(scene.page(MOOSE), "cow");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
+}
+
 /// What the daemon tells the service manager, until a message that `is_wanted`.
 fn told(socket: &UnixDatagram, what: &str, is_wanted: impl Fn(&str) -> bool) -> String {
     let mut buffer = [0; 2048];
