@@ -2,9 +2,10 @@
 
 pub use crate::cli::options::OPTIONS;
 pub use crate::cli::{MARKS, generated};
-pub use crate::control::command::{self, ControlCommand, ParsedLine};
+pub use crate::control::command::{self, ControlCommand, ParsedLine, UpstreamOrder};
 pub use crate::control::http::{self, ScrapeRequest};
 pub use crate::ctl::{CTL_MARKS, generated_ctl};
+pub use crate::daemon::control_message::FromControl;
 pub use crate::daemon::message::{self, Answer, Question, ToGuardian, ToWorker};
 pub use crate::protocol::addr_pair::AddrPair;
 pub use crate::protocol::credentials::Credentials;

@@ -21,6 +21,8 @@ mod congestion;
 mod containers;
 #[path = "netns/control.rs"]
 mod control;
+#[path = "netns/control_enemy.rs"]
+mod control_enemy;
 #[path = "netns/dead_upstream.rs"]
 mod dead_upstream;
 #[path = "netns/destinations.rs"]
@@ -53,6 +55,8 @@ mod integrity;
 mod interception;
 #[path = "netns/listeners.rs"]
 mod listeners;
+#[path = "netns/listing.rs"]
+mod listing;
 #[path = "netns/loops.rs"]
 mod loops;
 #[path = "netns/lost_entries.rs"]
@@ -89,6 +93,8 @@ mod source;
 mod source_kills;
 #[path = "netns/starting.rs"]
 mod starting;
+#[path = "netns/steering.rs"]
+mod steering;
 #[path = "netns/stuck_log.rs"]
 mod stuck_log;
 #[path = "netns/system_log.rs"]

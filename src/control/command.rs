@@ -35,7 +35,7 @@ pub enum UpstreamOrder {
 }
 
 impl UpstreamOrder {
-    pub(crate) const ALL: [UpstreamOrder; 3] = [UpstreamOrder::Enable, UpstreamOrder::Disable, UpstreamOrder::Drain];
+    pub const ALL: [UpstreamOrder; 3] = [UpstreamOrder::Enable, UpstreamOrder::Disable, UpstreamOrder::Drain];
 
     /// The state of an upstream after it.
     pub(crate) fn state(self) -> &'static str {

@@ -19,6 +19,7 @@ use crate::daemon::instructions::Instructions;
 use crate::daemon::message::{Bytes, ToWorker};
 use crate::daemon::worker_record::{self, WorkerRecord};
 use crate::error::Error;
+use crate::logging;
 use crate::record::Writer;
 use crate::redirection::RedirectionId;
 use crate::sys::channel::Channel;
@@ -39,6 +40,9 @@ const STUCK: Duration = Duration::from_secs(10);
 
 /// What may wait for it.
 const MOST_WAITING: usize = 10_000;
+
+/// So many changes of the rules may be under way: as many as there can be clients of the control socket.
+pub(crate) const MOST_AWAITING: usize = 64;
 
 /// The control process, and what it has been told.
 #[derive(Debug, Default)]
@@ -192,8 +196,12 @@ impl ControlLink {
         }
     }
 
-    /// Tells what is configured, and how it stands, if that has changed.
+    /// Tells what is configured, and how it stands, if that has changed. What does not read is told once it does: each of
+    /// these texts is a file.
     pub(crate) fn describe(&mut self, description: Description, status: Status) {
+        if self.stuck.is_some() {
+            return;
+        }
         if self.description.as_ref() != Some(&description) {
             self.send_text(&ToControl::Description, &description.text());
             self.description = Some(description);
@@ -266,6 +274,15 @@ impl ControlLink {
     /// What was asked for with this number is done, or not.
     pub(crate) fn done(&mut self, number: u32, result: Result<String, String>) {
         self.send(&ToControl::Done { number, result }, None);
+    }
+
+    /// Gives it a connection to syslog. One that does not read gets none: it could have the guardian keep them all.
+    pub(crate) fn give_system_log(&mut self) {
+        if self.outbox.is_empty()
+            && let Ok(connection) = logging::connect()
+        {
+            self.send(&ToControl::SystemLog, Some(connection.into()));
+        }
     }
 
     fn send_text(&mut self, message: &ToControl, text: &str) {

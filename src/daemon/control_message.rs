@@ -65,7 +65,7 @@ pub(crate) enum ToControl {
 
 /// From the control process to the guardian. The number comes back with the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum FromControl {
+pub enum FromControl {
     Ready,
     /// The connection to syslog is lost.
     Unheard,
@@ -190,7 +190,7 @@ impl ToControl {
 }
 
 impl FromControl {
-    pub(crate) fn encode(&self) -> Bytes {
+    pub fn encode(&self) -> Bytes {
         match self {
             FromControl::Ready => put(1, &[], ""),
             FromControl::Unheard => put(2, &[], ""),
@@ -209,7 +209,7 @@ impl FromControl {
     }
 
     /// `None` if the bytes are no valid message.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<FromControl> {
+    pub fn decode(bytes: &[u8]) -> Option<FromControl> {
         let (kind, [a, b, c, ..], text) = take(bytes)?;
         let asked = number(a)?;
         Some(match kind {

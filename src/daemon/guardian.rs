@@ -201,6 +201,7 @@ impl Guardian {
         let Some(serving) = &self.instance.serving else { return };
         listeners::retire_orphans(&serving.listeners.orphans);
         ready::log_change(kind, serving, &self.instance.names);
+        self.instance.set_verbose(serving.config.process.verbose);
         self.instance.work_on_control(true);
         if kind != Kind::Start {
             let upgrade = kind == Kind::Upgrade;

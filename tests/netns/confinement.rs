@@ -427,35 +427,35 @@ fn a_panic_in_a_worker_is_told_with_its_place_and_the_worker_replaced() {
     assert_eq!(scene.page(MOOSE), "cow");
 }
 
-/// Everything that a worker could put into its line, meant or not.
-struct Enemy {
+/// Everything that a process could put into its line, meant or not.
+pub(super) struct Enemy {
     line: std::os::fd::OwnedFd,
     random: u64,
     tried: u64,
-    taken: u64,
+    pub(super) taken: u64,
 }
 
 impl Enemy {
-    fn instead_of(pid: i32) -> Enemy {
+    pub(super) fn instead_of(pid: i32) -> Enemy {
         Enemy { line: copy_of_descriptor(pid, line(pid)), random: 0x9e37_79b9_7f4a_7c15, tried: 0, taken: 0 }
     }
 
     /// xorshift: the same enemy each time.
-    fn random(&mut self) -> u64 {
+    pub(super) fn random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random
     }
 
-    fn noise(&mut self) -> Bytes {
+    pub(super) fn noise(&mut self) -> Bytes {
         let mut bytes = [0; SIZE];
         bytes.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.random().to_ne_bytes()));
         bytes
     }
 
     /// Says it, without waiting for room.
-    fn say(&mut self, bytes: &[u8], descriptors: &[RawFd]) {
+    pub(super) fn say(&mut self, bytes: &[u8], descriptors: &[RawFd]) {
         let rights = [ControlMessage::ScmRights(descriptors)];
         let rights = if descriptors.is_empty() { &[][..] } else { &rights[..] };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;

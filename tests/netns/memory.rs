@@ -73,14 +73,14 @@ fn cost_at_most(name: &str, count: usize, each: f64, figures: [f64; 4]) {
 }
 
 /// A listening socket whose owner never accepts: connections to it are established, and cost nobody a descriptor.
-fn full_of_patience(at: SocketAddr) -> TcpListener {
+pub(super) fn full_of_patience(at: SocketAddr) -> TcpListener {
     let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("socket");
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(at)).expect("bind");
     socket::listen(&socket, Backlog::MAXALLOWABLE).expect("listen");
     TcpListener::from(socket)
 }
 
-fn roomy(scene: &Scene) {
+pub(super) fn roomy(scene: &Scene) {
     raise_open_files();
     for net in [&scene.lab.client, &scene.lab.gateway, &scene.lab.moose] {
         net.sysctl(&["net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1"]);

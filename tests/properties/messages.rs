@@ -3,8 +3,8 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tproxy::testing::ADDRESSES;
 use tproxy::testing::message::{Answer, NAME, PART, Question, SIZE, ToGuardian, ToWorker};
+use tproxy::testing::{ADDRESSES, FromControl, UpstreamOrder};
 
 use super::cases::cases;
 
@@ -63,4 +63,41 @@ fn wild_names_come_through_whole_or_cut_and_never_as_others_kinds() {
         };
         prop_assert!(name.starts_with(&read));
     });
+}
+
+/// Bytes as the control process sends them: a kind, the length of a text, six numbers, and a text. All may be anything.
+fn anything_of_control() -> impl Strategy<Value = Vec<u8>> {
+    let number = prop_oneof![0..4_u64, any::<u32>().prop_map(u64::from), any::<u64>()];
+    let text = prop_oneof!["[a-z.:0-9]{0,64}".prop_map(String::into_bytes), vec(any::<u8>(), 0..SIZE)];
+    let kind = prop_oneof![4 => 0..11_u8, 1 => any::<u8>()];
+    let length = prop_oneof![4 => Just(None), 1 => any::<u16>().prop_map(Some)];
+    let whole = prop_oneof![8 => Just(SIZE), 1 => 0..2 * SIZE];
+    (kind, length, vec(number, 6), text, whole).prop_map(|(kind, length, numbers, text, whole)| {
+        let mut bytes = vec![kind, 0, 0, 0, 0, 0];
+        bytes.extend(length.unwrap_or(text.len() as u16).to_be_bytes());
+        numbers.iter().for_each(|number| bytes.extend(number.to_be_bytes()));
+        bytes.extend(text);
+        bytes.resize(whole, 0);
+        bytes
+    })
+}
+
+#[test]
+fn any_bytes_of_the_control_process_mean_one_of_its_messages_or_nothing() {
+    let mut understood = [0; 10];
+    let mut runner = proptest::test_runner::TestRunner::new(cases(5_000));
+    let understood_all = std::cell::RefCell::new(&mut understood);
+    let judged = runner.run(&anything_of_control(), |bytes| {
+        let Some(message) = FromControl::decode(&bytes) else { return Ok(()) };
+        prop_assert_eq!(bytes.len(), SIZE);
+        understood_all.borrow_mut()[usize::from(bytes[0])] += 1;
+        // What it means is all that is left of it: said again it is the same.
+        prop_assert_eq!(FromControl::decode(&message.encode()), Some(message.clone()));
+        if let FromControl::Upstream { name, order, .. } = message {
+            prop_assert!(name.len() < SIZE && UpstreamOrder::ALL.contains(&order));
+        }
+        Ok(())
+    });
+    judged.unwrap_or_else(|error| panic!("{error}"));
+    assert!(understood[1..].iter().all(|count| *count > 0), "each kind is understood: {understood:?}");
 }

@@ -9,9 +9,9 @@ use nix::unistd::Pid;
 use super::Guardian;
 use crate::config;
 use crate::daemon::change::{Change, Request};
-use crate::daemon::control_message::{FromControl, ToControl};
+use crate::daemon::control_link::MOST_AWAITING;
+use crate::daemon::control_message::FromControl;
 use crate::daemon::handover::HandoverSource;
-use crate::daemon::message::ToWorker;
 use crate::daemon::shutdown::Shutdown;
 use crate::daemon::transition::Kind;
 use crate::daemon::upgrade::{self, Rehearsal};
@@ -153,11 +153,7 @@ impl Guardian {
     pub(super) fn asked(&mut self, message: FromControl) {
         match message {
             FromControl::Ready => {}
-            FromControl::Unheard => {
-                if let Ok(connection) = logging::connect() {
-                    self.instance.control.send(&ToControl::SystemLog, Some(connection.into()));
-                }
-            }
+            FromControl::Unheard => self.instance.control.give_system_log(),
             FromControl::Reload(number) | FromControl::Upgrade(number) if self.is_stopping() => {
                 self.instance.control.done(number, Err("the instance stops".into()));
             }
@@ -182,12 +178,11 @@ impl Guardian {
                 self.instance.control.done(number, Ok("ok: stopping".into()));
             }
             FromControl::Verbose { number, on } => {
-                logging::set_verbose(on);
+                // Workers that are started later are told by the configuration.
                 if let Some(serving) = &mut self.instance.serving {
                     serving.config.process.verbose = on;
                 }
-                self.instance.children.tell_workers(&ToWorker::Verbose(on), None);
-                self.instance.control.send(&ToControl::Verbose(on), None);
+                self.instance.set_verbose(on);
                 let state = if on { "on" } else { "off" };
                 self.instance.control.done(number, Ok(format!("ok: debug messages are {state}")));
             }
@@ -195,6 +190,9 @@ impl Guardian {
                 let result = self.instance.order_upstream(order, &name);
                 self.instance.work_on_control(true);
                 self.instance.control.done(number, result);
+            }
+            FromControl::Redirection { number, .. } if self.instance.control.awaits_rules.len() >= MOST_AWAITING => {
+                self.instance.control.done(number, Err("too many changes of the rules at once".into()));
             }
             FromControl::Redirection { number, id, enable } => {
                 match self.instance.order_redirection(id, enable) {

@@ -18,6 +18,7 @@ use crate::control::description::{DescribedRedirection, DescribedUpstream, Descr
 use crate::control::picture::SeenState;
 use crate::daemon::children::Role;
 use crate::daemon::control_link::ControlLink;
+use crate::daemon::control_message::ToControl;
 use crate::daemon::generation::{self, Generation};
 use crate::daemon::message::ToWorker;
 use crate::daemon::names::Names;
@@ -87,6 +88,13 @@ impl Instance {
         for (number, text) in std::mem::take(&mut self.control.awaits_rules) {
             self.control.done(number, result.map(|()| text).map_err(str::to_owned));
         }
+    }
+
+    /// All processes log debug messages from now on, or none does.
+    pub(crate) fn set_verbose(&mut self, on: bool) {
+        logging::set_verbose(on);
+        self.children.tell_workers(&ToWorker::Verbose(on), None);
+        self.control.send(&ToControl::Verbose(on), None);
     }
 
     /// An administrator takes an upstream out, or back.

@@ -214,16 +214,20 @@ impl Peer {
     /// `DNS:name,IP:address`. Its page holds the name that was asked for by SNI, and the `Host`.
     pub fn nginx_tls(net: &Net, names: &str) -> Peer {
         let directory = TempDir::open_to_all();
-        let (key, certificate) = (directory.file("key.pem"), directory.file("certificate.pem"));
-        let names = format!("subjectAltName={names}");
-        let words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test";
-        let words: Vec<&str> = words.split(' ').collect();
-        net.run(&[&words[..], &["-addext", &names, "-keyout", &key, "-out", &certificate]].concat());
+        let [key, certificate] = certified(net, &directory, names);
         let server = format!(
             "listen [::]:443 ipv6only=off ssl; ssl_certificate {certificate}; ssl_certificate_key {key};\n\
              return 200 \"secret of $ssl_server_name $host\";"
         );
         Peer::nginx(net, directory, &server)
+    }
+
+    /// The server of openssl(1), which speaks TLS on this port.
+    pub fn openssl(net: &Net, port: &str) -> Peer {
+        let directory = TempDir::open_to_all();
+        let [key, certificate] = certified(net, &directory, "DNS:test");
+        let words = ["openssl", "s_server", "-accept", port, "-key", &key, "-cert", &certificate, "-quiet"];
+        Peer::start(net, directory, &words, &[port])
     }
 
     fn nginx(net: &Net, directory: TempDir, server: &str) -> Peer {
@@ -306,6 +310,16 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Makes a key and a certificate for these names, and returns their files.
+fn certified(net: &Net, directory: &TempDir, names: &str) -> [String; 2] {
+    let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| directory.file(name));
+    let names = format!("subjectAltName={names}");
+    let words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test";
+    let words: Vec<&str> = words.split(' ').collect();
+    net.run(&[&words[..], &["-addext", &names, "-keyout", &key, "-out", &certificate]].concat());
+    [key, certificate]
 }
 
 /// The password as the proxies keep it.
