@@ -470,7 +470,7 @@ fn a_real_daemon_is_shown_and_steered() {
         ("show upstreams", &name),
         ("show connections", &name),
         ("show workers", "serving"),
-        ("show config", "--control"),
+        ("show config", "# tproxy -d -b 127.0.0.1 -s "),
         ("show rules", "none"),
     ] {
         let (status, printed, said) = real.asked(words);

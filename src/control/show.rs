@@ -193,6 +193,17 @@ pub(crate) fn config(picture: &Picture) -> Row {
     ])
 }
 
+/// The same for people: the command line as a comment, as a shell would take it, and the file.
+pub(crate) fn config_text(picture: &Picture) -> String {
+    let description = &picture.description;
+    let arguments = description.arguments.iter().map(|argument| argument.to_string_lossy());
+    let words = std::iter::once("tproxy".into()).chain(arguments);
+    let line = words.map(|word| shell_words::quote(&word).into_owned()).collect::<Vec<_>>().join(" ");
+    let text = description.file.as_ref().map(|(_, text)| text.to_string_lossy());
+    // A word may have a line break in it.
+    format!("# {}\n{}", line.replace('\n', " "), text.unwrap_or_default())
+}
+
 pub(crate) fn health(picture: &Picture) -> Row {
     let reason = Some(picture.status.reason.as_str()).filter(|reason| !reason.is_empty());
     Row(vec![("health", Field::text(picture.status.health.name())), ("reason", Field::maybe(reason))])

@@ -174,14 +174,7 @@ impl Control {
                 let text = format!("state: {}\n{}", row.get("state").cell(), picture.status.rules_text);
                 Reply::Row(row, text)
             }
-            View::Config => {
-                let row = show::config(picture);
-                let text = match row.get("text") {
-                    Field::Text(text) => text.clone(),
-                    _ => format!("{}\n", row.get("arguments").cell()),
-                };
-                Reply::Row(row, text)
-            }
+            View::Config => Reply::Row(show::config(picture), show::config_text(picture)),
             View::Connections(filter) => {
                 let head = if client.json { "{\"connections\":[\n".to_owned() } else { connection_head() };
                 client.push(head.as_bytes());
