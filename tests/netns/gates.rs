@@ -103,6 +103,7 @@ fn connections_outlive_a_redirect_of_nft() {
 #[test]
 fn connections_outlive_an_interception() {
     connections_outlive_their_redirection("--firewall iptables --intercept tproxy");
+    connections_outlive_their_redirection("--firewall nft --intercept tproxy");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What clients ask for, and what they are answered.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Control;
 use crate::control::command::{self, ControlCommand, HELP, ParsedLine, Victims, View};
@@ -10,13 +10,11 @@ use crate::control::{metrics, show};
 use crate::daemon::control::client::{
     AwaitedChange, ClientKind, ClientTask, ControlClient, Input, Listing, Walk, WalkFound,
 };
+use crate::daemon::control::desks::{AskOutcome, PATIENCE};
 use crate::daemon::control::event::ControlEvent;
 use crate::daemon::control_message::FromControl;
 use crate::traffic::listing::{Condemned, FromDesk};
 use crate::traffic::session;
-
-/// A worker that does not answer for so long is left out.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// An answer that is given at once, or the task that gives it.
 enum Reply {
@@ -206,13 +204,16 @@ impl Control {
             };
             match walk.asked {
                 Some(asked) if asked.elapsed() < PATIENCE => return false,
-                // It hangs, or is gone.
+                // It hangs.
                 Some(_) => {}
-                None if self.desks.ask(worker, &question) => {
-                    walk.asked = Some(Instant::now());
-                    return false;
-                }
-                None => {}
+                None => match self.desks.ask(worker, tag, &question) {
+                    AskOutcome::Sent => {
+                        walk.asked = Some(Instant::now());
+                        return false;
+                    }
+                    AskOutcome::Later => return false,
+                    AskOutcome::Gone => {}
+                },
             }
             walk.workers.pop();
             (walk.next, walk.asked) = (0, None);
@@ -221,6 +222,16 @@ impl Control {
 
     /// A worker has answered.
     pub(super) fn walked(&mut self, tag: u32, worker: u32, next: Option<u32>, found: WalkFound) {
+        self.desks.answered(worker, tag);
+        self.take_walked(tag, worker, next, found);
+        for place in 0..self.clients.len() {
+            if self.clients[place].as_ref().is_some_and(ControlClient::waits_to_ask) {
+                self.advance(place);
+            }
+        }
+    }
+
+    fn take_walked(&mut self, tag: u32, worker: u32, next: Option<u32>, found: WalkFound) {
         let is_it = |client: &Option<ControlClient>| client.as_ref().is_some_and(|client| client.number == tag);
         let Some(place) = self.clients.iter().position(is_it) else { return };
         let Some(client) = &mut self.clients[place] else { return };

@@ -190,6 +190,14 @@ impl ControlClient {
         matches!(self.task, ClientTask::List(_) | ClientTask::Kill { .. })
     }
 
+    /// It has not asked a worker yet of which others want something.
+    pub(super) fn waits_to_ask(&self) -> bool {
+        match &self.task {
+            ClientTask::List(Listing { walk, .. }) | ClientTask::Kill { walk, .. } => walk.asked.is_none(),
+            _ => false,
+        }
+    }
+
     /// The process ends soon: what the client waits for now is its last answer.
     pub(super) fn hurry(&mut self) {
         self.closing = true;

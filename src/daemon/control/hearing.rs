@@ -71,7 +71,7 @@ impl Control {
             (ToControl::Layout(number), Some(text)) => self.take_layout(number, text),
             (ToControl::WorkerChannel(number), Some(channel)) => {
                 self.desks.open(number, channel, self.poll.registry());
-                self.checks.tell(&self.picture, |message| _ = self.desks.ask(number, message));
+                self.checks.tell(&self.picture, |message| self.desks.tell(number, message));
             }
             (ToControl::WorkerState { number, state }, _) => self.worker_is(number, state),
             (ToControl::WorkerEnded { number, well }, _) => self.worker_ended(number, well),
@@ -109,7 +109,7 @@ impl Control {
     }
 
     fn worker_ended(&mut self, number: u32, well: bool) {
-        self.desks.channels.remove(&number);
+        self.desks.close(number);
         self.desks.memories.remove(&number);
         if let Some(worker) = self.picture.worker_ended(number) {
             let name = if well { "worker ended" } else { "worker died" };
@@ -154,7 +154,7 @@ impl Control {
                 },
                 Ok(Received::Nothing) => return,
                 Ok(Received::Closed) | Err(_) => {
-                    self.desks.channels.remove(&number);
+                    self.desks.close(number);
                     return;
                 }
             }
