@@ -226,9 +226,8 @@ fn five_hundred_redirections_run_as_many_programs_as_one() {
         runs.push([start, verify, reload, stop]);
     }
     assert_eq!(runs[0], runs[1], "start, verify, reload, stop");
-    // With nft, also what iptables may have is looked for.
-    let most = if rules::is_nft() { 20 } else { 12 };
-    assert!(runs[0].iter().all(|count| (2..=most).contains(count)), "{runs:?}");
+    // What the other tool may have is looked for as well.
+    assert!(runs[0].iter().all(|count| (2..=20).contains(count)), "{runs:?}");
 }
 
 #[test]
