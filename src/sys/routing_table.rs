@@ -15,6 +15,9 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, socket,
 };
 
+/// linux/rtnetlink.h; libc has it for glibc only.
+const RTA_VIA: u16 = 18;
+
 /// Whose an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AddressOwner {
@@ -44,7 +47,7 @@ impl KernelRoute {
             let (length, kind) = (usize::from(u16::from_ne_bytes([l0, l1])), u16::from_ne_bytes([k0, k1]));
             match (kind, rest.get(4..8)) {
                 (libc::RTA_OIF, Some(&[a, b, c, d])) => route.device = u32::from_ne_bytes([a, b, c, d]),
-                (libc::RTA_GATEWAY | libc::RTA_VIA, _) => route.has_gateway = true,
+                (libc::RTA_GATEWAY | RTA_VIA, _) => route.has_gateway = true,
                 _ => {}
             }
             rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
