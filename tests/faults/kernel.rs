@@ -117,7 +117,7 @@ fn a_kernel_that_does_not_splice_is_told_once_and_data_is_copied() {
         let faults = Faults::new();
         faults.strike(Role::Worker, Call::Splice, error, 1);
         let mut daemon = faults.preload(scene.launch("")).ready();
-        let before = Holdings::of(daemon.family.worker());
+        let before = Holdings::at_rest(daemon.family.worker());
         let outcomes: Vec<Outcome> = (0..5).flat_map(|turn| load(&scene, turn)).collect();
         assert!(outcomes.iter().all(|outcome| outcome.cut.is_none()), "{outcomes:?}");
         assert_eq!(faults.hits(Call::Splice), 1);
@@ -131,7 +131,7 @@ fn a_kernel_that_does_not_splice_is_told_once_and_data_is_copied() {
 fn play(rows: &[Row], what: &str) {
     let Some(scene) = Scene::new() else { return };
     let (daemon, faults) = scene.fragile("");
-    let before = Holdings::of(daemon.family.worker());
+    let before = Holdings::at_rest(daemon.family.worker());
     let begin = Instant::now();
     let mut sum = Sum::default();
     for (call, errors, harm, says) in rows {

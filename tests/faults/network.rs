@@ -17,7 +17,7 @@ fn transfers_survive_a_cable_that_is_pulled_and_put_back() {
     let daemon = scene.relay();
     let (gateway, worker) = (&scene.lab.gateway, daemon.family.worker());
     scene.assert_serves("before");
-    let before = Holdings::of(worker);
+    let before = Holdings::at_rest(worker);
     let mut longest = Duration::ZERO;
     for cable in ["eth1", "eth3"] {
         let transfer = Transfer::new(7, 48 << 20, 48 << 20, Order::AtOnce);
@@ -119,7 +119,7 @@ fn upstreams_that_break_every_custom_harm_only_their_own_connection() {
     let daemon = scene.launch_table(table).ready();
     let worker = daemon.family.worker();
     scene.assert_serves("before");
-    let before = Holdings::of(worker);
+    let before = Holdings::at_rest(worker);
     for (what, custom, bytes, end, words) in CUSTOMS {
         let mut client = scene.lab.client.connect("10.2.0.5:11").expect("connect");
         let address = client.local_addr().expect("address");
@@ -161,7 +161,7 @@ fn packets_that_a_full_connection_table_drops_delay_and_lose_nothing() {
     let worker = daemon.family.worker();
     let gateway = &scene.lab.gateway;
     scene.assert_serves("before");
-    let before = Holdings::of(worker);
+    let before = Holdings::at_rest(worker);
     for (chain, leg) in [("PREROUTING", "the client's"), ("OUTPUT", "the upstream's")] {
         let rule =
             |verb| gateway.run(&["iptables", "-w", "-t", "raw", verb, chain, "-p", "tcp", "--syn", "-j", "DROP"]);
@@ -196,7 +196,7 @@ fn each_process_may_stop_and_go_on_while_data_flows() {
     let daemon = scene.relay();
     let pids = [daemon.family.guardian(), daemon.family.worker(), daemon.family.resolver()];
     scene.assert_serves("before");
-    let before = Holdings::of(pids[1]);
+    let before = Holdings::at_rest(pids[1]);
     for (pid, who) in pids.into_iter().zip(["guardian", "worker", "resolver"]) {
         let transfer = Transfer::new(9, 24 << 20, 24 << 20, Order::AtOnce);
         std::thread::scope(|scope| {

@@ -50,7 +50,7 @@ fn without_a_pipe_quota_data_is_copied_and_later_spliced_again() {
     let faults = super::inject::Faults::new();
     let daemon = faults.preload(scene.launch_table(&table)).ready();
     let worker = daemon.family.worker();
-    let before = Holdings::of(worker);
+    let before = Holdings::at_rest(worker);
     let hog = Hog::start();
     faults.watch(Role::Worker, Call::Splice);
     faults.watch(Role::Worker, Call::Pipe2);
@@ -169,7 +169,7 @@ fn a_connection_that_cannot_be_watched_is_reset_and_logged() {
     let Some(scene) = Scene::new() else { return };
     let (daemon, faults) = scene.fragile("");
     scene.assert_serves("before");
-    let before = Holdings::of(daemon.family.worker());
+    let before = Holdings::at_rest(daemon.family.worker());
     let (lines, ends) = (daemon.journal.lines().len(), daemon.journal.connections().len());
     faults.strike(Role::Worker, Call::EpollCtl, libc::ENOSPC, 1);
     for _ in 0..50 {
@@ -233,7 +233,7 @@ fn an_established_transfer_survives_a_worker_without_descriptors() {
         assert!(Command::new("prlimit").args(words).status().expect("prlimit").success());
     };
     scene.assert_serves("before");
-    let before = Holdings::of(worker);
+    let before = Holdings::at_rest(worker);
     std::thread::scope(|scope| {
         let old = scope.spawn(|| scene.transfer(&large(), Manners::pausing(Duration::from_millis(1200))));
         wait::until_true("it is under way", || Holdings::of(worker).descriptors > before.descriptors);

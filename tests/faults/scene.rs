@@ -111,6 +111,19 @@ impl Holdings {
         Holdings { descriptors, pipe_ends, memory: process::anonymous_memory(pid) }
     }
 
+    /// The same once it does not change any more: a worker gets its line to the control process when it serves already.
+    pub fn at_rest(pid: i32) -> Holdings {
+        let mut before = Holdings::of(pid).descriptors;
+        let mut looks = 0;
+        wait::until_true("nothing is given to the process any more", || {
+            let now = Holdings::of(pid).descriptors;
+            looks = if now == before { looks + 1 } else { 0 };
+            before = now;
+            looks == 20
+        });
+        Holdings::of(pid)
+    }
+
     /// Waits until a process holds no more than this.
     pub fn wait_returned(&self, pid: i32, what: &str) {
         let returned = wait::try_until(wait::PATIENCE, || {

@@ -346,8 +346,8 @@ fn soak() {
     let mut daemon = faults.preload(scene.launch_table(&table(&log))).ready();
     let running = rules::saved(gateway);
     scene.assert_serves("before");
-    let (guardian, before) = (daemon.family.guardian(), Holdings::of(daemon.family.worker()));
-    let guardian_before = Holdings::of(guardian);
+    let (guardian, before) = (daemon.family.guardian(), Holdings::at_rest(daemon.family.worker()));
+    let guardian_before = Holdings::at_rest(guardian);
 
     let (record, over) = (Record::default(), AtomicBool::new(false));
     let begin = Instant::now();
