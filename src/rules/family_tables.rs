@@ -83,7 +83,11 @@ impl FamilyTables {
         Error::Firewall {
             command: tool(self.family, "", "restore"),
             status: "not found".to_string(),
-            said: format!("it is in none of {}; {}", DIRECTORIES.join(", "), self.advice()),
+            said: format!(
+                "it is in none of {}; --firewall nft does without it; {}",
+                DIRECTORIES.join(", "),
+                self.advice()
+            ),
         }
     }
 

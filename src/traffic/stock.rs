@@ -37,7 +37,7 @@ impl SocketKind {
     }
 }
 
-/// How many sockets of each kind are asked for, in the order of [`SocketKind::ALL`].
+/// How many sockets of each kind are asked for, in the order of `SocketKind::ALL`.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct SocketCounts(pub [u16; 4]);
 
