@@ -105,6 +105,8 @@ mod older {
     pub(super) const DUP2: &[c_long] = &[libc::SYS_dup2];
     pub(super) const OPEN: &[c_long] = &[libc::SYS_open];
     pub(super) const UNLINK: &[c_long] = &[libc::SYS_unlink];
+    /// What musl has for statx(2).
+    pub(super) const LOOK: &[c_long] = &[libc::SYS_lstat];
 }
 #[cfg(not(target_arch = "x86_64"))]
 mod older {
@@ -115,6 +117,7 @@ mod older {
     pub const DUP2: &[c_long] = &[];
     pub const OPEN: &[c_long] = &[];
     pub const UNLINK: &[c_long] = &[];
+    pub const LOOK: &[c_long] = &[libc::SYS_newfstatat];
 }
 
 /// A datagram socket finds out whether this host has an address at all.
@@ -221,6 +224,7 @@ pub(crate) fn with_own_files(filter: SyscallFilter) -> SyscallFilter {
         .allow_if(libc::SYS_openat, reading(2))
         .allow_if(libc::SYS_openat, appending(2))
         .allow(older::UNLINK)
+        .allow(older::LOOK)
         .allow(&[libc::SYS_unlinkat, libc::SYS_fstat, libc::SYS_statx])
         // syslog, for a process that inetd has started.
         .allow_if(libc::SYS_socket, socket(&[libc::AF_UNIX], &[libc::SOCK_DGRAM], &[0]))
