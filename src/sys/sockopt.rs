@@ -107,7 +107,8 @@ fn start_listening(socket: OwnedFd, address: SocketAddr, beside: PortSharing) ->
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     // The next process must be able to bind beside this one.
     setsockopt(&socket, ReusePort, &true)?;
-    listen(&socket, Backlog::MAXCONN)?;
+    // As many as net.core.somaxconn allows. SOMAXCONN of musl is 128.
+    listen(&socket, Backlog::MAXALLOWABLE)?;
     Ok(TcpListener::from(socket))
 }
 
