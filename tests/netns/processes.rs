@@ -171,7 +171,7 @@ fn without_a_worker_that_lives_fail_open_removes_the_redirection() {
     let gateway = &scene.lab.gateway;
     let before = rules::saved(gateway);
     let mut daemon = scene.relay(&[&["--fail", "open"], STAND_IN].concat());
-    no_worker_lives(&daemon, || rules::count_of_ours(gateway) == 0);
+    no_worker_lives(&daemon, || rules::jumps_to_ours(gateway) == 0);
     assert_eq!(scene.page(MOOSE), "moose");
     daemon.stop();
     assert_eq!(rules::saved(gateway), before);
@@ -201,7 +201,7 @@ fn redirection_comes_back_when_workers_live_again() {
     let gateway = &scene.lab.gateway;
     let mut daemon = scene.stand_in();
     let running = rules::saved(gateway);
-    no_worker_lives(&daemon, || rules::count_of_ours(gateway) == 0);
+    no_worker_lives(&daemon, || rules::jumps_to_ours(gateway) == 0);
     // Nobody kills them any more.
     wait::until_within(Duration::from_secs(90), "the rules are back", || {
         (rules::saved(gateway) == running).then_some(())
