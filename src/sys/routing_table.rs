@@ -143,8 +143,8 @@ impl RoutingTable {
         self.ask(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 
-    /// The route to an address. A question or an answer that is lost is asked for again: the kernel
-    /// had no memory for it, or a signal came in between.
+    /// The route to an address. A question or an answer that is lost is asked for again: the kernel had no memory for it,
+    /// or a signal came in between.
     fn ask(&mut self, address: SocketAddr) -> io::Result<KernelRoute> {
         let mut answer = self.ask_once(address);
         for _ in 1..TRIES {
@@ -164,7 +164,11 @@ impl RoutingTable {
         send(self.socket.as_raw_fd(), question.bytes(), MsgFlags::MSG_DONTWAIT)?;
         let mut answer = [0; ROOM];
         loop {
-            let count = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
+            let count = match recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT) {
+                // The answer is there all the same: the kernel gives it while it takes the question.
+                Err(Errno::EINTR) => continue,
+                heard => heard?,
+            };
             let field = |at: usize| {
                 let bytes = answer.get(at..at + 4).filter(|_| at + 4 <= count)?;
                 Some(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
