@@ -8,7 +8,7 @@ mod machine;
 
 use lab::netns::Lab;
 use lab::servers::Server;
-use lab::{clients, number_from_env, report, rules, wait};
+use lab::{AtEnd, clients, number_from_env, report, rules, wait};
 use machine::Machine;
 use std::fs;
 use std::io::{Read, Write};
@@ -107,7 +107,7 @@ fn next_package(directory: &lab::tempdir::TempDir) -> PathBuf {
 
 /// Clients that come at a steady rate until they are told to stop.
 struct Load<'a> {
-    stop: &'a AtomicBool,
+    stop: AtEnd<'a>,
     clients: Vec<std::thread::ScopedJoinHandle<'a, (usize, Vec<String>)>>,
 }
 
@@ -133,12 +133,12 @@ impl<'a> Load<'a> {
                 (count, failed)
             })
         };
-        Load { stop, clients: (0..Load::THREADS).map(|_| scope.spawn(client)).collect() }
+        Load { stop: AtEnd(stop), clients: (0..Load::THREADS).map(|_| scope.spawn(client)).collect() }
     }
 
     /// How many connections there were, and what went wrong.
     fn end(self) -> (usize, Vec<String>) {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         let all: Vec<_> = self.clients.into_iter().map(|client| client.join().expect("a client")).collect();
         (all.iter().map(|(count, _)| count).sum(), all.into_iter().flat_map(|(_, failed)| failed).collect())
     }
@@ -268,10 +268,11 @@ fn a_daemon_of_systemd_reloads_logs_and_ends_as_its_unit_says() {
             }
             pages
         });
+        let end = AtEnd(&stop);
         scene.crash("tproxy.service");
         wait::until_within(SLOW, "rejects", || rules::saved(&scene.lab.gateway).contains("REJECT").then_some(()));
         scene.wait_page("cow");
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         let pages = watch.join().expect("watch");
         assert!(!pages.contains(&"moose".to_owned()), "{pages:?}");
     });

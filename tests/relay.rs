@@ -40,7 +40,7 @@ use lab::daemon::{Daemon, Launch, LoopbackRelay, free_port};
 use lab::pattern::{Cut, Pattern, sum_of, sum_with_pause};
 use lab::servers::{FullServer, Server};
 use lab::tempdir::TempDir;
-use lab::{process, report, wait};
+use lab::{AtEnd, process, report, wait};
 use nix::sys::signal::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -4,7 +4,7 @@ use super::HEAVY;
 use super::inject::{Call, Role};
 use super::scene::{MOOSE, Scene, attempt};
 use lab::transfer::{Manners, Order, Transfer};
-use lab::{alone, process, report, rules, wait};
+use lab::{AtEnd, alone, process, report, rules, wait};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +24,7 @@ fn a_storm_of_signals_leaves_one_guardian_its_workers_and_the_rules() {
     let (over, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let begin = Instant::now();
     let took = std::thread::scope(|scope| {
+        let _end = AtEnd(&over);
         for thread in 0..3 {
             let (over, count, client) = (&over, &count, &scene.lab.client);
             scope.spawn(move || {
@@ -51,7 +52,6 @@ fn a_storm_of_signals_leaves_one_guardian_its_workers_and_the_rules() {
             let alone = daemon.family.named("tproxy").len() == 1 && daemon.family.named("tproxy-rules").is_empty();
             (alone && daemon.family.named("tproxy-worker").len() == 2).then_some(())
         });
-        over.store(true, Ordering::Relaxed);
         assert!(settled.is_some(), "{:?}", daemon.family.pids().into_iter().map(process::comm).collect::<Vec<_>>());
         took
     });

@@ -12,7 +12,7 @@ use lab::origin::{Origin, hex};
 use lab::pattern::{Cut, Pattern};
 use lab::peers::Peer;
 use lab::transfer::{self, Manners, Order, Outcome, Transfer};
-use lab::{alone, clients, number_from_env, process, report, rules, wait};
+use lab::{AtEnd, alone, clients, number_from_env, process, report, rules, wait};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::fs;
@@ -352,6 +352,7 @@ fn soak() {
     let (record, over) = (Record::default(), AtomicBool::new(false));
     let begin = Instant::now();
     let (happened, injected) = std::thread::scope(|scope| {
+        let _end = AtEnd(&over);
         for thread in 0..THREADS {
             let (record, over, client) = (&record, &over, &scene.lab.client);
             scope.spawn(move || {
@@ -382,7 +383,6 @@ fn soak() {
             std::thread::sleep(Duration::from_millis(100 + imp.dice.roll(900)));
             happened.push(imp.act());
         }
-        over.store(true, Ordering::Relaxed);
         (happened, imp.injected)
     });
 

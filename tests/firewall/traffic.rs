@@ -8,6 +8,7 @@ use std::time::Duration;
 use tproxy::testing::{Action, Gate, RuleSet};
 
 use crate::common::*;
+use lab::AtEnd;
 
 #[test]
 fn failing_open_and_closed_replace_the_rules_in_place() {
@@ -119,10 +120,10 @@ fn a_new_set_replaces_the_old_one_without_a_moment_between() {
                     connections.fetch_add(1, Ordering::Relaxed);
                 }
             });
+            let _end = AtEnd(&done);
             for turn in 1..=40 {
                 firewall.install(&sets[turn % 2]);
             }
-            done.store(true, Ordering::Relaxed);
         });
         let made = connections.into_inner();
         assert!(made > 100, "only {made} connections");

@@ -10,7 +10,7 @@ use super::{HEAVY, MOOSE, Scene, Server};
 use lab::daemon::{Daemon, Launch};
 use lab::process;
 use lab::tempdir::TempDir;
-use lab::{alone, clients, report, rules, wait};
+use lab::{AtEnd, alone, clients, report, rules, wait};
 
 const TPROXY: &str = env!("CARGO_BIN_EXE_tproxy");
 
@@ -79,7 +79,8 @@ impl Site {
         self.signal(Signal::SIGUSR2);
         wait::until_true("an upgrade", || daemon.journal.count("upgraded to") > before);
         assert_eq!(self.guardian(), guardian);
-        assert_eq!(daemon.family.named("tproxy"), [guardian.expect("pid file")]);
+        // A child has the name of its parent for a moment.
+        wait::until_true("one guardian", || daemon.family.named("tproxy") == [guardian.expect("pid file")]);
     }
 
     /// Stops whatever runs, as an init script does.
@@ -143,8 +144,8 @@ fn under_load(scene: &Scene, work: impl FnOnce()) -> (usize, usize) {
                 });
             });
         }
+        let _end = AtEnd(&stop);
         work();
-        stop.store(true, Ordering::Relaxed);
     });
     (asked.into_inner(), failed.into_inner())
 }

@@ -3,7 +3,7 @@
 use super::{Launch, MOOSE, STAND_IN, Scene};
 use lab::process;
 use lab::tempdir::TempDir;
-use lab::{rules, wait};
+use lab::{AtEnd, rules, wait};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -200,12 +200,13 @@ fn a_name_is_held_without_a_gap_through_an_upgrade_and_is_free_after_the_stop() 
                 assert_eq!(done.status, 69, "{done:?}");
             }
         });
+        let end = AtEnd(&upgraded);
         for _ in 0..3 {
             let before = daemon.journal.count("upgraded to");
             process::signal(first, Signal::SIGUSR2);
             wait::until_true("an upgrade", || daemon.journal.count("upgraded to") > before);
         }
-        upgraded.store(true, Ordering::Relaxed);
+        drop(end);
         others.join().expect("the others");
     });
     let last = pid_in(&pidfile);

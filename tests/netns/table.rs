@@ -14,7 +14,7 @@ use lab::pattern::{Cut, Pattern, Sum, sum_of};
 use lab::peers::Peer;
 use lab::servers::Server;
 use lab::tempdir::TempDir;
-use lab::{clients, process, report, rules, wait};
+use lab::{AtEnd, clients, process, report, rules, wait};
 
 /// A directory with a configuration file, removed at the end.
 struct File {
@@ -359,6 +359,7 @@ fn reloads_and_upgrades_under_load_lose_nothing() {
     let long: Vec<_> = (0..50).map(|_| scene.lab.client.connect("10.2.0.5:9").expect("connect")).collect();
     let begin = Instant::now();
     let (asked, failed) = std::thread::scope(|scope| {
+        let end = AtEnd(&stop);
         let load = scope.spawn(|| steady_load(&scene, 700, &stop));
         let transfers: Vec<_> =
             long.into_iter().map(|client| scope.spawn(|| long_transfer(client, &progress, reloads))).collect();
@@ -380,7 +381,7 @@ fn reloads_and_upgrades_under_load_lose_nothing() {
         for transfer in transfers {
             assert_eq!(transfer.join().expect("transfer"), down.sum(), "download");
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         let (asked, failed) = load.join().expect("load");
         report(&format!("table: all changes {changing:.1?}, the longest {longest:.0?}"));
         (asked, failed)

@@ -3,7 +3,7 @@
 use super::{MOOSE, Scene};
 use lab::daemon::Daemon;
 use lab::dice::Dice;
-use lab::{clients, number_from_env, process, report, rules, wait};
+use lab::{AtEnd, clients, number_from_env, process, report, rules, wait};
 use nix::sys::signal::Signal;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -38,10 +38,8 @@ fn under_load(scene: &Scene, work: impl FnOnce(&Mutex<Vec<Visit>>)) {
                 });
             });
         }
-        // Also if it panics, the clients end.
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&visits)));
-        over.store(true, Ordering::Relaxed);
-        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let _end = AtEnd(&over);
+        work(&visits);
     });
 }
 

@@ -80,6 +80,7 @@ fn requests_are_answered_beside_a_stream() {
             }
             upstream.shutdown(Shutdown::Write).expect("shutdown");
         });
+        let end = AtEnd(&stop);
         let reading = scope.spawn(|| std::io::copy(&mut client, &mut std::io::sink()).expect("read"));
         let pid = way.relay.daemon.relaying_pid();
         let stands_apart = wait::try_until(clients::IO_PATIENCE, || (apart(pid) == 2).then_some(()));
@@ -91,7 +92,7 @@ fn requests_are_answered_beside_a_stream() {
                 begin.elapsed()
             })
             .collect();
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         assert!(reading.join().expect("reader") > MUCH as u64 / 2);
         assert!(stands_apart.is_some());
         round_trips.sort_unstable();

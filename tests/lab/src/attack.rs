@@ -1,5 +1,6 @@
 //! Clients that mean harm, and one that does not and is watched meanwhile.
 
+use crate::AtEnd;
 use crate::clients::{self, IO_PATIENCE};
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -94,10 +95,11 @@ impl Innocent {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let talking = scope.spawn(|| self.talk_while(|| !over.load(Ordering::Relaxed)));
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            over.store(true, Ordering::Relaxed);
+            let end = AtEnd(&over);
+            let done = work();
+            drop(end);
             let trips = talking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            (trips, done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            (trips, done)
         })
     }
 

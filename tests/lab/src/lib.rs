@@ -41,6 +41,16 @@ pub fn alone(lock: &'static std::sync::Mutex<()>) -> std::sync::MutexGuard<'stat
     lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Sets a flag when it is dropped. A scope waits for its threads also when the test in it panics: what tells them to end must
+/// happen then as well.
+pub struct AtEnd<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// A number from the environment, for the few tests whose size can be set.
 pub fn number_from_env(name: &str, default: u64) -> u64 {
     match std::env::var(name) {

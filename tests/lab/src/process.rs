@@ -101,7 +101,7 @@ pub fn signal(pid: i32, signal: Signal) {
 
 /// All processes of one daemon under test: guardian, worker, resolver, and whatever they started.
 ///
-/// Membership is a mark in the environment, which forks inherit and orphans keep. AddrPair them all when dropped.
+/// Membership is a mark in the environment, which forks inherit and orphans keep. Ends them all when dropped.
 pub struct Family {
     mark: String,
 }
