@@ -283,6 +283,10 @@ fn the_init_script_starts_reloads_restarts_and_stops() {
     run("restart", 0, "tproxy: stopped\ntproxy: started\n");
     assert_ne!(pid(), first);
     assert_eq!(scene.page(MOOSE), "cow");
+    // A name that does not resolve now may do so later, and what else there is to serve does not wait for it.
+    write(&format!("{file}-s 12971 -R '-d moose --dport 81' nobody.invalid 80\n"));
+    run("restart", 0, "tproxy: stopped\ntproxy: started\n");
+    assert_eq!(scene.page(MOOSE), "cow");
     // An upgrade in the middle of a stop is stopped as well.
     process::signal(init.family.guardian(), Signal::SIGUSR2);
     run("stop", 0, "tproxy: stopped\n");
