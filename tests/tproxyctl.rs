@@ -1,8 +1,8 @@
 //! tproxyctl, against a daemon that the test plays and against a real one: what it sends, what it prints, and how it ends.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use lab::daemon::LoopbackRelay;
 use lab::servers::Server;
 use lab::tempdir::TempDir;
+use lab::wait::PATIENCE;
 
 /// A control socket that takes one connection, notes its line, and gives one answer.
 struct Daemon {
@@ -112,6 +113,25 @@ fn monitor_ends_with_the_instance() {
     let (status, printed, said) = shown(&output);
     assert_eq!((sent.as_str(), status, printed.lines().count()), ("monitor\n", 2, 2));
     assert!(said.ends_with(": the instance has ended\n"), "{said}");
+}
+
+/// As in an example of the manual page: a script waits for one event, and goes on.
+#[test]
+fn monitor_ends_when_its_reader_has_seen_enough() {
+    let directory = TempDir::new();
+    let socket = directory.file("web.sock");
+    let listener = UnixListener::bind(&socket).expect("bind");
+    let script = format!("{} -S {socket} monitor | grep -m 1 drained", env!("CARGO_BIN_EXE_tproxyctl"));
+    let mut shell = Command::new("bash");
+    shell.args(["-o", "pipefail", "-c", &script]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let shell = shell.spawn().expect("bash");
+    let (mut stream, _) = listener.accept().expect("accept");
+    stream.write_all(b"12:00 monitor: serving\n12:01 upstream drained: cow:80\n").expect("events");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    // There is no event after that.
+    stream.read_to_end(&mut Vec::new()).expect("the end of tproxyctl");
+    let output = shell.wait_with_output().expect("bash");
+    assert_eq!(shown(&output), (0, "12:01 upstream drained: cow:80\n".to_owned(), String::new()));
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! The client's side of the control socket.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -75,22 +77,37 @@ impl Client {
         if is_whole { Ok(()) } else { Err(self.no_answer("the answer breaks off")) }
     }
 
-    /// Copies lines as they come, until the daemon ends. The first one is there at once.
-    pub(super) fn follow(&mut self, to: &mut dyn Write) -> Result<(), CtlFailure> {
-        let first = self.first_line()?;
+    /// Copies lines as they come, until the daemon ends, or nobody reads them any more. The first one is there at once.
+    pub(super) fn follow(&mut self, to: &mut (impl Write + AsFd)) -> Result<(), CtlFailure> {
+        let mut line = self.first_line()?;
         self.reader.get_ref().set_read_timeout(None).map_err(|error| self.broken(&error))?;
-        let first = io::Cursor::new(first);
-        // Nothing else needs the connection.
-        let mut lines = first.chain(&mut self.reader);
-        let mut line = Vec::new();
-        while matches!(lines.by_ref().take(FIRST_LINE).read_until(b'\n', &mut line), Ok(1..)) {
+        loop {
             make_printable(&mut line);
-            if !write(to, &line)? {
+            if !write(to, &line)? || !self.is_followed(to.as_fd()) {
                 return Ok(());
             }
             line.clear();
+            if !matches!(self.reader.by_ref().take(FIRST_LINE).read_until(b'\n', &mut line), Ok(1..)) {
+                return Err(self.no_answer("the instance has ended"));
+            }
         }
-        Err(self.no_answer("the instance has ended"))
+    }
+
+    /// Waits for more of the answer. Returns `false` if the reader of what is printed has gone first: `grep -m 1` does not
+    /// wait for a line that it does not want.
+    fn is_followed(&self, output: BorrowedFd) -> bool {
+        while self.reader.buffer().is_empty() {
+            // The end of a pipe that is read by nobody has an error without being asked for it (poll(2)).
+            let mut both = [
+                PollFd::new(self.reader.get_ref().as_fd(), PollFlags::POLLIN),
+                PollFd::new(output, PollFlags::empty()),
+            ];
+            match poll(&mut both, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                _ => return !both[1].any().unwrap_or(false),
+            }
+        }
+        true
     }
 
     /// Reads one answer of many after `prompt`: up to an empty line.
