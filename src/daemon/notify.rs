@@ -6,6 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+/// What a stop may take besides what it waits for: processes that work on the rules may hang.
+const REST: Duration = Duration::from_secs(45);
+
 /// The socket of the service manager, if there is one.
 #[derive(Debug)]
 pub(crate) struct Notifier(Option<OsString>);
@@ -32,6 +35,11 @@ impl Notifier {
         let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else { return };
         let microseconds = now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000;
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+    }
+
+    /// Has the service manager wait for so long and the rest of a stop before it kills, if it would not wait anyway.
+    pub(crate) fn ask_for_time(&self, time: Duration) {
+        self.tell(&format!("EXTEND_TIMEOUT_USEC={}", time.saturating_add(REST).as_micros()));
     }
 
     /// Sends one or more `NAME=VALUE` lines. Failures are only logged: the daemon works without a service manager.

@@ -176,6 +176,7 @@ impl Shutdown {
             serving.listeners.all.clear();
             time = instance.drain.unwrap_or(serving.config.process.drain);
         }
+        instance.notifier.ask_for_time(time);
         let seconds = instance.drain.map(|drain| u32::try_from(drain.as_secs()).unwrap_or(u32::MAX));
         for pid in instance.children.workers() {
             let told = seconds.is_some_and(|seconds| instance.children.tell(pid, &ToWorker::Stop(seconds), None));

@@ -145,22 +145,34 @@ fn a_pid_file_that_cannot_be_made_is_status_73() {
 }
 
 #[test]
-fn systemd_is_told_ready_when_traffic_flows() {
+fn systemd_is_told_when_traffic_flows_and_how_long_a_stop_may_take() {
     let Some(scene) = Scene::new() else { return };
     let directory = TempDir::new();
     let path = directory.file("notify");
     let socket = UnixDatagram::bind(&path).expect("bind");
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
-    let _daemon = scene.launch(super::STAND_IN).env("NOTIFY_SOCKET", &path).spawn();
-    let mut buffer = [0; 512];
-    let text = loop {
-        let count = socket.recv(&mut buffer).expect("a message from the daemon");
-        let text = String::from_utf8_lossy(&buffer[..count]).to_string();
-        if text.lines().any(|line| line == "READY=1") {
-            break text;
+    let mut daemon = scene
+        .launch(&[super::STAND_IN, &["--drain-delay", "1", "--drain", "600"][..]].concat())
+        .env("NOTIFY_SOCKET", &path)
+        .spawn();
+    let wait_for = |sure: &dyn Fn(&str) -> bool| {
+        let mut buffer = [0; 512];
+        loop {
+            let count = socket.recv(&mut buffer).expect("a message from the daemon");
+            let text = String::from_utf8_lossy(&buffer[..count]).to_string();
+            if text.lines().any(sure) {
+                return text;
+            }
         }
     };
+    let text = wait_for(&|line| line == "READY=1");
     assert_eq!(scene.page(MOOSE), "cow", "at the moment of {text:?}");
+    // A stop has the time that its options say, whatever the unit says.
+    process::signal(daemon.pid(), Signal::SIGTERM);
+    wait_for(&|line| line == "EXTEND_TIMEOUT_USEC=46000000");
+    wait_for(&|line| line == "STOPPING=1");
+    wait_for(&|line| line == "EXTEND_TIMEOUT_USEC=645000000");
+    assert_eq!(daemon.wait(), 0);
 }
 
 #[test]

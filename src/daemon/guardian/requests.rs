@@ -132,6 +132,7 @@ impl Guardian {
         if !self.instance.control.stopping && !delay.is_zero() {
             log::info!("stopping in {} seconds: the instance is unhealthy from now on", delay.as_secs());
             self.instance.control.stopping = true;
+            self.instance.notifier.ask_for_time(delay);
             self.stop_due = Some(Instant::now() + delay);
             return;
         }
