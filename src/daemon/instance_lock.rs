@@ -189,15 +189,22 @@ fn namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
 }
 
-/// Removes the files of daemons that were killed: their namespace may be gone, and the name would never come again.
+/// Removes the files of daemons that were killed: their namespace may be gone, and the name would never come again. Other
+/// files are not ours: the unit lets an administrator put some here (`--health-file`).
 fn sweep(directory: &Path, own: &Path) {
-    for path in files(directory).filter(|path| path != own) {
+    for path in files(directory).filter(|path| path != own && is_of_lock(path)) {
         if let Ok(file) = open(&path, &mut File::options())
             && files::try_lock(&file).is_ok_and(|locked| locked)
         {
             drop(InstanceLock { file, path });
         }
     }
+}
+
+/// Whether a lock may have made this file: it is called after a namespace and a name.
+fn is_of_lock(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str);
+    name.and_then(|name| name.split_once('.')).is_some_and(|(namespace, _)| namespace.parse::<u64>().is_ok())
 }
 
 fn files(directory: &Path) -> impl Iterator<Item = PathBuf> {
@@ -285,18 +292,19 @@ mod tests {
     #[test]
     fn no_file_stays_when_its_daemon_is_gone() {
         let directory = TempDir::new();
-        for left in ["1.80", "4026531840.cow"] {
-            directory.write(left, "");
+        for file in ["1.80", "4026531840.cow", "health", "web.pid"] {
+            directory.write(file, "");
         }
         let alive = lock(&directory.path, "alive").expect("free");
         let lock = lock_soon(&directory.path, "80");
         let mut found: Vec<_> = files(&directory.path).collect();
         found.sort();
-        let mut expected = [alive.path.clone(), lock.path.clone()];
+        let of_others = ["health", "web.pid"].map(|file| directory.path.join(file));
+        let mut expected = [&[alive.path.clone(), lock.path.clone()], &of_others[..]].concat();
         expected.sort();
         assert_eq!(found, expected);
         drop((alive, lock));
-        assert_eq!(files(&directory.path).count(), 0);
+        assert_eq!(files(&directory.path).count(), of_others.len());
     }
 
     #[test]
