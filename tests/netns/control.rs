@@ -83,6 +83,14 @@ impl Desk {
             .collect()
     }
 
+    /// Kills the first worker in whose row this stands.
+    fn kill_worker(&self, mark: &str) {
+        let workers = self.ask("json show workers");
+        let row = workers.lines().find(|line| line.contains(mark)).expect("a worker");
+        let pid = row.split("\"pid\":").nth(1).and_then(|rest| rest.split(',').next()).expect("a pid");
+        process::signal(pid.parse().expect("a pid"), Signal::SIGKILL);
+    }
+
     /// The lines of the access log.
     fn log(&self) -> Vec<ConnectionLine> {
         let text = fs::read_to_string(self.path("access.log")).unwrap_or_default();
@@ -162,18 +170,20 @@ fn every_number_is_that_of_the_log() {
     // A worker that is killed with a connection that has moved something.
     let mut stream = scene.lab.client.connect("10.2.0.5:7").expect("connect");
     clients::round_trip(&mut stream, b"lost").expect("echo");
-    let answer = desk.ask("json show connections state open port 7");
-    let id = answer.split("\"id\":\"").nth(1).and_then(|rest| rest.split('-').next()).expect("an id");
-    let workers = desk.ask("json show workers");
-    let row = workers.lines().find(|line| line.contains(&format!("\"worker\":{id},"))).expect("its worker");
-    let pid =
-        row.split("\"pid\":").nth(1).and_then(|rest| rest.split(',').next()).expect("a pid").parse().expect("a pid");
-    process::signal(pid, Signal::SIGKILL);
+    let worker = desk.field("show connections state open port 7", "worker");
+    desk.kill_worker(&format!("\"worker\":{worker},"));
     wait::until_true("another one", || desk.number("worker_deaths") == 1 && desk.number("workers") == 2);
     fetch(10);
     compare(&desk, 1);
     assert_eq!((desk.number("lost_bytes_up"), desk.number("lost_bytes_down")), (4, 4));
+    // One that drains is counted as well.
+    let held = scene.lab.client.connect(MOOSE).expect("connect");
+    wait::until_true("it is there", || desk.number("open") == 1);
     assert_eq!(desk.ask("reload"), "ok: reload done\n");
+    wait::until_true("only its worker drains", || desk.number("draining") == 1);
+    desk.kill_worker("\"state\":\"draining\"");
+    wait::until_true("it is lost", || desk.number("worker_deaths") == 2 && desk.number("draining") == 0);
+    drop(held);
     fetch(10);
     // A control process that begins later knows as much.
     let former = daemon.family.one("tproxy-control");
@@ -182,11 +192,11 @@ fn every_number_is_that_of_the_log() {
         daemon.family.named("tproxy-control").iter().any(|pid| *pid != former)
     });
     fetch(5);
-    compare(&desk, 1);
+    compare(&desk, 2);
     assert_eq!(desk.ask("upgrade"), "ok: upgrade done\n");
     fetch(5);
-    compare(&desk, 1);
-    assert_eq!((desk.number("reloads"), desk.number("accepted")), (2, 54));
+    compare(&desk, 2);
+    assert_eq!((desk.number("reloads"), desk.number("accepted"), desk.number("worker_deaths")), (2, 55, 2));
     assert_eq!(daemon.stop(), 0);
 }
 
@@ -312,7 +322,7 @@ fn checks_take_an_upstream_out_and_back() {
         "--check-http",
         "/",
         "--rise",
-        "1",
+        "2",
         "--fall",
         "1",
     ];
@@ -320,14 +330,7 @@ fn checks_take_an_upstream_out_and_back() {
     wait::until_true("a check", || desk.field("show upstreams", "check") == "passing");
     assert_eq!(desk.field("show upstreams", "check_result"), "status 200");
     scene.cow = None;
-    let broken = scene.lab.cow.enter(|| {
-        wait::until("the port", || std::net::TcpListener::bind("[::]:80").ok().map(drop));
-        Server::threaded("[::]:80", |mut stream| {
-            let mut buffer = [0; 512];
-            let _ = stream.read(&mut buffer);
-            let _ = stream.write_all(b"HTTP/1.0 503 Broken\r\n\r\n");
-        })
-    });
+    let broken = scene.lab.cow.enter(broken_server);
     wait::until_true("the check fails", || desk.field("show upstreams", "check") == "failing");
     daemon.journal.wait_for("upstream cow:80 (10.3.0.3:80) of redirection 1 is down: check: status 503");
     wait::until_true("the other upstream", || scene.page(MOOSE) == "moose");
@@ -338,13 +341,34 @@ fn checks_take_an_upstream_out_and_back() {
     daemon.family.next_worker(worker);
     wait::until_true("the other upstream", || scene.page(MOOSE) == "moose");
     drop(broken);
-    scene.cow = Some(scene.lab.cow.enter(|| {
-        wait::until("the port", || std::net::TcpListener::bind("[::]:80").ok().map(drop));
-        Server::page("[::]:80", "cow")
-    }));
+    scene.cow = Some(scene.lab.cow.enter(mended_server));
     daemon.journal.wait_for("upstream cow:80 (10.3.0.3:80) of redirection 1 is up again: check: status 200");
     wait::until_true("the first upstream", || scene.page(MOOSE) == "cow");
+
+    // A control process that begins now does not know that it was out.
+    scene.cow = None;
+    let broken = scene.lab.cow.enter(broken_server);
+    wait::until_true("the check fails", || desk.field("show upstreams", "state") == "down");
+    drop(broken);
+    scene.cow = Some(scene.lab.cow.enter(mended_server));
+    process::signal(daemon.family.one("tproxy-control"), Signal::SIGKILL);
+    wait::until_true("the first upstream", || scene.page(MOOSE) == "cow");
     assert_eq!(daemon.stop(), 0);
+}
+
+/// Answers each request with an error, as soon as the port is free.
+fn broken_server() -> Server {
+    wait::until("the port", || std::net::TcpListener::bind("[::]:80").ok().map(drop));
+    Server::threaded("[::]:80", |mut stream| {
+        let mut buffer = [0; 512];
+        let _ = stream.read(&mut buffer);
+        let _ = stream.write_all(b"HTTP/1.0 503 Broken\r\n\r\n");
+    })
+}
+
+fn mended_server() -> Server {
+    wait::until("the port", || std::net::TcpListener::bind("[::]:80").ok().map(drop));
+    Server::page("[::]:80", "cow")
 }
 
 #[test]

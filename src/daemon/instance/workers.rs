@@ -23,10 +23,10 @@ impl Instance {
                         self.worker_died(slot, &format!("{pid} {how}"));
                     }
                     // Its last message gave the slot to another one.
-                    None => log::info!("worker {pid} {how}"),
+                    None => self.draining_worker_ended(ended),
                 }
             }
-            Role::Draining => log::info!("worker {pid} {how}"),
+            Role::Draining => self.draining_worker_ended(ended),
             Role::Resolver if self.names.resolver() == Some(pid) => {
                 log::warn!("resolver {pid} {how}: another one is started when it is needed");
                 self.names.lost();
@@ -42,6 +42,14 @@ impl Instance {
             Role::Control => self.control.ended(pid, &how),
             Role::Resolver | Role::Rehearsal => {}
         }
+    }
+
+    fn draining_worker_ended(&mut self, &Ended { pid, how, .. }: &Ended) {
+        if how.is_well() {
+            return log::info!("worker {pid} {how}");
+        }
+        self.control.deaths += 1;
+        log::warn!("worker {pid} {how}: its connections are lost");
     }
 
     pub(super) fn worker_died(&mut self, slot: usize, which: &str) {
@@ -94,7 +102,7 @@ impl Instance {
             log::error!(
                 "worker {worker} does not answer and is killed: another one is started; its connections are lost"
             );
-            self.control.deaths += 1;
+            // It is counted when it has ended.
             self.children.kill(worker);
             self.children.drain(worker);
             self.start_worker(slot);
