@@ -31,6 +31,8 @@ const ANSWER: usize = 512;
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     all: Vec<Check>,
+    /// It has been told what to check.
+    begun: bool,
     /// The log line about checks that this host cannot make.
     unmade: Limiter,
 }
@@ -71,6 +73,8 @@ pub(super) struct CountedCheck {
     /// As many as `--rise` and `--fall` say were so in a row.
     pub rises: bool,
     pub falls: bool,
+    /// This one makes it so many.
+    pub decides: bool,
 }
 
 /// How a check has ended.
@@ -97,7 +101,8 @@ impl Checks {
                             && check.how == *how
                             && check.name == upstream.name
                     });
-                    let (good, bad, due) = known.map_or((0, 0, now), |place| {
+                    let new = (0, self.first_bad(how, picture), now);
+                    let (good, bad, due) = known.map_or(new, |place| {
                         let check = before.swap_remove(place);
                         (check.good, check.bad, check.due)
                     });
@@ -116,9 +121,17 @@ impl Checks {
                 }
             }
         }
+        self.begun = true;
         picture
             .checks
             .retain(|(id, address), _| self.all.iter().any(|check| check.id == *id && check.address == *address));
+    }
+
+    /// With how many failures an address begins. A process that follows another one, also after an upgrade, does not know
+    /// what that has counted: the first failure decides, so that no upstream is used anew that has failed all the time.
+    fn first_bad(&self, how: &UpstreamCheck, picture: &Picture) -> u8 {
+        let follows = !self.begun && picture.uptime() > how.interval.as_secs_f64();
+        if follows { how.fall.saturating_sub(1) } else { 0 }
     }
 
     /// When something is due.
@@ -182,8 +195,9 @@ impl Checks {
             Err(_) => (0, check.bad.saturating_add(1)),
         };
         let (rises, falls) = (check.good >= check.how.rise, check.bad >= check.how.fall);
+        let decides = check.good == check.how.rise || check.bad == check.how.fall;
         let (id, address, name) = (check.id, check.address, check.name.clone());
-        Some(CountedCheck { id, address, name, text: result.unwrap_or_else(|why| why), time, rises, falls })
+        Some(CountedCheck { id, address, name, text: result.unwrap_or_else(|why| why), time, rises, falls, decides })
     }
 }
 

@@ -64,13 +64,21 @@ impl Control {
     pub(super) fn conclude(&mut self, ended: Vec<CheckResult>) {
         for result in ended {
             let Some(counted) = self.checks.count(result) else { continue };
-            let CountedCheck { id, address, name, text, time, rises, falls } = counted;
+            let CountedCheck { id, address, name, text, time, rises, falls, decides } = counted;
             let entry = self.picture.checks.entry((id, address));
             let known = entry.or_insert(CheckedAddress { is_failing: false, result: String::new(), time });
             (known.result, known.time) = (text.clone(), time);
             let before = known.is_failing;
             known.is_failing = if before { !rises } else { falls };
             let failing = known.is_failing;
+            if decides || failing != before {
+                // Also if nothing is new here: workers may know better from a process that was in the place of this one.
+                self.desks.tell_all(&FromDesk::Checked {
+                    redirection: id,
+                    address: CompactAddr::from(address),
+                    failing,
+                });
+            }
             if failing == before {
                 continue;
             }
@@ -79,7 +87,6 @@ impl Control {
             } else {
                 log::info!("upstream {name} ({address}) of redirection {id} is up again: check: {text}");
             }
-            self.desks.tell_all(&FromDesk::Checked { redirection: id, address: CompactAddr::from(address), failing });
             self.health_of(id, address, !failing);
         }
     }
