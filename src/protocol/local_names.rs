@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::protocol::hostname::is_host_name;
 
-/// Names of this host, beside those that end in `.localhost` (RFC 6761, 6.3): of the hosts(5) of distributions, and of
-/// nss-myhostname(8).
+/// Names of this host, beside those that end in `.localhost` (RFC 6761, 6.3): of the hosts(5) of distributions, of
+/// nss-myhostname(8), and of systemd-resolved(8), which has them for the addresses where it listens.
 const LOCAL: &[&str] = &[
     "localhost",
     "localhost.localdomain",
@@ -18,6 +18,8 @@ const LOCAL: &[&str] = &[
     "ip6-localhost",
     "ip6-loopback",
     "_outbound",
+    "_localdnsstub",
+    "_localdnsproxy",
 ];
 const BELOW_LOCAL: &[&str] = &[".localhost", ".localhost.localdomain"];
 
@@ -42,7 +44,8 @@ impl LocalNames {
             address.into_iter().for_each(|address| words.by_ref().for_each(|name| names.add(name, address)));
         }
         let short = own.split('.').next().unwrap_or_default();
-        for name in [own, short] {
+        // The last one is known to daemons of multicast DNS (RFC 6762, 3).
+        for name in [own, short, &format!("{short}.local")] {
             names.add(name, IpAddr::V4(Ipv4Addr::LOCALHOST));
         }
         names
@@ -103,6 +106,9 @@ mod tests {
             "gw.example.net",
             "GW",
             "gw.",
+            "GW.local.",
+            "_localdnsstub",
+            "_LocalDNSproxy.",
         ] {
             assert_eq!(names.addresses(name), Some(LOOPBACK), "{name}");
         }
@@ -125,6 +131,8 @@ mod tests {
             ("commented", None),
             ("cow", None),
             ("gate", None),
+            ("gate.local", None),
+            ("gw.example.net.local", None),
             ("notlocalhost", None),
             ("localhost.example", None),
             ("", None),
