@@ -182,7 +182,7 @@ fn a_bad_length_of_a_head_is_refused() {
 
 #[test]
 fn a_bad_network_to_deny_is_refused() {
-    for bad in ["10.0.0.0/33", "fd00::/129", "moose", "", "10.0.0.0"] {
+    for bad in ["10.0.0.0/33", "fd00::/129", "moose", "", "10.0.0.0", "010.0.0.0/8", "10.009.0.0/16"] {
         let said = refused(&["-d", "-s", "40123", "-t", "--deny", bad]).stderr;
         assert!(said.starts_with(&format!("tproxy: --deny: invalid value '{bad}': expected ")), "{said}");
     }

@@ -111,7 +111,9 @@ pub(super) fn networks(arguments: &Arguments, id: OptionId) -> Result<Vec<IpNet>
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
-    if let Ok(network) = text.parse() {
+    // ipnet takes 010.0.0.0/8 for 10.0.0.0/8, and iptables for 8.0.0.0/8.
+    let is_clear = text.split_once('/').is_some_and(|(address, _)| address.parse::<IpAddr>().is_ok());
+    if let Some(network) = text.parse().ok().filter(|_| is_clear) {
         return Ok(canonical(network));
     }
     match text.parse::<IpAddr>() {
