@@ -52,5 +52,17 @@ pub(crate) fn only_port(words: &[String]) -> Option<u16> {
     let groups = groups(words);
     let group = groups.iter().find(|group| matches!(group.option, "--dport" | "--destination-port"))?;
     let value = group.values.first().filter(|_| !group.negated)?;
-    value.parse().ok().or_else(|| services::tcp_port(value))
+    number(value).and_then(|port| port.try_into().ok()).or_else(|| services::tcp_port(value))
+}
+
+/// A number as iptables reads it, with strtoul(3): 010 is 8.
+pub(crate) fn number(text: &str) -> Option<u32> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => (hex, 16),
+        None if text.len() > 1 && text.starts_with('0') => (text, 8),
+        None => (text, 10),
+    };
+    // Without a sign.
+    let digits = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    u32::from_str_radix(digits, radix).ok()
 }

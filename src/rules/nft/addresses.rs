@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::rules::address::Family;
+use crate::rules::groups;
 
 /// A network as nft takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +25,7 @@ impl Network {
         let bits = bits_of(&address);
         let mask = match mask {
             None => all_ones(bits, bits),
-            Some(length) if !length.contains(['.', ':']) => all_ones(length.parse().ok()?, bits),
+            Some(length) if !length.contains(['.', ':']) => all_ones(groups::number(length)?.try_into().ok()?, bits),
             Some(mask) => number(mask.parse().ok().filter(|mask: &IpAddr| mask.is_ipv4() == address.is_ipv4())?),
         };
         let value = number(address) & mask;
@@ -114,6 +115,7 @@ mod tests {
             ("10.1.2.3/8", "10.0.0.0/8"),
             ("10.1.2.3/255.255.0.0", "10.1.0.0/16"),
             ("10.1.2.3/32", "10.1.2.3"),
+            ("10.1.2.3/010", "10.0.0.0/8"),
             ("1.2.3.4/0", "0.0.0.0/0"),
             ("fd00::1/16", "fd00::/16"),
             ("fe80::1/ffc0::", "fe80::/10"),
@@ -124,7 +126,9 @@ mod tests {
         }
         let gaps = Network::read("10.1.2.3/255.0.255.0").unwrap();
         assert_eq!(gaps, Network::Masked { mask: "255.0.255.0".parse().unwrap(), value: "10.0.2.0".parse().unwrap() });
-        assert_eq!(Network::read("moose"), None);
+        for bad in ["moose", "10.1.2.3/08", "10.1.2.3/+8"] {
+            assert_eq!(Network::read(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::rules::address::Family;
-use crate::rules::groups::OptionWords;
+use crate::rules::groups::{OptionWords, number};
 use crate::rules::nft::addresses::{Network, header, prefix, without_overlaps};
 use crate::sys::services;
 
@@ -98,7 +98,8 @@ pub(crate) fn interface(field: &str, negated: bool, name: &str) -> Option<Altern
 
 /// Ports of the protocol: a number, a name or a range, or a list of them.
 pub(crate) fn ports(protocol: &str, list: &str) -> Option<Vec<String>> {
-    let port = |text: &str| text.parse().ok().or_else(|| services::port(protocol, text));
+    let port = |text: &str| number(text)?.try_into().ok();
+    let port = |text: &str| port(text).or_else(|| services::port(protocol, text));
     let mut ranges = Vec::new();
     for item in list.split(',') {
         let (first, last) = item.split_once(':').unwrap_or((item, item));
@@ -161,15 +162,6 @@ pub(crate) fn mark(field: &str, negated: bool, text: &str) -> Option<Alternative
             let equals = if negated { "" } else { " ==" };
             only(format!("{field} & {mask:#x}{equals}"), negated, value)
         }
-    }
-}
-
-/// A number as strtoul(3) reads it.
-pub(crate) fn number(text: &str) -> Option<u32> {
-    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hex) => u32::from_str_radix(hex, 16).ok(),
-        None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8).ok(),
-        None => text.parse().ok(),
     }
 }
 
@@ -313,5 +305,26 @@ fn class_of(name: &str) -> Option<u32> {
             }
             _ => None,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_as_iptables_reads_them() {
+        for (text, wanted) in [
+            ("80", Some("80")),
+            ("0x50", Some("80")),
+            ("010", Some("8")),
+            ("010:020,00", Some("0 8-16")),
+            ("http", Some("80")),
+            ("080", None),
+            ("+80", None),
+            ("65536", None),
+        ] {
+            assert_eq!(ports("tcp", text).map(|ports| ports.join(" ")).as_deref(), wanted, "{text}");
+        }
     }
 }

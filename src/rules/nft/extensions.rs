@@ -1,6 +1,7 @@
 //! Match modules that take several options together: rates, and times of the day.
 
 use crate::rules::address::Family;
+use crate::rules::groups::number;
 use crate::rules::nft::addresses::header;
 use crate::rules::nft::conditions::Comparison;
 
@@ -33,7 +34,7 @@ fn rate(text: &str) -> Option<String> {
 }
 
 fn burst(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|burst| *burst > 0)
+    number(text).filter(|burst| *burst > 0)
 }
 
 /// `-m hashlimit`: a limit for each source, destination or pair.
