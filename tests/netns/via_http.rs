@@ -307,6 +307,7 @@ fn a_client_cannot_have_the_proxy_take_away_its_address() {
             &["Connection: close,x-forwarded-for\t,\tFORWARDED, via,host"],
             &["Proxy-Connection: Forwarded, X-Forwarded-For"],
             &["Connection: close", "X: y", "connection: x-forwarded-for", "Proxy-connection: forwarded"],
+            &["Forwarded: for=\"cow", "Connection: forwarded"],
         ] {
             let headers: Vec<&str> = options.iter().flat_map(|line| ["-H", line]).collect();
             office.curl(&[&headers[..], &["http://moose/"]].concat());

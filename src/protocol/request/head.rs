@@ -6,6 +6,7 @@ use httparse::{EMPTY_HEADER, Status};
 
 use crate::protocol::request::answers::Switch;
 use crate::protocol::request::connection_options::ConnectionOptions;
+use crate::protocol::request::forwarded;
 use crate::protocol::request::framing::{Body, Framing, is_token};
 use crate::protocol::request::lines::MOST;
 use crate::protocol::request::refusal::Refusal;
@@ -36,6 +37,8 @@ pub struct SpecialLines {
     pub authorization: bool,
     /// A `Connection` or `Proxy-Connection` that names a field which must stay.
     pub connection: bool,
+    /// A `Forwarded` whose quotes are open at its end.
+    pub forwarded: bool,
 }
 
 /// The fields of a head that were read so far.
@@ -133,6 +136,8 @@ impl<'a> Fields<'a> {
             let options = ConnectionOptions::parse(value)?;
             self.may_upgrade |= options.upgrade && is("Connection");
             self.lines.connection |= options.has_wrong;
+        } else if is("Forwarded") {
+            self.lines.forwarded |= forwarded::is_open(value);
         } else if is("Upgrade") {
             self.has_upgrade = true;
         }

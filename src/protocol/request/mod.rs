@@ -19,6 +19,7 @@ pub mod answers;
 pub mod authority;
 pub mod chunked;
 pub mod connection_options;
+pub mod forwarded;
 pub mod framing;
 pub mod head;
 pub mod lines;
@@ -28,7 +29,8 @@ pub mod rewriting;
 pub mod target;
 
 pub use crate::protocol::request::answers::BadAnswer;
+pub use crate::protocol::request::forwarded::Forwarded;
 pub use crate::protocol::request::lines::{HEAD, MAX_HEAD};
 pub use crate::protocol::request::refusal::Refusal;
 pub use crate::protocol::request::requests::{Requests, Taken};
-pub use crate::protocol::request::rewriting::{Forwarded, Rewriting};
+pub use crate::protocol::request::rewriting::Rewriting;

@@ -1,7 +1,7 @@
 use super::*;
 
 use crate::protocol::credentials::Credentials;
-use crate::protocol::request::rewriting::Forwarded;
+use crate::protocol::request::forwarded::Forwarded;
 use crate::protocol::request::{HEAD, authority};
 
 fn addrs(client: &str, original: &str) -> AddrPair {
@@ -488,6 +488,25 @@ fn the_proxy_is_told_who_the_client_is() {
     assert_eq!(added(Forwarded::XForwardedFor, v6), "X-Forwarded-For: fd00:1::2\r\n");
     assert_eq!(added(Forwarded::Both, v4), "Forwarded: for=10.1.0.2\r\nX-Forwarded-For: 10.1.0.2\r\n");
     assert_eq!(added(Forwarded::Standard, "[::ffff:10.1.0.2]:4"), "Forwarded: for=10.1.0.2\r\n");
+}
+
+#[test]
+fn quotes_of_the_client_swallow_no_address_that_is_added() {
+    let request = |lines: &str| format!("GET http://a/ HTTP/1.0\r\n{lines}\r\n");
+    let sent =
+        |forwarded, lines: &str| sent(usual_addrs(), Rewriting { forwarded, ..Rewriting::default() }, &request(lines));
+    let closed = "Forwarded: for=\"[fd00::2]\"\r\n";
+    for open in ["Forwarded: for=\"cow\r\n", "fOrwarded:\t\"\r\n", "Forwarded: for=\"a\\\"\r\n"] {
+        for (lines, rest) in [(open.to_owned(), ""), ([open, closed, open].concat(), closed)] {
+            let added = "Forwarded: for=10.1.0.2\r\n";
+            assert_eq!(sent(Forwarded::Standard, &lines), request(&[rest, added].concat()), "{lines:?}");
+            let added = [rest, added, "X-Forwarded-For: 10.1.0.2\r\n"].concat();
+            assert_eq!(sent(Forwarded::Both, &lines), request(&added), "{lines:?}");
+        }
+        assert_eq!(sent(Forwarded::No, open), request(open));
+        let added = [open, "X-Forwarded-For: 10.1.0.2\r\n"].concat();
+        assert_eq!(sent(Forwarded::XForwardedFor, open), request(&added));
+    }
 }
 
 fn with_credentials() -> Rewriting {

@@ -1,7 +1,7 @@
 //! Writes a head for the proxy.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -10,6 +10,7 @@ use crate::protocol::credentials::Credentials;
 use crate::protocol::local_names::LocalNames;
 use crate::protocol::request::authority::{self, Authority, HostClaim};
 use crate::protocol::request::connection_options;
+use crate::protocol::request::forwarded::{self, Forwarded};
 use crate::protocol::request::framing::trim;
 use crate::protocol::request::head::Head;
 use crate::protocol::request::lines::HEAD;
@@ -42,18 +43,6 @@ impl Default for Rewriting {
             max_head: HEAD,
         }
     }
-}
-
-/// The fields that tell the proxy the client's address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Forwarded {
-    #[default]
-    No,
-    /// `Forwarded` (RFC 7239).
-    Standard,
-    /// `X-Forwarded-For`.
-    XForwardedFor,
-    Both,
 }
 
 /// The new target of a request.
@@ -101,13 +90,14 @@ impl Rewriting {
         let host = replaces_host.then_some(authority);
         // The client does not know about this proxy: its Proxy-Authorization is for another one.
         let cuts_authorization = head.lines.authorization && self.credentials.is_some();
-        if head.lines.connection || cuts_authorization || host.is_some() {
+        let cuts_forwarded = head.lines.forwarded && self.forwarded.has_standard();
+        if head.lines.connection || cuts_authorization || cuts_forwarded || host.is_some() {
             let lines = head.rest.split_inclusive(|byte| *byte == b'\n');
             lines.for_each(|line| self.write_line(line, host.clone(), out));
         } else {
             out.extend_from_slice(head.rest);
         }
-        self.write_forwarded(addrs.client.ip().to_canonical(), out);
+        self.forwarded.write(addrs.client.ip().to_canonical(), out);
         if let Some(credentials) = &self.credentials {
             credentials.write_header(out);
         }
@@ -146,22 +136,16 @@ impl Rewriting {
             out.extend_from_slice(b"Host: ");
             out.extend_from_within(host);
             out.extend_from_slice(b"\r\n");
-        } else if !is("Proxy-Authorization") || self.credentials.is_none() {
+        } else if !self.cuts(name, value) {
             out.extend_from_slice(line);
         }
     }
 
-    fn write_forwarded(&self, client: IpAddr, out: &mut Vec<u8>) {
-        if matches!(self.forwarded, Forwarded::Standard | Forwarded::Both) {
-            // Writing to a Vec cannot fail.
-            let _ = match client {
-                IpAddr::V4(address) => write!(out, "Forwarded: for={address}\r\n"),
-                IpAddr::V6(address) => write!(out, "Forwarded: for=\"[{address}]\"\r\n"),
-            };
-        }
-        if matches!(self.forwarded, Forwarded::XForwardedFor | Forwarded::Both) {
-            let _ = write!(out, "X-Forwarded-For: {client}\r\n");
-        }
+    /// Whether what is added takes the place of this field.
+    fn cuts(&self, name: &[u8], value: &[u8]) -> bool {
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        is("Proxy-Authorization") && self.credentials.is_some()
+            || is("Forwarded") && self.forwarded.has_standard() && forwarded::is_open(value)
     }
 }
 
