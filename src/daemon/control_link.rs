@@ -15,6 +15,7 @@ use crate::daemon::children::{Children, Role};
 use crate::daemon::control_message::ToControl;
 use crate::daemon::control_sockets::{ControlSockets, MetricsSocket};
 use crate::daemon::generation::UpstreamOrders;
+use crate::daemon::health_file;
 use crate::daemon::instructions::Instructions;
 use crate::daemon::message::{Bytes, ToWorker};
 use crate::daemon::worker_record::{self, WorkerRecord};
@@ -104,7 +105,10 @@ impl ControlLink {
     }
 
     /// Opens sockets for a configuration, unless they are open already.
+    ///
+    /// Errors: one cannot be opened, or there is something else where the health file should be.
     pub(crate) fn prepare(&self, config: &Config) -> Result<Option<ControlSockets>, Error> {
+        config.process.control.health_file.as_deref().map(health_file::check).transpose()?;
         let is_open = self.sockets.as_ref().is_some_and(|sockets| {
             let path = sockets.control.as_ref().map(|socket| socket.path.clone());
             sockets.settings == config.process.control && path == config.control_path()

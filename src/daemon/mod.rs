@@ -16,6 +16,7 @@ pub(crate) mod forwarding;
 pub(crate) mod generation;
 pub(crate) mod guardian;
 pub(crate) mod handover;
+pub(crate) mod health_file;
 pub(crate) mod heartbeat;
 pub(crate) mod inherited;
 pub(crate) mod instance;

@@ -2,7 +2,7 @@
 //! runs. A number that a killed daemon has left may be that of any process by now.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -21,9 +21,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Between two looks at the file.
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// No process id is longer, even with a line end.
-const LONGEST: u64 = 32;
 
 /// Readable by everybody, writable by nobody else.
 const MODE: u32 = 0o644;
@@ -116,7 +113,7 @@ fn look(path: &Path) -> Result<Found, Error> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Found::Moved),
         Err(error) => return Err(failed(error)),
     };
-    let text = read(&file);
+    let text = files::number(&file);
     let about = file.metadata().map_err(failed)?;
     if !files::try_lock(&file).map_err(failed)? {
         return match text.and_then(|number| number.parse().ok()).map(Pid::from_raw) {
@@ -139,14 +136,6 @@ fn look(path: &Path) -> Result<Found, Error> {
 /// Whether a process may have locked the file as its pid file: it has it open, and is our user's.
 fn is_daemon(pid: Pid, file: FileId) -> bool {
     procfs::user(pid) == Some(Uid::effective().as_raw()) && procfs::has_file(pid, file)
-}
-
-/// The number in a file, an empty text if it is empty, `None` if it is no pid file.
-fn read(file: &File) -> Option<String> {
-    let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text).ok()?;
-    let number = text.trim();
-    (text.len() < LONGEST as usize && number.bytes().all(|byte| byte.is_ascii_digit())).then(|| number.to_owned())
 }
 
 fn write_number(file: &File) -> io::Result<()> {

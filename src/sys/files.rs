@@ -2,12 +2,15 @@
 //! device, which may act as soon as it is opened.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
+
+/// No number that a file holds is longer, even with a line end.
+const LONGEST_NUMBER: u64 = 32;
 
 /// What tells a file from all others (inode(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,15 @@ pub(crate) fn open_through_links(path: &Path) -> io::Result<Option<File>> {
 /// Whether this is /dev/null, whatever its path: the device has these numbers on each Linux (null(4)).
 pub(crate) fn is_null(about: &Metadata) -> bool {
     about.file_type().is_char_device() && about.rdev() == libc::makedev(1, 3)
+}
+
+/// The number in a file, an empty text if it is empty, `None` if it holds anything else.
+pub(crate) fn number(file: &File) -> Option<String> {
+    let mut text = String::new();
+    file.take(LONGEST_NUMBER).read_to_string(&mut text).ok()?;
+    let number = text.trim();
+    let good = text.len() < LONGEST_NUMBER as usize && number.bytes().all(|byte| byte.is_ascii_digit());
+    good.then(|| number.to_owned())
 }
 
 /// Locks a file, for this process and those that get a copy of the descriptor (flock(2)). Returns `false` if it is locked.

@@ -74,6 +74,38 @@ fn a_fifo_in_place_of_the_access_log_stops_neither_the_reload_nor_the_signals() 
 }
 
 #[test]
+fn a_health_file_is_a_file_with_a_number_or_nothing_is_touched() {
+    let directory = TempDir::new();
+    let mut traps = traps(&directory);
+    let (second, text) = (directory.path.join("second"), directory.path.join("text"));
+    fs::hard_link(directory.path.join("target"), &second).expect("second name");
+    directory.write("text", "17 sheep\n");
+    traps.extend([second, text.clone()]);
+    for path in traps {
+        let path = path.display().to_string();
+        let [_, guarded] = kinds(free_port(), "--health-file", &path);
+        let refused = guarded.run();
+        assert_eq!(refused.status, 64, "{path}: {refused:?}");
+        let expected = format!("--health-file: invalid value '{path}': expected a ");
+        assert!(refused.stderr.contains(&expected) && refused.stderr.lines().count() == 1, "{refused:?}");
+    }
+    expect_untouched(&directory);
+    assert_eq!(fs::read_to_string(text).expect("text"), "17 sheep\n");
+    for name in ["new", "left by a killed daemon"] {
+        let path = directory.write(name, "0\n");
+        if name == "new" {
+            fs::remove_file(&path).expect("remove");
+        }
+        let line = format!("-d -b 127.0.0.1 -s {} 127.0.0.1 9 -w 2 --health-file", free_port());
+        let mut words: Vec<&str> = line.split(' ').collect();
+        words.push(&path);
+        let mut daemon = Launch::new(&words).ready();
+        wait::until_true("the number", || fs::read_to_string(&path).is_ok_and(|text| text == "0\n"));
+        assert_eq!(daemon.stop(), 0);
+    }
+}
+
+#[test]
 fn a_pid_file_is_a_file_or_nothing_is_changed() {
     let directory = TempDir::new();
     let mut traps = traps(&directory);

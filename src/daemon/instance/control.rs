@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Instance;
@@ -20,14 +17,15 @@ use crate::daemon::children::Role;
 use crate::daemon::control_link::ControlLink;
 use crate::daemon::control_message::ToControl;
 use crate::daemon::generation::{self, Generation};
+use crate::daemon::health_file;
 use crate::daemon::message::ToWorker;
 use crate::daemon::names::Names;
 use crate::daemon::reconciler::{Reconciler, RulesState};
 use crate::logging;
 use crate::redirection::RedirectionId;
 use crate::rules::rule::Gate;
+use crate::sys::account;
 use crate::sys::clock::TICK;
-use crate::sys::{account, files};
 use crate::traffic::service::{Destination, Service};
 
 /// The least time between two looks for something to tell.
@@ -52,7 +50,9 @@ impl Instance {
             if let (Some(path), Some(Status { health, .. })) = (path, &status)
                 && control.written != Some(*health)
             {
-                write_health(path, *health);
+                if let Err(error) = health_file::write(path, *health) {
+                    log::error!("{error}");
+                }
                 control.written = Some(*health);
             }
             if let Some(status) = status.filter(|_| shows) {
@@ -242,20 +242,5 @@ fn describe_one(serving: &Generation, id: RedirectionId, one: &Redirection, name
         check: service.and_then(checked),
         leaves_from: service.map(|service| service.source.own_addresses().collect()).unwrap_or_default(),
         upstreams: upstreams.collect(),
-    }
-}
-
-/// Writes the number that `tproxyctl health` exits with.
-fn write_health(path: &Path, health: Health) {
-    let text: &[u8] = if health == Health::Serving { b"0\n" } else { b"1\n" };
-    let mut options = File::options();
-    let opened = files::open(path, options.write(true).create(true).mode(0o644), fs::Metadata::is_file);
-    let written = opened.and_then(|file| {
-        let file = file.ok_or_else(|| std::io::Error::other("it is no regular file"))?;
-        file.write_all_at(text, 0)?;
-        file.set_len(text.len() as u64)
-    });
-    if let Err(error) = written {
-        log::error!("--health-file {}: {error}", path.display());
     }
 }
