@@ -15,6 +15,9 @@ use crate::traffic::totals::Totals;
 /// Workers are asked this often, or more often if the watchdog wants to be fed more often.
 const INTERVAL: Duration = Duration::from_secs(5);
 
+/// But not more often than this, whatever the environment says.
+const LEAST_INTERVAL: Duration = Duration::from_millis(50);
+
 /// So many upstreams are named in the text for `systemctl status`.
 const NAMED: usize = 8;
 
@@ -31,7 +34,7 @@ pub(crate) struct Heartbeat {
 impl Heartbeat {
     /// `watchdog` is the time after which systemd kills this process unless it is told that all is well.
     pub(crate) fn new(watchdog: Option<Duration>) -> Heartbeat {
-        let interval = watchdog.map_or(INTERVAL, |limit| INTERVAL.min(limit / 4));
+        let interval = watchdog.map_or(INTERVAL, |limit| (limit / 4).clamp(LEAST_INTERVAL, INTERVAL));
         Heartbeat { next: Instant::now(), interval, feeds_watchdog: watchdog.is_some(), status: String::new() }
     }
 
@@ -129,5 +132,6 @@ mod tests {
         assert_eq!(interval(None), INTERVAL);
         assert_eq!(interval(Some(Duration::from_secs(60))), INTERVAL);
         assert_eq!(interval(Some(Duration::from_secs(2))), Duration::from_millis(500));
+        assert_eq!(interval(Some(Duration::from_micros(1))), LEAST_INTERVAL);
     }
 }

@@ -1,5 +1,6 @@
 //! Messages to the service manager (sd_notify(3)).
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +12,11 @@ const REST: Duration = Duration::from_secs(45);
 
 /// The socket of the service manager, if there is one.
 #[derive(Debug)]
-pub(crate) struct Notifier(Option<OsString>);
+pub(crate) struct Notifier {
+    socket: Option<OsString>,
+    /// Whether the last message has arrived.
+    heard_last: Cell<bool>,
+}
 
 impl Notifier {
     /// From `NOTIFY_SOCKET`: a path, or an abstract name that begins with `@`.
@@ -22,12 +27,12 @@ impl Notifier {
             let shown = odd.to_string_lossy();
             log::warn!("NOTIFY_SOCKET is '{shown}', no path and no abstract name: the service manager is told nothing");
         }
-        Notifier(socket.filter(usable))
+        Notifier { socket: socket.filter(usable), heard_last: Cell::new(true) }
     }
 
     /// Whether there is a service manager.
     pub(crate) fn is_heard(&self) -> bool {
-        self.0.is_some()
+        self.socket.is_some()
     }
 
     /// Says that a reload has begun. `READY=1` says that it has ended.
@@ -42,9 +47,10 @@ impl Notifier {
         self.tell(&format!("EXTEND_TIMEOUT_USEC={}", time.saturating_add(REST).as_micros()));
     }
 
-    /// Sends one or more `NAME=VALUE` lines. Failures are only logged: the daemon works without a service manager.
+    /// Sends one or more `NAME=VALUE` lines. The first failure in a row is only logged: the daemon works without a service
+    /// manager, and its socket may be that of another service which has started a shell.
     pub(crate) fn tell(&self, what: &str) {
-        let Some(socket) = &self.0 else { return };
+        let Some(socket) = &self.socket else { return };
         let sent = UnixDatagram::unbound().and_then(|from| {
             let to = match socket.as_bytes() {
                 [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -53,9 +59,12 @@ impl Notifier {
             from.set_nonblocking(true)?;
             from.send_to_addr(what.as_bytes(), &to)
         });
-        if let Err(error) = sent {
+        if let Err(error) = &sent
+            && self.heard_last.get()
+        {
             log::warn!("the service manager cannot be told (NOTIFY_SOCKET): {error}");
         }
+        self.heard_last.set(sent.is_ok());
     }
 }
 

@@ -113,7 +113,7 @@ fn an_odd_environment_changes_nothing_or_is_one_sentence() {
         "export LISTEN_FDS=7 LISTEN_PID=x".to_owned(),
         "export LISTEN_FDS=0 LISTEN_PID=$$ LISTEN_FDNAMES=a".to_owned(),
         "export NOTIFY_SOCKET=relative JOURNAL_STREAM=x:y:z TPROXY_UPGRADE=x".to_owned(),
-        "export NOTIFY_SOCKET=/no/such/socket".to_owned(),
+        "export NOTIFY_SOCKET=/no/such/socket WATCHDOG_USEC=1".to_owned(),
         "export TPROXY_UPGRADE='resume 99 /'".to_owned(),
         "export TPROXY_UPGRADE='rehearse 0 /'".to_owned(),
         "export NOTIFY_SOCKET=@ TPROXY_UPGRADE='resume x /'".to_owned(),
@@ -125,6 +125,7 @@ fn an_odd_environment_changes_nothing_or_is_one_sentence() {
         let mut daemon = Launch::line(&line(port)).after(&script).ready();
         assert_eq!(clients::fetch(local(port)).expect("fetch"), "page", "{script}");
         assert_eq!(daemon.stop(), 0);
+        assert!(daemon.journal.count("NOTIFY_SOCKET") <= 1, "{script}: {}", daemon.journal.text());
     }
     let table = [
         ("export LISTEN_FDS=x LISTEN_PID=$$", "LISTEN_FDS: invalid value 'x': expected a number of sockets"),
