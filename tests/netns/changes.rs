@@ -385,6 +385,25 @@ fn a_reload_that_fails_resets_no_connection_of_the_new_workers() {
     site.stop(&daemon);
 }
 
+/// The kernel calls a program by its real path, and the directory of the package's may be a link (`/usr/sbin`).
+#[test]
+fn the_script_of_packages_upgrades_what_runs_also_where_its_directory_is_a_link() {
+    let Some(scene) = Scene::new() else { return };
+    let site = Site::new(STAND_IN);
+    let daemon = site.launch(&scene).ready();
+    let link = site.directory.file("sbin");
+    std::os::unix::fs::symlink(&site.directory.path, &link).expect("link");
+    let text = fs::read_to_string("scripts/upgrade-running").expect("the script");
+    let usual = "DAEMON=/usr/local/sbin/tproxy\n";
+    assert_eq!(text.matches(usual).count(), 1);
+    site.install(&fs::read(TPROXY).expect("the program"));
+    let script = text.replace(usual, &format!("DAEMON={link}/tproxy\n"));
+    let done = std::process::Command::new("sh").args(["-c", &script]).output().expect("sh");
+    assert!(done.status.success(), "{done:?}");
+    wait::until_true("the upgrade", || daemon.journal.count("upgraded to") == 1);
+    site.stop(&daemon);
+}
+
 #[test]
 fn twenty_upgrades_under_load_keep_the_process_and_refuse_nobody() {
     let Some(scene) = Scene::new() else { return };
