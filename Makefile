@@ -26,6 +26,7 @@ SBINDIR    = $(PREFIX)/sbin
 MANDIR     = $(PREFIX)/share/man
 UNITDIR    = $(PREFIX)/lib/systemd/system
 SYSCONFDIR = /etc
+LOGDIR     = /var/log/tproxy
 LIBEXECDIR = $(PREFIX)/libexec/tproxy
 BASHDIR    = $(PREFIX)/share/bash-completion/completions
 ZSHDIR     = $(PREFIX)/share/zsh/site-functions
@@ -170,6 +171,7 @@ install:
 	install -D -m 644 scripts/monitoring/tproxy-dashboard.json $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy-dashboard.json
 	install -D -m 644 scripts/tproxy.conf $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf
 	install -d $(DESTDIR)$(SYSCONFDIR)/init.d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(LIBEXECDIR)
+	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/tproxy $(DESTDIR)$(LOGDIR)
 	$(WITH_PATH) scripts/tproxy.init > $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy
 	$(WITH_PATH) scripts/upgrade-running > $(DESTDIR)$(LIBEXECDIR)/upgrade-running
 	chmod 755 $(DESTDIR)$(SYSCONFDIR)/init.d/tproxy $(DESTDIR)$(LIBEXECDIR)/upgrade-running
@@ -181,7 +183,8 @@ install:
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
 		install -D -m 644 scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy
 
-# Stop the daemon before, so that it removes its rules. A default file that was edited stays.
+# Stop the daemon before, so that it removes its rules. A default file that was edited stays, and so do logs and the files
+# of instances.
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/tproxy $(DESTDIR)$(MANDIR)/man8/tproxy.8 \
 		$(DESTDIR)$(MANDIR)/man5/tproxy.conf.5 $(DESTDIR)$(PREFIX)/share/doc/tproxy/tproxy.conf \
@@ -193,6 +196,8 @@ uninstall:
 		$(DESTDIR)$(SYSCONFDIR)/init.d/tproxy $(DESTDIR)$(UNITDIR)/tproxy.service \
 		$(DESTDIR)$(UNITDIR)/tproxy@.service $(DESTDIR)$(SYSCONFDIR)/logrotate.d/tproxy \
 		$(DESTDIR)$(LIBEXECDIR)/upgrade-running
+	rmdir --ignore-fail-on-non-empty $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(PREFIX)/share/doc/tproxy \
+		$(DESTDIR)$(SYSCONFDIR)/tproxy $(DESTDIR)$(LOGDIR) 2>/dev/null || :
 	! cmp -s scripts/tproxy.default $(DESTDIR)$(SYSCONFDIR)/default/tproxy || \
 		rm -f $(DESTDIR)$(SYSCONFDIR)/default/tproxy
 
