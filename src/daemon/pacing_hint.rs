@@ -24,8 +24,8 @@ pub(super) fn hint(config: &Config, client: &Algorithm, upstream: &Algorithm) ->
         attached(config).into_iter().filter(|one| !has_fq(one, &disciplines)).map(|one| one.name).collect();
     let first = names.first()?;
     Some(format!(
-        "hint: {paces} towards {side} paces with a timer for each connection, because {} has not the queueing discipline \
-         fq; for clients on a directly attached network use --congestion-control cubic, or else `tc qdisc replace dev \
+        "hint: {paces} towards {side} paces with a timer for each connection, because the queueing discipline fq is \
+         missing on {}; for clients on a directly attached network use --congestion-control cubic, or else `tc qdisc replace dev \
          {first} root fq` (CONGESTION CONTROL in tproxy(8))",
         names.join(", ")
     ))
