@@ -22,7 +22,13 @@ use crate::sys::process;
 ///
 /// Errors: the text of the resolver library.
 pub(crate) fn look_up(name: &str) -> Result<Vec<IpAddr>, String> {
-    let found = (name, 0).to_socket_addrs().map_err(|error| error.to_string())?;
+    let mut found = (name, 0).to_socket_addrs();
+    // musl finds a name in hosts(5) only as it is written there, and small letters are usual.
+    let small = name.to_ascii_lowercase();
+    if cfg!(target_env = "musl") && found.is_err() && small != name {
+        found = (small.as_str(), 0).to_socket_addrs();
+    }
+    let found = found.map_err(|error| error.to_string())?;
     let mut seen = HashSet::new();
     let addresses: Vec<IpAddr> = found.map(|address| address.ip()).filter(|ip| seen.insert(*ip)).collect();
     match addresses.len() {
