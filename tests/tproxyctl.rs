@@ -73,12 +73,36 @@ fn answers_are_copied_and_the_status_says_success() {
 
 #[test]
 fn an_error_of_the_daemon_is_one_sentence_and_status_1() {
-    for (words, answer) in
-        [("reload", "error: permission denied\n"), ("--json reload", "{\"error\":\"permission denied\"}\n")]
+    let document = "{\"error\":\"permission denied\"}\n";
+    for (words, answer, printed) in
+        [("reload", "error: permission denied\n", ""), ("--json reload", document, document)]
     {
         let (output, _) = Daemon::answering(answer).asked(words);
-        assert_eq!(shown(&output), (1, String::new(), "tproxyctl: permission denied\n".to_owned()));
+        assert_eq!(shown(&output), (1, printed.to_owned(), "tproxyctl: permission denied\n".to_owned()));
     }
+}
+
+#[test]
+fn a_program_that_wants_json_gets_each_error_as_a_document() {
+    let directory = TempDir::new();
+    let missing = directory.file("none.sock");
+    for (words, status, wanted) in [
+        (["-S", &missing, "--json", "show", "workers"], 2, "there is no such socket"),
+        (["-S", &missing, "show", "nothing", "--json"], 64, "invalid command 'show nothing'"),
+    ] {
+        let (ended, printed, said) = shown(&tproxyctl(&words));
+        assert_eq!((ended, printed.lines().count()), (status, 1), "{printed}");
+        assert!(
+            printed.starts_with("{\"error\":\"") && printed.ends_with("\"}\n") && printed.contains(wanted),
+            "{printed}"
+        );
+        assert!(said.starts_with("tproxyctl: ") && said.contains(wanted), "{said}");
+    }
+    // A part of an answer is not followed by another document.
+    let part = "{\"connections\":[\n{\"id\"";
+    let (output, _) = Daemon::answering(part).asked("--json show connections");
+    let (status, printed, _) = shown(&output);
+    assert_eq!((status, printed.as_str()), (2, part));
 }
 
 #[test]
@@ -105,6 +129,25 @@ fn what_breaks_off_is_no_answer() {
     let (status, printed, said) = shown(&output);
     assert_eq!((status, printed.as_str()), (2, "instance: web\nop"));
     assert!(said.ends_with(": the answer breaks off\n"), "{said}");
+}
+
+#[test]
+fn monitor_goes_on_when_another_process_answers() {
+    let directory = TempDir::new();
+    let socket = directory.file("web.sock");
+    let listener = UnixListener::bind(&socket).expect("bind");
+    let daemon = std::thread::spawn(move || {
+        for answer in ["1 monitor: serving\n2 upgrade\n", "3 monitor: serving\n4 worker ended\n"] {
+            let (mut stream, _) = listener.accept().expect("accept");
+            let mut line = String::new();
+            BufReader::new(stream.try_clone().expect("clone")).read_line(&mut line).expect("a line");
+            stream.write_all(answer.as_bytes()).expect("answer");
+        }
+    });
+    let (status, printed, said) = shown(&tproxyctl(&["-S", &socket, "monitor"]));
+    assert_eq!(printed, "1 monitor: serving\n2 upgrade\n3 monitor: serving\n4 worker ended\n");
+    assert!(status == 2 && said.ends_with(": the instance has ended\n"), "{status} {said}");
+    daemon.join().expect("the daemon");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -24,15 +24,14 @@ const LONGEST: u64 = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Client {
     reader: BufReader<UnixStream>,
-    path: String,
+    path: PathBuf,
 }
 
 impl Client {
     /// Waits for the connection, and later for each part of an answer, as long as `patience`; for ever without.
     pub(super) fn connect(path: &Path, patience: Option<Duration>) -> Result<Client, CtlFailure> {
-        let path_text = path.display().to_string();
-        let stream = open(path, patience).map_err(|error| CtlFailure::NoAnswer(unreachable(&path_text, error)))?;
-        Ok(Client { reader: BufReader::with_capacity(64 * 1024, stream), path: path_text })
+        let stream = open(path, patience).map_err(|error| CtlFailure::NoAnswer(unreachable(path, error)))?;
+        Ok(Client { reader: BufReader::with_capacity(64 * 1024, stream), path: path.to_owned() })
     }
 
     /// Sends a line.
@@ -77,18 +76,41 @@ impl Client {
         if is_whole { Ok(()) } else { Err(self.no_answer("the answer breaks off")) }
     }
 
-    /// Copies lines as they come, until the daemon ends, or nobody reads them any more. The first one is there at once.
-    pub(super) fn follow(&mut self, to: &mut (impl Write + AsFd)) -> Result<(), CtlFailure> {
-        let mut line = self.first_line()?;
+    /// Asks for events and copies them as they come, until the daemon ends, or nobody reads them any more. The first one is
+    /// there at once.
+    pub(super) fn follow(
+        mut self,
+        line: &str,
+        patience: Option<Duration>,
+        to: &mut (impl Write + AsFd),
+    ) -> Result<(), CtlFailure> {
+        self.ask(line)?;
+        let mut first = self.first_line()?;
+        while self.copy_lines(first, to)? {
+            // After an upgrade another process answers, at the same place.
+            let ended = self.no_answer("the instance has ended");
+            let Ok(mut next) = Client::connect(&self.path, patience) else { return Err(ended) };
+            next.ask(line)?;
+            first = match next.first_line() {
+                Err(CtlFailure::NoAnswer(_)) => return Err(ended),
+                result => result?,
+            };
+            self = next;
+        }
+        Ok(())
+    }
+
+    /// Copies lines until there are no more. Returns `false` if nobody reads them any more.
+    fn copy_lines(&mut self, mut line: Vec<u8>, to: &mut (impl Write + AsFd)) -> Result<bool, CtlFailure> {
         self.reader.get_ref().set_read_timeout(None).map_err(|error| self.broken(&error))?;
         loop {
             make_printable(&mut line);
             if !write(to, &line)? || !self.is_followed(to.as_fd()) {
-                return Ok(());
+                return Ok(false);
             }
             line.clear();
             if !matches!(self.reader.by_ref().take(FIRST_LINE).read_until(b'\n', &mut line), Ok(1..)) {
-                return Err(self.no_answer("the instance has ended"));
+                return Ok(true);
             }
         }
     }
@@ -137,7 +159,7 @@ impl Client {
     }
 
     fn no_answer(&self, why: &str) -> CtlFailure {
-        CtlFailure::NoAnswer(format!("{}: {why}", self.path))
+        CtlFailure::NoAnswer(format!("{}: {why}", self.path.display()))
     }
 }
 
@@ -161,7 +183,8 @@ fn open(path: &Path, patience: Option<Duration>) -> io::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
-fn unreachable(path: &str, error: io::Error) -> String {
+fn unreachable(path: &Path, error: io::Error) -> String {
+    let path = path.display();
     match error.kind() {
         ErrorKind::NotFound => {
             format!("{path}: there is no such socket: tproxy does not run, or has another --control")

@@ -12,22 +12,56 @@ mod subcommands;
 mod top;
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Stdout, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::control::document::{Field, Row};
 use crate::ctl::arguments::{Asked, CtlRequest, Which};
 use crate::ctl::client::Client;
 use crate::ctl::failure::CtlFailure;
 use crate::logging;
 
-/// The program. Writes an error to standard error.
+/// The program. Writes an error to standard error, and as a document to standard output where one is expected.
 pub fn main() -> ExitCode {
-    let result = run(std::env::args_os().skip(1).collect());
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let is_json = words.iter().any(|word| word == "--json");
+    let mut out = CtlOutput { to: io::stdout(), written: false };
+    let result = run(words, &mut out);
     result.map(ExitCode::from).unwrap_or_else(|failure| {
-        eprintln!("tproxyctl: {}", logging::escaped(failure.to_string()));
+        let sentence = failure.to_string();
+        if is_json && !out.written {
+            // If that fails, the other line says enough.
+            let _ = client::write(&mut out, Row(vec![("error", Field::text(sentence.as_str()))]).document().as_bytes());
+        }
+        eprintln!("tproxyctl: {}", logging::escaped(sentence));
         ExitCode::from(failure.exit_status())
     })
+}
+
+/// Standard output.
+struct CtlOutput {
+    to: Stdout,
+    /// Something of an answer is there.
+    written: bool,
+}
+
+impl Write for CtlOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written = true;
+        self.to.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+impl AsFd for CtlOutput {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.to.as_fd()
+    }
 }
 
 /// The files that are made from the table of commands, as [`crate::cli::generated`] has those of the options.
@@ -44,33 +78,32 @@ pub fn generated_ctl() -> Vec<(&'static str, String)> {
 pub const CTL_MARKS: (&str, &str) =
     (".\\\" COMMANDS: made from src/ctl/subcommands.rs by `make man`, do not edit\n", ".\\\" END COMMANDS\n");
 
-fn run(words: Vec<OsString>) -> Result<u8, CtlFailure> {
+fn run(words: Vec<OsString>, out: &mut CtlOutput) -> Result<u8, CtlFailure> {
     match arguments::parse(words)? {
-        Asked::Help => print(&document::help()),
-        Asked::Version => print(&format!("tproxyctl {}\n", env!("CARGO_PKG_VERSION"))),
-        Asked::Command(request) => answer(&request),
+        Asked::Help => print(&document::help(), out),
+        Asked::Version => print(&format!("tproxyctl {}\n", env!("CARGO_PKG_VERSION")), out),
+        Asked::Command(request) => answer(&request, out),
     }
 }
 
-fn print(text: &str) -> Result<u8, CtlFailure> {
-    client::write(&mut io::stdout(), text.as_bytes()).map(|_| 0)
+fn print(text: &str, out: &mut CtlOutput) -> Result<u8, CtlFailure> {
+    client::write(out, text.as_bytes()).map(|_| 0)
 }
 
-fn answer(request: &CtlRequest) -> Result<u8, CtlFailure> {
+fn answer(request: &CtlRequest, out: &mut CtlOutput) -> Result<u8, CtlFailure> {
     if request.is("top") {
         top::run(&|| connect(&request.which, request.patience()))?;
         return Ok(0);
     }
     let mut client = connect(&request.which, request.patience())?;
+    if request.is("monitor") {
+        return client.follow(&request.line(), request.patience(), out).map(|()| 0);
+    }
     client.ask(&request.line())?;
     if request.is("health") {
-        return health(&mut client, request.json);
+        return health(&mut client, request.json, out);
     }
-    match request.is("monitor") {
-        true => client.follow(&mut io::stdout())?,
-        false => client.copy_answer(&mut io::stdout())?,
-    }
-    Ok(0)
+    client.copy_answer(out).map(|()| 0)
 }
 
 fn connect(which: &Which, patience: Option<Duration>) -> Result<Client, CtlFailure> {
@@ -82,7 +115,7 @@ fn connect(which: &Which, patience: Option<Duration>) -> Result<Client, CtlFailu
 }
 
 /// Prints the health, and makes it an exit status: 0 serving, 1 not.
-fn health(client: &mut Client, json: bool) -> Result<u8, CtlFailure> {
+fn health(client: &mut Client, json: bool, out: &mut CtlOutput) -> Result<u8, CtlFailure> {
     // An answer that is no health is none.
     let line = client.first_line().map_err(|failure| CtlFailure::NoAnswer(failure.to_string()))?;
     let text = String::from_utf8_lossy(&line);
@@ -96,6 +129,6 @@ fn health(client: &mut Client, json: bool) -> Result<u8, CtlFailure> {
         "draining" | "withdrawn" => 1,
         _ => return Err(CtlFailure::NoAnswer(format!("the answer is not about health: {}", text.trim_end()))),
     };
-    print(&text)?;
+    print(&text, out)?;
     Ok(status)
 }

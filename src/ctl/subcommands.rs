@@ -69,7 +69,7 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[
         "monitor",
         "",
         "Follow events: upstreams, rules, workers.",
-        "It prints one line for each event as it happens, also for reloads, upgrades and changes of health, and ends with 2 when the instance ends.",
+        "It prints one line for each event as it happens, also for reloads, upgrades and changes of health, and ends with 2 when the instance ends. After an upgrade it goes on with another line 'monitor'.",
     ),
     look("top", "", "A live view of all this.", "See LIVE VIEW."),
     change(
