@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use syslog::Facility;
 
@@ -18,6 +18,7 @@ use crate::protocol::request::MAX_HEAD;
 use crate::rules::policy_routing::Mark;
 use crate::sys::account::{self, Account};
 use crate::sys::services;
+use crate::traffic::compact_addr::network_with_length;
 use crate::traffic::service::{HostPort, SAME};
 use crate::traffic::source_limit::{self, SourcePrefix};
 
@@ -111,10 +112,8 @@ pub(super) fn networks(arguments: &Arguments, id: OptionId) -> Result<Vec<IpNet>
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
-    // ipnet takes 010.0.0.0/8 for 10.0.0.0/8, and iptables for 8.0.0.0/8.
-    let is_clear = text.split_once('/').is_some_and(|(address, _)| address.parse::<IpAddr>().is_ok());
-    if let Some(network) = text.parse().ok().filter(|_| is_clear) {
-        return Ok(canonical(network));
+    if let Some(network) = network_with_length(text) {
+        return Ok(network);
     }
     match text.parse::<IpAddr>() {
         // transproxy took this for a network, of a length that it guessed.
@@ -123,15 +122,6 @@ fn network(text: &str) -> Result<IpNet, String> {
         }
         Ok(ip) => Ok(ip.to_canonical().into()),
         Err(_) => Err("the address of a host or a network such as 10.0.0.0/8".to_owned()),
-    }
-}
-
-/// IPv4 that is written as IPv6 (`::ffff:10.0.0.0/104`) as IPv4.
-fn canonical(network: IpNet) -> IpNet {
-    let v4 = |v6: Ipv6Net| Ipv4Net::new(v6.addr().to_ipv4_mapped()?, v6.prefix_len().checked_sub(96)?).ok();
-    match network {
-        IpNet::V6(v6) => v4(v6).map_or(network, IpNet::V4),
-        IpNet::V4(_) => network,
     }
 }
 

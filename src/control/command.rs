@@ -4,7 +4,7 @@
 
 use ipnet::IpNet;
 
-use crate::control::filter::{self, ConnectionFilter};
+use crate::control::filter::{self, ConnectionFilter, shown};
 use crate::redirection::RedirectionId;
 use crate::traffic::service::SAME;
 
@@ -120,7 +120,7 @@ pub fn parse(line: &[u8]) -> Option<ParsedLine> {
 fn command(words: &[&str]) -> Result<ControlCommand, String> {
     Ok(match words {
         [] => return Err("a command is missing; try 'help'".into()),
-        ["show", rest @ ..] => ControlCommand::Show(view(rest)?),
+        ["show", rest @ ..] => ControlCommand::Show(view(rest, words)?),
         ["health"] => ControlCommand::Health,
         ["monitor"] => ControlCommand::Monitor,
         ["prompt"] => ControlCommand::Prompt,
@@ -129,28 +129,31 @@ fn command(words: &[&str]) -> Result<ControlCommand, String> {
         ["upstream", "enable", host] => ControlCommand::Upstream(UpstreamOrder::Enable, upstream(host)?),
         ["upstream", "disable", host] => ControlCommand::Upstream(UpstreamOrder::Disable, upstream(host)?),
         ["upstream", "drain", host] => ControlCommand::Upstream(UpstreamOrder::Drain, upstream(host)?),
-        ["upstream", ..] => return Err("expected: upstream enable|disable|drain HOST:PORT".into()),
+        ["upstream", ..] => return Err(expected(words, "upstream enable|disable|drain HOST:PORT")),
         ["redirection", "enable", number] => ControlCommand::Redirection(filter::redirection(number)?, true),
         ["redirection", "disable", number] => ControlCommand::Redirection(filter::redirection(number)?, false),
-        ["redirection", ..] => return Err("expected: redirection enable|disable NUMBER".into()),
+        ["redirection", ..] => return Err(expected(words, "redirection enable|disable NUMBER")),
         ["kill", "source", network] => ControlCommand::Kill(Victims::Source(filter::network(network)?)),
         ["kill", id] => ControlCommand::Kill(connection(id)?),
-        ["kill", ..] => return Err("expected: kill ID, or kill source ADDRESS".into()),
+        ["kill", ..] => return Err(expected(words, "kill ID, or kill source ADDRESS")),
         ["reload"] => ControlCommand::Reload,
         ["reopen"] => ControlCommand::Reopen,
         ["upgrade"] => ControlCommand::Upgrade,
         ["stop"] => ControlCommand::Stop(None),
         ["stop", "--drain", seconds] => ControlCommand::Stop(Some(drain(seconds)?)),
-        ["stop", ..] => return Err("expected: stop [--drain SECONDS]".into()),
+        ["stop", ..] => return Err(expected(words, "stop [--drain SECONDS]")),
         ["verbose", "on"] => ControlCommand::Verbose(true),
         ["verbose", "off"] => ControlCommand::Verbose(false),
-        ["verbose", ..] => return Err("expected: verbose on|off".into()),
+        ["verbose", ..] => return Err(expected(words, "verbose on|off")),
+        [word @ ("health" | "monitor" | "prompt" | "quit" | "exit" | "help" | "reload" | "reopen" | "upgrade"), ..] => {
+            return Err(expected(words, &format!("nothing after '{word}'")));
+        }
         [other, ..] => return Err(format!("'{}': no such command; try 'help'", shown(other))),
     })
 }
 
-fn view(words: &[&str]) -> Result<View, String> {
-    Ok(match words {
+fn view(rest: &[&str], words: &[&str]) -> Result<View, String> {
+    Ok(match rest {
         ["summary"] => View::Summary,
         ["redirections"] => View::Redirections,
         ["upstreams"] => View::Upstreams,
@@ -158,14 +161,21 @@ fn view(words: &[&str]) -> Result<View, String> {
         ["workers"] => View::Workers,
         ["rules"] => View::Rules,
         ["config"] => View::Config,
-        _ => return Err("expected: show summary|redirections|upstreams|connections|workers|rules|config".into()),
+        _ => {
+            return Err(expected(words, "show summary|redirections|upstreams|connections|workers|rules|config"));
+        }
     })
+}
+
+/// The sentence about words that are no command.
+fn expected(words: &[&str], what: &str) -> String {
+    format!("'{}': expected {what}", shown(&words.join(" ")))
 }
 
 fn upstream(text: &str) -> Result<String, String> {
     let port = text.rsplit_once(':').map(|(_, port)| port);
     let good = port.is_some_and(|port| port == SAME || port.parse::<u16>().is_ok_and(|port| port != 0));
-    let good = good && text.len() <= LONGEST_UPSTREAM;
+    let good = good && text.len() <= LONGEST_UPSTREAM && !text.contains(char::is_control);
     good.then(|| text.to_owned()).ok_or_else(|| format!("'{}': expected HOST:PORT", shown(text)))
 }
 
@@ -181,11 +191,6 @@ fn drain(text: &str) -> Result<u32, String> {
     const LONGEST: u32 = 30 * 24 * 3600;
     let seconds = text.parse().ok().filter(|seconds| *seconds <= LONGEST);
     seconds.ok_or_else(|| format!("--drain: '{}': expected a number of seconds from 0 to {LONGEST}", shown(text)))
-}
-
-/// A word of the client's in a sentence.
-fn shown(word: &str) -> String {
-    word.chars().take(60).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// The answer to `help`.
@@ -217,6 +222,7 @@ mod tests {
         assert_eq!(understood("kill #2-17"), ControlCommand::Kill(Victims::Connection(2, 17)));
         assert_eq!(understood("kill 2-17"), understood("kill #2-17"));
         assert_eq!(understood("kill source 10.0.0.1"), understood("kill source 10.0.0.1/32"));
+        assert_eq!(understood("kill source ::ffff:10.0.0.0/104"), understood("kill source 10.0.0.0/8"));
         assert_eq!(understood("redirection disable 2"), ControlCommand::Redirection(RedirectionId(1), false));
         assert_eq!(understood("stop --drain 0"), ControlCommand::Stop(Some(0)));
         let order = ControlCommand::Upstream(UpstreamOrder::Drain, "[fd00::1]:80".into());
@@ -245,6 +251,7 @@ mod tests {
             "kill",
             "kill 1",
             "kill source cow",
+            "kill source 010.0.0.0/8",
             "stop --drain x",
             "stop now",
             "verbose",
@@ -252,10 +259,18 @@ mod tests {
             "show connections client",
             "show connections state dead",
             "show connections cow 1",
+            "show connections port 65536",
+            "show connections state \u{1b}[1m",
+            "upstream disable \u{1b}[1m:80",
+            "kill source \u{1b}[1m",
             "reload now",
+            "monitor json",
         ] {
             let error = parse(line.as_bytes()).unwrap().command.unwrap_err();
-            assert!(!error.is_empty() && !error.contains(char::is_control), "{line}: {error}");
+            assert!(!error.contains(char::is_control), "{line}: {error}");
+            // It names what was given: the last word, or the one whose value that is.
+            let words = line.split(' ').rev().take(2).map(|word| word.replace(char::is_control, "?"));
+            assert!(line == "json" || words.into_iter().any(|word| error.contains(&word)), "{line}: {error}");
         }
         assert_eq!(parse(b"  "), None);
         assert!(parse(b"\xff").unwrap().command.is_err());

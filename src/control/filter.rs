@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::redirection::RedirectionId;
-use crate::traffic::compact_addr::CompactAddr;
+use crate::traffic::compact_addr::{CompactAddr, network_with_length};
 use crate::traffic::listing::{ConnectionState, ListedConnection};
 
 /// Conditions, all of which have to hold.
@@ -24,18 +24,23 @@ pub struct ConnectionFilter {
 /// An address, or a network.
 pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let ip = || text.parse::<IpAddr>().ok().map(|ip| IpNet::from(ip.to_canonical()));
-    let found = text.parse::<IpNet>().ok().or_else(ip);
-    found.ok_or_else(|| format!("'{text}': expected an address or a network such as 10.0.0.0/8"))
+    let found = network_with_length(text).or_else(ip);
+    found.ok_or_else(|| format!("'{}': expected an address or a network such as 10.0.0.0/8", shown(text)))
 }
 
-fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("{name}: '{text}': expected a number"))
+fn number<T: std::str::FromStr>(name: &str, text: &str, what: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{name}: '{}': expected {what}", shown(text)))
+}
+
+/// What a client has said, in a sentence.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(60).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// The number of a redirection, from 1.
 pub(crate) fn redirection(text: &str) -> Result<RedirectionId, String> {
     let index = text.parse::<u32>().ok().and_then(|number| u16::try_from(number.checked_sub(1)?).ok());
-    index.map(RedirectionId).ok_or_else(|| format!("'{text}': expected the number of a redirection, from 1"))
+    index.map(RedirectionId).ok_or_else(|| format!("'{}': expected the number of a redirection, from 1", shown(text)))
 }
 
 impl ConnectionFilter {
@@ -43,23 +48,25 @@ impl ConnectionFilter {
     pub(crate) fn parse(words: &[&str]) -> Result<ConnectionFilter, String> {
         let mut filter = ConnectionFilter::default();
         for pair in words.chunks(2) {
-            let [name, value] = pair else { return Err(format!("'{}': a value is missing", pair.join(" "))) };
+            let [name, value] = pair else { return Err(format!("'{}': a value is missing", shown(&pair.join(" ")))) };
             match *name {
                 "client" | "source" => filter.client.push(network(value)?),
                 "original" => filter.original.push(network(value)?),
                 "upstream" => filter.upstream.push(network(value)?),
-                "port" => filter.port.push(number(name, value)?),
+                "port" => filter.port.push(number(name, value, "a port from 0 to 65535")?),
                 "redirection" => filter.redirection.push(redirection(value)?),
-                "worker" => filter.worker.push(number(name, value)?),
-                "older" => filter.older.push(number(name, value)?),
+                "worker" => filter.worker.push(number(name, value, "the number of a worker")?),
+                "older" => filter.older.push(number(name, value, "a number of seconds")?),
                 "state" => {
                     let state = ConnectionState::ALL.into_iter().find(|state| state.name() == *value);
                     let names = ConnectionState::ALL.map(ConnectionState::name).join(", ");
-                    filter.state.push(state.ok_or_else(|| format!("state: '{value}': expected one of {names}"))?);
+                    filter
+                        .state
+                        .push(state.ok_or_else(|| format!("state: '{}': expected one of {names}", shown(value)))?);
                 }
                 _ => {
                     let known = "client, source, original, upstream, port, redirection, worker, state, older";
-                    return Err(format!("'{name}': expected one of {known}"));
+                    return Err(format!("'{}': expected one of {known}", shown(name)));
                 }
             }
         }

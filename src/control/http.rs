@@ -94,8 +94,10 @@ pub fn answer(format: Format, body: &str, with_body: bool) -> Vec<u8> {
 pub fn refusal(status: &str) -> Vec<u8> {
     let body = format!("{status}; the metrics are at /metrics\n");
     let length = body.len();
+    // RFC 9110, 15.5.6.
+    let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
     format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        "HTTP/1.1 {status}\r\n{allow}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
     .into_bytes()
 }
@@ -140,6 +142,8 @@ mod tests {
             asked("HEAD /metrics?x=1 HTTP/1.0\r\n\r\n"),
             ScrapeRequest::Metrics { format: Format::Prometheus, with_body: false }
         );
+        let text = String::from_utf8(refusal("405 Method Not Allowed")).unwrap();
+        assert!(text.contains("\r\nAllow: GET, HEAD\r\n"), "{text}");
         let text = String::from_utf8(answer(Format::OpenMetrics, "x\n", false)).unwrap();
         assert!(text.contains("Content-Length: 2\r\n") && text.ends_with("\r\n\r\n"), "{text}");
     }

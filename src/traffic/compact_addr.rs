@@ -4,6 +4,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 /// An IP address and a TCP port. IPv4 is held in its IPv4-mapped form (RFC 4291, 2.5.5.2) and shown as IPv4.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct CompactAddr {
@@ -64,6 +66,18 @@ impl fmt::Display for CompactAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_known() { self.socket_addr().fmt(f) } else { f.write_str("-") }
     }
+}
+
+/// A network with its length. IPv4 may be written as IPv6 (`::ffff:10.0.0.0/104`).
+pub(crate) fn network_with_length(text: &str) -> Option<IpNet> {
+    // ipnet takes 010.0.0.0/8 for 10.0.0.0/8, and iptables for 8.0.0.0/8.
+    text.split_once('/').and_then(|(address, _)| address.parse::<IpAddr>().ok())?;
+    let network = text.parse().ok()?;
+    let v4 = |v6: Ipv6Net| Ipv4Net::new(v6.addr().to_ipv4_mapped()?, v6.prefix_len().checked_sub(96)?).ok();
+    Some(match network {
+        IpNet::V6(v6) => v4(v6).map_or(network, IpNet::V4),
+        IpNet::V4(_) => network,
+    })
 }
 
 #[cfg(test)]
