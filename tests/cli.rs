@@ -181,6 +181,22 @@ fn a_bad_length_of_a_head_is_refused() {
 }
 
 #[test]
+fn a_host_is_an_address_that_one_host_can_have() {
+    for (kind, bad) in [
+        ("-s 40123", &["224.0.0.1", "255.255.255.255", "ff02::1", "[ff02::1]", "::ffff:224.0.0.1"][..]),
+        ("--kernel", &["224.0.0.1", "255.255.255.255", "ff0e::1", "0.0.0.0", "::", "::ffff:0.0.0.0"]),
+    ] {
+        for host in bad {
+            let said = Launch::line(&format!("--check {kind} -R --syn {host} 80")).run();
+            assert_eq!(said.status, 64, "{said:?}");
+            assert!(said.stderr.ends_with(": expected the address of a host"), "{said:?}");
+        }
+    }
+    let rules = Launch::line("--print-rules --kernel -R --syn ::ffff:10.2.0.2 80").run();
+    assert!(rules.stdout.contains("--to-destination 10.2.0.2:80"), "IPv4 that is written as IPv6: {rules:?}");
+}
+
+#[test]
 fn a_bad_network_to_deny_is_refused() {
     for bad in ["10.0.0.0/33", "fd00::/129", "moose", "", "10.0.0.0", "010.0.0.0/8", "10.009.0.0/16"] {
         let said = refused(&["-d", "-s", "40123", "-t", "--deny", bad]).stderr;

@@ -144,6 +144,10 @@ fn target(arguments: &Arguments) -> Result<Target, Error> {
             let expected = "an address that the kernel forwards to, which a link-local one is not";
             return Err(Error::value("HOST", host.name.to_string(), expected));
         }
+        // connect(2) takes an unspecified address for loopback. The kernel takes it for nobody's.
+        if host.name.literal().is_some_and(|ip| ip.is_unspecified()) {
+            return Err(Error::value("HOST", host.name.to_string(), "the address of a host"));
+        }
         return Ok(Target::Kernel(host));
     }
     match arguments.text(OptionId::Local) {

@@ -1,7 +1,7 @@
 //! Values of options: from what was typed to what it means. What cannot be used is answered with what is expected.
 
 use std::ffi::OsStr;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -45,6 +45,9 @@ fn host_name(text: &str) -> Result<(HostName, u32), String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let (address, interface) = bare.split_once('%').map_or((text, None), |(address, name)| (address, Some(name)));
     let host = HostName::parse(address).ok_or("a host name, an IPv4 address or an IPv6 address")?;
+    if host.literal().is_some_and(|ip| ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)) {
+        return Err("the address of a host".to_owned());
+    }
     let is_link_local = matches!(host.literal(), Some(IpAddr::V6(v6)) if v6.is_unicast_link_local());
     match interface {
         None if is_link_local => Err(format!("the interface of this link-local address, such as {bare}%eth0")),

@@ -37,13 +37,15 @@ pub(crate) struct HostName {
 }
 
 impl HostName {
-    /// Reads a name or an address. IPv6 may stand in brackets, which are dropped.
+    /// Reads a name or an address. IPv6 may stand in brackets, which are dropped. IPv4 that is written as IPv6
+    /// (`::ffff:10.0.0.1`) is IPv4.
     pub(crate) fn parse(text: &str) -> Option<HostName> {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let literal: Option<IpAddr> = match bare {
             Some(bare) => Some(IpAddr::V6(bare.parse().ok()?)),
             None => text.parse().ok(),
         };
+        let literal = literal.map(|ip| ip.to_canonical());
         let good = literal.is_some() || is_host_name(text);
         good.then(|| HostName { text: bare.unwrap_or(text).to_owned(), literal })
     }
@@ -143,11 +145,17 @@ mod tests {
 
     #[test]
     fn an_address_is_not_looked_up() {
-        for (text, shown) in [("10.0.0.1", "10.0.0.1"), ("fd00::1", "fd00::1"), ("[fd00::1]", "fd00::1")] {
+        for (text, shown) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("fd00::1", "fd00::1"),
+            ("[fd00::1]", "fd00::1"),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.1"),
+        ] {
             let host = HostName::parse(text).unwrap();
             assert_eq!(host.to_string(), shown);
             assert!(!is_host_name(text));
-            assert_eq!(host.addresses(|_| panic!("looked up")), [shown.parse::<IpAddr>().unwrap()]);
+            let address = shown.parse::<IpAddr>().unwrap().to_canonical();
+            assert_eq!(host.addresses(|_| panic!("looked up")), [address]);
         }
     }
 }
