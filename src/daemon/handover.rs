@@ -27,13 +27,15 @@ use crate::daemon::worker_record::WorkerRecord;
 use crate::error::Error;
 use crate::record::{Writer, words};
 use crate::redirection::RedirectionId;
+use crate::rules::address::Family;
+use crate::rules::rule::RuleSpec;
 use crate::sys::inherited;
 use crate::sys::lifeline::Lifeline;
 use crate::traffic::shared_counters::{CounterLayout, WorkerCounters};
 use crate::traffic::totals::Totals;
 
 /// The first line: change a number whenever what follows, or a message of `message.rs`, changes its meaning.
-const HEADER: &str = "tproxy-handover 6 messages 8";
+const HEADER: &str = "tproxy-handover 7 messages 8";
 
 /// What an upgrade hands over.
 #[derive(Debug)]
@@ -110,6 +112,8 @@ pub(crate) struct Handover {
     pub control: ControlEntry,
     /// The installed rules ([`crate::rules::snapshot::Snapshot`]).
     pub snapshot: Option<OsString>,
+    /// What connections from the time of earlier rules need.
+    pub former_redirects: Vec<RuleSpec>,
     /// Both ends of the lifeline.
     pub lifeline: Option<(RawFd, RawFd)>,
     /// The owner of the nft table, with the guardian's end of its channel.
@@ -195,6 +199,9 @@ pub(crate) fn write(source: &HandoverSource<'_>) -> Result<Written, Error> {
     control_handover::write(&mut out, instance, &mut copy)?;
     if let Some(rules) = &instance.rules {
         out.line(["rules", rules.snapshot()]);
+        for former in &rules.former_redirects {
+            out.line(["former".to_owned(), former.matching.family.to_string(), former.action.port().to_string()]);
+        }
     }
     let lifeline = &instance.children.lifeline;
     out.line(["lifeline".into(), copy(&lifeline.held)?, copy(&lifeline.watched)?]);
@@ -286,6 +293,10 @@ impl Handover {
             ["control" | "control-socket" | "metrics-socket" | "numbers" | "order", ..] => self.control.take(words)?,
             ["past", ref words @ ..] => self.past.take(words)?,
             ["rules", _] => self.snapshot = words.into_iter().nth(1),
+            ["former", family, port] => {
+                let family = Family::BOTH.into_iter().find(|one| one.to_string() == family)?;
+                self.former_redirects.push(RuleSpec::redirect_of_all(family, port.parse().ok()?));
+            }
             _ => return None,
         }
         Some(())
@@ -374,7 +385,7 @@ mod tests {
         let text = format!(
             "{HEADER}\npid 7\nfile -s%2080%0a\npidfile /run/t%ff 8\nlock 9\nworkers 12\nlistener 3 [::]:80 10\nlistener 4 1.2.3.4:5 13 passed web\nunused 14\naccess-log 15\n\
              worker 20 11 0\ndraining 21 12\nsupplied 20\npool 22 0\nname cow 10.0.0.1 fd00::1\nname lost\n\
-             record 20 16 3 0 9 100 cow:80,[fd00::1]:81 \npast worker 1 2 3 4 5 6 7 8\ncontrol 30 17\ncontrol-socket 18 /c\nmetrics-socket 19 /m\nnumbers 1 2 3 4 5 0\norder cow:80 disabled\nrules family%20IPv4%0a\nlifeline 16 17\ntable-owner 23 18\n",
+             record 20 16 3 0 9 100 cow:80,[fd00::1]:81 \npast worker 1 2 3 4 5 6 7 8\ncontrol 30 17\ncontrol-socket 18 /c\nmetrics-socket 19 /m\nnumbers 1 2 3 4 5 0\norder cow:80 disabled\nrules family%20IPv4%0a\nformer IPv6 12970\nlifeline 16 17\ntable-owner 23 18\n",
         );
         let handover = decode(&text).unwrap();
         assert_eq!((handover.pid, handover.lock, handover.workers_started), (7, Some(9), 12));
@@ -392,6 +403,7 @@ mod tests {
         assert_eq!(record.upstreams, [vec!["cow:80", "[fd00::1]:81"], vec![]]);
         assert_ne!(handover.control, ControlEntry::default());
         assert_eq!(handover.snapshot.unwrap(), "family IPv4\n");
+        assert_eq!(handover.former_redirects, [RuleSpec::redirect_of_all(Family::V6, 12970)]);
         assert_eq!((handover.lifeline, handover.table_owner), (Some((16, 17)), Some((Pid::from_raw(23), 18))));
     }
 
@@ -405,7 +417,7 @@ mod tests {
                 "the running program hands over as 'tproxy-handover 1 messages 1', this one expects '{HEADER}': restart it"
             )
         );
-        for line in ["pid x", "cow", "listener 1 2 3", "worker 1", "past cow 1", "file %zz"] {
+        for line in ["pid x", "cow", "listener 1 2 3", "worker 1", "past cow 1", "former IPv5 1", "file %zz"] {
             assert!(refused(&format!("{HEADER}\n{line}\n")).contains(&format!("'{line}'")));
         }
     }

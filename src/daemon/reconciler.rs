@@ -46,7 +46,7 @@ pub(crate) struct Reconciler {
     untried: bool,
     /// What earlier rules had: connections from their time need it until they end.
     former_routing: Option<PolicyRouting>,
-    former_redirects: Vec<RuleSpec>,
+    pub former_redirects: Vec<RuleSpec>,
     /// For each redirection whether its rules stand.
     gates: Vec<Gate>,
     /// The rules as they should be, and as text once that was asked for. Made by [`Reconciler::aim`].
@@ -123,21 +123,23 @@ impl Reconciler {
 
     /// Goes on from rules that the former program of this process has installed. Whether all gates were open then is not
     /// known, so the next work installs them. A configuration without rules may still have those of an earlier one.
-    pub(crate) fn resume(configured: Option<RuleSet>, process: &Process, snapshot: String) -> Option<Reconciler> {
+    pub(crate) fn resume(
+        configured: Option<RuleSet>,
+        process: &Process,
+        snapshot: String,
+        former_redirects: Vec<RuleSpec>,
+        owner: Option<Pid>,
+    ) -> Option<Reconciler> {
         let next = process.verify.map(|verify| Instant::now() + verify);
         let found = Snapshot::from_text(&snapshot).unwrap_or_default();
         let none = |name| RuleSet { name, ..RuleSet::default() };
         let configured = configured.or(found.instance().map(none))?;
         let former_routing = found.routing;
-        let mut reconciler = Reconciler { former_routing, snapshot, ..Reconciler::new(configured, process) };
+        let new = Reconciler::new(configured, process);
+        let mut reconciler = Reconciler { former_routing, former_redirects, snapshot, owner, ..new };
         reconciler.aim();
         reconciler.next = next;
         Some(reconciler)
-    }
-
-    /// The same, with a process to which the nft table belongs.
-    pub(crate) fn with_owner(self, owner: Option<Pid>) -> Reconciler {
-        Reconciler { owner, ..self }
     }
 
     /// The process to which the nft table belongs.

@@ -115,8 +115,8 @@ pub(crate) fn resume(mut handover: Handover, command_line: &CommandLine) -> Resu
     handover.take_children(&mut serving, &mut instance.children)?;
     if let Some(snapshot) = handover.snapshot.take() {
         let (snapshot, set) = (snapshot.into_string().unwrap_or_default(), serving.rules(&instance.names)?);
-        instance.rules =
-            Reconciler::resume(set, &serving.config.process, snapshot).map(|rules| rules.with_owner(table_owner));
+        let former = std::mem::take(&mut handover.former_redirects);
+        instance.rules = Reconciler::resume(set, &serving.config.process, snapshot, former, table_owner);
     }
     std::mem::take(&mut handover.control).resume(&serving.config, instance)?;
     instance.serving = Some(serving);

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::redirection::RedirectionId;
+use crate::rules::address::Family;
 use crate::rules::chains::Rule;
 use crate::rules::matching::ResolvedMatch;
 
@@ -50,6 +51,13 @@ pub enum Gate {
 }
 
 impl RuleSpec {
+    /// A redirect of all TCP of a family, to stand where nothing leads.
+    pub(crate) fn redirect_of_all(family: Family, port: u16) -> RuleSpec {
+        let words = vec!["-p".to_owned(), "tcp".to_owned()];
+        let matching = ResolvedMatch { family, protocol: "tcp".to_owned(), words, expands_to: 1 };
+        RuleSpec { action: Action::Redirect { port }, matching, redirection: RedirectionId(0), output: false }
+    }
+
     /// The rule for iptables: the match, and then `verdict`.
     pub(crate) fn rule(&self, verdict: &[&str]) -> Rule {
         let words = self.matching.words.iter().map(String::as_str);
@@ -80,6 +88,14 @@ impl Action {
     /// Whether it changes the destination, which only the nat table can.
     pub fn translates(self) -> bool {
         matches!(self, Action::Redirect { .. } | Action::Local { .. } | Action::Kernel { .. })
+    }
+
+    /// The port that a worker listens on; 1 if there is none, where only a port will do.
+    pub(crate) fn port(self) -> u16 {
+        match self {
+            Action::Redirect { port } => port,
+            _ => 1,
+        }
     }
 
     /// Whether it leads connections elsewhere.

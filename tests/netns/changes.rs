@@ -248,7 +248,7 @@ fn an_upgrade_that_cannot_be_changes_nothing() {
 }
 
 /// What stands at the beginning of a handover, with another version of the messages.
-const OTHER_VERSION: (&[u8], &[u8]) = (b"tproxy-handover 6 messages 8", b"tproxy-handover 6 messages 9");
+const OTHER_VERSION: (&[u8], &[u8]) = (b"tproxy-handover 7 messages 8", b"tproxy-handover 7 messages 9");
 
 /// The program with some bytes in it replaced by others.
 fn patched(program: &[u8], (from, to): (&[u8], &[u8])) -> Vec<u8> {
@@ -271,7 +271,7 @@ fn a_program_of_another_message_version_is_refused_in_the_rehearsal() {
     site.install(&program);
     site.signal(Signal::SIGUSR2);
     daemon.journal.wait_for(
-        "the running program hands over as 'tproxy-handover 6 messages 9', this one expects 'tproxy-handover 6 messages \
+        "the running program hands over as 'tproxy-handover 7 messages 9', this one expects 'tproxy-handover 7 messages \
          8': restart it; nothing has changed",
     );
     assert_eq!((site.guardian(), daemon.family.worker()), (guardian, worker));

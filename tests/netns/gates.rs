@@ -127,23 +127,29 @@ fn connections_outlive_a_redirect_that_becomes_a_reject_and_the_reject_outlives_
 }
 
 #[test]
-fn connections_outlive_a_reload_that_drops_all_redirections() {
-    for firewall in ["iptables", "nft"] {
+fn connections_outlive_a_reload_that_ends_their_redirection_and_an_upgrade_after_it() {
+    let (ended, intercepted) = ("", "--intercept tproxy -R '-d moose --dport 7'");
+    for (firewall, next) in [("iptables", ended), ("nft", ended), ("iptables", intercepted), ("nft", intercepted)] {
         let Some(scene) = Scene::new() else { return };
-        let _echo = scene.lab.cow.enter(|| Server::echo("0.0.0.0:7"));
+        scene.lab.gateway.hosts("10.2.0.5 moose\nfd00:2::5 moose\n");
+        let _echo = scene.lab.cow.enter(|| Server::echo("[::]:7"));
         let directory = TempDir::new();
         let process = format!("-r nobody --firewall {firewall}\n");
         let text = |redirection: &str| format!("{process}-s 12970 {redirection} 10.3.0.3 7\n");
         let file = directory.write("table.conf", &text("-R '-d moose --dport 7'"));
         let mut daemon = scene.relay(&["-d", "-c", &file]);
-        let mut held = scene.lab.client.connect(ECHO).expect("connect");
-        clients::round_trip(&mut held, b"before").expect("echo");
-        directory.write("table.conf", &text(""));
-        daemon.signal(Signal::SIGHUP);
-        daemon.journal.wait_for("reloaded:");
-        expect_going_on(&mut held, firewall);
+        let mut held = [ECHO, "[fd00:2::5]:7"].map(|to| scene.lab.client.connect(to).expect("connect"));
+        held.iter_mut().for_each(|stream| clients::round_trip(stream, b"before").expect("echo"));
+        directory.write("table.conf", &text(next));
+        for (signal, said) in [(Signal::SIGHUP, "reloaded:"), (Signal::SIGUSR2, "upgraded to ")] {
+            daemon.signal(signal);
+            daemon.journal.wait_for(said);
+            held.iter_mut().for_each(|stream| expect_going_on(stream, &format!("{firewall}: {said}")));
+        }
         drop(held);
-        wait::until_true("nothing is left then", || rules::count_of_ours(&scene.lab.gateway) == 0);
+        let saved = || rules::saved_with_routing(&scene.lab.gateway);
+        wait::until_true("no redirect is left then", || !saved().to_lowercase().contains("redirect"));
         assert_eq!(daemon.stop(), 0);
+        assert_eq!(rules::count_of_ours(&scene.lab.gateway), 0);
     }
 }
