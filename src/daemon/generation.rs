@@ -57,6 +57,9 @@ pub(crate) struct Generation {
     pub slots: Vec<WorkerSlot>,
     /// Sockets for the control process, if there are other ones than before.
     pub control: Option<ControlSockets>,
+    /// The workers get no sockets for addresses of clients before the rules are there that bring the answers back.
+    /// Connections that they have accepted wait for them.
+    holds_sockets_back: bool,
 }
 
 /// What an administrator has said about upstreams, by `HOST:PORT`.
@@ -102,7 +105,17 @@ impl Generation {
         let relays = config.relayed().next().is_some();
         let slots = (0..if relays { config.process.workers } else { 0 }).map(|_| WorkerSlot::default()).collect();
         let source_limit = source_limit(&config.process, capacity.places)?;
-        Ok(Generation { id, config, listeners, access_log, capacity, source_limit, slots, control: None })
+        Ok(Generation {
+            id,
+            config,
+            listeners,
+            access_log,
+            capacity,
+            source_limit,
+            slots,
+            control: None,
+            holds_sockets_back: false,
+        })
     }
 
     /// Opens the file of `-l` again. If that fails, the former one stays.
@@ -111,6 +124,25 @@ impl Generation {
             self.access_log = Some(access_log::open(path)?);
         }
         Ok(())
+    }
+
+    /// The rules of the generation that serves may lack what brings answers to addresses of clients back.
+    pub(crate) fn wait_for_rules_of(&mut self, serving: Option<&Generation>) {
+        self.holds_sockets_back = serving.is_some_and(|serving| serving.config.connects() < self.config.connects());
+    }
+
+    /// The rules are there.
+    pub(crate) fn has_rules(&mut self, children: &mut Children) {
+        if std::mem::take(&mut self.holds_sockets_back) {
+            self.workers().for_each(|pid| self.supply(pid, children));
+        }
+    }
+
+    /// Gives a new worker sockets for addresses of clients.
+    fn supply(&self, pid: Pid, children: &mut Children) {
+        children.set_supply(pid, SocketSupply::of(&self.config));
+        let first = |kind: SocketKind| if self.config.uses_sockets(kind) { self.capacity.sockets as u16 } else { 0 };
+        children.give_sockets(pid, SocketCounts(SocketKind::ALL.map(first)));
     }
 
     /// Starts a worker in each slot.
@@ -147,12 +179,12 @@ impl Generation {
             instructions.descriptor("lifeline", lifeline.held.as_fd(), []);
         }
         let pid = children.spawn(Role::Worker { generation: self.id, slot }, instructions)?;
-        children.set_supply(pid, SocketSupply::of(&self.config));
         let (started, places) = (worker_record::now(), self.capacity.places);
         children.keep(pid, WorkerRecord { number, slot, started, places, counters });
-        // The first ones are there before the worker is.
-        let first = |kind: SocketKind| if self.config.uses_sockets(kind) { self.capacity.sockets as u16 } else { 0 };
-        children.give_sockets(pid, SocketCounts(SocketKind::ALL.map(first)));
+        if !self.holds_sockets_back {
+            // The first ones are there before the worker is.
+            self.supply(pid, children);
+        }
         let place = &mut self.slots[slot];
         (place.worker, place.ready) = (Some(pid), false);
         place.pulse.answered();

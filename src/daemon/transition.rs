@@ -216,6 +216,7 @@ impl Transition {
         let mut generation = Generation::prepare(id, *config, before, &instance.inherited)?;
         generation.check_families(&instance.names)?;
         generation.control = instance.control.prepare(&generation.config)?;
+        generation.wait_for_rules_of(instance.serving.as_ref());
         let orders = &instance.control.orders;
         if let Err(error) = generation.start_workers(&instance.names, orders, &mut instance.children) {
             generation.discard(&mut instance.children);
@@ -259,13 +260,10 @@ impl Transition {
 
     fn want_rules(&mut self, wanted: Option<RuleSet>, generation: &Generation, instance: &mut Instance) {
         let process = &generation.config.process;
-        if let Some(set) = &wanted
-            && set.own_uid.is_none()
-            && set.specs.iter().any(|spec| spec.output)
-        {
-            log::warn!("-O without -r: connections of tproxy itself cannot be exempted, and are reset when redirected");
-        }
         if let Some(set) = &wanted {
+            if set.own_uid.is_none() && set.specs.iter().any(|spec| spec.output) {
+                log::warn!("-O without -r: our own connections cannot be exempted, and are reset when redirected");
+            }
             let listening = |id| generation.listeners.addresses(id);
             let addresses = |name: &str| instance.names.addresses(name).to_vec();
             let known = Known { addresses: &addresses, listening: &listening };
@@ -308,6 +306,7 @@ impl Transition {
     fn finish(&mut self, mut generation: Generation, instance: &mut Instance) {
         let user = generation.config.process.user;
         let sockets = generation.control.take();
+        generation.has_rules(&mut instance.children);
         let former = instance.serving.replace(generation);
         let Some(serving) = &instance.serving else { return };
         instance.names.want(&serving.config.names(), &serving.config.names_to_follow());

@@ -101,7 +101,8 @@ impl Admission {
         self.count(session)
     }
 
-    /// Finds the original destination of a connection, and whether it may go on.
+    /// Finds the original destination of a connection, and whether it may go on. While a reload changes the interception,
+    /// the workers of both generations get connections of either kind.
     fn locate(&mut self, service: &Service, session: &mut Session, client: &TcpStream) -> Result<(), CloseReason> {
         let (needed, only_redirected) = (service.needs_original(), service.only_redirected);
         if service.interception == Interception::Tproxy {
@@ -119,7 +120,11 @@ impl Admission {
         if needed || only_redirected || !known {
             let arrived = client.local_addr().map_err(|error| self.shortage(error, route.client, None))?;
             let arrived = CompactAddr::from(arrived);
-            let direct = !known || route.original == arrived;
+            let mut direct = !known || route.original == arrived;
+            if direct && (needed || only_redirected) && !self.is_where_we_listen(arrived, route.client)? {
+                // TPROXY has intercepted it: the rules of another generation stand.
+                (route.original, direct) = (arrived, false);
+            }
             if direct && only_redirected {
                 self.warn_not_redirected(route.client);
                 return Err(CloseReason::NotRedirected);
@@ -148,9 +153,16 @@ impl Admission {
     ) -> Result<(), CloseReason> {
         let from = session.route.client;
         let arrived = client.local_addr().map_err(|error| self.shortage(error, from, None))?;
-        session.route.original = arrived.into();
-        let direct = self.ports.contains(&arrived.port())
-            && self.is_own(arrived).map_err(|error| self.shortage(error, from, None))?;
+        let arrived = CompactAddr::from(arrived);
+        session.route.original = arrived;
+        let mut direct = self.is_where_we_listen(arrived, from)?;
+        if direct
+            && let Ok(original) = sockopt::original_destination(client, from.ip()).map(CompactAddr::from)
+            && original != arrived
+        {
+            // It was translated: the rules of another generation stand.
+            (session.route.original, direct) = (original, false);
+        }
         if direct && service.only_redirected {
             self.warn_not_redirected(from);
             return Err(CloseReason::NotRedirected);
@@ -163,6 +175,12 @@ impl Admission {
             return Err(CloseReason::Loop);
         }
         if service.clients_choose() { self.permit(service, session) } else { Ok(()) }
+    }
+
+    /// Whether a connection of this client that arrived here was made to the listening port: directly, or translated.
+    fn is_where_we_listen(&mut self, arrived: CompactAddr, client: CompactAddr) -> Result<bool, CloseReason> {
+        let ours = self.ports.contains(&arrived.port());
+        Ok(ours && self.is_own(arrived.socket_addr()).map_err(|error| self.shortage(error, client, None))?)
     }
 
     /// Takes over the addresses of a PROXY header; `None` when the balancer speaks for itself. From here on the

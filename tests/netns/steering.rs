@@ -174,7 +174,7 @@ fn show_rules_prints_them_for_the_firewall_that_has_them() {
         let mut daemon = scene.relay(&options);
         let shown = || controller::run(&socket, "show rules").succeeded();
         let as_printed = format!("state: in place\n{}\n", printed.stdout.trim_end());
-        assert_eq!(shown(), as_printed);
+        wait::until_true("the rules as printed", || shown() == as_printed);
         controller::run(&socket, "redirection disable 1").succeeded();
         assert!(shown().contains(command) && shown().contains(".idle"), "{}", shown());
         controller::run(&socket, "redirection enable 1").succeeded();

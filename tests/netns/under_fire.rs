@@ -3,6 +3,7 @@
 use super::{MOOSE, Scene};
 use lab::daemon::Daemon;
 use lab::dice::Dice;
+use lab::tempdir::TempDir;
 use lab::{AtEnd, clients, number_from_env, process, report, rules, wait};
 use nix::sys::signal::Signal;
 use std::sync::Mutex;
@@ -16,7 +17,7 @@ const LIFE: u64 = 600;
 type Visit = (Instant, String);
 
 /// Clients that ask moose for a page, one after the other, until `work` is done.
-fn under_load(scene: &Scene, work: impl FnOnce(&Mutex<Vec<Visit>>)) {
+fn under_load(scene: &Scene, work: impl FnOnce(&Mutex<Vec<Visit>>)) -> Vec<Visit> {
     let (over, visits) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     // Each from a port that was not used for a long time. To connection tracking, a client that connects again from a port
     // whose connection the other side has reset goes on with that one, and is translated like it, for 10 seconds
@@ -41,6 +42,7 @@ fn under_load(scene: &Scene, work: impl FnOnce(&Mutex<Vec<Visit>>)) {
         let _end = AtEnd(&over);
         work(&visits);
     });
+    visits.into_inner().expect("visits")
 }
 
 /// Kills all processes of a daemon at once, nft included: none gets to see that another one has gone.
@@ -218,4 +220,49 @@ fn no_connection_is_refused_or_diverted_while_others_flush_all_rules() {
         iptables.flushes - 1
     ));
     assert_eq!(iptables.failed, 0);
+}
+
+/// Clients ask moose while the redirection is `first`, and then, after one reload each, what `ways` say. Returns what they got
+/// that neither server has said.
+fn lost_by_reloads(scene: &Scene, firewall: &str, first: &str, ways: &[&str]) -> Vec<Visit> {
+    let (directory, slow) = (TempDir::new(), TempDir::new());
+    // New workers are ready long before the rules are.
+    super::tools::script(&slow, "ip", "sleep 0.03; exec /usr/bin/ip \"$@\"");
+    let text = |how: &str| format!("-s 12970 -R '-d moose --dport 80' {how}\n");
+    let file = directory.write("table.conf", &text(first));
+    let args = ["-d", "-r", "nobody", "--firewall", firewall, "-c", &file];
+    let mut daemon = scene.launch(&args).with_programs_in(&slow.path).ready();
+    let visits = under_load(scene, |visits| {
+        for (count, how) in ways.iter().enumerate() {
+            directory.write("table.conf", &text(how));
+            daemon.signal(Signal::SIGHUP);
+            wait::until_true("reloaded", || daemon.journal.count("reloaded: ") > count);
+            let before = visits.lock().expect("visits").len();
+            wait::until_true("more visits", || visits.lock().expect("visits").len() > before + 20);
+        }
+    });
+    assert_eq!(daemon.stop(), 0);
+    visits.into_iter().filter(|visit| visit.1 != "moose" && visit.1 != "cow").collect()
+}
+
+#[test]
+fn no_connection_is_lost_by_reloads_that_change_the_interception() {
+    let Some(scene) = Scene::new() else { return };
+    for firewall in rules::firewalls() {
+        let lost = lost_by_reloads(&scene, &firewall, "-t", &["--intercept tproxy -t", "-t"]);
+        assert!(lost.is_empty(), "{firewall}: {}: {:?}", lost.len(), lost.first());
+    }
+}
+
+#[test]
+fn answers_to_clients_do_not_stray_while_a_reload_begins_to_show_clients() {
+    let Some(scene) = Scene::new() else { return };
+    // Clients ask moose only: what cow sends to them has passed the gateway by.
+    scene.lab.client.run(&["iptables", "-w", "-A", "INPUT", "-s", "10.3.0.3"]);
+    for firewall in rules::firewalls() {
+        let lost = lost_by_reloads(&scene, &firewall, "10.3.0.3 80", &["--source client 10.3.0.3 80"]);
+        assert!(lost.is_empty(), "{firewall}: {}: {:?}", lost.len(), lost.first());
+        let strayed = scene.lab.client.run(&["iptables-save", "-c", "-t", "filter"]);
+        assert!(strayed.contains("[0:0] -A INPUT -s 10.3.0.3"), "{firewall}: {strayed}");
+    }
 }
