@@ -93,6 +93,26 @@ fn without_ip6tables_a_start_leaves_nothing_and_says_what_to_do() {
     assert_eq!(rules::saved(gateway), before);
 }
 
+#[test]
+fn where_nft_is_not_installed_nobody_misses_it() {
+    if !rules::with_iptables("it is about a host without nft") {
+        return;
+    }
+    let Some(scene) = Scene::new() else { return };
+    let before = rules::saved(&scene.lab.gateway);
+    let directory = TempDir::new();
+    script(&directory, "nft", "");
+    for fail in ["open", "closed"] {
+        let launch = scene.launch(&[super::STAND_IN, &["--fail", fail][..]].concat());
+        let mut daemon = launch.with_programs_in(&directory.path).ready();
+        assert_eq!(scene.page(MOOSE), "cow");
+        assert_eq!(daemon.stop(), 0);
+        let lines = daemon.journal.lines();
+        assert!(!lines.iter().any(|line| line.contains("not installed")), "{lines:?}");
+        assert_eq!(rules::saved(&scene.lab.gateway), before);
+    }
+}
+
 /// An iptables-restore that is killed in the middle of its work when its input holds what is in `trigger`: before it has
 /// changed the tables, or after that but before it can say so.
 fn killed(tool: &str, directory: &TempDir, trigger: &str, after: bool) -> String {

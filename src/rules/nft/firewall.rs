@@ -184,6 +184,9 @@ impl NftFirewall {
 
     /// Takes the hooks away: no new connection is redirected, or rejected. Established ones stay translated.
     pub(crate) fn unhook(&mut self, owner: Option<&dyn TableOwner>) -> Result<(), Error> {
+        if self.installed.is_empty() {
+            return Ok(());
+        }
         let there = self.tables()?;
         for table in self.installed.iter().filter(|table| there.contains(&table.name)) {
             if table.name.ends_with(CLOSED) {
