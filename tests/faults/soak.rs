@@ -54,11 +54,13 @@ enum Effect {
 }
 
 /// A fault, and how long it lasted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Fault {
     begin: Instant,
     end: Instant,
     name: &'static str,
+    /// What the name does not say.
+    detail: String,
     effect: Effect,
 }
 
@@ -256,11 +258,13 @@ struct Imp<'a> {
     dice: Dice,
     rotated: u64,
     injected: u64,
+    detail: String,
 }
 
 impl Imp<'_> {
     /// Does one thing, and undoes it.
     fn act(&mut self) -> Fault {
+        self.detail.clear();
         let begin = Instant::now();
         let (name, effect) = match self.dice.roll(16) {
             0..2 => self.kill("tproxy-worker", Effect::Kills),
@@ -272,7 +276,7 @@ impl Imp<'_> {
             11..14 => self.inject(UNFELT, "a failed call that nobody may feel", Effect::Delays),
             _ => self.inject(COSTLY, "a failed call that costs connections", Effect::Resets),
         };
-        Fault { begin, end: Instant::now(), name, effect }
+        Fault { begin, end: Instant::now(), name, detail: self.detail.clone(), effect }
     }
 
     fn kill(&mut self, who: &'static str, effect: Effect) -> (&'static str, Effect) {
@@ -315,6 +319,7 @@ impl Imp<'_> {
 
     fn inject(&mut self, kinds: &[(Call, i32, u32)], name: &'static str, effect: Effect) -> (&'static str, Effect) {
         let (call, error, every) = self.dice.pick(kinds);
+        self.detail = format!("{call:?}, {error}");
         self.faults.strike(Role::Worker, call, error, every);
         std::thread::sleep(Duration::from_millis(300));
         self.faults.heal(call);
@@ -376,6 +381,7 @@ fn soak() {
             dice: Dice(seed),
             rotated: 0,
             injected: 0,
+            detail: String::new(),
         };
         let mut happened = Vec::new();
         while begin.elapsed() < span {
@@ -409,7 +415,8 @@ fn soak() {
     let unexplained: Vec<&Loss> =
         lost.iter().filter(|loss| !happened.iter().any(|fault| loss.is_explained_by(fault))).collect();
     let at = |instant: Instant| format!("{:.3}", instant.saturating_duration_since(begin).as_secs_f64());
-    let told: Vec<String> = happened.iter().map(|f| format!("{} to {}: {}", at(f.begin), at(f.end), f.name)).collect();
+    let told: Vec<String> =
+        happened.iter().map(|f| format!("{} to {}: {} {}", at(f.begin), at(f.end), f.name, f.detail)).collect();
     let losses = unexplained.iter().take(20);
     let losses: Vec<String> = losses.map(|l| format!("{} to {}: {l:?}", at(l.began), at(l.ended))).collect();
     assert!(unexplained.is_empty(), "no fault explains {}: {losses:#?}\n{told:#?}", unexplained.len());
