@@ -567,6 +567,25 @@ fn a_real_daemon_is_shown_and_steered() {
 }
 
 #[test]
+fn spliced_bytes_are_some_of_those_that_arrived() {
+    let upstream = Server::threaded("127.0.0.1:0", |mut stream| while stream.write_all(&[0; 65536]).is_ok() {});
+    let real = Real::new(&upstream);
+    let client = real.relay.connect();
+    // It takes nothing, and a pipe is left full.
+    let shows = |line: &str| real.asked("show summary").1.lines().any(|one| one == line);
+    lab::wait::until_true("a pipe that is full", || shows("pipes: 1"));
+    lab::clients::reset(client);
+    lab::wait::until_true("the end", || shows("open: 0"));
+    let (_, summary, _) = real.asked("show summary");
+    let value = |name: &str| -> u64 {
+        let line = summary.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        line.and_then(|value| value.parse().ok()).expect("a number")
+    };
+    let (spliced, down) = (value("bytes_spliced"), value("bytes_down"));
+    assert!(0 < spliced && spliced <= down, "{spliced} of {down}");
+}
+
+#[test]
 fn top_shows_a_real_daemon() {
     let upstream = Server::echo("127.0.0.1:0");
     let real = Real::new(&upstream);

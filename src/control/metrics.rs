@@ -103,7 +103,11 @@ fn of_connections(out: &mut Exposition, picture: &Picture, totals: &Totals) {
     for (direction, count) in [("up", sum.lost[1]), ("down", sum.lost[2])] {
         out.sample("lost_bytes_total", &[("direction", direction)], count);
     }
-    out.counter("spliced_bytes", "Bytes that were spliced.", totals.worker(WorkerWord::Spliced));
+    out.counter(
+        "spliced_bytes",
+        "Bytes that were spliced and have reached the other side.",
+        totals.worker(WorkerWord::Spliced),
+    );
     out.counter("accept_pauses", "How often accepting had to pause.", totals.worker(WorkerWord::Pauses));
     out.gauge("pipes", "Pipes that hold bytes now.", totals.worker(WorkerWord::Pipes));
     out.gauge("connections_limit", "The most connections at once.", picture.description.limit);

@@ -198,7 +198,7 @@ impl<I: Io> Flow<I> {
     /// Sends the sink what is held.
     fn deliver(&mut self, link: &mut Link<'_, I>) -> Result<(), Fault> {
         while link.sink.can_write && !self.is_empty() {
-            match self.held.send(&link.sink.socket).map_err(|_| Fault::Sink)? {
+            match self.held.send(&link.sink.socket, &mut link.shared.spliced).map_err(|_| Fault::Sink)? {
                 Some(count) => self.moved += count as u64,
                 None => {
                     link.sink.can_write = false;
@@ -285,7 +285,6 @@ impl<I: Io> Flow<I> {
         match pipe.fill(&source.socket, max) {
             Ok(Fill::Took(count)) => {
                 self.held = Held::Pipe(pipe);
-                shared.spliced += count as u64;
                 return Ok(count);
             }
             Ok(Fill::Dry) => {

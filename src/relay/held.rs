@@ -37,11 +37,16 @@ impl<I: Io> Held<I> {
         matches!(self, Held::Nothing)
     }
 
-    /// Sends as much as the socket takes at once. `None` when it takes nothing now.
-    pub(crate) fn send(&mut self, socket: &I::Socket) -> io::Result<Option<usize>> {
+    /// Sends as much as the socket takes at once, and adds to `spliced` what it takes from a pipe. `None` when it takes
+    /// nothing now.
+    pub(crate) fn send(&mut self, socket: &I::Socket, spliced: &mut u64) -> io::Result<Option<usize>> {
         match self {
             Held::Nothing => Ok(Some(0)),
-            Held::Pipe(pipe) => pipe.drain(socket),
+            Held::Pipe(pipe) => {
+                let count = pipe.drain(socket)?;
+                *spliced += count.unwrap_or(0) as u64;
+                Ok(count)
+            }
             Held::Memory { bytes, sent } => {
                 let count = unless_blocked(socket.send(&bytes[*sent as usize..]))?;
                 *sent += count.unwrap_or(0) as u32;

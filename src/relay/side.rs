@@ -77,7 +77,7 @@ pub struct Shared<I: Io> {
     pub splice_works: bool,
     /// Bytes that one flow may move in a turn before the others get theirs.
     pub budget: u64,
-    /// Bytes that were spliced so far.
+    /// Bytes that were spliced so far, and have reached their sink.
     pub spliced: u64,
 }
 
