@@ -224,6 +224,7 @@ impl<'a> Worker<'a> {
         if self.desk.has_work()
             || self.connections.has_work()
             || self.dump_from.is_some()
+            || self.has_ended()
             || (room && self.acceptor.has_work(now))
         {
             return Some(Duration::ZERO);

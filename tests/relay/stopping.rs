@@ -100,3 +100,22 @@ fn clients_in_the_backlog_at_termination_are_served_or_reset_but_never_left_hang
     assert_eq!(served, 20, "connections that were established before the stop");
     assert_eq!(relay.daemon.wait(), 0);
 }
+
+#[test]
+fn a_process_for_one_connection_ends_when_that_is_refused() {
+    // inetd (nowait) passes the connection as standard input.
+    for options in ["-a 192.0.2.1 127.0.0.1 9", "--only-redirected 127.0.0.1 9", "-t", "127.0.0.1 9"] {
+        let inetd = std::net::TcpListener::bind(LOCAL).expect("bind");
+        let mut client = TcpStream::connect(inetd.local_addr().expect("address")).expect("connect");
+        let connection = std::os::fd::OwnedFd::from(inetd.accept().expect("accept").0);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tproxy"));
+        command.args(options.split(' ')).stdin(connection);
+        let mut process = command.stdout(std::process::Stdio::null()).spawn().expect("spawn");
+        // It holds a copy of the connection.
+        drop(command);
+        expect_reset(&mut client);
+        let ended = wait::try_until(wait::PATIENCE, || process.try_wait().expect("wait"));
+        let _ = process.kill();
+        assert!(ended.is_some_and(|status| status.success()), "{options}: {ended:?}");
+    }
+}

@@ -96,12 +96,17 @@ impl Worker<'_> {
             self.connections.close_all(|| self.lifecycle.close_reason());
             self.connections.access_log().flush();
         }
-        if self.connections.is_empty() {
+        if self.has_ended() {
             self.tell_counters();
             if let (Some(_), Some(lost)) = (&self.guardian, logging::hand_losses_over()) {
                 self.say(ToGuardian::LostLines(lost));
             }
         }
-        self.connections.is_empty()
+        self.has_ended()
+    }
+
+    /// Whether there is nothing left to serve. The only connection may be refused before the loop begins.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.lifecycle, Lifecycle::Draining(_)) && self.connections.is_empty()
     }
 }
