@@ -52,8 +52,8 @@ impl<'a> Installation<'a> {
             FirewallChoice::Iptables => Ok((FirewallKind::Iptables, "--firewall iptables".into())),
             FirewallChoice::Nft if self.nft.is_there() => Ok((FirewallKind::Nft, "--firewall nft".into())),
             FirewallChoice::Nft => {
-                let sentence = format!("--firewall nft: nft is in none of {}", DIRECTORIES.join(", "));
-                Err(Error::Failed(sentence))
+                let said = format!("it is in none of {}; --firewall iptables does without it", DIRECTORIES.join(", "));
+                Err(Error::Firewall { command: "nft".into(), status: "not found".into(), said })
             }
             FirewallChoice::Auto => self.choose_freely(set, looks),
         }
