@@ -7,6 +7,7 @@ use crate::rules::ip::Ip;
 use crate::rules::policy_routing::{Mark, PolicyRouting};
 use crate::rules::ruleset::RuleSet;
 use crate::rules::tools::DIRECTORIES;
+use crate::sys::procfs;
 
 /// The policy routing of this host, as one instance uses it.
 #[derive(Debug)]
@@ -113,6 +114,9 @@ impl Routes {
     }
 }
 
+/// A family that is switched off needs no routing, and can have none. When it is switched on, it lacks.
 fn wanted(routing: Option<&PolicyRouting>) -> impl Iterator<Item = (Family, &PolicyRouting)> {
-    routing.into_iter().flat_map(|routing| routing.families.iter().map(move |family| (*family, routing)))
+    let families =
+        routing.into_iter().flat_map(|routing| routing.families.iter().map(move |family| (*family, routing)));
+    families.filter(|(family, _)| *family == Family::V4 || !procfs::ipv6_is_off())
 }

@@ -43,6 +43,15 @@ pub(crate) fn sysctl(name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&value).trim().to_owned())
 }
 
+/// Whether IPv6 is switched off on all interfaces (`disable_ipv6`). The kernel takes no IPv6 route for them then.
+pub(crate) fn ipv6_is_off() -> bool {
+    let entries = fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut interfaces = names.filter(|name| name != "all" && name != "default").peekable();
+    let is_off = |name: String| sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6")).as_deref() == Some("1");
+    interfaces.peek().is_some() && interfaces.all(is_off)
+}
+
 /// The ids of all processes.
 pub(crate) fn pids() -> impl Iterator<Item = Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

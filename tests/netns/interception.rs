@@ -337,6 +337,23 @@ fn a_listener_at_loopback_takes_what_is_intercepted_and_nothing_else() {
 }
 
 #[test]
+fn where_ipv6_is_switched_off_ipv4_is_intercepted_and_ipv6_follows_when_it_is_switched_on() {
+    let Some(scene) = Scene::new() else { return };
+    let gateway = &scene.lab.gateway;
+    for firewall in rules::firewalls() {
+        gateway.sysctl(&["net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"]);
+        let begin = ["-d", "--firewall", &firewall, "-s", "12970", "-r", "nobody", "--verify", "1"];
+        let way = ["--intercept", "tproxy", "--source", "client", "-R", "--dport 80", "10.3.0.3", "80"];
+        let mut daemon = scene.relay(&[&begin[..], &way].concat());
+        assert_eq!(scene.page(MOOSE), "cow");
+        gateway.sysctl(&["net.ipv6.conf.all.disable_ipv6=0", "net.ipv6.conf.default.disable_ipv6=0"]);
+        wait::until_true("IPv6 as well", || gateway.run(&["ip", "-6", "rule"]).contains("lookup 12970"));
+        assert_eq!(daemon.stop(), 0);
+        assert!(!rules::saved_with_routing(gateway).contains("12970"));
+    }
+}
+
+#[test]
 fn transparent_relays_what_is_intercepted_and_refuses_what_comes_directly() {
     let Some(scene) = Scene::new() else { return };
     let args =
