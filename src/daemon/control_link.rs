@@ -71,8 +71,8 @@ pub(crate) struct ControlLink {
     /// The number of the last thing that was asked for, and that of the last one before the change that is under way.
     pub asked: u32,
     pub covered: u32,
-    /// The number that was last written to the health file.
-    pub written: Option<Health>,
+    /// What was last to be written to the health file, and whether it was.
+    pub written: Option<(Health, bool)>,
     /// When the instance was started, in seconds since 1970.
     pub began: u64,
     /// When it may be looked again whether there is something to tell, and whether that has been put off.

@@ -58,6 +58,8 @@ pub(crate) struct Reconciler {
     snapshot: String,
     job: Option<Job>,
     failure: Option<Error>,
+    /// The rules are those of the former program, and no work has looked at them yet.
+    resumed: bool,
     process: Process,
     /// The process to which the nft table belongs, if there is one.
     owner: Option<Pid>,
@@ -109,6 +111,7 @@ impl Reconciler {
             snapshot: String::new(),
             job: None,
             failure: None,
+            resumed: false,
             process: process.clone(),
             owner: None,
             lost_owner: None,
@@ -130,15 +133,14 @@ impl Reconciler {
         former_redirects: Vec<RuleSpec>,
         owner: Option<Pid>,
     ) -> Option<Reconciler> {
-        let next = process.verify.map(|verify| Instant::now() + verify);
         let found = Snapshot::from_text(&snapshot).unwrap_or_default();
         let none = |name| RuleSet { name, ..RuleSet::default() };
         let configured = configured.or(found.instance().map(none))?;
         let former_routing = found.routing;
         let new = Reconciler::new(configured, process);
-        let mut reconciler = Reconciler { former_routing, former_redirects, snapshot, owner, ..new };
+        let mut reconciler = Reconciler { former_routing, former_redirects, snapshot, owner, resumed: true, ..new };
         reconciler.aim();
-        reconciler.next = next;
+        reconciler.next = process.verify.map(|verify| Instant::now() + verify);
         Some(reconciler)
     }
 
@@ -228,7 +230,7 @@ impl Reconciler {
     pub(crate) fn state(&self) -> RulesState {
         if self.job.is_none() && self.installed.as_ref() == Some(&self.target) {
             RulesState::Settled
-        } else if self.job.is_none() && self.next.is_some_and(|next| Instant::now() < next) {
+        } else if self.job.is_none() && !self.resumed && self.next.is_some_and(|next| Instant::now() < next) {
             RulesState::Failed
         } else {
             RulesState::Working
@@ -376,7 +378,7 @@ impl Reconciler {
     }
 
     fn failed(&mut self, error: Error) {
-        self.failure = Some(error);
+        (self.failure, self.resumed) = (Some(error), false);
         self.next = Some(Instant::now() + RETRY);
     }
 
@@ -384,7 +386,7 @@ impl Reconciler {
         self.snapshot = snapshot;
         // The tool may be another one.
         self.target_text.take();
-        self.failure = None;
+        (self.failure, self.resumed) = (None, false);
         self.installed = match task {
             Task::Install(target) | Task::Verify(target) => Some(target),
             Task::Unhook | Task::Remove => None,

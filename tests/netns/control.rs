@@ -193,7 +193,13 @@ fn every_number_is_that_of_the_log() {
     });
     fetch(5);
     compare(&desk, 2);
+    let mut monitor = desk.connect();
+    monitor.write_all(b"json monitor\n").expect("write");
     assert_eq!(desk.ask("upgrade"), "ok: upgrade done\n");
+    // Its process ends with the upgrade. New clients were served all the time.
+    let mut events = String::new();
+    monitor.read_to_string(&mut events).expect("events");
+    assert!(events.contains("\"event\":\"upgrade\"") && !events.contains("withdrawn"), "{events}");
     fetch(5);
     compare(&desk, 2);
     assert_eq!((desk.number("reloads"), desk.number("accepted"), desk.number("worker_deaths")), (2, 55, 2));
@@ -293,6 +299,18 @@ fn a_monitor_follows_what_happens_and_a_stop_makes_health_bad_first() {
     follow("upstream drained");
     desk.ask("upstream enable cow:80");
     follow("upstream enabled");
+    // A health file that cannot be written is tried again.
+    fs::remove_file(&health).expect("remove");
+    fs::create_dir(&health).expect("a directory");
+    desk.ask("redirection disable 1");
+    follow("health");
+    fs::remove_dir(&health).expect("remove");
+    wait::until_true("the health file", || {
+        desk.ask("verbose off");
+        read() == "1\n"
+    });
+    desk.ask("redirection enable 1");
+    follow("health");
     assert_eq!(desk.ask("stop --drain 0"), "ok: stopping\n");
     let begin = Instant::now();
     follow("health");

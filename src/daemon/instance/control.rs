@@ -48,12 +48,16 @@ impl Instance {
             let path = serving.config.process.control.health_file.as_deref();
             let status = (shows || path.is_some()).then(|| self.status(&control));
             if let (Some(path), Some(Status { health, .. })) = (path, &status)
-                && control.written != Some(*health)
+                && control.written != Some((*health, true))
             {
-                if let Err(error) = health_file::write(path, *health) {
+                let result = health_file::write(path, *health);
+                // It is tried again, and said once.
+                if let Err(error) = &result
+                    && control.written != Some((*health, false))
+                {
                     log::error!("{error}");
                 }
-                control.written = Some(*health);
+                control.written = Some((*health, result.is_ok()));
             }
             if let Some(status) = status.filter(|_| shows) {
                 control.describe(describe(serving, &self.names, control.began), status);
