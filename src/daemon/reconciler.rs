@@ -2,14 +2,13 @@
 //! (`tproxy-rules`), so the guardian is free to replace a worker while iptables waits for the lock of the tables.
 
 use std::cell::OnceCell;
-use std::fs::File;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
 use crate::config::Process;
 use crate::daemon::children::{self, Children, Role};
-use crate::daemon::rules_work::{self, RESTORED, Task};
+use crate::daemon::rules_work::{self, Job, RESTORED, Task};
 use crate::daemon::table_owner::{self, OwnerLink};
 use crate::daemon::table_watch::TableWatch;
 use crate::error::Error;
@@ -71,18 +70,6 @@ pub(crate) struct Reconciler {
     limit: Duration,
     /// How often rules were put back that others had changed.
     pub restored: u64,
-}
-
-/// A process that works on the rules.
-#[derive(Debug)]
-struct Job {
-    pid: Pid,
-    task: Task,
-    /// Where it leaves its result.
-    result: File,
-    since: Instant,
-    /// When it was killed.
-    killed: Option<Instant>,
 }
 
 /// How the rules stand.
@@ -313,7 +300,7 @@ impl Reconciler {
         let untried = self.untried;
         let work = || rules_work::run(&task, instance, snapshot, untried, link);
         let (pid, result) = children.spawn_task(Role::Rules, children::RULES, work)?;
-        self.job = Some(Job { pid, task, result, since: Instant::now(), killed: None });
+        self.job = Some(Job { pid, task, result, since: Instant::now(), killed: None, lost_owner: None });
         Ok(())
     }
 
@@ -332,11 +319,15 @@ impl Reconciler {
         }
         let now = Instant::now();
         let again = self.lost_owner.replace(now).is_some_and(|before| now < before + PAUSE);
+        let due = if again { now + PAUSE } else { now };
+        if let Some(job) = &mut self.job {
+            job.lost_owner = Some(due);
+        }
         if self.installed.is_some() && self.has_nft_tables() {
             log::error!("process {pid}, to which the nft table belongs, {how}: the rules are gone, and are put back");
             self.installed = None;
             self.restored += 1;
-            self.next = Some(if again { now + PAUSE } else { now });
+            self.next = Some(due);
         }
     }
 
@@ -369,6 +360,10 @@ impl Reconciler {
                 self.next = Some(Instant::now());
             }
             Err(error) => self.failed(error),
+        }
+        // What it has installed or seen is gone.
+        if job.lost_owner.is_some() && self.has_nft_tables() {
+            (self.installed, self.next) = (None, job.lost_owner);
         }
     }
 

@@ -1,5 +1,10 @@
 //! One piece of work on the rules, done in a process of its own (`tproxy-rules`).
 
+use std::fs::File;
+use std::time::Instant;
+
+use nix::unistd::Pid;
+
 use crate::daemon::instance_lock;
 use crate::daemon::table_owner::OwnerLink;
 use crate::error::Error;
@@ -21,6 +26,20 @@ pub(crate) enum Task {
     Unhook,
     /// Take everything away.
     Remove,
+}
+
+/// A process that works on the rules.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub pid: Pid,
+    pub task: Task,
+    /// Where it leaves its result.
+    pub result: File,
+    pub since: Instant,
+    /// When it was killed.
+    pub killed: Option<Instant>,
+    /// The owner of the nft table has ended meanwhile: when the rules are to be put back.
+    pub lost_owner: Option<Instant>,
 }
 
 /// Does the work, in a process of its own. Returns what is installed then.

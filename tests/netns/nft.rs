@@ -78,6 +78,22 @@ fn a_killed_owner_is_replaced_and_the_rules_are_put_back() {
 }
 
 #[test]
+fn an_owner_that_is_killed_while_the_rules_are_put_back_is_replaced_as_well() {
+    let Some(scene) = Scene::new() else { return };
+    // No comparison puts right what was missed.
+    let daemon = stand_in(&scene, &["--intercept", "tproxy", "--verify", "0"]);
+    for _ in 0..3 {
+        let mut last = 0;
+        for _ in 0..2 {
+            let next = || daemon.family.named("tproxy-nft").into_iter().find(|pid| *pid != last);
+            last = wait::until("an owner", next);
+            kill(&[last]);
+        }
+        wait::until_true("the rules are put back", || scene.page(MOOSE) == "cow");
+    }
+}
+
+#[test]
 fn with_fail_closed_a_table_rejects_when_all_processes_are_gone() {
     let Some(scene) = Scene::new() else { return };
     let gateway = &scene.lab.gateway;
