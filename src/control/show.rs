@@ -113,13 +113,16 @@ pub(crate) fn upstreams(picture: &Picture) -> Vec<Row> {
         let (connected, time) = (word(UpstreamWord::Connected), word(UpstreamWord::ConnectTime));
         let mean = (connected > 0).then(|| time as f64 / connected as f64 / 1e6);
         let state = picture.upstream_state(id, upstream, picture.is_down(id, &upstream.name));
-        let result = upstream.addresses.iter().find_map(|address| picture.checks.get(&(id, *address)));
+        let check = picture.check_state(id, upstream);
+        // Of several addresses one of those that are as the upstream is.
+        let mut results = upstream.addresses.iter().filter_map(|address| picture.checks.get(&(id, *address)));
+        let result = results.find(|result| result.is_failing == (check == "failing"));
         rows.push(Row(vec![
             ("redirection", Field::Number(id.index() as u64 + 1)),
             ("upstream", Field::text(upstream.name.as_str())),
             ("addresses", Field::List(upstream.addresses.iter().map(crate::traffic::service::shown).collect())),
             ("state", Field::text(state)),
-            ("check", Field::text(picture.check_state(id, upstream))),
+            ("check", Field::text(check)),
             ("check_result", Field::maybe(result.map(|result| result.result.as_str()))),
             ("check_time", Field::seconds(result.map(|result| result.time.as_secs_f64()))),
             ("open", Field::Number(word(UpstreamWord::Open))),
@@ -246,4 +249,40 @@ fn connection_row(one: &ListedConnection) -> Row {
         ("bytes_down", Field::Number(one.moved.1)),
         ("age", Field::Seconds(one.age as f64 / 1000.0)),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::description::{DescribedRedirection, DescribedUpstream};
+    use crate::control::picture::CheckedAddress;
+    use crate::traffic::service::{CheckKind, UpstreamCheck};
+    use std::time::Duration;
+
+    #[test]
+    fn the_result_of_a_check_is_of_an_address_that_is_as_the_upstream_is() {
+        let (id, addresses) = (RedirectionId(0), ["10.0.0.1:80", "10.0.0.2:80"].map(|text| text.parse().unwrap()));
+        let how = UpstreamCheck { interval: Duration::from_secs(1), kind: CheckKind::Connect, rise: 1, fall: 1 };
+        let mut picture = Picture::default();
+        picture.description.redirections = vec![DescribedRedirection {
+            kind: "relay".into(),
+            has_rules: true,
+            target: String::new(),
+            listen: Vec::new(),
+            check: Some((how, Duration::from_secs(1))),
+            leaves_from: Vec::new(),
+            upstreams: vec![DescribedUpstream { name: "herd:80".into(), addresses: addresses.to_vec() }],
+        }];
+        let mut shown = |failing: [bool; 2]| {
+            for (address, is_failing) in addresses.into_iter().zip(failing) {
+                let result = if is_failing { "status 503" } else { "status 200" }.to_owned();
+                picture.checks.insert((id, address), CheckedAddress { is_failing, result, time: Duration::ZERO });
+            }
+            let row = upstreams(&picture).remove(0);
+            (row.get("check").cell(), row.get("check_result").cell())
+        };
+        assert_eq!(shown([true, false]), ("passing".into(), "status 200".into()));
+        assert_eq!(shown([false, true]), ("passing".into(), "status 200".into()));
+        assert_eq!(shown([true, true]), ("failing".into(), "status 503".into()));
+    }
 }
