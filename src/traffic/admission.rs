@@ -177,9 +177,10 @@ impl Admission {
         if service.clients_choose() { self.permit(service, session) } else { Ok(()) }
     }
 
-    /// Whether a connection of this client that arrived here was made to the listening port: directly, or translated.
+    /// Whether a connection of this client that arrived here was made to the listening port: directly, or translated. Where
+    /// inetd or systemd listened for us, any port may be that one.
     fn is_where_we_listen(&mut self, arrived: CompactAddr, client: CompactAddr) -> Result<bool, CloseReason> {
-        let ours = self.ports.contains(&arrived.port());
+        let ours = self.ports.is_empty() || self.ports.contains(&arrived.port());
         Ok(ours && self.is_own(arrived.socket_addr()).map_err(|error| self.shortage(error, client, None))?)
     }
 
