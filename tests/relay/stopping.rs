@@ -106,7 +106,7 @@ fn a_process_for_one_connection_ends_when_that_is_refused() {
     // inetd (nowait) passes the connection as standard input.
     for options in ["-a 192.0.2.1 127.0.0.1 9", "--only-redirected 127.0.0.1 9", "-t", "127.0.0.1 9"] {
         let inetd = std::net::TcpListener::bind(LOCAL).expect("bind");
-        let mut client = TcpStream::connect(inetd.local_addr().expect("address")).expect("connect");
+        let mut client = clients::connect(inetd.local_addr().expect("address")).expect("connect");
         let connection = std::os::fd::OwnedFd::from(inetd.accept().expect("accept").0);
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tproxy"));
         command.args(options.split(' ')).stdin(connection);
