@@ -14,6 +14,7 @@ use crate::daemon::generation::UpstreamOrders;
 use crate::daemon::instance::Instance;
 use crate::error::Error;
 use crate::record::Writer;
+use crate::sys::files::FileId;
 use crate::sys::inherited;
 
 /// What was read.
@@ -21,13 +22,15 @@ use crate::sys::inherited;
 pub(crate) struct ControlEntry {
     /// With the descriptor of the channel.
     process: Option<(Pid, RawFd)>,
-    /// With its path.
-    socket: Option<(RawFd, PathBuf)>,
-    /// With its path, if it has one.
-    metrics: Option<(RawFd, Option<PathBuf>)>,
+    socket: Option<(RawFd, SocketFile)>,
+    /// With its file, if it has one.
+    metrics: Option<(RawFd, Option<SocketFile>)>,
     numbers: [u64; 6],
     orders: UpstreamOrders,
 }
+
+/// The path of a Unix socket, and which file it was there.
+type SocketFile = (PathBuf, FileId);
 
 /// Writes it down. `copy` makes a copy of a descriptor that survives, and tells its number.
 pub(crate) fn write(
@@ -41,14 +44,11 @@ pub(crate) fn write(
     }
     if let Some(sockets) = &control.sockets {
         if let Some(socket) = &sockets.control {
-            out.line(["control-socket".into(), copy(&socket.listener)?.into(), socket.path.clone().into_os_string()]);
+            out.line(bound_socket("control-socket", socket, copy)?);
         }
         match &sockets.metrics {
             Some(MetricsSocket::Tcp(listener)) => out.line(["metrics-socket".into(), copy(listener)?]),
-            Some(MetricsSocket::Unix(socket)) => {
-                let path = socket.path.clone().into_os_string();
-                out.line(["metrics-socket".into(), copy(&socket.listener)?.into(), path]);
-            }
+            Some(MetricsSocket::Unix(socket)) => out.line(bound_socket("metrics-socket", socket, copy)?),
             None => {}
         }
     }
@@ -60,22 +60,34 @@ pub(crate) fn write(
     Ok(())
 }
 
+fn bound_socket(
+    name: &str,
+    socket: &BoundSocket,
+    copy: &mut dyn FnMut(&dyn AsFd) -> Result<String, Error>,
+) -> Result<[OsString; 5], Error> {
+    let FileId { device, inode } = socket.id;
+    let path = socket.path.clone().into_os_string();
+    Ok([name.into(), copy(&socket.listener)?.into(), path, device.to_string().into(), inode.to_string().into()])
+}
+
 impl ControlEntry {
     /// Takes one line. `None` if it is none of ours.
     pub(crate) fn take(&mut self, words: Vec<OsString>) -> Option<()> {
         let texts: Vec<&str> = words.iter().map(|word| word.to_str().unwrap_or("")).collect();
+        let file = |device: &str, inode: &str| {
+            let id = FileId { device: device.parse().ok()?, inode: inode.parse().ok()? };
+            Some((PathBuf::from(words.get(2)?), id))
+        };
         match texts[..] {
             ["control", pid, channel] => {
                 self.process = Some((Pid::from_raw(pid.parse().ok()?), channel.parse().ok()?));
             }
-            ["control-socket", descriptor, _] => {
-                let number = descriptor.parse().ok()?;
-                self.socket = Some((number, words.into_iter().nth(2)?.into()));
+            ["control-socket", descriptor, _, device, inode] => {
+                self.socket = Some((descriptor.parse().ok()?, file(device, inode)?));
             }
             ["metrics-socket", descriptor] => self.metrics = Some((descriptor.parse().ok()?, None)),
-            ["metrics-socket", descriptor, _] => {
-                let number = descriptor.parse().ok()?;
-                self.metrics = Some((number, Some(words.into_iter().nth(2)?.into())));
+            ["metrics-socket", descriptor, _, device, inode] => {
+                self.metrics = Some((descriptor.parse().ok()?, Some(file(device, inode)?)));
             }
             ["numbers", ref numbers @ ..] => {
                 let numbers: Vec<u64> = numbers.iter().map(|number| number.parse()).collect::<Result<_, _>>().ok()?;
@@ -92,10 +104,10 @@ impl ControlEntry {
         let ControlEntry { process, socket, metrics, numbers, orders } = self;
         let failed = |error| Error::sys("taking over a control socket", error);
         let descriptor = |number| inherited::take(number).map_err(failed);
-        let adopt = |number, path| BoundSocket::adopt(descriptor(number)?, path).map_err(failed);
-        let control = socket.map(|(number, path)| adopt(number, path)).transpose()?;
+        let adopt = |number, (path, id): SocketFile| Ok(BoundSocket::adopt(descriptor(number)?, path, id));
+        let control = socket.map(|(number, file)| adopt(number, file)).transpose()?;
         let metrics = match metrics {
-            Some((number, Some(path))) => Some(MetricsSocket::Unix(adopt(number, path)?)),
+            Some((number, Some(file))) => Some(MetricsSocket::Unix(adopt(number, file)?)),
             Some((number, None)) => Some(MetricsSocket::Tcp(descriptor(number)?.into())),
             None => None,
         };
@@ -119,18 +131,20 @@ mod tests {
     #[test]
     fn every_line_is_understood() {
         let mut control = ControlEntry::default();
-        let text =
-            "control 30 17\ncontrol-socket 18 /c\nmetrics-socket 19 /m\nnumbers 1 2 3 4 5 0\norder cow:80 disabled";
+        let text = "control 30 17\ncontrol-socket 18 /c 1 2\nmetrics-socket 19 /m 1 3\nnumbers 1 2 3 4 5 0\norder cow:80 disabled";
         for line in text.lines() {
             control.take(words(line).unwrap()).unwrap();
         }
         assert_eq!((control.process, control.numbers), (Some((Pid::from_raw(30), 17)), [1, 2, 3, 4, 5, 0]));
         assert_eq!(
             (control.socket.clone(), control.metrics.clone()),
-            (Some((18, "/c".into())), Some((19, Some("/m".into()))))
+            (
+                Some((18, ("/c".into(), FileId { device: 1, inode: 2 }))),
+                Some((19, Some(("/m".into(), FileId { device: 1, inode: 3 }))))
+            )
         );
         assert_eq!(control.orders["cow:80"], UpstreamOrder::Disable);
-        for line in ["control x 1", "numbers 1", "order cow:80 well", "cow"] {
+        for line in ["control x 1", "numbers 1", "control-socket 18 /c", "order cow:80 well", "cow"] {
             assert!(control.take(words(line).unwrap()).is_none(), "{line}");
         }
     }

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct BoundSocket {
     pub listener: UnixListener,
     pub path: PathBuf,
-    id: FileId,
+    pub id: FileId,
     /// The next program of this process has it.
     pub stays: bool,
 }
@@ -130,17 +130,14 @@ impl BoundSocket {
             Ok(listener)
         });
         let listener = listener.inspect_err(|_| drop(fs::remove_file(&fresh))).map_err(failed)?;
-        BoundSocket::of(listener, path.to_owned()).map_err(failed)
+        let id = FileId::of(&fs::symlink_metadata(path).map_err(failed)?);
+        Ok(BoundSocket { listener, path: path.to_owned(), id, stays: false })
     }
 
-    fn of(listener: UnixListener, path: PathBuf) -> io::Result<BoundSocket> {
-        let id = FileId::of(&fs::symlink_metadata(&path)?);
-        Ok(BoundSocket { listener, path, id, stays: false })
-    }
-
-    /// A socket that the former program of this process has left.
-    pub(crate) fn adopt(descriptor: OwnedFd, path: PathBuf) -> io::Result<BoundSocket> {
-        BoundSocket::of(UnixListener::from(descriptor), path)
+    /// A socket that the former program of this process has left. Others may have removed it from its path meanwhile, or
+    /// put something else there.
+    pub(crate) fn adopt(descriptor: OwnedFd, path: PathBuf, id: FileId) -> BoundSocket {
+        BoundSocket { listener: UnixListener::from(descriptor), path, id, stays: false }
     }
 }
 

@@ -385,7 +385,7 @@ mod tests {
         let text = format!(
             "{HEADER}\npid 7\nfile -s%2080%0a\npidfile /run/t%ff 8\nlock 9\nworkers 12\nlistener 3 [::]:80 10\nlistener 4 1.2.3.4:5 13 passed web\nunused 14\naccess-log 15\n\
              worker 20 11 0\ndraining 21 12\nsupplied 20\npool 22 0\nname cow 10.0.0.1 fd00::1\nname lost\n\
-             record 20 16 3 0 9 100 cow:80,[fd00::1]:81 \npast worker 1 2 3 4 5 6 7 8\ncontrol 30 17\ncontrol-socket 18 /c\nmetrics-socket 19 /m\nnumbers 1 2 3 4 5 0\norder cow:80 disabled\nrules family%20IPv4%0a\nformer IPv6 12970\nlifeline 16 17\ntable-owner 23 18\n",
+             record 20 16 3 0 9 100 cow:80,[fd00::1]:81 \npast worker 1 2 3 4 5 6 7 8\ncontrol 30 17\ncontrol-socket 18 /c 1 2\nmetrics-socket 19 /m 1 3\nnumbers 1 2 3 4 5 0\norder cow:80 disabled\nrules family%20IPv4%0a\nformer IPv6 12970\nlifeline 16 17\ntable-owner 23 18\n",
         );
         let handover = decode(&text).unwrap();
         assert_eq!((handover.pid, handover.lock, handover.workers_started), (7, Some(9), 12));

@@ -355,6 +355,23 @@ fn an_upgrade_goes_on_with_the_access_log_that_is_open() {
 }
 
 #[test]
+fn an_upgrade_goes_on_when_others_have_removed_the_control_socket() {
+    let Some(scene) = Scene::new() else { return };
+    let directory = lab::tempdir::TempDir::new();
+    let socket = directory.file("control.sock");
+    let site = Site::new(&format!("--control {socket}\n{STAND_IN}"));
+    let daemon = site.launch(&scene).ready();
+    fs::remove_file(&socket).expect("the socket");
+    site.upgrade(&daemon);
+    // Nor does it take away what others have put there.
+    fs::write(&socket, "").expect("file");
+    site.upgrade(&daemon);
+    assert_eq!(scene.page(MOOSE), "cow");
+    site.stop(&daemon);
+    assert!(fs::exists(&socket).expect("path"));
+}
+
+#[test]
 fn a_start_that_waits_for_a_name_begins_again_on_a_hangup() {
     let Some(scene) = Scene::new() else { return };
     let site = Site::new(&STAND_IN.replace("cow 80", "cwo 80"));
