@@ -50,7 +50,7 @@ struct PublicBinary {
 impl PublicBinary {
     fn new() -> PublicBinary {
         let directory = TempDir::new();
-        fs::copy(env!("CARGO_BIN_EXE_tproxy"), directory.file("tproxy")).expect("copy");
+        process::copy_program(env!("CARGO_BIN_EXE_tproxy"), directory.file("tproxy"));
         PublicBinary { directory }
     }
 

@@ -45,9 +45,7 @@ impl Site {
         use std::os::unix::fs::PermissionsExt;
         let (text, new) = (self.directory.file("text"), self.directory.file("new"));
         fs::write(&text, program).expect("program");
-        // Copied by another process: a child that a thread of this one forks meanwhile would have the program open for
-        // writing, and it could not be executed (ETXTBSY, execve(2)).
-        assert!(std::process::Command::new("cp").args([&text, &new]).status().expect("cp").success());
+        process::copy_program(&text, &new);
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("mode");
         fs::rename(&new, &self.program).expect("rename");
     }

@@ -120,9 +120,7 @@ fn children_can_be_started_when_the_program_is_gone_from_the_disk() {
     let Some(scene) = Scene::new() else { return };
     let directory = TempDir::new();
     let program = directory.file("tproxy");
-    // Copied by another process, or else a child of another thread may have it open for writing (ETXTBSY, execve(2)).
-    let copied = Command::new("cp").args([env!("CARGO_BIN_EXE_tproxy"), &program]).status().expect("cp");
-    assert!(copied.success());
+    process::copy_program(env!("CARGO_BIN_EXE_tproxy"), &program);
     let daemon = scene.launch(STAND_IN).by_user(0, &program).ready();
     for replaced in [false, true] {
         fs::remove_file(&program).expect("remove");

@@ -149,7 +149,7 @@ fn a_number_in_a_pid_file_is_a_daemon_only_if_that_process_keeps_the_file() {
     let path = directory.file("pid");
     // A process that has only the name of ours, and one that is another instance of ours.
     let namesake = directory.path.join("tproxy");
-    fs::copy("/bin/sleep", &namesake).expect("copy");
+    process::copy_program("/bin/sleep", &namesake);
     let mut namesake = std::process::Command::new(&namesake).arg("60").spawn().expect("sleep");
     let other = LoopbackRelay::start("", local(free_port()));
     let numbers = [namesake.id(), other.daemon.pid().unsigned_abs(), 1];

@@ -134,7 +134,7 @@ fn a_name_that_another_process_chose_cannot_reach_the_terminal() {
         (b"\xff\x9b1m", "\u{fffd}\u{fffd}1m"),
     ] {
         let path = directory.path.join(std::ffi::OsStr::from_bytes(name));
-        std::fs::copy("/bin/sleep", &path).expect("copy");
+        process::copy_program("/bin/sleep", &path);
         let listener = std::net::TcpListener::bind(LOCAL).expect("listen");
         let port = listener.local_addr().expect("address").port();
         let holder = |mut command: std::process::Command| {

@@ -99,6 +99,13 @@ pub fn signal(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
 }
 
+/// Copies a program that is to be executed. Another process copies it: a child that a thread of this one forks meanwhile
+/// would have the copy open for writing, and it could not be executed (ETXTBSY, execve(2)).
+pub fn copy_program(from: &str, to: impl AsRef<std::ffi::OsStr>) {
+    let copied = std::process::Command::new("cp").arg(from).arg(to).status().expect("cp");
+    assert!(copied.success(), "copying {from}: {copied}");
+}
+
 /// All processes of one daemon under test: guardian, worker, resolver, and whatever they started.
 ///
 /// Membership is a mark in the environment, which forks inherit and orphans keep. Ends them all when dropped.
