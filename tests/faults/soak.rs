@@ -258,14 +258,12 @@ struct Imp<'a> {
     dice: Dice,
     rotated: u64,
     injected: u64,
-    detail: String,
 }
 
 impl Imp<'_> {
     /// Does one thing, and undoes it.
     fn act(&mut self) -> Fault {
-        self.detail.clear();
-        let begin = Instant::now();
+        let (begin, mut detail) = (Instant::now(), String::new());
         let (name, effect) = match self.dice.roll(16) {
             0..2 => self.kill("tproxy-worker", Effect::Kills),
             2 => self.kill("tproxy-resolver", Effect::Delays),
@@ -273,10 +271,16 @@ impl Imp<'_> {
             5 => self.rotate(),
             6..9 => self.pause(),
             9..11 => self.pull_a_cable(),
-            11..14 => self.inject(UNFELT, "a failed call that nobody may feel", Effect::Delays),
-            _ => self.inject(COSTLY, "a failed call that costs connections", Effect::Resets),
+            11..14 => {
+                detail = self.inject(UNFELT);
+                ("a failed call that nobody may feel", Effect::Delays)
+            }
+            _ => {
+                detail = self.inject(COSTLY);
+                ("a failed call that costs connections", Effect::Resets)
+            }
         };
-        Fault { begin, end: Instant::now(), name, detail: self.detail.clone(), effect }
+        Fault { begin, end: Instant::now(), name, detail, effect }
     }
 
     fn kill(&mut self, who: &'static str, effect: Effect) -> (&'static str, Effect) {
@@ -317,14 +321,14 @@ impl Imp<'_> {
         ("a pulled cable", Effect::Refuses)
     }
 
-    fn inject(&mut self, kinds: &[(Call, i32, u32)], name: &'static str, effect: Effect) -> (&'static str, Effect) {
+    /// Has one of these calls fail for a while; gives which, and the error.
+    fn inject(&mut self, kinds: &[(Call, i32, u32)]) -> String {
         let (call, error, every) = self.dice.pick(kinds);
-        self.detail = format!("{call:?}, {error}");
         self.faults.strike(Role::Worker, call, error, every);
         std::thread::sleep(Duration::from_millis(300));
         self.faults.heal(call);
         self.injected += self.faults.hits(call);
-        (name, effect)
+        format!("{call:?}, {error}")
     }
 }
 
@@ -381,7 +385,6 @@ fn soak() {
             dice: Dice(seed),
             rotated: 0,
             injected: 0,
-            detail: String::new(),
         };
         let mut happened = Vec::new();
         while begin.elapsed() < span {

@@ -96,13 +96,14 @@ impl Worker<'_> {
             self.connections.close_all(|| self.lifecycle.close_reason());
             self.connections.access_log().flush();
         }
-        if self.has_ended() {
+        let ended = self.has_ended();
+        if ended {
             self.tell_counters();
             if let (Some(_), Some(lost)) = (&self.guardian, logging::hand_losses_over()) {
                 self.say(ToGuardian::LostLines(lost));
             }
         }
-        self.has_ended()
+        ended
     }
 
     /// Whether there is nothing left to serve. The only connection may be refused before the loop begins.
