@@ -94,7 +94,7 @@ pub fn attempt(to: &str, transfer: &Transfer, manners: Manners) -> Outcome {
 pub struct Holdings {
     /// Descriptors other than pipes.
     pub descriptors: usize,
-    /// AddrPair of pipes.
+    /// Ends of pipes.
     pub pipe_ends: usize,
     /// Anonymous memory in bytes.
     pub memory: u64,

@@ -29,14 +29,16 @@ const IDLE: usize = 20;
 /// Nobody may wait longer than this for the next byte.
 const LONGEST_STALL: Duration = Duration::from_secs(12);
 
-/// Only what comes from the client: the proxies on cow ask moose through the same gateway.
+/// Only what comes from the client: the proxies on cow ask moose through the same gateway. A server that writes to a client
+/// which has reset its connection, and reads nothing meanwhile, keeps the rest of the upload waiting until `--fin-timeout`.
 fn table(log: &str) -> String {
+    let limit = "--fin-timeout 5";
     format!(
         "-r nobody -l {log} --verify 2\n\
-         -s 12970 -R '-i eth1 --dport 9' cow 9\n\
-         -s 12971 -R '-i eth1 --dport 7' cow 7\n\
-         -s 12972 --via http -R '-i eth1 --dport 80' cow 3128\n\
-         -s 12973 --via socks5 -R '-i eth1 --dport 10' cow 1080\n"
+         -s 12970 {limit} -R '-i eth1 --dport 9' cow 9\n\
+         -s 12971 {limit} -R '-i eth1 --dport 7' cow 7\n\
+         -s 12972 {limit} --via http -R '-i eth1 --dport 80' cow 3128\n\
+         -s 12973 {limit} --via socks5 -R '-i eth1 --dport 10' cow 1080\n"
     )
 }
 
