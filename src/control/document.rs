@@ -3,13 +3,19 @@
 //! JSON is only written, never read, so a crate would be larger than this file (docs/DEPENDENCIES.md).
 
 use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::traffic::compact_addr::CompactAddr;
 
 /// The value of a field.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Field {
     Text(String),
+    Word(&'static str),
+    Address(CompactAddr),
     Number(u64),
-    Seconds(f64),
+    /// In seconds.
+    Time(Duration),
     /// Nothing is known: `null`, or `-`.
     Absent,
     List(Vec<String>),
@@ -26,16 +32,19 @@ impl Field {
         text.map_or(Field::Absent, |text| Field::Text(text.into()))
     }
 
-    pub(crate) fn seconds(seconds: Option<f64>) -> Field {
-        seconds.map_or(Field::Absent, Field::Seconds)
+    /// A time, if there is one.
+    pub(crate) fn time(time: Option<Duration>) -> Field {
+        time.map_or(Field::Absent, Field::Time)
     }
 
     fn json(&self, out: &mut String) {
         match self {
             Field::Text(text) => quote(text, out),
+            Field::Word(word) => quote(word, out),
             // Writing to a String cannot fail.
+            Field::Address(address) => _ = write!(out, "\"{address}\""),
             Field::Number(number) => _ = write!(out, "{number}"),
-            Field::Seconds(seconds) => _ = write!(out, "{seconds:.6}"),
+            Field::Time(time) => _ = write!(out, "{}.{:06}", time.as_secs(), time.subsec_micros()),
             Field::Absent => out.push_str("null"),
             Field::List(list) => {
                 out.push('[');
@@ -57,8 +66,10 @@ impl Field {
     pub(crate) fn cell(&self) -> String {
         let text = match self {
             Field::Text(text) => text.clone(),
+            Field::Word(word) => (*word).to_owned(),
+            Field::Address(address) => address.to_string(),
             Field::Number(number) => number.to_string(),
-            Field::Seconds(seconds) => format!("{seconds:.3}"),
+            Field::Time(time) => format!("{}.{:03}", time.as_secs(), time.subsec_millis()),
             Field::List(list) => list.join(","),
             Field::Counts(counts) => {
                 let some = counts.iter().filter(|(_, count)| *count > 0);
@@ -81,14 +92,18 @@ fn separated<T>(list: &[T], out: &mut String, mut write: impl FnMut(&T, &mut Str
 
 /// A string of JSON (RFC 8259, 7).
 pub(crate) fn quote(text: &str, out: &mut String) {
+    let is_special = |c: char| c.is_ascii_control() || c == '"' || c == '\\';
     out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            c if c < ' ' || c == '\x7f' => _ = write!(out, "\\u{:04x}", u32::from(c)),
-            c => out.push(c),
+    // What needs no escape is copied in one piece.
+    for part in text.split_inclusive(is_special) {
+        let plain = part.strip_suffix(is_special);
+        out.push_str(plain.unwrap_or(part));
+        match part.chars().next_back().filter(|_| plain.is_some()) {
+            None => {}
+            Some('"') => out.push_str("\\\""),
+            Some('\\') => out.push_str("\\\\"),
+            Some('\n') => out.push_str("\\n"),
+            Some(control) => _ = write!(out, "\\u{:04x}", u32::from(control)),
         }
     }
     out.push('"');
@@ -172,7 +187,7 @@ mod tests {
         let row = Row(vec![
             ("a", Field::text("x\"\\\n\u{1}é")),
             ("b", Field::Number(7)),
-            ("c", Field::Seconds(0.25)),
+            ("c", Field::Time(Duration::from_millis(250))),
             ("d", Field::Absent),
             ("e", Field::List(vec!["1".into(), "2".into()])),
             ("f", Field::Counts(vec![("reset by client", 3), ("idle", 0)])),

@@ -87,9 +87,9 @@ impl Picture {
         self.workers.values().filter(|worker| worker.state == state).count() as u64
     }
 
-    pub(crate) fn uptime(&self) -> f64 {
+    pub(crate) fn uptime(&self) -> Duration {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        (now.as_secs_f64() - self.description.started as f64).max(0.0)
+        now.saturating_sub(Duration::from_secs(self.description.started))
     }
 
     /// What an administrator has said about an upstream.

@@ -1,5 +1,7 @@
 //! The answers to `show` and `health`.
 
+use std::time::Duration;
+
 use crate::control::document::{Field, Row};
 use crate::control::filter::ConnectionFilter;
 use crate::control::picture::{Picture, SeenState, SeenWorker};
@@ -20,10 +22,6 @@ pub(crate) fn reasons(totals: &RedirectionTotals) -> Vec<(&'static str, u64)> {
     named.chain([(LOST, totals.lost[0])]).collect()
 }
 
-fn seconds(nanoseconds: u64) -> Field {
-    Field::Seconds(nanoseconds as f64 / 1e9)
-}
-
 pub(crate) fn summary(picture: &Picture) -> Row {
     let (totals, status) = (picture.totals(), &picture.status);
     let sum = totals.sum();
@@ -35,7 +33,7 @@ pub(crate) fn summary(picture: &Picture) -> Row {
         ("version", Field::text(env!("CARGO_PKG_VERSION"))),
         ("pid", Field::Number(picture.description.pid.into())),
         ("started", Field::Number(picture.description.started)),
-        ("uptime", Field::Seconds(picture.uptime())),
+        ("uptime", Field::Time(picture.uptime())),
         ("health", Field::text(status.health.name())),
         ("health_reason", Field::maybe(Some(status.reason.as_str()).filter(|reason| !reason.is_empty()))),
         ("reloads", Field::Number(status.reloads)),
@@ -111,7 +109,7 @@ pub(crate) fn upstreams(picture: &Picture) -> Vec<Row> {
         let words = totals.upstreams.get(&(id, upstream.name.clone())).copied().unwrap_or([0; UPSTREAM_WORDS]);
         let word = |word: UpstreamWord| words[word as usize];
         let (connected, time) = (word(UpstreamWord::Connected), word(UpstreamWord::ConnectTime));
-        let mean = (connected > 0).then(|| time as f64 / connected as f64 / 1e6);
+        let mean = time.checked_div(connected).map(Duration::from_micros);
         let state = picture.upstream_state(id, upstream, picture.is_down(id, &upstream.name));
         let check = picture.check_state(id, upstream);
         // Of several addresses one of those that are as the upstream is.
@@ -124,11 +122,11 @@ pub(crate) fn upstreams(picture: &Picture) -> Vec<Row> {
             ("state", Field::text(state)),
             ("check", Field::text(check)),
             ("check_result", Field::maybe(result.map(|result| result.result.as_str()))),
-            ("check_time", Field::seconds(result.map(|result| result.time.as_secs_f64()))),
+            ("check_time", Field::time(result.map(|result| result.time))),
             ("open", Field::Number(word(UpstreamWord::Open))),
             ("connected", Field::Number(connected)),
             ("failed", Field::Number(word(UpstreamWord::Failed))),
-            ("connect_time", Field::seconds(mean)),
+            ("connect_time", Field::time(mean)),
         ]));
     }
     rows
@@ -174,7 +172,7 @@ fn worker_row(number: u32, worker: &SeenWorker) -> Row {
         ("bytes_down", Field::Number(sum.get(RedirectionWord::Down))),
         ("pipes", Field::Number(totals.worker(WorkerWord::Pipes))),
         ("accept_pauses", Field::Number(totals.worker(WorkerWord::Pauses))),
-        ("cpu", seconds(totals.worker(WorkerWord::Cpu))),
+        ("cpu", Field::Time(Duration::from_nanos(totals.worker(WorkerWord::Cpu)))),
     ])
 }
 
@@ -234,20 +232,20 @@ pub(crate) fn connections<'a>(
 }
 
 fn connection_row(one: &ListedConnection) -> Row {
-    let address = |address: CompactAddr| Field::maybe(address.is_known().then(|| address.to_string()));
+    let address = |address: CompactAddr| if address.is_known() { Field::Address(address) } else { Field::Absent };
     let (worker, number) = session::split_id(one.id);
     Row(vec![
         ("id", Field::text(format!("{worker}-{number}"))),
         ("redirection", Field::Number(one.redirection.index() as u64 + 1)),
         ("worker", Field::Number(worker)),
-        ("state", Field::text(one.state.name())),
+        ("state", Field::Word(one.state.name())),
         ("client", address(one.route.client)),
         ("original", address(one.route.original)),
         ("local", address(one.route.local)),
         ("upstream", address(one.route.upstream)),
         ("bytes_up", Field::Number(one.moved.0)),
         ("bytes_down", Field::Number(one.moved.1)),
-        ("age", Field::Seconds(one.age as f64 / 1000.0)),
+        ("age", Field::Time(Duration::from_millis(one.age))),
     ])
 }
 
@@ -257,7 +255,6 @@ mod tests {
     use crate::control::description::{DescribedRedirection, DescribedUpstream};
     use crate::control::picture::CheckedAddress;
     use crate::traffic::service::{CheckKind, UpstreamCheck};
-    use std::time::Duration;
 
     #[test]
     fn the_result_of_a_check_is_of_an_address_that_is_as_the_upstream_is() {

@@ -130,7 +130,7 @@ impl Checks {
     /// With how many failures an address begins. A process that follows another one, also after an upgrade, does not know
     /// what that has counted: the first failure decides, so that no upstream is used anew that has failed all the time.
     fn first_bad(&self, how: &UpstreamCheck, picture: &Picture) -> u8 {
-        let follows = !self.begun && picture.uptime() > how.interval.as_secs_f64();
+        let follows = !self.begun && picture.uptime() > how.interval;
         if follows { how.fall.saturating_sub(1) } else { 0 }
     }
 
