@@ -3,13 +3,18 @@
 
 use std::fmt::{self, Write};
 
+/// Nothing in it could be obeyed.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
 /// Writes text to the end of a line, with what could be obeyed as `\x1b` or `\u{202e}`.
 #[derive(Debug)]
 pub(crate) struct Escaping<'a>(pub &'a mut String);
 
 impl Write for Escaping<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        if is_plain(text) {
             self.0.push_str(text);
             return Ok(());
         }
@@ -32,6 +37,15 @@ fn is_invisible(character: char) -> bool {
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
     )
+}
+
+/// The same with what a line has from here on. `start` is where a character begins.
+pub(crate) fn escape_from(line: &mut String, start: usize) {
+    if !line.get(start..).is_none_or(is_plain) {
+        let text = line.split_off(start);
+        // Writing to a String cannot fail.
+        let _ = Escaping(line).write_str(&text);
+    }
 }
 
 /// The same as a text of its own.
@@ -58,6 +72,9 @@ mod tests {
         ];
         for (text, wanted) in table {
             assert_eq!(escaped(text), wanted);
+            let mut line = format!("a\n{text}");
+            escape_from(&mut line, 2);
+            assert_eq!(line, format!("a\n{wanted}"));
         }
         let all: String = ('\0'..=char::MAX).collect();
         assert!(!escaped(all).contains(char::is_control));

@@ -23,7 +23,7 @@ mod stderr;
 mod syslog;
 mod timestamp;
 
-pub(crate) use crate::logging::escape::{Escaping, escaped};
+pub(crate) use crate::logging::escape::{escape_from, escaped};
 pub(crate) use crate::logging::limited::Limiter;
 pub(crate) use crate::logging::losses::lost;
 pub(crate) use crate::logging::syslog::{connect, is_cut_off};

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::Error;
-use crate::logging::{Escaping, Limiter, Timestamp};
+use crate::logging::{self, Limiter, Timestamp};
 use crate::sys::files;
 use crate::traffic::session::{ConnectionId, Route, Session};
 
@@ -81,8 +81,10 @@ impl AccessLog {
             log::info!("{entry}");
             return;
         }
+        let start = self.lines.len();
         // Writing to a String cannot fail.
-        let _ = write!(Escaping(&mut self.lines), "{} {entry}", Timestamp::now());
+        let _ = write!(self.lines, "{} {entry}", Timestamp::now());
+        logging::escape_from(&mut self.lines, start);
         self.lines.push('\n');
         if self.lines.len() >= GATHER {
             self.flush();
