@@ -127,8 +127,8 @@ fn printed(set: &RuleSet) -> Result<String, Error> {
 /// Does what `--fail` says with rules that point at nobody, because their daemon was killed.
 fn after_crash(config: &Config) -> Result<(), Error> {
     config::check_privileges_for_rules("--after-crash", "change")?;
-    if let Some((name, holder)) = instance_lock::living().into_iter().find(|(name, _)| *name == config.name) {
-        return Err(Error::Taken(format!("the rules '{name}' belong to {holder}, which serves them")));
+    if let Some(holder) = instance_lock::holders_that_stay(&config.name) {
+        return Err(Error::Taken(format!("the rules '{}' belong to {holder}, which serves them", config.name)));
     }
     nft::owners::end_all(|name| name == config.name);
     let mut firewall = Installation::find(None)?;

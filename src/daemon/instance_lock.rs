@@ -229,6 +229,19 @@ fn holders_of(path: &Path) -> Vec<SocketOwner> {
     procfs::pids().filter(|pid| procfs::has_file(*pid, id)).filter_map(SocketOwner::of).collect()
 }
 
+/// The processes that have a name, as text, unless they end soon: one that was killed is gone from ps(1) a moment before
+/// the kernel has closed its files (do_exit, kernel/exit.c).
+pub(crate) fn holders_that_stay(name: &str) -> Option<String> {
+    let since = Instant::now();
+    loop {
+        let (_, holders) = living().into_iter().find(|(living, _)| living == name)?;
+        if since.elapsed() > LIMIT {
+            return Some(holders);
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
 /// The names that are in use in this network namespace, each with the processes that have it, as text.
 pub(crate) fn living() -> Vec<(String, String)> {
     let Ok(namespace) = namespace() else { return Vec::new() };
