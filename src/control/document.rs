@@ -122,8 +122,10 @@ impl Row {
     pub(crate) fn json(&self, out: &mut String) {
         out.push('{');
         separated(&self.0, out, |(name, field), out| {
-            quote(name, out);
-            out.push(':');
+            // Our names need no escapes.
+            out.push('"');
+            out.push_str(name);
+            out.push_str("\":");
             field.json(out);
         });
         out.push('}');
