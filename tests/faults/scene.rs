@@ -113,14 +113,7 @@ impl Holdings {
 
     /// The same once it does not change any more: a worker gets its line to the control process when it serves already.
     pub fn at_rest(pid: i32) -> Holdings {
-        let mut before = Holdings::of(pid).descriptors;
-        let mut looks = 0;
-        wait::until_true("nothing is given to the process any more", || {
-            let now = Holdings::of(pid).descriptors;
-            looks = if now == before { looks + 1 } else { 0 };
-            before = now;
-            looks == 20
-        });
+        process::resting_descriptor_count(pid);
         Holdings::of(pid)
     }
 

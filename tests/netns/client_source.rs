@@ -554,7 +554,7 @@ fn whoever_takes_over_a_worker_can_be_a_client_and_serve_nobody() {
     drop(puppet);
     // However often it asks, it gets some at a time, and the guardian does its work.
     let guardian = daemon.family.guardian();
-    let descriptors = process::descriptor_count(guardian);
+    let descriptors = process::resting_descriptor_count(guardian);
     let channel = copy_of_descriptor(worker, line(worker));
     let greedy = ToGuardian::Sockets(SocketCounts([u16::MAX; 4])).encode();
     process::signal(worker, Signal::SIGSTOP);

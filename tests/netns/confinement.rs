@@ -567,7 +567,7 @@ fn an_enemy_in_the_resolvers_place_is_replaced() {
     let running = rules::saved(gateway);
     let guardian = daemon.family.guardian();
     let resolver = daemon.family.resolver();
-    let before = process::descriptor_count(guardian);
+    let before = process::resting_descriptor_count(guardian);
     let mut enemy = Enemy::instead_of(resolver);
     // moose's own address, so that it would be seen.
     let answer = Answer::Addresses(vec!["10.2.0.5".parse().expect("address")]).encode();

@@ -275,7 +275,7 @@ fn nobody_is_relayed_to_what_he_could_not_reach_by_himself() {
 fn a_direct_connection_in_transparent_mode_is_a_loop_and_is_reset() {
     let relay = LoopbackRelay::start_to("-t", "");
     let pid = relay.daemon.relaying_pid();
-    let before = process::descriptor_count(pid);
+    let before = process::resting_descriptor_count(pid);
     let mut client = relay.connect();
     expect_reset(&mut client);
     let line = relay.daemon.journal.wait_connection_of(client.local_addr().expect("address"));

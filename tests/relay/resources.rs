@@ -14,7 +14,7 @@ fn an_idle_connection_holds_two_descriptors_and_no_pipe() {
     let server = Server::echo(LOCAL);
     let relay = LoopbackRelay::start("", server.address);
     let pid = relay.daemon.relaying_pid();
-    let (descriptors, pipes) = (process::descriptor_count(pid), process::pipe_ends(pid));
+    let (descriptors, pipes) = (process::resting_descriptor_count(pid), process::pipe_ends(pid));
     let mut clients: Vec<TcpStream> = (0..100).map(|_| relay.connect()).collect();
     for client in &mut clients {
         round_trip(client, &[7; 70_000]).expect("echo");
@@ -33,7 +33,7 @@ fn many_connections_return_their_descriptors() {
     let pid = relay.daemon.relaying_pid();
     clients::fetch(relay.address).expect("fetch");
     relay.daemon.journal.wait_connections(1);
-    let before = process::descriptor_count(pid);
+    let before = process::resting_descriptor_count(pid);
     for round in 0..300 {
         match round % 3 {
             0 => drop(clients::fetch(relay.address).expect("fetch")),

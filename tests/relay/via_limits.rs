@@ -86,7 +86,7 @@ fn a_client_that_goes_while_the_proxy_is_being_connected_is_noticed() {
     let relay = behind_a_balancer("--via connect", server.address);
     warm_up(&relay);
     let pid = relay.daemon.relaying_pid();
-    let before = process::descriptor_count(pid);
+    let before = process::resting_descriptor_count(pid);
     let client = introduced(&relay, original());
     let address = client.local_addr().expect("address");
     wait::until_true("the attempt has begun", || process::descriptor_count(pid) == before + 2);

@@ -61,6 +61,18 @@ pub fn descriptor_count(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or(0)
 }
 
+/// The same once it does not change any more: a process that is ready has a few things left to close, or to be given.
+pub fn resting_descriptor_count(pid: i32) -> usize {
+    let (mut before, mut looks) = (descriptor_count(pid), 0);
+    wait::until_true("no descriptor comes or goes any more", || {
+        let now = descriptor_count(pid);
+        looks = if now == before { looks + 1 } else { 0 };
+        before = now;
+        looks == 20
+    });
+    before
+}
+
 /// The number that the next descriptor of a process gets: a limit of so many lets it open no more.
 pub fn next_descriptor(pid: i32) -> usize {
     let exists = |number: &usize| fs::symlink_metadata(format!("/proc/{pid}/fd/{number}")).is_ok();
