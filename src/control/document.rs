@@ -11,6 +11,7 @@ use crate::traffic::compact_addr::CompactAddr;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Field {
     Text(String),
+    /// A name of ours.
     Word(&'static str),
     Address(CompactAddr),
     Number(u64),

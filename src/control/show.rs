@@ -34,7 +34,7 @@ pub(crate) fn summary(picture: &Picture) -> Row {
         ("pid", Field::Number(picture.description.pid.into())),
         ("started", Field::Number(picture.description.started)),
         ("uptime", Field::Time(picture.uptime())),
-        ("health", Field::text(status.health.name())),
+        ("health", Field::Word(status.health.name())),
         ("health_reason", Field::maybe(Some(status.reason.as_str()).filter(|reason| !reason.is_empty()))),
         ("reloads", Field::Number(status.reloads)),
         ("redirections", Field::Number(picture.description.redirections.len() as u64)),
@@ -163,7 +163,7 @@ fn worker_row(number: u32, worker: &SeenWorker) -> Row {
         ("worker", Field::Number(number.into())),
         ("pid", Field::Number(worker.pid.into())),
         ("slot", slot.map_or(Field::Absent, Field::Number)),
-        ("state", Field::text(worker.state.name())),
+        ("state", Field::Word(worker.state.name())),
         ("started", Field::Number(worker.started)),
         ("accepted", Field::Number(sum.get(RedirectionWord::Accepted))),
         ("open", Field::Number(sum.open())),
@@ -207,7 +207,7 @@ pub(crate) fn config_text(picture: &Picture) -> String {
 
 pub(crate) fn health(picture: &Picture) -> Row {
     let reason = Some(picture.status.reason.as_str()).filter(|reason| !reason.is_empty());
-    Row(vec![("health", Field::text(picture.status.health.name())), ("reason", Field::maybe(reason))])
+    Row(vec![("health", Field::Word(picture.status.health.name())), ("reason", Field::maybe(reason))])
 }
 
 /// The columns of connections, with their widths: they come in pieces, so nobody knows the longest cell.

@@ -232,14 +232,21 @@ fn holders_of(path: &Path) -> Vec<SocketOwner> {
 /// The processes that have a name, as text, unless they end soon: one that was killed is gone from ps(1) a moment before
 /// the kernel has closed its files (do_exit, kernel/exit.c).
 pub(crate) fn holders_that_stay(name: &str) -> Option<String> {
+    let path = path(Path::new(DIRECTORY), name).ok()?;
     let since = Instant::now();
-    loop {
-        let (_, holders) = living().into_iter().find(|(living, _)| living == name)?;
+    while is_held(&path) {
         if since.elapsed() > LIMIT {
-            return Some(holders);
+            return Some(list(&holders_of(&path)));
         }
         thread::sleep(PAUSE);
     }
+    None
+}
+
+/// Whether a process has the lock that this file is.
+fn is_held(path: &Path) -> bool {
+    let locked = open(path, &mut File::options()).and_then(|file| files::try_lock(&file));
+    locked.is_ok_and(|locked| !locked)
 }
 
 /// The names that are in use in this network namespace, each with the processes that have it, as text.
@@ -247,11 +254,7 @@ pub(crate) fn living() -> Vec<(String, String)> {
     let Ok(namespace) = namespace() else { return Vec::new() };
     let living = |path: PathBuf| {
         let name = path.file_name().and_then(OsStr::to_str)?.strip_prefix(&format!("{namespace}."))?.to_owned();
-        if name == ROUTING {
-            return None;
-        }
-        let is_free = files::try_lock(&open(&path, &mut File::options()).ok()?).ok()?;
-        (!is_free).then(|| (name, list(&holders_of(&path))))
+        (name != ROUTING && is_held(&path)).then(|| (name, list(&holders_of(&path))))
     };
     files(Path::new(DIRECTORY)).filter_map(living).collect()
 }

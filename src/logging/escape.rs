@@ -41,7 +41,7 @@ fn is_invisible(character: char) -> bool {
 
 /// The same with what a line has from here on. `start` is where a character begins.
 pub(crate) fn escape_from(line: &mut String, start: usize) {
-    if !line.get(start..).is_none_or(is_plain) {
+    if line.get(start..).is_some_and(|text| !is_plain(text)) {
         let text = line.split_off(start);
         // Writing to a String cannot fail.
         let _ = Escaping(line).write_str(&text);

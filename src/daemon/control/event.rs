@@ -23,7 +23,7 @@ impl ControlEvent {
 
     /// The first one that a client gets.
     pub(super) fn beginning(health: Health) -> ControlEvent {
-        ControlEvent::new("monitor", health.name(), vec![("health", Field::text(health.name()))])
+        ControlEvent::new("monitor", health.name(), vec![("health", Field::Word(health.name()))])
     }
 
     /// As a line with its end.
@@ -96,7 +96,7 @@ pub(super) fn differences(before: &Status, now: &Status) -> Vec<ControlEvent> {
         } else {
             format!("{}: {}", now.health.name(), now.reason)
         };
-        events.push(ControlEvent::new("health", text, vec![("health", Field::text(now.health.name()))]));
+        events.push(ControlEvent::new("health", text, vec![("health", Field::Word(now.health.name()))]));
     }
     events
 }
