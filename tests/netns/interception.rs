@@ -135,6 +135,7 @@ fn rules_and_routing_that_others_remove_are_put_back_and_connections_go_on() {
             let as_before = running.iter().map(|line| line.split_once(":\t").map_or(line.as_str(), |rule| rule.1));
             now.iter().map(String::as_str).eq(as_before)
         });
+        daemon.family.wait_for_rules();
         clients::round_trip(&mut client, command.as_bytes()).expect("an older connection goes on");
         let mut new = scene.lab.client.connect("10.2.0.5:7").expect("connect");
         clients::round_trip(&mut new, b"new").expect("a new one");
@@ -257,6 +258,7 @@ fn nothing_passes(scene: &Scene, firewall: &str) {
         assert_ne!(outcome(scene), "moose", "{all_rules}");
         daemon.signal(Signal::SIGHUP);
         wait::until_true("put back", || outcome(scene) == "cow");
+        daemon.family.wait_for_rules();
     }
     // Workers die: one after the other is started, until none can be kept alive.
     let mut killed = 0;

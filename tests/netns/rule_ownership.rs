@@ -96,6 +96,7 @@ fn a_flush_beside_a_daemon_says_that_it_puts_its_rules_back() {
         let holder = format!("the rules '12970' belong to tproxy (process {})", daemon.pid());
         assert!(done.stderr.contains(&holder), "{done:?}");
         wait::until_true("they are back", || rules::saved(gateway) == running);
+        daemon.family.wait_for_rules();
     }
     assert_eq!(daemon.stop(), 0);
     assert_eq!(scene.launch(&["--flush"]).run().stderr, "");

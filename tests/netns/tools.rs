@@ -199,7 +199,7 @@ impl Counted {
 
     /// How many tools were run since the last time, by jobs that are over.
     fn take(&mut self) -> usize {
-        wait::until_true("no rules process is left", || self.daemon.family.named("tproxy-rules").is_empty());
+        self.daemon.family.wait_for_rules();
         let count = fs::read_to_string(&self.log).expect("log").lines().count();
         fs::write(&self.log, "").expect("log");
         count

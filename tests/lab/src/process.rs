@@ -191,6 +191,11 @@ impl Family {
         }
     }
 
+    /// Waits until no process works on the rules. Before its end, rules that are back may be written once more.
+    pub fn wait_for_rules(&self) {
+        wait::until_true("no process works on the rules", || self.named("tproxy-rules").is_empty());
+    }
+
     /// Waits until all members have gone by themselves.
     pub fn wait_gone(&self) {
         wait::until_true("all processes of the daemon are gone", || self.pids().is_empty());
