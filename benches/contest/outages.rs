@@ -166,7 +166,10 @@ impl Prober {
                 return Err("the server cannot be reached before anything has happened".to_owned());
             }
         }
-        self.seen.iter_mut().for_each(|seen| seen.established = ESTABLISHED);
+        // A pause until now belongs to what was before.
+        for seen in &mut self.seen {
+            (seen.established, seen.longest_pause) = (ESTABLISHED, Duration::ZERO);
+        }
         let now = Instant::now();
         self.clients.values_mut().for_each(|client| client.beat = Some(now));
         Ok(())
@@ -341,11 +344,15 @@ fn row(event: &str, address: &SocketAddr, seen: &Seen) -> String {
     let count = |want: fn(&Fate) -> bool| seen.fates.iter().filter(|(_, fate)| want(fate)).count();
     let failed = count(|fate| !matches!(fate, Fate::Answered { .. }));
     let late = count(|fate| matches!(fate, Fate::Answered { took, .. } if *took > LATE));
-    for (_, fate) in &seen.fates {
-        if let Fate::Failed(why) = fate {
-            // The reasons are for who looks into $DIR; the table has the numbers.
-            eprintln!("{event}: {address}: {why}");
-        }
+    let begin = seen.fates.iter().map(|(since, _)| *since).min();
+    for (since, fate) in &seen.fates {
+        let why = match fate {
+            Fate::Failed(why) => why,
+            Fate::Silent => "no answer",
+            Fate::Answered { .. } => continue,
+        };
+        let at = begin.map_or(Duration::ZERO, |begin| *since - begin);
+        eprintln!("{address}: begun after {} ms: {why}", at.as_millis());
     }
     line(&[
         event.to_owned(),
