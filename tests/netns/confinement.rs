@@ -518,7 +518,7 @@ fn an_enemy_in_the_workers_place_gets_nothing_from_the_guardian() {
     let all = 3 + usize::from(rules::is_nft());
     let quiet = || wait::until_true("two workers and a resolver", || process::children(guardian).len() == all);
     quiet();
-    let (descriptors, memory) = figures(guardian);
+    let (descriptors, memory) = process::at_rest(|| figures(guardian));
     let (begin, ticks) = (Instant::now(), process::cpu_ticks(guardian));
     while begin.elapsed() < SPAN {
         (0..1000).for_each(|_| enemy.rave(file.as_raw_fd()));

@@ -59,7 +59,8 @@ fn an_enemy_in_the_place_of_the_control_process_gets_what_its_messages_allow_and
     let mut enemy = Enemy::instead_of(control);
     let file = fs::File::open("/etc/hosts").expect("file");
     let figures = || (process::descriptor_count(guardian), process::anonymous_memory(guardian));
-    let (before, begin, ticks) = (figures(), Instant::now(), process::cpu_ticks(guardian));
+    let before = process::at_rest(figures);
+    let (begin, ticks) = (Instant::now(), process::cpu_ticks(guardian));
     // It reads no answer.
     process::signal(control, Signal::SIGSTOP);
     let mut most = (0, 0);

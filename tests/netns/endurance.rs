@@ -122,7 +122,7 @@ fn five_thousand_idle_connections_cost_two_descriptors_and_300_bytes_each() {
     drop(one());
     daemon.journal.wait_connections(1);
     let measure = || (process::descriptor_count(worker), process::anonymous_memory(worker));
-    let (descriptors, memory) = measure();
+    let (descriptors, memory) = process::at_rest(measure);
     let pairs: Vec<_> = (0..COUNT).map(|_| one()).collect();
     let (more_descriptors, more_memory) = measure();
     let per_connection = (more_descriptors - descriptors) as f64 / COUNT as f64;

@@ -351,7 +351,7 @@ fn under(siege: &Siege, attack: &Attack) -> Row {
     let mut innocent = siege.innocent();
     // The first bytes of all, for which tables and buffers are made.
     innocent.talk_for(Duration::from_millis(100));
-    let (pipe_ends, (descriptors, memory)) = (process::pipe_ends(worker), holdings(worker));
+    let (pipe_ends, (descriptors, memory)) = process::at_rest(|| (process::pipe_ends(worker), holdings(worker)));
     let before = innocent.talk_for(Duration::from_millis(600));
     let half_open = attack.name == HALF_OPEN;
     if half_open {

@@ -30,7 +30,7 @@ fn descriptors(daemon: &Daemon) -> usize {
 
 /// Comes twice with `count` connections of a kind; gives the memory before, with them, after them, with them again.
 fn twice(scene: &Scene, daemon: &Daemon, to: SocketAddr, count: usize, begin: fn(&mut TcpStream)) -> [f64; 4] {
-    let idle = descriptors(daemon);
+    let idle = process::at_rest(|| descriptors(daemon));
     let crowd = || {
         let one = || {
             let mut stream = connect_from(CLIENT, to).expect("connect");

@@ -61,11 +61,16 @@ pub fn descriptor_count(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or(0)
 }
 
-/// The same once it does not change any more: a process that is ready has a few things left to close, or to be given.
+/// The same once it does not change any more.
 pub fn resting_descriptor_count(pid: i32) -> usize {
-    let (mut before, mut looks) = (descriptor_count(pid), 0);
-    wait::until_true("no descriptor comes or goes any more", || {
-        let now = descriptor_count(pid);
+    at_rest(|| descriptor_count(pid))
+}
+
+/// What processes hold, once it does not change any more: one that is ready has a few things left to close, or to be given.
+pub fn at_rest<T: PartialEq>(mut holdings: impl FnMut() -> T) -> T {
+    let (mut before, mut looks) = (holdings(), 0);
+    wait::until_true("nothing comes or goes any more", || {
+        let now = holdings();
         looks = if now == before { looks + 1 } else { 0 };
         before = now;
         looks == 20
