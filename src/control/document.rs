@@ -15,6 +15,8 @@ pub(crate) enum Field {
     Word(&'static str),
     Address(CompactAddr),
     Number(u64),
+    /// Two numbers with a hyphen between them.
+    Pair(u64, u64),
     /// In seconds.
     Time(Duration),
     /// Nothing is known: `null`, or `-`.
@@ -42,10 +44,18 @@ impl Field {
         match self {
             Field::Text(text) => quote(text, out),
             Field::Word(word) => quote(word, out),
-            // Writing to a String cannot fail.
-            Field::Address(address) => _ = write!(out, "\"{address}\""),
-            Field::Number(number) => _ = write!(out, "{number}"),
-            Field::Time(time) => _ = write!(out, "{}.{:06}", time.as_secs(), time.subsec_micros()),
+            // These need no escapes.
+            Field::Address(_) | Field::Pair(..) => {
+                out.push('"');
+                self.push_cell(out);
+                out.push('"');
+            }
+            Field::Number(number) => push_number(*number, 1, out),
+            Field::Time(time) => {
+                push_number(time.as_secs(), 1, out);
+                out.push('.');
+                push_number(time.subsec_micros().into(), 6, out);
+            }
             Field::Absent => out.push_str("null"),
             Field::List(list) => {
                 out.push('[');
@@ -56,7 +66,8 @@ impl Field {
                 out.push('{');
                 separated(counts, out, |(name, count), out| {
                     quote(name, out);
-                    _ = write!(out, ":{count}");
+                    out.push(':');
+                    push_number(*count, 1, out);
                 });
                 out.push('}');
             }
@@ -65,21 +76,58 @@ impl Field {
 
     /// For people. It has no line break.
     pub(crate) fn cell(&self) -> String {
-        let text = match self {
-            Field::Text(text) => text.clone(),
-            Field::Word(word) => (*word).to_owned(),
-            Field::Address(address) => address.to_string(),
-            Field::Number(number) => number.to_string(),
-            Field::Time(time) => format!("{}.{:03}", time.as_secs(), time.subsec_millis()),
-            Field::List(list) => list.join(","),
+        let mut out = String::new();
+        self.push_cell(&mut out);
+        out
+    }
+
+    fn push_cell(&self, out: &mut String) {
+        let begin = out.len();
+        match self {
+            Field::Text(text) => push_plain(text, out),
+            Field::Word(word) => out.push_str(word),
+            Field::Address(address) => address.push_to(out),
+            Field::Number(number) => push_number(*number, 1, out),
+            Field::Pair(first, second) => {
+                push_number(*first, 1, out);
+                out.push('-');
+                push_number(*second, 1, out);
+            }
+            Field::Time(time) => {
+                push_number(time.as_secs(), 1, out);
+                out.push('.');
+                push_number(time.subsec_millis().into(), 3, out);
+            }
+            Field::List(list) => push_plain(&list.join(","), out),
             Field::Counts(counts) => {
                 let some = counts.iter().filter(|(_, count)| *count > 0);
-                some.map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
+                let some: Vec<String> = some.map(|(name, count)| format!("{count} {name}")).collect();
+                out.push_str(&some.join(", "));
             }
-            Field::Absent => String::new(),
-        };
-        if text.is_empty() { "-".to_owned() } else { text.replace(char::is_control, "?") }
+            Field::Absent => {}
+        }
+        if out.len() == begin {
+            out.push('-');
+        }
     }
+}
+
+/// A text without control characters.
+fn push_plain(text: &str, out: &mut String) {
+    out.extend(text.chars().map(|c| if c.is_control() { '?' } else { c }));
+}
+
+/// A number with this many digits, or more. A list of connections has nine numbers for each of them, too many for the
+/// machinery of std::fmt.
+fn push_number(mut number: u64, width: usize, out: &mut String) {
+    let mut digits = [b'0'; 20];
+    let mut begin = digits.len();
+    while number > 0 || digits.len() - begin < width {
+        begin -= 1;
+        digits[begin] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    out.push_str(str::from_utf8(&digits[begin..]).unwrap_or_default());
 }
 
 fn separated<T>(list: &[T], out: &mut String, mut write: impl FnMut(&T, &mut String)) {
@@ -139,6 +187,18 @@ impl Row {
         out + "\n"
     }
 
+    /// As a line of a table with these columns, which have these widths, or more where a cell is longer.
+    pub(crate) fn push_line(&self, columns: &[(&str, usize)], out: &mut String) {
+        for (name, width) in columns {
+            let begin = out.len();
+            self.get(name).push_cell(out);
+            let length = out.get(begin..).map_or(0, |cell| cell.chars().count());
+            out.extend(std::iter::repeat_n(' ', width.saturating_sub(length) + 2));
+        }
+        out.truncate(out.trim_end().len());
+        out.push('\n');
+    }
+
     /// As lines `name: value`.
     pub(crate) fn lines(&self) -> String {
         self.0.iter().map(|(name, field)| format!("{name}: {}\n", field.cell())).collect()
@@ -158,27 +218,20 @@ pub(crate) fn json_list(name: &str, rows: &[Row]) -> String {
     out
 }
 
-/// These columns of the rows, below their names.
-pub(crate) fn table(rows: &[Row], columns: &[&str]) -> String {
-    let mut cells: Vec<Vec<String>> = vec![columns.iter().map(|name| (*name).to_owned()).collect()];
-    cells.extend(rows.iter().map(|row| columns.iter().map(|name| row.get(name).cell()).collect()));
-    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let mut out = String::new();
-    for row in &cells {
-        push_line(row, &widths, &mut out);
-    }
-    out
+/// The names of columns, as [`Row::push_line`] writes what is below them.
+pub(crate) fn push_head(columns: &[(&'static str, usize)], out: &mut String) {
+    Row(columns.iter().map(|(name, _)| (*name, Field::Word(name))).collect()).push_line(columns, out);
 }
 
-/// One line of a table whose columns have these widths, or more where a cell is longer.
-pub(crate) fn push_line(cells: &[String], widths: &[usize], out: &mut String) {
-    let mut line = String::new();
-    for (cell, width) in cells.iter().zip(widths) {
-        _ = write!(line, "{cell:<width$}  ");
-    }
-    out.push_str(line.trim_end());
-    out.push('\n');
+/// These columns of the rows, below their names.
+pub(crate) fn table(rows: &[Row], columns: &[&'static str]) -> String {
+    let length = |name: &str, row: &Row| row.get(name).cell().chars().count();
+    let width = |name: &str| rows.iter().map(|row| length(name, row)).max().unwrap_or(0).max(name.len());
+    let columns: Vec<(&'static str, usize)> = columns.iter().map(|name| (*name, width(name))).collect();
+    let mut out = String::new();
+    push_head(&columns, &mut out);
+    rows.iter().for_each(|row| row.push_line(&columns, &mut out));
+    out
 }
 
 #[cfg(test)]
@@ -192,16 +245,20 @@ mod tests {
             ("b", Field::Number(7)),
             ("c", Field::Time(Duration::from_millis(250))),
             ("d", Field::Absent),
+            ("g", Field::Pair(0, u64::MAX)),
+            ("h", Field::Time(Duration::new(3, 1_007_999))),
             ("e", Field::List(vec!["1".into(), "2".into()])),
             ("f", Field::Counts(vec![("reset by client", 3), ("idle", 0)])),
         ]);
         let mut out = String::new();
         row.json(&mut out);
-        let wanted =
-            r#"{"a":"x\"\\\n\u0001é","b":7,"c":0.250000,"d":null,"e":["1","2"],"f":{"reset by client":3,"idle":0}}"#;
+        let wanted = r#"{"a":"x\"\\\n\u0001é","b":7,"c":0.250000,"d":null,"g":"0-18446744073709551615","h":3.001007,"e":["1","2"],"f":{"reset by client":3,"idle":0}}"#;
         assert_eq!(out, wanted);
         assert_eq!(json_list("rows", &[]), "{\"rows\":[\n]}\n");
-        assert_eq!(row.lines(), "a: x\"\\??é\nb: 7\nc: 0.250\nd: -\ne: 1,2\nf: 3 reset by client\n");
+        assert_eq!(
+            row.lines(),
+            "a: x\"\\??é\nb: 7\nc: 0.250\nd: -\ng: 0-18446744073709551615\nh: 3.001\ne: 1,2\nf: 3 reset by client\n"
+        );
     }
 
     #[test]

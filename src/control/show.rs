@@ -235,7 +235,7 @@ fn connection_row(one: &ListedConnection) -> Row {
     let address = |address: CompactAddr| if address.is_known() { Field::Address(address) } else { Field::Absent };
     let (worker, number) = session::split_id(one.id);
     Row(vec![
-        ("id", Field::text(format!("{worker}-{number}"))),
+        ("id", Field::Pair(worker, number)),
         ("redirection", Field::Number(one.redirection.index() as u64 + 1)),
         ("worker", Field::Number(worker)),
         ("state", Field::Word(one.state.name())),

@@ -1,7 +1,7 @@
 //! An address with its port in 18 bytes. Each connection keeps four of them, where std's `SocketAddr` would take 32 bytes
 //! each.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -44,6 +44,15 @@ impl CompactAddr {
         let mut ip = [0; 16];
         ip.copy_from_slice(&bytes[..16]);
         CompactAddr { ip: Ipv6Addr::from(ip), port: u16::from_be_bytes([bytes[16], bytes[17]]) }
+    }
+
+    /// Writes it as it is shown.
+    pub(crate) fn push_to(&self, out: &mut String) {
+        match self.ip() {
+            IpAddr::V4(v4) if self.is_known() => out.push_str(V4Text::new(v4, self.port).as_str()),
+            // Writing to a String cannot fail.
+            _ => _ = write!(out, "{self}"),
+        }
     }
 
     /// The form that the socket calls take.
@@ -133,6 +142,9 @@ mod tests {
         for text in ["10.1.0.2:80", "[fd00::1]:443"] {
             let address: SocketAddr = text.parse().unwrap();
             assert_eq!(CompactAddr::from(address).to_string(), text);
+            let mut pushed = String::new();
+            CompactAddr::from(address).push_to(&mut pushed);
+            assert_eq!(pushed, text);
             assert_eq!(CompactAddr::from(address).socket_addr(), address);
         }
         for port in 1..=u16::MAX {

@@ -14,7 +14,7 @@ use crate::traffic::compact_addr::CompactAddr;
 use crate::traffic::session::Route;
 
 /// Slots of the table that are looked at for one piece of a list.
-pub(crate) const PIECE: u32 = 64;
+pub(crate) const PIECE: u32 = 128;
 
 /// The same when connections are looked for that are to be reset.
 pub(crate) const SEARCH: u32 = 2048;

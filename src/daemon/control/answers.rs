@@ -300,8 +300,7 @@ fn take_found(client: &mut ControlClient, found: WalkFound) {
                     out.push_str(if listing.begun { ",\n" } else { "" });
                     row.json(&mut out);
                 } else {
-                    let cells: Vec<String> = show::CONNECTIONS.iter().map(|(name, _)| row.get(name).cell()).collect();
-                    document::push_line(&cells, &widths(), &mut out);
+                    row.push_line(show::CONNECTIONS, &mut out);
                 }
                 listing.begun = true;
             }
@@ -312,14 +311,9 @@ fn take_found(client: &mut ControlClient, found: WalkFound) {
     client.push(out.as_bytes());
 }
 
-fn widths() -> Vec<usize> {
-    show::CONNECTIONS.iter().map(|(_, width)| *width).collect()
-}
-
 fn connection_head() -> String {
     let mut out = String::new();
-    let names: Vec<String> = show::CONNECTIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    document::push_line(&names, &widths(), &mut out);
+    document::push_head(show::CONNECTIONS, &mut out);
     out
 }
 
