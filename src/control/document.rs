@@ -117,7 +117,7 @@ fn push_plain(text: &str, out: &mut String) {
     out.extend(text.chars().map(|c| if c.is_control() { '?' } else { c }));
 }
 
-/// A number with this many digits, or more. A list of connections has nine numbers for each of them, too many for the
+/// A number with this many digits, or more. A list of connections has eight numbers for each of them, too many for the
 /// machinery of std::fmt.
 fn push_number(mut number: u64, width: usize, out: &mut String) {
     let mut digits = [b'0'; 20];
@@ -189,13 +189,15 @@ impl Row {
 
     /// As a line of a table with these columns, which have these widths, or more where a cell is longer.
     pub(crate) fn push_line(&self, columns: &[(&str, usize)], out: &mut String) {
+        let line = out.len();
         for (name, width) in columns {
             let begin = out.len();
             self.get(name).push_cell(out);
             let length = out.get(begin..).map_or(0, |cell| cell.chars().count());
             out.extend(std::iter::repeat_n(' ', width.saturating_sub(length) + 2));
         }
-        out.truncate(out.trim_end().len());
+        let length = out.get(line..).map_or(0, |line| line.trim_end().len());
+        out.truncate(line + length);
         out.push('\n');
     }
 

@@ -46,7 +46,7 @@ impl CompactAddr {
         CompactAddr { ip: Ipv6Addr::from(ip), port: u16::from_be_bytes([bytes[16], bytes[17]]) }
     }
 
-    /// Writes it as it is shown.
+    /// The same text as [`fmt::Display`] writes, for IPv4 without the machinery of std::fmt.
     pub(crate) fn push_to(&self, out: &mut String) {
         match self.ip() {
             IpAddr::V4(v4) if self.is_known() => out.push_str(V4Text::new(v4, self.port).as_str()),

@@ -6,6 +6,8 @@ use lab::controller;
 use lab::daemon::Daemon;
 use lab::tempdir::TempDir;
 use lab::{AtEnd, alone, clients, process, report, wait};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -126,8 +128,20 @@ fn median(mut all: Vec<f64>) -> f64 {
     all[all.len() / 2]
 }
 
-/// `PAUSE` is the time between two lists in milliseconds: `tproxyctl top` asks once a second. `COMPUTING=11` shows what as
-/// many milliseconds of a processor cost these clients when nothing is listed: a thread counts for so long instead.
+/// Uses a processor for so long.
+fn compute(span: Duration) {
+    let used = || {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("usage");
+        usage.user_time() + usage.system_time()
+    };
+    let begin = used();
+    while (used() - begin).num_microseconds() < span.as_micros() as i64 {
+        std::hint::spin_loop();
+    }
+}
+
+/// `PAUSE` is the time between two lists in milliseconds: `tproxyctl top` asks once a second. With `COMPUTING=11` nothing is
+/// listed; a thread uses a processor for 11 milliseconds instead, for comparison.
 #[test]
 #[ignore = "measures, on a machine that does nothing else: cargo test --profile tested --test netns -- --ignored listing"]
 fn requests_are_as_quick_while_connections_are_listed() {
@@ -149,11 +163,9 @@ fn requests_are_as_quick_while_connections_are_listed() {
                 scope.spawn(|| {
                     while !over.load(Ordering::Relaxed) {
                         let begin = Instant::now();
-                        if computing.is_zero() {
-                            assert!(crowded.list() >= count);
-                        }
-                        while begin.elapsed() < computing {
-                            std::hint::spin_loop();
+                        match computing.is_zero() {
+                            true => assert!(crowded.list() >= count),
+                            false => compute(computing),
                         }
                         listing.fetch_add(begin.elapsed().as_millis() as u64, Ordering::Relaxed);
                         lists.fetch_add(1, Ordering::Relaxed);
@@ -180,12 +192,13 @@ fn requests_are_as_quick_while_connections_are_listed() {
         ratios.push(b / a);
     }
     let (lists, ratio) = (lists.into_inner(), median(ratios.clone()));
+    let what = if computing.is_zero() { "lists" } else { "computations instead of lists" };
     report(&format!(
-        "listing: {count} connections, {lists} lists of {} ms each, {} ms apart: the 99th percentile of requests is {:.0} \
+        "listing: {count} connections, {lists} {what} of {} ms each, {} ms apart: the 99th percentile of requests is {:.0} \
          us without, and {ratio:.3} of that with them (pairs: {ratios:.2?})",
         listing.into_inner() / lists.max(1),
         pause.as_millis(),
         median(without)
     ));
-    assert!(ratio <= 1.1, "{ratio}");
+    assert!(ratio <= 1.1 || !computing.is_zero(), "{ratio}");
 }
