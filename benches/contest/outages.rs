@@ -230,9 +230,8 @@ impl Prober {
             match client.stream.read(&mut bytes) {
                 Ok(0) => break Some("closed".to_owned()),
                 Ok(count) => client.said.extend_from_slice(&bytes[..count]),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
-                    break client.stream.take_error().ok().flatten().map(|error| error.to_string());
-                }
+                // Not SO_ERROR: it also tells of an ICMP error that an established connection outlives (tcp(7)).
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break None,
                 Err(error) => break Some(error.to_string()),
             }
         };
