@@ -279,9 +279,14 @@ impl Seen {
         }
     }
 
+    /// When the first new connection began.
+    fn begin(&self) -> Option<Instant> {
+        self.fates.iter().map(|(since, _)| *since).min()
+    }
+
     /// Which gateways have served new connections in the first second, or in the last.
     fn gateways(&self, at_first: bool) -> String {
-        let begin = self.fates.iter().map(|(since, _)| *since).min();
+        let begin = self.begin();
         let end = self.fates.iter().map(|(since, _)| *since).max();
         let (Some(begin), Some(end)) = (begin, end) else { return String::new() };
         let counts = |since: Instant| match at_first {
@@ -343,7 +348,7 @@ fn row(event: &str, address: &SocketAddr, seen: &Seen) -> String {
     let count = |want: fn(&Fate) -> bool| seen.fates.iter().filter(|(_, fate)| want(fate)).count();
     let failed = count(|fate| !matches!(fate, Fate::Answered { .. }));
     let late = count(|fate| matches!(fate, Fate::Answered { took, .. } if *took > LATE));
-    let begin = seen.fates.iter().map(|(since, _)| *since).min();
+    let begin = seen.begin();
     for (since, fate) in &seen.fates {
         let why = match fate {
             Fate::Failed(why) => why,

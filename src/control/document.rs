@@ -51,11 +51,7 @@ impl Field {
                 out.push('"');
             }
             Field::Number(number) => push_number(*number, 1, out),
-            Field::Time(time) => {
-                push_number(time.as_secs(), 1, out);
-                out.push('.');
-                push_number(time.subsec_micros().into(), 6, out);
-            }
+            Field::Time(time) => push_time(time.as_secs(), time.subsec_micros(), 6, out),
             Field::Absent => out.push_str("null"),
             Field::List(list) => {
                 out.push('[');
@@ -93,11 +89,7 @@ impl Field {
                 out.push('-');
                 push_number(*second, 1, out);
             }
-            Field::Time(time) => {
-                push_number(time.as_secs(), 1, out);
-                out.push('.');
-                push_number(time.subsec_millis().into(), 3, out);
-            }
+            Field::Time(time) => push_time(time.as_secs(), time.subsec_millis(), 3, out),
             Field::List(list) => push_plain(&list.join(","), out),
             Field::Counts(counts) => {
                 let some = counts.iter().filter(|(_, count)| *count > 0);
@@ -110,6 +102,13 @@ impl Field {
             out.push('-');
         }
     }
+}
+
+/// Seconds with a fraction of so many digits.
+fn push_time(seconds: u64, fraction: u32, digits: usize, out: &mut String) {
+    push_number(seconds, 1, out);
+    out.push('.');
+    push_number(fraction.into(), digits, out);
 }
 
 /// A text without control characters.
